@@ -1,0 +1,214 @@
+"""The offline encode job: catalogue to vector store, only what is new, resumable at any instant.
+
+Images are read, hashed and decoded by threads that run ahead; the encoder takes them in catalogue order. Each 1,024 new
+vectors are one part of the store. As new content is always met in the same order and parts are written in that order, a job
+that was killed leaves whole parts behind, and the next run cuts the rest into the very same batches: the bytes come out as
+if nothing had happened.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from embed.catalogue import Catalogue, Item
+from embed.compose import compose_text
+from embed.encoders import ImageEncoder, TextEncoder, Vectors
+from embed.encoders.encoder import Prepared
+from embed.images import ImageRefused, ImageSource, decode_image
+from embed.vector_store import Keys, VectorStore, as_keys, content_key
+
+PART = 1024  # vectors a crash may cost; a multiple of every CPU batch size, so that batches never straddle parts
+READ_AHEAD = 64  # decoded images waiting for the encoder
+Progress = Callable[[int, int], None]  # done, total
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be used: the item keeps its text, the next run tries again."""
+
+    item_id: str
+    image: str
+    code: str
+    reason: str
+
+
+@dataclass
+class SpaceVectors:
+    """The rows of a space: `owners[i]` is the catalogue row whose content has key `keys[i]`; owners never decrease."""
+
+    space: str
+    store: VectorStore
+    encoder: str
+    fingerprint: str
+    owners: NDArray[np.int32]  # [n]
+    keys: Keys  # [n]
+    encoded: int  # vectors made by this run
+    truncated: int = 0  # texts of this run that were longer than the encoder reads
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def dim(self) -> int:
+        return self.store.dim
+
+    def gather(self, out: Vectors) -> None:
+        """Copy the rows' vectors into `out` [n, dim]."""
+        self.store.gather(self.keys, out)
+
+
+def encode_texts(
+    store: Path, catalogue: Catalogue, encoder: TextEncoder, progress: Progress | None = None
+) -> SpaceVectors:
+    """Encode what the items say; one row for each item that says anything."""
+    job = _Job(VectorStore(store, "text", encoder.fingerprint, encoder.dim))
+    truncated = 0
+    waiting: list[tuple[bytes, str]] = []
+
+    def flush() -> None:
+        nonlocal truncated
+        encoded = encoder.encode_texts([text for _, text in waiting])
+        truncated += encoded.truncated
+        job.add([key for key, _ in waiting], encoded.vectors)
+        waiting.clear()
+
+    for row, text in enumerate(map(compose_text, _items(catalogue))):
+        if text:
+            key = content_key(text)
+            if job.note(row, key):
+                waiting.append((key, text))
+                if len(waiting) == PART:
+                    flush()
+        if progress:
+            progress(row + 1, len(catalogue))
+    if waiting:
+        flush()
+    return job.finish("text", encoder, truncated=truncated)
+
+
+def encode_images(
+    store: Path,
+    catalogue: Catalogue,
+    encoder: ImageEncoder,
+    source: ImageSource,
+    progress: Progress | None = None,
+    readers: int = 2,
+) -> SpaceVectors:
+    """Encode every image of every item; one row for each. Failures are counted and listed in `failures.jsonl`."""
+    job = _Job(VectorStore(store, "image", encoder.fingerprint, encoder.dim))
+    keys: list[bytes] = []
+    prepared: list[Prepared] = []
+    vectors: list[Vectors] = []
+    failures: list[Failure] = []
+    total = pc.sum(pc.list_value_length(catalogue.column("images"))).as_py() or 0
+
+    def encode() -> None:
+        if prepared:
+            vectors.append(encoder.encode_images(prepared))
+            prepared.clear()
+
+    def flush() -> None:
+        encode()
+        if keys:
+            job.add(keys, np.concatenate(vectors))
+            keys.clear()
+            vectors.clear()
+
+    def read(reference: str) -> tuple[bytes, Prepared | None]:
+        key, data = source.load(reference, job.has)
+        if data is None:
+            return key, None
+        return key, encoder.prepare(decode_image(data, source.limits, shrink_to=encoder.shrink_to))
+
+    images = ((row, item.item_id, image) for row, item in enumerate(_items(catalogue)) for image in item.images)
+    for done, ((row, item_id, image), outcome) in enumerate(_read_ahead(images, read, readers)):
+        try:
+            key, pixels = outcome.result()
+        except ImageRefused as refused:
+            failures.append(Failure(item_id, image, refused.code, refused.message))
+        else:
+            if job.note(row, key) and pixels is not None:
+                keys.append(key)
+                prepared.append(pixels)
+                if len(prepared) == encoder.batch:
+                    encode()
+                if len(keys) == PART:
+                    flush()
+        if progress:
+            progress(done + 1, total)
+    flush()
+    _write_failures(job.store.folder / "failures.jsonl", failures)
+    return job.finish("image", encoder, failures=failures)
+
+
+class _Job:
+    """The growing table of rows of one space, and which keys have a vector or are about to get one."""
+
+    def __init__(self, store: VectorStore) -> None:
+        self.store = store
+        self._owners: list[int] = []
+        self._keys = bytearray()
+        self._new: set[bytes] = set()
+        self._encoded = 0
+
+    def has(self, key: bytes) -> bool:
+        return key in self._new or bool(self.store.known(as_keys([key]))[0])
+
+    def note(self, owner: int, key: bytes) -> bool:
+        """Give the item a row; whether the content is new and is to be encoded."""
+        self._owners.append(owner)
+        self._keys += key
+        new = not self.has(key)
+        if new:
+            self._new.add(key)
+        return new
+
+    def add(self, keys: list[bytes], vectors: Vectors) -> None:
+        self.store.append(keys, vectors)
+        self._new.difference_update(keys)
+        self._encoded += len(keys)
+
+    def finish(
+        self, space: str, encoder: TextEncoder | ImageEncoder, truncated: int = 0, failures: Sequence[Failure] = ()
+    ) -> SpaceVectors:
+        owners = np.array(self._owners, dtype=np.int32)
+        return SpaceVectors(
+            space,
+            self.store,
+            encoder.name,
+            encoder.fingerprint,
+            owners,
+            as_keys([bytes(self._keys)]),
+            self._encoded,
+            truncated,
+            list(failures),
+        )
+
+
+def _items(catalogue: Catalogue) -> Iterator[Item]:
+    for batch in catalogue.batches():
+        yield from batch
+
+
+def _read_ahead(
+    images: Iterable[tuple[int, str, str]], read: Callable[[str], tuple[bytes, Prepared | None]], readers: int
+) -> Iterator[tuple[tuple[int, str, str], Future[tuple[bytes, Prepared | None]]]]:
+    """Results in the order of `images`, read by `readers` threads at most READ_AHEAD images ahead."""
+    with ThreadPoolExecutor(readers, thread_name_prefix="image-reader") as pool:
+        waiting: deque[tuple[tuple[int, str, str], Future[tuple[bytes, Prepared | None]]]] = deque()
+        for image in images:
+            waiting.append((image, pool.submit(read, image[2])))
+            if len(waiting) > READ_AHEAD:
+                yield waiting.popleft()
+        yield from waiting
+
+
+def _write_failures(path: Path, failures: list[Failure]) -> None:
+    fresh = path.with_suffix(".tmp")
+    fresh.write_bytes(b"".join(orjson.dumps(asdict(failure)) + b"\n" for failure in failures))
+    fresh.replace(path)

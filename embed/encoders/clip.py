@@ -1,0 +1,95 @@
+"""CLIP through open_clip: one space that takes photos and words. Weights by tag, or from a local file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from embed.encoders.device import Device
+from embed.encoders.encoder import (
+    EncodedTexts,
+    Prepared,
+    Vectors,
+    in_batches,
+    make_fingerprint,
+    unit_rows,
+    weights_hash,
+)
+from embed.errors import BadInput, Missing
+
+
+class ClipEncoder:
+    """`MODEL/PRETRAINED` of open_clip, where PRETRAINED is a tag of its table or the path of a weights file."""
+
+    def __init__(self, spec: str, device: Device) -> None:
+        import open_clip
+        import torch
+
+        model_name, _, pretrained = spec.partition("/")
+        if model_name not in open_clip.list_models():
+            raise BadInput(f"open_clip has no model {model_name!r}: use one of open_clip.list_models()", "encoder")
+        if not pretrained:
+            raise BadInput(f"open_clip:{spec} names no weights: write open_clip:MODEL/TAG or MODEL/FILE", "encoder")
+        self._check_weights_known(model_name, pretrained)
+        try:
+            self._model, _, self._preprocess = open_clip.create_model_and_transforms(
+                model_name, pretrained=pretrained, device=device.kind, weights_only=True
+            )
+        except (OSError, RuntimeError) as error:
+            raise Missing(
+                f"the weights of open_clip:{spec} could not be loaded ({error}): where there is no hub, give a local "
+                f"file, open_clip:{model_name}//path/to/weights.safetensors",
+                "encoder",
+            ) from error
+        self._model.eval()
+        self._tokenizer = open_clip.get_tokenizer(model_name)
+        if device.kind == "cpu":
+            torch.set_num_threads(device.threads)
+        self._device = device
+        self.name = f"open_clip:{spec}"
+        self.batch = device.batch(cpu=16, cuda=256)
+        self.context_length = int(self._tokenizer.context_length)
+        image_size = self._model.visual.image_size
+        self.shrink_to = max(image_size) if isinstance(image_size, tuple) else int(image_size)
+        self.dim = int(self.encode_images([self.prepare(Image.new("RGB", (self.shrink_to, self.shrink_to)))]).shape[1])
+        self.fingerprint = make_fingerprint(
+            model=model_name,
+            weights=weights_hash(self._model.state_dict().items()),
+            preprocessing=f"{self._preprocess};tokens={self.context_length}",
+        )
+
+    def prepare(self, image: Image.Image) -> Prepared:
+        """RGB image to open_clip's own float32 [3, side, side]."""
+        array: Prepared = self._preprocess(image).numpy()
+        return array
+
+    def encode_images(self, prepared: Sequence[Prepared]) -> Vectors:
+        return in_batches(prepared, self.batch, lambda batch: self._run(self._model.encode_image, np.stack(batch)))
+
+    def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
+        """n texts to [n, dim] unit rows; CLIP reads 77 tokens, the start and end marks included."""
+        truncated = sum(len(self._tokenizer.encode(text)) + 2 > self.context_length for text in texts)
+        tokens = self._tokenizer(list(texts)).numpy()  # [n, context_length]
+        vectors = in_batches(tokens, self.batch, lambda batch: self._run(self._model.encode_text, batch))
+        return EncodedTexts(vectors, truncated)
+
+    def _run(self, forward: Any, batch: Any) -> Vectors:
+        import torch
+
+        tensor = torch.from_numpy(batch).to(self._device.kind)
+        with torch.inference_mode(), torch.autocast(self._device.kind, torch.bfloat16, enabled=self._device.half):
+            return unit_rows(forward(tensor).float().cpu().numpy())
+
+    @staticmethod
+    def _check_weights_known(model_name: str, pretrained: str) -> None:
+        """A path must exist and a tag be known, or open_clip would go on with random weights or an unclear error."""
+        import open_clip
+
+        looks_like_path = "/" in pretrained or "." in pretrained
+        if looks_like_path and not Path(pretrained).is_file():
+            raise Missing(f"there is no weights file {pretrained!r}", "encoder")
+        tags = open_clip.list_pretrained_tags_by_model(model_name)
+        if not looks_like_path and pretrained not in tags:
+            raise BadInput(f"open_clip knows no weights {pretrained!r} for {model_name}: {', '.join(tags)}", "encoder")

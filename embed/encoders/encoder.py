@@ -1,0 +1,101 @@
+"""What an encoder is: the two protocols, the space they make, and the fingerprint that keeps spaces apart."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+Vectors = NDArray[np.float32]  # [n, dim], unit rows
+Prepared = NDArray[Any]  # one image as the model takes it
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Vectors [n, dim] of n texts, and how many of the texts were longer than the model reads."""
+
+    vectors: Vectors
+    truncated: int
+
+
+class Encoder(Protocol):
+    """What image and text encoders share. `name` is the string that a setting names it by."""
+
+    name: str
+    dim: int
+    fingerprint: str
+
+
+@runtime_checkable
+class ImageEncoder(Encoder, Protocol):
+    """Images to unit vectors. `prepare` is cheap, thread-safe and runs in the decoding threads."""
+
+    shrink_to: int  # the side in pixels below which a photo need not be decoded any larger
+
+    def prepare(self, image: Image) -> Prepared:
+        """RGB image to the array the model takes."""
+        ...
+
+    def encode_images(self, prepared: Sequence[Prepared]) -> Vectors:
+        """n prepared images to [n, dim] unit rows, float32."""
+        ...
+
+
+@runtime_checkable
+class TextEncoder(Encoder, Protocol):
+    """Texts to unit vectors; what exceeds the model's length is cut and counted."""
+
+    def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
+        """n texts to [n, dim] unit rows, float32."""
+        ...
+
+
+def make_fingerprint(**ingredients: str) -> str:
+    """Name of a space's maker: changes when model, weights or preprocessing do, and only then."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(ingredients):
+        digest.update(f"{name}={ingredients[name]}\n".encode())
+    return digest.hexdigest()
+
+
+def weights_hash(tensors: Iterable[tuple[str, Any]]) -> str:
+    """Hash of a torch state dict's items: names, shapes and bytes, whatever file they came from."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        array = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(array.shape)}{array.dtype}".encode())
+        digest.update(array.flatten().view(dtype=_torch_uint8()).numpy().tobytes() if array.numel() else b"")
+    return digest.hexdigest()
+
+
+def unit_rows(vectors: NDArray[Any]) -> Vectors:
+    """Rows scaled to length one, as float32; a zero row stays zero."""
+    rows = np.asarray(vectors, dtype=np.float32)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.maximum(lengths, np.finfo(np.float32).tiny)
+
+
+def in_batches(parts: Sequence[Part], size: int, run: Callable[[Sequence[Part]], Vectors]) -> Vectors:
+    """Run over `parts` in batches of `size`, halving the batch and trying again when the device's memory runs out."""
+    outputs: list[Vectors] = []
+    start = 0
+    while start < len(parts):
+        try:
+            outputs.append(run(parts[start : start + size]))
+            start += size
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; matched by name so that torch stays unimported
+            if type(error).__name__ != "OutOfMemoryError" or size == 1:
+                raise
+            size = max(1, size // 2)
+    return np.concatenate(outputs)
+
+
+def _torch_uint8() -> Any:
+    import torch
+
+    return torch.uint8

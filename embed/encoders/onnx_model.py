@@ -1,0 +1,78 @@
+"""ONNX Runtime on CPU: a torch module exported once into the cache, and run from there."""
+
+import hashlib
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnxruntime
+from numpy.typing import NDArray
+
+from embed.encoders.encoder import Vectors
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+
+def cache_folder() -> Path:
+    """Where exported models are kept: `VETRINA_CACHE`, or `vetrina` in the user's cache folder."""
+    configured = os.environ.get("VETRINA_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(configured) if configured else Path(base) / "vetrina"
+
+
+class OnnxModel:
+    """A model with named inputs and one output [n, dim]; exported by `make` when the cache has no sound copy.
+
+    `make` returns the torch module, its example inputs and, for each input, which axes vary.
+    """
+
+    def __init__(
+        self, key: str, threads: int, make: Callable[[], "tuple[Module, dict[str, Any], dict[str, dict[int, Any]]]"]
+    ) -> None:
+        path = cache_folder() / f"{key}.onnx"
+        if not _is_sound(path):
+            _export(path, *make())
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self._runtime = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, **inputs: NDArray[Any]) -> Vectors:
+        output: Vectors = self._runtime.run(None, inputs)[0]
+        return output
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether the export is there and is, byte for byte, what was written."""
+    digest = path.with_suffix(".sha256")
+    return path.exists() and digest.exists() and digest.read_text() == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _export(path: Path, module: "Module", inputs: dict[str, Any], varying: dict[str, dict[int, Any]]) -> None:
+    """Export beside the target and move it there, so that two processes never see half a file."""
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        fresh = Path(folder) / path.name
+        torch.onnx.export(
+            module.eval(),
+            (),
+            str(fresh),
+            kwargs=inputs,
+            input_names=list(inputs),
+            output_names=["vectors"],
+            dynamic_shapes=varying,
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+        digest = hashlib.sha256(fresh.read_bytes()).hexdigest()
+        fresh.replace(path)
+        (Path(folder) / "sha256").write_text(digest)
+        (Path(folder) / "sha256").replace(path.with_suffix(".sha256"))

@@ -1,0 +1,320 @@
+"""References to images -> their bytes: files inside one folder, and public URLs where the shop has switched them on."""
+
+import ipaddress
+import os
+import re
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from hashlib import blake2b
+from pathlib import Path
+from ssl import SSLContext
+from typing import Any
+
+import httpcore
+import httpx
+
+from embed.images.decode import DEFAULT_LIMITS, ImageLimits, ImageRefused, RefusalCode
+
+Resolver = Callable[[str, int], list[str]]
+"""Host name and port -> IP addresses as text; raises OSError."""
+
+
+class ImageSource:
+    """Reads images by reference; one instance serves all threads and keeps their connections open.
+
+    A reference is a path relative to `root` (or absolute, but inside it), or an http(s) URL if `allow_http`. A file
+    whose name looks like a URL is written `./name:with:colons`. `resolve` and `connect` are for tests.
+    """
+
+    def __init__(
+        self,
+        root: Path | None,
+        *,
+        allow_http: bool = False,
+        limits: ImageLimits = DEFAULT_LIMITS,
+        timeout_s: float = 10.0,
+        max_redirects: int = 3,
+        resolve: Resolver | None = None,
+        connect: httpcore.NetworkBackend | None = None,
+    ) -> None:
+        self._root = None if root is None else root.resolve()
+        self.limits = limits
+        self._timeout_s = timeout_s
+        self._max_redirects = max_redirects
+        # httpcore itself, below httpx: no proxies or certificates from the environment, no redirects, no cookies, no
+        # decompression that would have to be switched off again.
+        self._pool = (
+            httpcore.ConnectionPool(
+                ssl_context=httpx.create_ssl_context(trust_env=False),
+                max_connections=64,
+                max_keepalive_connections=16,
+                keepalive_expiry=15.0,
+                network_backend=_PublicOnly(resolve or _resolve, connect or httpcore.SyncBackend()),
+            )
+            if allow_http
+            else None
+        )
+
+    def read(self, reference: str) -> bytes:
+        """The bytes behind a reference, at most `limits.max_bytes`; raises ImageRefused."""
+        return self._read_url(reference) if self._is_url(reference) else self._read_file(reference)
+
+    def load(self, reference: str, known: Callable[[bytes], bool]) -> tuple[bytes, bytes | None]:
+        """An image's key and its bytes; no bytes where the key is `known`, so that a known URL is not fetched.
+
+        The key (16 bytes) of a file is the hash of its bytes. That of a URL is the hash of the URL: a new photo must
+        come under a new URL, as shops' CDNs do, because asking for every photo on every run would be its whole cost.
+        """
+        if self._is_url(reference):
+            check_url(reference)
+            key = blake2b(reference.encode(), digest_size=16, person=b"url").digest()
+            return key, None if known(key) else self._read_url(reference)
+        data = self._read_file(reference)
+        key = blake2b(data, digest_size=16).digest()
+        return key, None if known(key) else data
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+
+    def _is_url(self, reference: str) -> bool:
+        """Whether to go to the network; refuses what may not be read at all."""
+        if not reference.strip():
+            raise ImageRefused("empty", "the image reference is blank")
+        if not (scheme := re.match(r"([a-z][a-z0-9+.-]*):", reference, re.IGNORECASE)):
+            return False
+        if scheme[1].lower() not in ("http", "https"):
+            raise _refusal("fetch_forbidden", reference, f"{scheme[1]}: is not read, use a path or http(s)")
+        if self._pool is None:
+            raise _refusal("fetch_forbidden", reference, "URLs are switched off, set allow_http_images = true")
+        return True
+
+    def _read_file(self, reference: str) -> bytes:
+        if self._root is None:
+            raise _refusal("outside_root", reference, "no image folder is known, set image_root")
+        try:
+            # Resolved first, so that neither .. nor a link leads out. Whoever can swap folders inside the root between
+            # here and open() owns it anyway; a swapped last part is caught by O_NOFOLLOW.
+            path = (self._root / reference).resolve()
+            if not path.is_relative_to(self._root):
+                raise _refusal("outside_root", reference, "it leads outside the image folder")
+            with open(path, "rb", opener=_open_at_once) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise _refusal("unreadable", reference, "it is not a regular file")
+                data = file.read(self.limits.max_bytes + 1)
+        except FileNotFoundError:
+            raise _refusal("not_found", reference, "there is no such file in the image folder") from None
+        except (OSError, ValueError, RuntimeError) as error:  # names with NUL or half characters; loops of links
+            reason = getattr(error, "strerror", None) or str(error)
+            raise _refusal("unreadable", reference, reason) from error
+        if len(data) > self.limits.max_bytes:
+            raise self._too_large(reference)
+        return data
+
+    def _read_url(self, url: str) -> bytes:
+        token = _deadline.set(time.monotonic() + self._timeout_s)
+        try:
+            return self._follow(url)
+        except (httpcore.TimeoutException, TimeoutError) as error:
+            raise _refusal("fetch_failed", url, f"not done within {self._timeout_s:g} s") from error
+        except (httpcore.NetworkError, httpcore.ProtocolError, OSError, UnicodeError) as error:
+            raise _refusal("fetch_failed", url, str(error) or type(error).__name__) from error
+        finally:
+            _deadline.reset(token)
+
+    def _follow(self, url: str) -> bytes:
+        assert self._pool is not None  # noqa: S101  _is_url has seen to it
+        at = url
+        for _ in range(self._max_redirects + 1):
+            check_url(at)
+            parsed = httpx.URL(at)
+            with self._pool.stream(
+                "GET",
+                httpcore.URL(scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=parsed.raw_path),
+                headers={
+                    "Host": parsed.netloc.decode("ascii"),
+                    "User-Agent": "vetrina",
+                    "Accept": "image/*",
+                    "Accept-Encoding": "identity",  # so that the bytes counted are all there will be
+                },
+                extensions={"timeout": {"pool": _time_left()}},
+            ) as response:
+                headers = {name.lower(): value for name, value in response.headers}
+                if response.status not in (301, 302, 303, 307, 308):
+                    return self._body(url, response, headers)
+            try:
+                at = str(parsed.join(headers[b"location"].decode("utf-8")))
+            except (KeyError, ValueError, httpx.InvalidURL) as error:
+                raise _refusal("fetch_failed", url, f"redirect ({response.status}) to nowhere") from error
+        raise _refusal("fetch_failed", url, f"more than {self._max_redirects} redirects")
+
+    def _body(self, url: str, response: httpcore.Response, headers: dict[bytes, bytes]) -> bytes:
+        if response.status != 200:
+            raise _refusal("fetch_failed", url, f"the server answered {response.status}")
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise _refusal("fetch_failed", url, "the server compressed its answer unasked")
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length[:20]) > self.limits.max_bytes:
+            raise self._too_large(url)
+        data = bytearray()
+        for chunk in response.iter_stream():
+            data += chunk
+            if len(data) > self.limits.max_bytes:
+                raise self._too_large(url)
+        return bytes(data)
+
+    def _too_large(self, reference: str) -> ImageRefused:
+        return _refusal("too_many_bytes", reference, f"it has more than {self.limits.max_bytes} bytes")
+
+
+def check_url(url: str) -> None:
+    """Refuse, without asking the network, a URL that cannot be a public image's; raises ImageRefused.
+
+    What passes may still lead to a private address: that is checked again where the connection is made.
+    """
+    try:
+        parsed = httpx.URL(url)  # the parser whose result is connected to: two parsers disagree sooner or later
+    except (httpx.InvalidURL, ValueError) as error:  # ValueError: half characters
+        raise _refusal("fetch_forbidden", url, f"not a URL ({error})") from None
+    if parsed.scheme not in ("http", "https"):
+        raise _refusal("fetch_forbidden", url, "only http and https are fetched")
+    if parsed.userinfo:
+        raise _refusal("fetch_forbidden", url, "names or passwords in URLs are not sent")
+    if parsed.port not in _PORTS:
+        raise _refusal("fetch_forbidden", url, f"port {parsed.port} is not one of 80, 443, 8080, 8443")
+    host = parsed.raw_host.decode("ascii").rstrip(".").lower()
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        _check_name(url, host)
+    else:
+        check_address(host)
+
+
+def check_address(address: str) -> None:
+    """Refuse an IP address that is not a public host's, nor carries one as IPv6 can IPv4; raises ImageRefused."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        raise _refusal("fetch_forbidden", address, "not an IP address") from None
+    if isinstance(ip, ipaddress.IPv6Address) and (ip.ipv4_mapped or ip in _NAT64):
+        ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    public = ip.is_global and not (ip.is_multicast or ip.is_reserved)
+    if not public or (ip.version == 6 and ip not in _UNICAST) or any(ip in network for network in _NOT_PUBLIC):
+        raise _refusal("fetch_forbidden", address, "not a public address")
+
+
+_PORTS = (None, 80, 443, 8080, 8443)  # None: the scheme's own
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: how hosts with only IPv6 reach IPv4
+_UNICAST = ipaddress.ip_network("2000::/3")  # all of IPv6 that is given out
+_NOT_PUBLIC = [  # what ipaddress calls global, at least in some versions of Python
+    ipaddress.ip_network(network)
+    for network in (
+        "192.0.0.0/24",  # protocol assignments; a cloud's metadata lives here
+        "192.88.99.0/24",  # 6to4 relays
+        "168.63.129.16/32",  # a cloud's host agent, on a public-looking address
+        "2001::/23",  # Teredo and other protocol assignments
+        "2002::/16",  # 6to4: IPv4 in disguise
+        "3fff::/20",  # documentation
+    )
+]
+_LOCAL_SUFFIXES = (".localhost", ".local", ".localdomain", ".internal", ".intranet", ".lan", ".home.arpa")
+
+
+def _check_name(url: str, host: str) -> None:
+    if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)+", host) or host.endswith(_LOCAL_SUFFIXES):
+        raise _refusal("fetch_forbidden", url, "the host is not a public name")
+    if re.fullmatch(r"\d+|0x[0-9a-f]*", host.rpartition(".")[2]):  # http://0177.0.0.1, http://0x7f.1
+        raise _refusal("fetch_forbidden", url, "the host is an IP address in an odd spelling")
+
+
+class _PublicOnly(httpcore.NetworkBackend):
+    """Resolves the name itself and connects to exactly the addresses it has checked, so that no second answer of a
+    name server can come between. TLS goes on asking for the name."""
+
+    def __init__(self, resolve: Resolver, connect: httpcore.NetworkBackend) -> None:
+        self._resolve = resolve
+        self._connect = connect
+        self._resolving = ThreadPoolExecutor(16, "resolve")  # the system's resolver takes no time limit
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        resolved = self._resolving.submit(self._resolve, host, port)
+        try:
+            addresses = resolved.result(_time_left())
+        finally:
+            resolved.cancel()  # if it has not even begun, it must not hold up those who come after
+        try:
+            for address in addresses:  # one that is private spoils them all: such a name is not a public host's
+                check_address(address)
+        except ImageRefused as error:  # the address stays in the log: a caller must not map a network by asking
+            raise _refusal("fetch_forbidden", host, "the host has an address that is not public") from error
+        failure: Exception = httpcore.ConnectError(f"{host} has no address")
+        for tried, address in enumerate(addresses):
+            share = _time_left() / (len(addresses) - tried)  # so that an IPv6 that goes nowhere leaves time for IPv4
+            try:
+                return _TimedStream(self._connect.connect_tcp(address, port, share, local_address, socket_options))
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+    def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None
+    ) -> httpcore.NetworkStream:
+        raise _refusal("fetch_forbidden", path, "sockets are not fetched from")
+
+
+_deadline: ContextVar[float] = ContextVar("deadline")  # of the image this thread is fetching; connections are shared
+
+
+def _time_left() -> float:
+    left = _deadline.get() - time.monotonic()
+    if left <= 0:
+        raise httpcore.ReadTimeout
+    return left
+
+
+class _TimedStream(httpcore.NetworkStream):
+    """A connection whose every step ends by the deadline; a limit per step would let a slow drip go on for ever."""
+
+    def __init__(self, inner: httpcore.NetworkStream) -> None:
+        self._inner = inner
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, _time_left())
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, _time_left())
+
+    def start_tls(
+        self, ssl_context: SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return _TimedStream(self._inner.start_tls(ssl_context, server_hostname, _time_left()))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def _resolve(host: str, port: int) -> list[str]:
+    return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe must not wait for its writer
+
+
+def _refusal(code: RefusalCode, reference: str, reason: str) -> ImageRefused:
+    return ImageRefused(code, f"{reference[:200]!r}: {reason}")

@@ -1,0 +1,144 @@
+"""Vectors on disk by content: what was encoded once by an encoder is never encoded again.
+
+A folder per space and fingerprint holds numbered parts, each an Arrow file of (key, vector) written in one rename. The key
+is the content's hash, so an image or a text that several items share is stored once and an item that moves keeps its own.
+A part's name carries the hash of its bytes; a cut or altered part is refused by name.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from embed.encoders.encoder import Vectors
+from embed.errors import Damaged, Missing
+
+KEY_BYTES = 16
+Keys = NDArray[np.void]  # [n] of KEY_BYTES bytes each
+
+
+def content_key(text: str) -> bytes:
+    """The key of a text: BLAKE2b of its UTF-8 bytes."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+
+
+def as_keys(keys: Iterable[bytes]) -> Keys:
+    """Keys as an array [n]."""
+    return np.frombuffer(b"".join(keys), dtype=f"V{KEY_BYTES}")
+
+
+class VectorStore:
+    """The vectors of one space made by one encoder. One writer at a time; readers see whole parts only."""
+
+    def __init__(self, store: Path, space: str, fingerprint: str, dim: int) -> None:
+        self.folder = store / "vectors" / space / fingerprint
+        self.dim = dim
+        self._schema = pa.schema([("key", pa.binary(KEY_BYTES)), ("vector", pa.list_(pa.float32(), dim))])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left_over in self.folder.glob("*.tmp"):
+            left_over.unlink()
+        self._parts = sorted(self.folder.glob("*.arrow"))
+        self._heads = np.empty(0, np.uint64)  # first half of each key, sorted
+        self._tails = np.empty(0, np.uint64)
+        self._places = np.empty((0, 2), np.int32)  # part and row of each key
+        self._index(range(len(self._parts)))
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def known(self, keys: Keys) -> NDArray[np.bool_]:
+        """Which of n keys have a vector here, [n]."""
+        return self._find(keys) >= 0
+
+    def append(self, keys: Sequence[bytes], vectors: Vectors) -> None:
+        """Add n new keys with their vectors [n, dim] as one part: all of it is there after a crash, or none of it."""
+        if vectors.shape != (len(keys), self.dim):
+            raise ValueError(f"{len(keys)} keys need vectors [{len(keys)}, {self.dim}], not {list(vectors.shape)}")
+        flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
+        columns = [pa.array(keys, pa.binary(KEY_BYTES)), pa.FixedSizeListArray.from_arrays(flat, self.dim)]
+        fresh = self.folder / "part.tmp"
+        with pa.OSFile(str(fresh), "wb") as sink, pa.ipc.new_file(sink, self._schema) as writer:
+            writer.write_batch(pa.record_batch(columns, schema=self._schema))
+        with fresh.open("rb+") as file:
+            digest = _hash_file(fresh)
+            os.fsync(file.fileno())
+        part = self.folder / f"{len(self._parts):08d}-{digest}.arrow"
+        fresh.rename(part)
+        _sync_folder(self.folder)
+        self._parts.append(part)
+        self._index([len(self._parts) - 1])
+
+    def gather(self, keys: Keys, out: Vectors) -> None:
+        """Copy the vectors of n keys into `out` [n, dim], part by part, so that memory holds one part at a time."""
+        found = self._find(keys)
+        if (found < 0).any():
+            raise Missing(f"{int((found < 0).sum())} of {len(keys)} vectors are not in {self.folder}: encode first")
+        places = self._places[found]  # [n, 2]
+        order = np.lexsort((places[:, 1], places[:, 0]))
+        starts = np.searchsorted(places[order, 0], np.arange(len(self._parts) + 1))
+        for part, path in enumerate(self._parts):
+            rows = order[starts[part] : starts[part + 1]]
+            if len(rows):
+                if _hash_file(path) != path.stem.partition("-")[2]:
+                    raise Damaged(f"{path} is not what was written: delete it and encode again", path.name)
+                out[rows] = self._read(path, "vector").reshape(-1, self.dim)[places[rows, 1]]
+
+    def _index(self, parts: Iterable[int]) -> None:
+        keys = [self._read(self._parts[part], "key") for part in parts]
+        if not keys:
+            return
+        halves = np.concatenate(keys).view(np.uint64).reshape(-1, 2)  # [n, 2]
+        places = np.concatenate(
+            [
+                np.stack([np.full(len(rows), part), np.arange(len(rows))], 1)
+                for part, rows in zip(parts, keys, strict=True)
+            ]
+        ).astype(np.int32)
+        heads = np.concatenate([self._heads, halves[:, 0]])
+        order = np.argsort(heads, kind="stable")
+        self._heads = heads[order]
+        self._tails = np.concatenate([self._tails, halves[:, 1]])[order]
+        self._places = np.concatenate([self._places, places])[order]
+
+    def _find(self, keys: Keys) -> NDArray[np.int64]:
+        """Row in the sorted tables of each key, -1 where it is unknown.
+
+        Two keys that agree in the first 64 bits alone (one chance in a million at ten million vectors) count as unknown;
+        such an item would be encoded again at every run, and then be found missing, not be given another's vector.
+        """
+        if not len(self._heads):
+            return np.full(len(keys), -1)
+        halves = keys.view(np.uint64).reshape(-1, 2)
+        at = np.searchsorted(self._heads, halves[:, 0]).clip(max=len(self._heads) - 1)
+        same = (self._heads[at] == halves[:, 0]) & (self._tails[at] == halves[:, 1])
+        return np.where(same, at, -1)
+
+    def _read(self, path: Path, column: str) -> NDArray[np.generic]:
+        try:
+            with pa.memory_map(str(path)) as source:
+                batch = pa.ipc.open_file(source).get_batch(0)
+                if batch.schema != self._schema:
+                    raise Damaged(f"{path} holds {batch.schema}, not vectors of dimension {self.dim}", path.name)
+                array = batch.column(column)
+                if column == "key":
+                    return np.frombuffer(array.buffers()[1], dtype=f"V{KEY_BYTES}")[: len(array)].copy()
+                return np.asarray(array.flatten().to_numpy(zero_copy_only=True)).copy()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise Damaged(f"{path} cannot be read ({error}): delete it and encode again", path.name) from error
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Everything that answers: releases, retrieval, the HTTP service and the command line."""

@@ -1,0 +1,326 @@
+"""Simulated shoppers: hidden tastes, and the timed events that follow from them.
+
+A list is shown by popularity, taste and what the session is after. A shown item is clicked with the probability
+`examined(position) * sigmoid(attraction)`, the position-based model of Craswell et al., "An experimental comparison of
+click position-bias models" (WSDM 2008); carts and purchases follow from the same utility. Robots look at everything.
+"""
+
+from dataclasses import dataclass
+from math import isnan
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve.demo.goods import BRANDS, DAY, DAYS, HOUR, KINDS, OPENING, Good
+from serve.demo.paint import COLOR_FAMILIES
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Row = dict[str, object]
+
+TYPES = ("impression", "click", "view", "cart", "purchase", "rating", "dislike")
+IMPRESSION, CLICK, VIEW, CART, PURCHASE, RATING, DISLIKE = range(len(TYPES))
+LONGEST_LIST = 10
+NONE = -1
+
+_DRIFT_DAYS = 20.0
+_LISTS_AT_ONCE = 2048  # Bounds the memory for scores of [lists, items].
+
+
+@dataclass(frozen=True, slots=True)
+class Tastes:
+    """What shoppers like, one row each. Strengths are about 0 to 1; `level` is -1 (cheap) to 1 (dear)."""
+
+    kinds: Floats  # [shoppers, kinds]
+    families: Floats  # [shoppers, families]
+    level: Floats  # [shoppers]
+    brand: Integers  # [shoppers], NONE without a favourite
+    patterned: Floats  # [shoppers], -1 likes plain things, 1 likes patterns
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """What shoppers can tell items by, one row each."""
+
+    kind: Integers
+    family: Integers
+    level: Floats
+    brand: Integers
+    patterned: Floats
+    appeal: Floats  # how popular an item is for no reason of taste, standard normal
+    price: Floats
+    arrived: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """The lists shown, in order of time, one row each."""
+
+    user: Integers
+    session: Integers
+    time: Floats
+    intent: Integers  # the kind the session is after
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Columns of events; NONE and nan where an event has no such thing."""
+
+    user: Integers
+    item: Integers
+    type: Integers
+    time: Floats
+    value: Floats
+    request: Integers
+    position: Integers
+    session: Integers
+
+
+def simulate(goods: list[Good], shoppers: int, seed: int) -> tuple[list[Row], list[Row]]:
+    """The hidden taste of each user, robots included, and all events ordered by time."""
+    rng = np.random.default_rng([seed, 2])
+    shelf = _shelf(goods, rng)
+    before = _tastes(shoppers, rng)
+    after, drift_from = _tastes(shoppers, rng), np.full(shoppers, np.inf)
+    drifting = rng.permutation(shoppers)[: round(0.06 * shoppers)]
+    drift_from[drifting] = OPENING + DAY * rng.uniform(10, 35, len(drifting))
+    peak = np.where(rng.random(shoppers) < 0.7, rng.normal(20, 1.5, shoppers), rng.normal(12.5, 1.5, shoppers))
+    lists = _lists((before, after), drift_from, peak, rng)
+    utility = _utility(before, shelf), _utility(after, shelf)
+
+    parts = []
+    for start in range(0, len(lists.user), _LISTS_AT_ONCE):
+        rows = np.arange(start, min(start + _LISTS_AT_ONCE, len(lists.user)))
+        user, time = lists.user[rows], lists.time[rows]
+        liking = _mixed(utility, user, time, drift_from)  # [lists, items]
+        parts += _behave(rows, lists, liking, shelf, rng)
+    robots = max(2, round(0.006 * shoppers))
+    parts += [_robot(shoppers + robot, robot, len(lists.user), goods, rng) for robot in range(robots)]
+
+    events = _in_order(parts)
+    names = [f"u{number:05d}" for number in rng.permutation(shoppers + robots) + 1]
+    hidden = _hidden(names, before, after, drift_from, peak)
+    return sorted(hidden, key=lambda row: str(row["user_id"])), _rows(events, names, goods)
+
+
+def examined(position: Integers) -> Floats:
+    """The probability that a shopper looks at a position of a list, 0 the first."""
+    return np.asarray((1.0 + position) ** -0.45)
+
+
+def _shelf(goods: list[Good], rng: np.random.Generator) -> Shelf:
+    kinds, brands = list(KINDS), [brand.name for brand in BRANDS]
+    family_of = {color: i for i, colors in enumerate(COLOR_FAMILIES.values()) for color in colors}
+    return Shelf(
+        kind=np.array([kinds.index(good.look.kind) for good in goods]),
+        family=np.array([family_of[good.look.color] for good in goods]),
+        level=np.array([good.price_level for good in goods]),
+        brand=np.array([brands.index(good.brand) for good in goods]),
+        patterned=np.array([-1.0 if good.look.pattern == "plain" else 1.0 for good in goods]),
+        appeal=rng.normal(size=len(goods)),
+        price=np.array([good.price for good in goods]),
+        arrived=np.array([good.arrived for good in goods]),
+    )
+
+
+def _tastes(shoppers: int, rng: np.random.Generator) -> Tastes:
+    everyone = np.arange(shoppers)
+    ranks = rng.random((shoppers, len(KINDS))).argsort(axis=1)  # [shoppers, kinds]
+    kinds = np.zeros((shoppers, len(KINDS)))
+    kinds[everyone, ranks[:, 0]] = 1.0
+    kinds[everyone, ranks[:, 1]] = np.where(rng.random(shoppers) < 0.6, 0.8, 0.0)
+    families = np.zeros((shoppers, len(COLOR_FAMILIES)))
+    families[everyone, rng.integers(len(COLOR_FAMILIES), size=shoppers)] = 1.0
+    return Tastes(
+        kinds=kinds,
+        families=families,
+        level=np.clip(rng.normal(0, 0.55, shoppers), -1, 1),
+        brand=np.where(rng.random(shoppers) < 0.35, rng.integers(len(BRANDS), size=shoppers), NONE),
+        patterned=rng.uniform(-1, 1, shoppers),
+    )
+
+
+def _utility(tastes: Tastes, shelf: Shelf) -> Floats:
+    """How well each item suits each shopper, [shoppers, items], about -1.5 to 4."""
+    return np.asarray(
+        2.2 * tastes.kinds[:, shelf.kind]
+        + 1.1 * tastes.families[:, shelf.family]
+        - 0.8 * np.abs(tastes.level[:, None] - shelf.level)
+        + 0.9 * (tastes.brand[:, None] == shelf.brand)
+        + 0.5 * tastes.patterned[:, None] * shelf.patterned
+        + 0.25 * shelf.appeal
+    )
+
+
+def _mixed(before_after: tuple[Floats, Floats], user: Integers, time: Floats, drift_from: Floats) -> Floats:
+    """Rows of the users as they are at that time: who drifts goes slowly from the first table to the second."""
+    before, after = before_after
+    gone = np.clip((time - drift_from[user]) / (_DRIFT_DAYS * DAY), 0, 1)[:, None]
+    return np.asarray(before[user] * (1 - gone) + after[user] * gone)
+
+
+def _lists(tastes: tuple[Tastes, Tastes], drift_from: Floats, peak: Floats, rng: np.random.Generator) -> Lists:
+    """Who opens which lists when: sessions by log-normal activity, at the shopper's own hours."""
+    shoppers = len(peak)
+    joined = np.where(rng.random(shoppers) < 0.3, rng.uniform(0, DAYS - 10, shoppers), 0)
+    activity = rng.lognormal(1.1, 0.9, shoppers) * (1 - joined / DAYS)
+    user = np.repeat(np.arange(shoppers), 1 + rng.poisson(activity))  # [sessions]
+    day = np.floor(joined[user] + rng.random(len(user)) * (DAYS - joined[user]))
+    start = OPENING + day * DAY + (peak[user] + rng.normal(0, 2, len(user))) % 24 * HOUR
+    kinds = _mixed((tastes[0].kinds, tastes[1].kinds), user, start, drift_from)
+    likes = np.cumsum(kinds + 0.03, axis=1)  # [sessions, kinds]
+    intent = (rng.random(len(user))[:, None] * likes[:, -1:] > likes).sum(axis=1)
+
+    length = 1 + rng.poisson(0.8, len(user))
+    session = np.repeat(np.arange(len(user)), length)  # [lists]
+    number = np.arange(len(session)) - np.repeat(np.cumsum(length) - length, length)
+    time = start[session] + number * 150 + rng.uniform(0, 60, len(session))
+    order = np.argsort(time, kind="stable")
+    session = session[order]
+    return Lists(user=user[session], session=session, time=time[order], intent=intent[session])
+
+
+def _behave(rows: Integers, lists: Lists, liking: Floats, shelf: Shelf, rng: np.random.Generator) -> list[Events]:
+    """What happens at some lists: impressions, and all that comes of them."""
+    shown = _shown(rows, lists, liking, shelf, rng)  # [lists, LONGEST_LIST + 1]
+    length = np.minimum(rng.integers(6, LONGEST_LIST + 1, len(rows)), (shown[:, :-1] != NONE).sum(axis=1))
+    row, position = np.nonzero(np.arange(LONGEST_LIST) < length[:, None])
+    item, suits = shown[row, position], liking[row, shown[row, position]]
+    time = lists.time[rows][row]
+
+    def events(type_: int, which: NDArray[np.bool_] | Integers, at: Floats, value: Floats | None = None) -> Events:
+        return Events(
+            user=lists.user[rows][row[which]],
+            item=item[which],
+            type=np.full(len(at), type_),
+            time=at,
+            value=np.full(len(at), np.nan) if value is None else value,
+            request=rows[row[which]],
+            position=position[which],
+            session=lists.session[rows][row[which]],
+        )
+
+    def happens(probability: Floats) -> NDArray[np.bool_]:
+        return np.asarray(rng.random(len(probability)) < probability)
+
+    clicked = np.flatnonzero(happens(examined(position) * _sigmoid(1.3 * suits - 3.4)))
+    click_time = time[clicked] + 2 + 1.5 * position[clicked] + rng.exponential(5, len(clicked))
+    viewed = happens(np.full(len(clicked), 0.85))
+    carted = happens(_sigmoid(0.8 * suits[clicked] - 3.0))
+    cart_time = click_time[carted] + rng.uniform(10, 60, int(carted.sum()))
+    in_cart = clicked[carted]
+    bought = happens(_sigmoid(0.5 * suits[in_cart] - 1.4))
+    purchase_time = cart_time[bought] + rng.uniform(60, 900, int(bought.sum()))
+    purchased = in_cart[bought]
+    rated = happens(np.full(len(purchased), 0.35))
+    stars = np.clip(np.round(2.6 + 0.55 * suits[purchased] + rng.normal(0, 0.8, len(purchased))), 1, 5)
+    rating_time = purchase_time + DAY * rng.uniform(2, 9, len(purchased))
+    rated &= rating_time < OPENING + DAYS * DAY
+    disliked = np.flatnonzero(happens(0.02 * examined(position) * (suits < 0)))
+
+    linked = np.flatnonzero((shown[:, -1] != NONE) & happens(np.full(len(rows), 0.25)))  # Came by a link from outside.
+    links = Events(
+        user=lists.user[rows][linked],
+        item=shown[linked, -1],
+        type=np.full(len(linked), VIEW),
+        time=lists.time[rows][linked] + rng.uniform(60, 85, len(linked)),
+        value=np.full(len(linked), np.nan),
+        request=np.full(len(linked), NONE),
+        position=np.full(len(linked), NONE),
+        session=lists.session[rows][linked],
+    )
+    return [
+        events(IMPRESSION, np.arange(len(row)), time),
+        events(CLICK, clicked, click_time),
+        events(VIEW, clicked[viewed], click_time[viewed] + 0.4),
+        events(CART, in_cart, cart_time),
+        events(PURCHASE, purchased, purchase_time, shelf.price[item[purchased]]),
+        events(RATING, purchased[rated], rating_time[rated], stars[rated]),
+        events(DISLIKE, disliked, time[disliked] + rng.uniform(5, 40, len(disliked))),
+        links,
+    ]
+
+
+def _shown(rows: Integers, lists: Lists, liking: Floats, shelf: Shelf, rng: np.random.Generator) -> Integers:
+    """The best items of each list by noisy score, best first, one more than is shown; NONE where too few are there."""
+    for_taste = rng.random(len(rows))[:, None] < 0.6  # The other lists go by popularity.
+    score = np.where(for_taste, 0.8, 0.2) * liking + np.where(for_taste, 0.3, 0.9) * shelf.appeal
+    score += 1.2 * (lists.intent[rows][:, None] == shelf.kind) + rng.gumbel(size=score.shape)
+    score[lists.time[rows][:, None] < shelf.arrived] = -np.inf
+    best = np.argsort(-score, axis=1, kind="stable")[:, : LONGEST_LIST + 1]
+    best[np.isneginf(np.take_along_axis(score, best, axis=1))] = NONE
+    missing = LONGEST_LIST + 1 - best.shape[1]
+    return np.pad(best, ((0, 0), (0, missing)), constant_values=NONE)
+
+
+def _robot(user: int, number: int, lists: int, goods: list[Good], rng: np.random.Generator) -> Events:
+    """A robot reads the whole shop page by page at a steady beat, and never buys."""
+    start, beat = OPENING + DAY * rng.uniform(1, DAYS - 2), float(rng.integers(15, 60))
+    arrived = [i for i in np.argsort([good.item_id for good in goods]) if goods[i].arrived <= start]
+    pages = int(rng.integers(300, 700)) if arrived else 0
+    nothing = np.full(pages, NONE)
+    return Events(
+        user=np.full(pages, user),
+        item=np.resize(np.array(arrived, dtype=np.int64), pages),
+        type=np.full(pages, VIEW),
+        time=start + beat * np.arange(pages, dtype=np.float64),
+        value=np.full(pages, np.nan),
+        request=nothing,
+        position=nothing,
+        session=np.full(pages, lists + number),
+    )
+
+
+def _in_order(parts: list[Events]) -> Events:
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in Events.__slots__}
+    order = np.lexsort((columns["position"], columns["type"], columns["request"], columns["time"]))
+    return Events(**{name: column[order] for name, column in columns.items()})
+
+
+def _rows(events: Events, names: list[str], goods: list[Good]) -> list[Row]:
+    columns = [getattr(events, name).tolist() for name in Events.__slots__]
+    rows: list[Row] = []
+    for number, (user, item, type_, time, value, request, position, session) in enumerate(zip(*columns, strict=True)):
+        row: Row = {
+            "event_id": f"e{number + 1:07d}",
+            "user_id": names[user],
+            "item_id": goods[item].item_id,
+            "type": TYPES[type_],
+            "timestamp": round(time, 3),
+        }
+        if not isnan(value):
+            row["value"] = value
+        if request != NONE:
+            row["request_id"], row["position"] = f"r{request + 1:06d}", position
+        row["session_id"], row["domain"] = f"s{session + 1:06d}", "demo"
+        rows.append(row)
+    return rows
+
+
+def _hidden(names: list[str], before: Tastes, after: Tastes, drift_from: Floats, peak: Floats) -> list[Row]:
+    rows: list[Row] = []
+    for user, name in enumerate(names):
+        if user >= len(peak):
+            rows.append({"user_id": name, "kinds": [], "colors": [], "price_level": 0.0, "robot": True})
+            continue
+        row: Row = {"user_id": name, **_taste_row(before, user), "robot": False}
+        row["peak_hour"] = round(float(peak[user]) % 24, 2)
+        if np.isfinite(drift_from[user]):
+            row["drifts_to"] = {"from": round(float(drift_from[user])), "days": _DRIFT_DAYS, **_taste_row(after, user)}
+        rows.append(row)
+    return rows
+
+
+def _taste_row(tastes: Tastes, user: int) -> Row:
+    kinds, families = list(KINDS), list(COLOR_FAMILIES.values())
+    return {
+        "kinds": [kinds[i] for i in np.argsort(-tastes.kinds[user], kind="stable") if tastes.kinds[user, i] > 0],
+        "colors": list(families[int(tastes.families[user].argmax())]),
+        "price_level": round(float(tastes.level[user]), 3),
+        "brand": BRANDS[tastes.brand[user]].name if tastes.brand[user] != NONE else None,
+        "patterned": round(float(tastes.patterned[user]), 3),
+    }
+
+
+def _sigmoid(x: Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-x)))

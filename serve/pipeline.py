@@ -1,0 +1,171 @@
+"""The main job: feed -> catalogue -> vectors -> indexes -> release, redoing only what changed."""
+
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from embed.catalogue import Catalogue, IngestReport, Mapping, ingest
+from embed.encode_job import SpaceVectors, encode_images, encode_texts
+from embed.encoders import choose_device, load_image_encoder, load_text_encoder
+from embed.images import ImageSource
+from index import snapshot
+from index.faiss_index import limit_threads
+from index.ids import write_ids
+from index.space import Space
+from serve.errors import Broken
+from serve.release import (
+    ITEMS_FILE,
+    Manifest,
+    SpaceEntry,
+    current_name,
+    draft,
+    new_name,
+    publish,
+    read_manifest,
+    releases_folder,
+)
+from serve.settings import Settings
+
+Progress = Callable[[str, float, float, str], None]
+"""stage, done, total, unit: told as work goes on."""
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build did; `published` is False where the current release already held exactly this."""
+
+    manifest: Manifest
+    published: bool
+    ingest: IngestReport | None
+    spaces: list[SpaceVectors]
+    seconds: dict[str, float]
+
+
+def ingest_feed(
+    settings: Settings, feed: Path, format_: str | None = None, force: bool = False, progress: Progress | None = None
+) -> IngestReport:
+    """Read a feed into the store's catalogue."""
+    mapping = Mapping.load(settings.mapping) if settings.mapping else None
+    tell = (lambda done, total, rows: progress("ingest", done, total, "bytes")) if progress else None
+    return ingest(feed, settings.store, mapping=mapping, format=format_, force=force, progress=tell)
+
+
+def encode_catalogue(settings: Settings, progress: Progress | None = None) -> list[SpaceVectors]:
+    """Encode what is new in the store's catalogue; the rows of each space."""
+    catalogue = Catalogue.current(settings.store)
+    device = choose_device(settings.device, settings.threads)
+    root = settings.image_root or Path(catalogue.report.folder)
+    source = ImageSource(root, allow_http=settings.allow_http_images, limits=settings.image_limits)
+
+    def told(stage: str, unit: str) -> Callable[[int, int], None] | None:
+        return (lambda done, total: progress(stage, done, total, unit)) if progress else None
+
+    images = encode_images(
+        settings.store, catalogue, load_image_encoder(settings.image_encoder, device), source,
+        told("encode images", "images"), readers=device.threads,
+    )
+    source.close()
+    texts = encode_texts(
+        settings.store, catalogue, load_text_encoder(settings.text_encoder, device), told("encode texts", "texts")
+    )
+    return [space for space in (images, texts) if len(space.owners)]
+
+
+def build(
+    settings: Settings,
+    feed: Path | None = None,
+    format_: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Bring the store up to date with `feed` (or with the catalogue already in it) and publish a release of it."""
+    settings.store.mkdir(parents=True, exist_ok=True)
+    seconds: dict[str, float] = {}
+    with _one_build_at_a_time(settings.store):
+        with _timed(seconds, "ingest"):
+            ingested = ingest_feed(settings, feed, format_, force, progress) if feed else None
+        with _timed(seconds, "encode"):
+            spaces = encode_catalogue(settings, progress)
+        catalogue = Catalogue.current(settings.store)
+        content = _content(catalogue, spaces)
+        parent = current_name(settings.store)
+        if parent is not None and not force:
+            standing = _standing(settings.store, parent)
+            if standing is not None and standing.content == content:
+                return BuildReport(standing, False, ingested, spaces, seconds)
+        with draft(settings.store) as folder:
+            with _timed(seconds, "index"):
+                entries = _build_indexes(settings, folder, catalogue, spaces, progress)
+                os.link(catalogue.path, folder / ITEMS_FILE)
+                write_ids(folder, (item_id.as_py() for item_id in catalogue.ids()))
+            manifest = Manifest(
+                release=new_name(), parent=parent, content=content, created_at=datetime.now(UTC),
+                catalogue=catalogue.version, feed=catalogue.report.feed, items=len(catalogue), spaces=entries,
+                seconds=seconds, versions={name: version(name) for name in ("vetrina", "torch", "onnxruntime")},
+            )
+            publish(settings.store, folder, manifest, settings.keep_releases)
+        return BuildReport(manifest, True, ingested, spaces, seconds)
+
+
+def _build_indexes(
+    settings: Settings, folder: Path, catalogue: Catalogue, spaces: list[SpaceVectors], progress: Progress | None
+) -> dict[str, SpaceEntry]:
+    limit_threads(choose_device("cpu", settings.threads).threads)
+    entries = {}
+    for done, vectors in enumerate(spaces):
+        if progress:
+            progress("index", done, len(spaces), "spaces")
+        space = Space(vectors.space, vectors.dim, vectors.fingerprint)
+        report = snapshot.build(
+            folder / "spaces" / space.name, space, vectors.owners, len(catalogue), vectors.gather
+        )
+        entries[space.name] = SpaceEntry(
+            encoder=vectors.encoder, fingerprint=space.fingerprint, dim=space.dim, rows=report.rows,
+            encoded=vectors.encoded, truncated=vectors.truncated, failed=len(vectors.failures),
+            rejected=report.rejected, factory=report.factory, effort=report.effort, recall10=report.recall10,
+            latency_ms=report.latency_ms, bytes=report.bytes,
+        )
+    if progress:
+        progress("index", len(spaces), len(spaces), "spaces")
+    return entries
+
+
+def _content(catalogue: Catalogue, spaces: list[SpaceVectors]) -> str:
+    digest = hashlib.blake2b(catalogue.version.encode(), digest_size=16)
+    for space in spaces:
+        digest.update(f"{space.space}:{space.fingerprint}:".encode())
+        digest.update(space.owners.tobytes())
+        digest.update(space.keys.tobytes())
+    return digest.hexdigest()
+
+
+def _standing(store: Path, name: str) -> Manifest | None:
+    """The manifest of the current release, or None where it cannot be read and so has to be built again."""
+    try:
+        return read_manifest(releases_folder(store) / name)
+    except Broken:
+        return None
+
+
+@contextmanager
+def _one_build_at_a_time(store: Path) -> Iterator[None]:
+    with (store / ".build.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Broken(f"another build is at work in store {store}: wait for it to end", "store") from None
+        yield
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - started, 3)

@@ -1,0 +1,224 @@
+"""The release: everything a request needs, made together, checksummed, immutable; `current` names one.
+
+    STORE/releases/
+      current -> 20260102T030405-1a2b3c4d
+      20260102T030405-1a2b3c4d/
+        manifest.json          lineage, counts, fingerprints, recall, checksum of every other file
+        items.arrow            the catalogue; an item's number is its row
+        ids.arrow ids_order.npy
+        spaces/NAME/           an index (see index.snapshot)
+
+A draft is built in a folder of its own and renamed when complete; `current` is moved by one atomic rename after that. A
+kill at any instant leaves the release before serving.
+"""
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from embed.catalogue import Catalogue
+from index.faiss_index import FaissIndex
+from index.ids import ItemIds, open_ids
+from index.snapshot import open_index
+from serve.errors import Broken, NotFound
+
+FORMAT = 1
+ITEMS_FILE = "items.arrow"
+
+
+class FileSum(BaseModel):
+    sha256: str
+    bytes: int
+
+
+class SpaceEntry(BaseModel):
+    """What a space is made by and how its index measured; `failed` images have no row, `truncated` texts were cut."""
+
+    encoder: str
+    fingerprint: str
+    dim: int
+    rows: int
+    encoded: int
+    truncated: int
+    failed: int
+    rejected: int
+    factory: str
+    effort: int
+    recall10: float
+    latency_ms: float
+    bytes: int
+
+
+class Manifest(BaseModel):
+    """What a release is. `content` is the hash of all that went in: equal content needs no second release."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = FORMAT
+    release: str
+    parent: str | None
+    content: str
+    created_at: datetime
+    catalogue: str
+    feed: str
+    items: int
+    spaces: dict[str, SpaceEntry]
+    seconds: dict[str, float]
+    versions: dict[str, str]
+    files: dict[str, FileSum] = {}
+
+
+class Release:
+    """An opened release: memory-mapped, checked against its manifest."""
+
+    def __init__(self, folder: Path) -> None:
+        self.manifest = read_manifest(folder)
+        if self.manifest.release != folder.name:
+            raise Broken(f"{folder} holds the manifest of release {self.manifest.release}", "manifest.json")
+        check_files(folder, self.manifest)
+        self.catalogue = Catalogue.open(folder / ITEMS_FILE)
+        self.ids: ItemIds = open_ids(folder)
+        self.spaces: dict[str, FaissIndex] = {name: open_index(folder / "spaces" / name) for name in self.manifest.spaces}
+        counts = {ITEMS_FILE: len(self.catalogue), "ids.arrow": len(self.ids)} | {
+            f"spaces/{name}": index.items for name, index in self.spaces.items()
+        }
+        for file, count in counts.items():
+            if count != self.manifest.items:
+                raise Broken(f"{folder / file} is of {count} items, the release has {self.manifest.items}", file)
+        for name, index in self.spaces.items():
+            if index.space.fingerprint != self.manifest.spaces[name].fingerprint:
+                raise Broken(
+                    f"the index of space {name} was made by encoder {index.space.fingerprint}, the manifest says "
+                    f"{self.manifest.spaces[name].fingerprint}",
+                    f"spaces/{name}",
+                )
+
+    @property
+    def name(self) -> str:
+        return self.manifest.release
+
+
+def releases_folder(store: Path) -> Path:
+    return store / "releases"
+
+
+def current_name(store: Path) -> str | None:
+    """The name of the release that serves, or None before the first."""
+    try:
+        return Path(os.readlink(releases_folder(store) / "current")).name
+    except FileNotFoundError:
+        return None
+
+
+def open_current(store: Path) -> Release:
+    """Open the release that serves; raises NotFound where there is none, Broken or Damaged where it cannot be used."""
+    name = current_name(store)
+    if name is None:
+        raise NotFound(f"store {store} has no release yet: run vetrina build FEED --store {store}", "store")
+    return Release(releases_folder(store) / name)
+
+
+def list_manifests(store: Path) -> list[Manifest]:
+    """The manifests of all whole releases, newest first."""
+    folders = [path.parent for path in releases_folder(store).glob("*/manifest.json") if not path.parent.is_symlink()]
+    return [read_manifest(folder) for folder in sorted(folders, reverse=True)]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    path = folder / "manifest.json"
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise Broken(f"{folder} is no release: {path.name} is missing", path.name) from error
+    except ValidationError as error:
+        raise Broken(f"{path} is damaged: {error.errors()[0]['msg']}", path.name) from error
+    if manifest.format != FORMAT:
+        raise Broken(f"{path} has format {manifest.format}, this version reads {FORMAT}: build again", path.name)
+    return manifest
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Raise Broken, naming the file, unless every file of the release is there and has its checksum."""
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise Broken(f"release {manifest.release} lacks its file {name}", name)
+        if path.stat().st_size != expected.bytes or _sha256(path) != expected.sha256:
+            raise Broken(f"file {name} of release {manifest.release} is not what was published", name)
+
+
+@contextmanager
+def draft(store: Path) -> Iterator[Path]:
+    """A folder to build the next release in; it is removed unless `publish` has taken it."""
+    folder = releases_folder(store)
+    folder.mkdir(parents=True, exist_ok=True)
+    for left_over in folder.glob(".draft-*"):
+        shutil.rmtree(left_over)
+    path = folder / f".draft-{secrets.token_hex(4)}"
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def publish(store: Path, folder: Path, manifest: Manifest, keep: int) -> None:
+    """Seal a draft with its checksums, give it its name, make it current, and prune all but the newest `keep`."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest.files = {
+        str(path.relative_to(folder)): FileSum(sha256=_sha256(path), bytes=path.stat().st_size) for path in paths
+    }
+    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=2))
+    for path in [*paths, folder / "manifest.json", *(path for path in folder.rglob("*") if path.is_dir()), folder]:
+        _sync(path)
+    final = releases_folder(store) / manifest.release
+    folder.rename(final)
+    _sync(final.parent)
+    make_current(store, manifest.release)
+    _prune(store, keep)
+
+
+def make_current(store: Path, name: str) -> None:
+    """Point `current` at a release in one atomic step; raises NotFound where there is no such release."""
+    folder = releases_folder(store)
+    if not (folder / name / "manifest.json").is_file() or name == "current":
+        raise NotFound(f"store {store} has no release {name!r}: see vetrina releases", "release")
+    fresh = folder / f".current-{secrets.token_hex(4)}"
+    fresh.symlink_to(name)
+    fresh.replace(folder / "current")
+    _sync(folder)
+
+
+def new_name() -> str:
+    """A name that sorts by time."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+
+
+def _prune(store: Path, keep: int) -> None:
+    folder = releases_folder(store)
+    names = sorted((path.parent.name for path in folder.glob("*/manifest.json") if path.parent.name != "current"), reverse=True)
+    for name in names[keep:]:
+        if name != current_name(store):
+            shutil.rmtree(folder / name)
+    for stray in folder.glob(".current-*"):
+        stray.unlink()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

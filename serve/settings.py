@@ -1,0 +1,72 @@
+"""Settings: `vetrina.toml`, then `VETRINA_*` variables, then what the command line or a caller says."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from embed.images import ImageLimits
+from serve.errors import BadRequest
+
+# Variables that begin with VETRINA_ and are read elsewhere.
+OTHER_VARIABLES = {"VETRINA_CACHE", "VETRINA_CONFIG", "VETRINA_DATA"}
+
+
+class Settings(BaseSettings):
+    """Every setting with its default; an unknown key or variable is an error."""
+
+    model_config = SettingsConfigDict(env_prefix="VETRINA_", extra="forbid", env_nested_delimiter="__")
+
+    store: Path = Field(Path("store"), description="the one folder that holds everything")
+    image_encoder: str = Field("bundled", description="bundled, or open_clip:MODEL/WEIGHTS")
+    text_encoder: str = Field("bundled", description="bundled, or st:MODEL")
+    device: str = Field("auto", description="auto, cpu or cuda")
+    threads: int = Field(0, ge=0, description="threads of one model or index call; 0 is one for each core")
+    mapping: Path | None = Field(None, description="mapping file for a feed with its own column names")
+    image_root: Path | None = Field(None, description="folder of local images; without it the feed's own folder")
+    allow_http_images: bool = Field(False, description="whether http(s) images are fetched")
+    max_image_bytes: int = Field(20 << 20, gt=0)
+    max_image_pixels: int = Field(50_000_000, gt=0)
+    keep_releases: int = Field(3, ge=1, description="how many releases stay on disk")
+    space_weights: dict[str, float] = Field(
+        {"image": 1.0, "text": 1.0}, description="how much each space counts when a request fuses several"
+    )
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    max_request_bytes: int = Field(32 << 20, gt=0)
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = Path(os.environ.get("VETRINA_CONFIG", "vetrina.toml"))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels)
+
+
+def load_settings(**given: Any) -> Settings:
+    """Settings with `given` on top (None means not given); raises BadRequest naming the key, value and fix."""
+    configured = os.environ.get("VETRINA_CONFIG")
+    if configured and not Path(configured).is_file():
+        raise BadRequest(f"VETRINA_CONFIG names {configured!r}, which is no file", "VETRINA_CONFIG")
+    known = {f"VETRINA_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
+    unknown = sorted(
+        name for name in os.environ if name.startswith("VETRINA_") and name.split("__")[0] not in known
+    )
+    if unknown:
+        raise BadRequest(f"there is no setting {', '.join(unknown)}: see vetrina doctor for the names", unknown[0])
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise BadRequest(f"setting {name}: {first['msg']} (got {first['input']!r})", name) from error
+    except ValueError as error:  # a TOML file that does not parse
+        raise BadRequest(f"vetrina.toml: {error}", "vetrina.toml") from error

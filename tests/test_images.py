@@ -1,0 +1,626 @@
+"""Images: every kind of picture gives the same pixels or a refusal; no reference leads where it must not."""
+
+import io
+import os
+import pickle
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpcore
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, ImageDraw, ImageFile
+
+from embed.images.decode import ImageLimits, ImageRefused, decode_image
+from embed.images.fetch import ImageSource, check_address, check_url
+
+SHARED = Path(__file__).parents[1] / ".." / "shared" / "inputs" / "images"
+PUBLIC = "93.184.216.34"  # never connected to: the tests' connector goes to the local server instead
+
+
+def reference() -> Image.Image:
+    image = Image.new("RGB", (96, 64), "white")
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 0, 15, 15), fill=(20, 40, 200))
+    draw.polygon(((24, 56), (24, 24), (48, 16), (60, 32), (88, 40), (88, 56)), fill=(200, 30, 30))
+    return image
+
+
+def encoded(image: Image.Image, format_: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, format_, **options)
+    return out.getvalue()
+
+
+def difference(one: Image.Image, other: Image.Image) -> float:
+    assert one.size == other.size
+    return float(np.abs(np.asarray(one, np.float32) - np.asarray(other, np.float32)).mean())
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(ImageRefused) as caught:
+        call()
+    assert caught.value.field
+    assert caught.value.message
+    return caught.value.code
+
+
+# ---------------------------------------------------------------------------------------------------------- decoding
+
+
+def turned(number: int, by: Image.Transpose) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = number
+    return encoded(reference().transpose(by), "JPEG", quality=95, exif=exif)
+
+
+def see_through(mode: str) -> Image.Image:
+    """The reference with its white cut out, and black lying under the hole."""
+    white = np.asarray(reference()).min(axis=2) == 255
+    pixels = np.dstack([np.asarray(reference()) * ~white[..., None], np.where(white, 0, 255)]).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    if mode == "P":
+        image = image.convert("RGB").quantize(16)
+        image.info["transparency"] = image.getpixel((95, 0))
+    return image
+
+
+def frames(format_: str) -> bytes:
+    others = [Image.new("RGB", (96, 64), colour) for colour in ("green", "blue")]
+    return encoded(reference(), format_, save_all=True, append_images=others, duration=50)
+
+
+SAME: dict[str, Callable[[], bytes]] = {
+    "jpeg": lambda: encoded(reference(), "JPEG", quality=95),
+    "progressive": lambda: encoded(reference(), "JPEG", quality=95, progressive=True),
+    "adobe cmyk": lambda: encoded(reference().convert("CMYK"), "JPEG", quality=95),
+    "cmyk tiff": lambda: encoded(reference().convert("CMYK"), "TIFF"),
+    "png": lambda: encoded(reference(), "PNG"),
+    "palette": lambda: encoded(reference().quantize(16), "PNG"),
+    "palette with a hole": lambda: encoded(see_through("P"), "PNG"),
+    "rgba": lambda: encoded(see_through("RGBA"), "PNG"),
+    "rgba webp": lambda: encoded(see_through("RGBA"), "WEBP", lossless=True),
+    "avif": lambda: encoded(reference(), "AVIF", quality=90),
+    "bmp": lambda: encoded(reference(), "BMP"),
+    "tiff": lambda: encoded(reference(), "TIFF", compression="tiff_lzw"),
+    "gif": lambda: encoded(reference(), "GIF"),
+    "animated gif": lambda: frames("GIF"),
+    "animated webp": lambda: frames("WEBP"),
+    "mpo": lambda: encoded(reference(), "MPO", quality=95, save_all=True, append_images=[reference()]),
+    "exif 2": lambda: turned(2, Image.Transpose.FLIP_LEFT_RIGHT),
+    "exif 3": lambda: turned(3, Image.Transpose.ROTATE_180),
+    "exif 4": lambda: turned(4, Image.Transpose.FLIP_TOP_BOTTOM),
+    "exif 5": lambda: turned(5, Image.Transpose.TRANSPOSE),
+    "exif 6": lambda: turned(6, Image.Transpose.ROTATE_90),
+    "exif 7": lambda: turned(7, Image.Transpose.TRANSVERSE),
+    "exif 8": lambda: turned(8, Image.Transpose.ROTATE_270),
+    "damaged exif": lambda: encoded(reference(), "JPEG", quality=95, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"),
+    "damaged profile": lambda: encoded(reference(), "PNG", icc_profile=b"no profile"),
+    "srgb profile": lambda: encoded(reference(), "PNG", icc_profile=srgb()),
+    "profile of another mode": lambda: encoded(reference().convert("CMYK"), "TIFF", icc_profile=odd_profile()),
+}
+
+
+def srgb() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def odd_profile() -> bytes:
+    """sRGB with red and blue changed over, under another name."""
+    swapped = srgb().replace(b"rXYZ", b"swap").replace(b"bXYZ", b"rXYZ").replace(b"swap", b"bXYZ")
+    return swapped.replace("sRGB".encode("utf-16-be"), "oddy".encode("utf-16-be"))
+
+
+@pytest.mark.parametrize("kind", SAME)
+def test_same_as_reference(kind: str) -> None:
+    image = decode_image(SAME[kind]())
+    assert image.mode == "RGB"
+    assert difference(image, reference()) < 5
+
+
+def test_profile_is_applied() -> None:
+    swapped = reference().split()[::-1]
+    for mode in ("RGB", "RGBA"):
+        data = encoded(reference().convert(mode), "PNG", icc_profile=odd_profile())
+        assert difference(decode_image(data), Image.merge("RGB", swapped)) < 5
+
+
+def test_deep_grays_keep_their_ramp() -> None:
+    ramp = np.tile(np.linspace(0, 1, 256), (16, 1))  # [height, width]
+    deep = {
+        "I;16": encoded(Image.fromarray((ramp * 65535).astype(np.uint16)), "PNG"),
+        "I;16B": encoded(Image.fromarray((ramp * 65535).astype(">u2")), "TIFF"),
+        "I": encoded(Image.fromarray((ramp * 65535).astype(np.int32)), "TIFF"),
+        "I, signed": encoded(Image.fromarray((ramp * 2e9 - 1e9).astype(np.int32)), "TIFF"),
+        "F": encoded(Image.fromarray(ramp.astype(np.float32)), "TIFF"),
+        "F, wild": encoded(Image.fromarray((ramp * 3e38).astype(np.float32)), "TIFF"),
+    }
+    for mode, data in deep.items():
+        grays = np.asarray(decode_image(data))[0, :, 0].astype(int)
+        assert (np.diff(grays) >= 0).all(), mode
+        if "wild" not in mode:
+            assert np.abs(grays - np.arange(256)).max() <= 1, mode
+    assert decode_image(encoded(Image.new("I", (16, 16), 10**9), "TIFF")).getextrema() == ((0, 0),) * 3
+    odd = np.full((16, 16), np.nan, np.float32)
+    odd[0, 0] = np.inf
+    assert decode_image(encoded(Image.fromarray(odd), "TIFF")).getextrema() == ((0, 0),) * 3
+
+
+def test_gray_and_bits() -> None:
+    assert (
+        difference(decode_image(encoded(reference().convert("L"), "JPEG")), reference().convert("L").convert("RGB")) < 5
+    )
+    assert decode_image(encoded(Image.new("1", (16, 16), 1), "PNG")).getextrema() == ((255, 255),) * 3
+    assert decode_image(encoded(Image.new("LA", (16, 16), (0, 0)), "PNG")).getextrema() == ((255, 255),) * 3
+
+
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "empty"),
+    "html": (b"\n<!doctype html><html><body>403 <svg/></body></html>", "not_an_image"),
+    "text": (b"hello", "not_an_image"),
+    "svg": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "unsupported_format"),
+    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "unsupported_format"),
+    "ico": (encoded(Image.new("RGB", (9, 9)), "ICO"), "unsupported_format"),
+    "ppm": (encoded(Image.new("RGB", (9, 9)), "PPM"), "not_an_image"),
+    "one pixel": (encoded(Image.new("RGB", (1, 1)), "PNG"), "too_small"),
+    "hairline": (encoded(Image.new("RGB", (2000, 3)), "PNG"), "bad_ratio"),
+    "scans": (encoded(Image.new("RGB", (9, 9)), "JPEG") + b"\xff\xda" * 200, "too_many_scans"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refused(kind: str) -> None:
+    data, code = REFUSED[kind]
+    assert refusal(lambda: decode_image(data)) == code
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "progressive", "png", "rgba webp", "avif", "bmp", "tiff", "gif"])
+def test_half_a_file_is_refused(kind: str) -> None:
+    data = SAME[kind]()
+    assert refusal(lambda: decode_image(data[: len(data) // 2])) == "truncated"
+
+
+def test_half_a_file_is_never_made_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(RuntimeError, match="LOAD_TRUNCATED_IMAGES"):
+        decode_image(SAME["jpeg"]())
+
+
+@pytest.mark.parametrize("pillows_limit", [None, 10**12, 89_478_485])
+def test_bomb_is_refused_before_decoding(monkeypatch: pytest.MonkeyPatch, pillows_limit: int | None) -> None:
+    bomb = encoded(Image.new("1", (10_000, 6_000)), "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows_limit)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    assert refusal(lambda: decode_image(bomb)) == "too_many_pixels"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # and Pillow's own refusal is ours
+    assert refusal(lambda: decode_image(bomb)) == "too_many_pixels"
+
+
+def test_limits_are_the_callers() -> None:
+    data = SAME["png"]()
+    assert refusal(lambda: decode_image(data, ImageLimits(max_bytes=10))) == "too_many_bytes"
+    assert refusal(lambda: decode_image(data, ImageLimits(max_pixels=6143))) == "too_many_pixels"
+    assert decode_image(data, ImageLimits(max_pixels=6144)).size == (96, 64)
+    assert decode_image(REFUSED["one pixel"][0], ImageLimits(min_side=1)).size == (1, 1)
+
+
+def test_shrinking_keeps_twice_the_size() -> None:
+    large = encoded(reference().resize((1600, 1000)), "JPEG", quality=90)
+    assert decode_image(large, shrink_to=100).size == (400, 250)
+    assert decode_image(large, shrink_to=260).size == (1600, 1000)
+    assert decode_image(SAME["exif 6"](), shrink_to=16).size == (48, 32)
+    assert decode_image(SAME["png"](), shrink_to=8).size == (96, 64)
+
+
+def test_refusal_survives_a_process_pool() -> None:
+    error = pickle.loads(pickle.dumps(ImageRefused("too_small", "why", "photo")))  # noqa: S301  our own bytes
+    assert (error.code, error.message, error.field) == ("too_small", "why", "photo")
+
+
+def image_or_refusal(data: bytes) -> None:
+    with suppress(ImageRefused):
+        assert decode_image(data, ImageLimits(max_pixels=100_000)).mode == "RGB"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes(data: bytes) -> None:
+    image_or_refusal(data)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(sorted(SAME)), st.lists(st.tuples(st.integers(0, 3000), st.binary(max_size=6)), max_size=6))
+def test_any_damage(kind: str, patches: list[tuple[int, bytes]]) -> None:
+    data = bytearray(SAME[kind]())
+    for at, patch in patches:
+        at %= len(data)  # noqa: PLW2901
+        data[at : at + 3] = patch  # overwrites, inserts or cuts, as the lengths have it
+    image_or_refusal(bytes(data))
+
+
+SHARED_OUTCOMES = {
+    **dict.fromkeys(
+        ("cmyk.jpg", "exif_orientation6.jpg", "photo.avif", "png_named_as.jpg", "reference_ok.jpg"), "same"
+    ),
+    **dict.fromkeys(("gray8.jpg", "gray16.png"), "gray"),
+    **dict.fromkeys(("animated.gif", "animated.webp"), "red"),
+    **dict.fromkeys(("truncated.jpg", "truncated.png"), "truncated"),
+    "zero_bytes.jpg": "empty",
+    "html_page.jpg": "not_an_image",
+    "bomb_25000x25000_1bit.png": "too_many_pixels",
+    "one_pixel.png": "too_small",
+    "wide_2000x3.png": "bad_ratio",
+    "vector.svg": "unsupported_format",
+}
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared folder of messy inputs is not here")
+@pytest.mark.parametrize("name", SHARED_OUTCOMES)
+def test_shared_images(name: str) -> None:
+    data, outcome = (SHARED / name).read_bytes(), SHARED_OUTCOMES[name]
+    if outcome not in ("same", "gray", "red"):
+        assert refusal(lambda: decode_image(data)) == outcome
+        return
+    pixels = np.asarray(decode_image(data)).astype(int)
+    if outcome == "same":
+        assert difference(decode_image(data), decode_image((SHARED / "reference_ok.png").read_bytes())) < 5
+    elif outcome == "gray":
+        assert np.ptp(pixels, axis=2).max() == 0
+        assert len(np.unique(pixels)) > 100 or name != "gray16.png"
+    else:
+        red, green, blue = pixels.mean(axis=(0, 1))
+        assert red > green + 20
+        assert red > blue + 20
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (root / "sub" / "a.png").write_bytes(b"photo")
+    (root / "within").symlink_to(root / "sub")
+    (root / "out").symlink_to(tmp_path)
+    (root / "out.png").symlink_to("../secret.png")
+    (root / "loop").symlink_to("loop")
+    os.mkfifo(root / "pipe")
+    return root
+
+
+def test_files_inside_the_root(folder: Path) -> None:
+    source = ImageSource(folder)
+    for reference_ in ("sub/a.png", "./sub/../sub/a.png", "within/a.png", str(folder / "sub" / "a.png")):
+        assert source.read(reference_) == b"photo"
+    key, data = source.load("sub/a.png", lambda key: False)
+    assert data == b"photo"
+    assert source.load("within/a.png", lambda known: known == key) == (key, None)
+    (folder / "sub" / "a.png").write_bytes(b"other")
+    changed, data = source.load("sub/a.png", lambda known: known == key)
+    assert changed != key
+    assert data == b"other"
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("../secret.png", "outside_root"),
+        ("sub/../../secret.png", "outside_root"),
+        ("out/secret.png", "outside_root"),
+        ("out.png", "outside_root"),
+        ("/etc/passwd", "outside_root"),
+        ("/etc/no such file", "outside_root"),
+        ("//etc/passwd", "outside_root"),
+        ("~/x.png", "not_found"),
+        ("no.png", "not_found"),
+        ("sub", "unreadable"),
+        (".", "unreadable"),
+        ("pipe", "unreadable"),
+        ("loop", "unreadable"),
+        ("sub/a.png/b", "unreadable"),
+        ("a\0b.png", "unreadable"),
+        ("\ud800.png", "unreadable"),
+        ("x" * 5000, "unreadable"),
+        ("", "empty"),
+        (" \n", "empty"),
+        ("file:///etc/passwd", "fetch_forbidden"),
+        ("FILE:sub/a.png", "fetch_forbidden"),
+        ("data:image/png;base64,AAAA", "fetch_forbidden"),
+    ],
+)
+def test_paths_that_lead_nowhere(folder: Path, path: str, code: str) -> None:
+    assert refusal(lambda: ImageSource(folder).read(path)) == code
+    assert refusal(lambda: ImageSource(folder).load(path, lambda key: False)) == code
+
+
+def test_file_limits(folder: Path) -> None:
+    assert refusal(lambda: ImageSource(folder, limits=ImageLimits(max_bytes=4)).read("sub/a.png")) == "too_many_bytes"
+    assert ImageSource(folder, limits=ImageLimits(max_bytes=5)).read("sub/a.png") == b"photo"
+    assert refusal(lambda: ImageSource(None).read("sub/a.png")) == "outside_root"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text())
+def test_any_reference(text: str) -> None:
+    source = ImageSource(Path(__file__).parent / "no such folder")
+    assert refusal(lambda: source.read(text))
+    for url in (text, f"http://{text}"):
+        with suppress(ImageRefused):
+            check_url(url)
+
+
+# -------------------------------------------------------------------------------------------------------------- URLs
+
+
+class Loopback(httpcore.NetworkBackend):
+    """Notes which address was asked for, and goes to the local server instead; without a server nobody may ask."""
+
+    def __init__(self, port: int | None = None) -> None:
+        self.port = port
+        self.asked: list[str] = []
+
+    def connect_tcp(self, host: str, port: int, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        self.asked.append(host)
+        if self.port is None:
+            pytest.fail(f"a connection to {host} was attempted")
+        return httpcore.SyncBackend().connect_tcp("127.0.0.1", self.port, timeout=5)
+
+
+class Shop(BaseHTTPRequestHandler):
+    """A small CDN with bad habits."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        name = self.path.strip("/")
+        if name.startswith("to="):
+            self.answer(302, [("Location", name[3:])])
+        elif name == "drip":
+            self.answer(200, [("Content-Length", "100000")], None)
+            self.drip(b"x")
+        elif name == "drip_headers":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            self.drip(b"x")
+        elif name == "large":
+            self.answer(200, [("Content-Length", "999999999")], None)
+        elif name == "endless":
+            self.answer(200, [("Transfer-Encoding", "chunked")], None)
+            self.drip(b"3e8\r\n" + b"x" * 1000 + b"\r\n", 0)
+        elif name == "zipped":
+            self.answer(200, [("Content-Encoding", "gzip")])
+        elif name == "short":
+            self.answer(200, [("Content-Length", "100"), ("Connection", "close")], b"half")
+        elif name == "once":
+            self.answer(200, [("Connection", "close")], b"photo")
+        else:
+            self.answer(404 if name == "missing" else 200, [], b"photo of " + self.headers["Host"].encode())
+
+    def answer(self, status: int, headers: list[tuple[str, str]], body: bytes | None = b"") -> None:
+        self.send_response(status)
+        for header in headers:
+            self.send_header(*header)
+        if body is not None and all(name != "Content-Length" for name, _ in headers):
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body or b"")
+        self.close_connection |= body is None
+
+    def drip(self, piece: bytes, pause_s: float = 0.02) -> None:
+        for _ in range(500):
+            try:
+                self.wfile.write(piece)
+            except OSError:  # the reader has gone
+                break
+            time.sleep(pause_s)
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[Loopback]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Shop)
+    server.daemon_threads = True
+    Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield Loopback(server.server_address[1])
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def source(shop: Loopback) -> Iterator[ImageSource]:
+    shop.asked.clear()
+
+    def resolve(host: str, port: int) -> list[str]:
+        if host == "unknown.example":
+            raise socket.gaierror(-2, "Name or service not known")
+        return {"private.example": ["10.0.0.5"], "mixed.example": [PUBLIC, "10.0.0.5"]}.get(host, [PUBLIC])
+
+    source = ImageSource(
+        None, allow_http=True, limits=ImageLimits(max_bytes=50_000), timeout_s=5, resolve=resolve, connect=shop
+    )
+    yield source
+    source.close()
+
+
+def test_url_is_read_with_connections_shared(source: ImageSource, shop: Loopback) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(source.read, ["http://cdn.example/a.jpg"] * 20)) == {b"photo of cdn.example"}
+    assert set(shop.asked) == {PUBLIC}
+    assert len(shop.asked) <= 4
+
+
+def test_a_known_url_is_not_fetched(source: ImageSource, shop: Loopback) -> None:
+    (one, _), (other, _) = (source.load(f"http://cdn.example/{n}.jpg", lambda key: True) for n in (1, 2))
+    assert one != other
+    assert shop.asked == []
+    assert refusal(lambda: source.load("http://10.0.0.5/x.jpg", lambda key: True)) == "fetch_forbidden"
+
+
+def test_urls_are_off_unless_switched_on() -> None:
+    source = ImageSource(None)
+    for call in (source.read, lambda url: source.load(url, lambda key: True)):
+        with pytest.raises(ImageRefused, match="allow_http_images") as caught:
+            call("https://cdn.example/a.jpg")
+        assert caught.value.code == "fetch_forbidden"
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("missing", "fetch_failed"),
+        ("zipped", "fetch_failed"),
+        ("short", "fetch_failed"),
+        ("large", "too_many_bytes"),
+        ("endless", "too_many_bytes"),
+        ("to=http://cdn.example/to=http://cdn.example/to=http://cdn.example/to=http://cdn.example/x", "fetch_failed"),
+        ("to=", "fetch_failed"),
+        ("to=http://[", "fetch_forbidden"),
+        ("to=http://10.0.0.5/x", "fetch_forbidden"),
+        ("to=http://private.example/x", "fetch_forbidden"),
+        ("to=http://user:word@cdn.example/x", "fetch_forbidden"),
+        ("to=http://cdn.example:22/x", "fetch_forbidden"),
+        ("to=file:///etc/passwd", "fetch_forbidden"),
+    ],
+)
+def test_bad_answers(source: ImageSource, shop: Loopback, path: str, code: str) -> None:
+    assert refusal(lambda: source.read(f"http://cdn.example/{path}")) == code
+    assert set(shop.asked) == {PUBLIC}
+    assert source.read("http://cdn.example/x") == b"photo of cdn.example"  # and the pool is none the worse
+
+
+def test_redirects_are_followed(source: ImageSource) -> None:
+    assert source.read("http://cdn.example/to=http://img.example:8080/x") == b"photo of img.example:8080"
+    assert source.read("http://cdn.example/to=x") == b"photo of cdn.example"
+
+
+@pytest.mark.parametrize("path", ["drip", "drip_headers"])
+def test_slow_drip_is_cut(shop: Loopback, path: str) -> None:
+    source = ImageSource(None, allow_http=True, timeout_s=0.2, resolve=lambda host, port: [PUBLIC], connect=shop)
+    with pytest.raises(ImageRefused, match="within") as caught:
+        source.read(f"http://cdn.example/{path}")
+    assert caught.value.code == "fetch_failed"
+
+
+def test_slow_resolver_is_cut() -> None:
+    def resolve(host: str, port: int) -> list[str]:
+        time.sleep(0.5)
+        return [PUBLIC]
+
+    source = ImageSource(None, allow_http=True, timeout_s=0.1, resolve=resolve, connect=Loopback())
+    assert refusal(lambda: source.read("http://cdn.example/x")) == "fetch_failed"
+
+
+FORBIDDEN_URLS = """
+    http://127.0.0.1:8000/metrics http://localhost/x.jpg http://[::1]/x.jpg http://0.0.0.0/ http://10.0.0.5/x.jpg
+    http://192.168.1.1/x.jpg http://169.254.169.254/latest/meta-data/ http://[fe80::1]/ ftp://example.com/x.jpg
+    file:///etc/passwd gopher://127.0.0.1:6379/_x http://user@127.0.0.1/x.jpg
+
+    http://2130706433/ http://0x7f.1/ http://0x7f000001/ http://0177.0.0.1/ http://127.1/ http://127.0.0.1./
+    http://0x7f.0.0.0x1/ http://1.2.3.4.5/ http://localhost./ http://a.localhost/ http://metadata.google.internal/
+    http://metadata/ http://printer.local/ http://①②⑦.0.0.1/ http://127%2e0.0.1/ http://a..b/ http:///x http://
+    http://[::ffff:127.0.0.1]/ http://[::ffff:7f00:1]/ http://[64:ff9b::7f00:1]/ http://[2002:7f00:1::]/
+    http://[fe80::1%25eth0]/ http://[::]/ http://cdn.example\\@127.0.0.1/ http://127.0.0.1\\@cdn.example/
+    http://127.0.0.1#@cdn.example/ http://127.0.0.1?@cdn.example/ http://u:p@cdn.example/ http://cdn.example:22/
+    https://cdn.example:0/ http://cdn.example:99999/ http://cdn.example:x/ HTTP://LOCALHOST/
+"""
+
+
+@pytest.mark.parametrize(
+    "url", [*FORBIDDEN_URLS.split(), "http://cdn.example/\r\nx", "http://127.0.0.1\t/", "http://\ud800/"]
+)
+def test_forbidden_urls(url: str) -> None:
+    def resolve(host: str, port: int) -> list[str]:
+        pytest.fail(f"{host} was looked up")
+
+    source = ImageSource(None, allow_http=True, resolve=resolve, connect=Loopback())
+    assert refusal(lambda: check_url(url)) == "fetch_forbidden"
+    assert refusal(lambda: source.read(url)) == "fetch_forbidden"
+    assert refusal(lambda: source.load(url, lambda key: True)) == "fetch_forbidden"
+
+
+def test_allowed_urls() -> None:
+    for url in (
+        "https://cdn.example/a b.jpg?v=1#x",
+        "http://münchen.example:8443/ü.jpg",
+        "http://8.8.8.8/x",
+        "HTTPS://A.B",
+    ):
+        check_url(url)
+
+
+def test_names_at_private_addresses(source: ImageSource, shop: Loopback) -> None:
+    assert refusal(lambda: source.read("http://private.example/x")) == "fetch_forbidden"
+    assert refusal(lambda: source.read("http://mixed.example/x")) == "fetch_forbidden"
+    assert refusal(lambda: source.read("http://unknown.example/x")) == "fetch_failed"
+    assert shop.asked == []
+
+
+def test_rebinding_never_reaches_the_private_address(shop: Loopback) -> None:
+    answers = [[PUBLIC], ["127.0.0.1"]]
+    shop.asked.clear()
+    source = ImageSource(None, allow_http=True, resolve=lambda host, port: answers.pop(0), connect=shop)
+    assert source.read("http://cdn.example/once") == b"photo"
+    assert len(answers) == 1  # one look-up for one connection, and that to the address itself
+    assert refusal(lambda: source.read("http://cdn.example/once")) == "fetch_forbidden"
+    assert shop.asked == [PUBLIC]
+
+
+def test_proxies_of_the_environment_are_ignored(source: ImageSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    assert source.read("http://cdn.example/x") == b"photo of cdn.example"
+
+
+def test_tls_is_asked_for_the_name() -> None:
+    seen: list[tuple[str | None, bool, ssl.VerifyMode]] = []
+
+    class Stream(httpcore.NetworkStream):
+        def start_tls(
+            self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+        ) -> httpcore.NetworkStream:
+            seen.append((server_hostname, ssl_context.check_hostname, ssl_context.verify_mode))
+            raise httpcore.ConnectError("far enough")
+
+        def close(self) -> None:
+            pass
+
+    class Backend(Loopback):
+        def connect_tcp(self, host: str, port: int, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+            return Stream()
+
+    source = ImageSource(None, allow_http=True, resolve=lambda host, port: [PUBLIC], connect=Backend())
+    assert refusal(lambda: source.read("https://cdn.example/x")) == "fetch_failed"
+    assert seen == [("cdn.example", True, ssl.CERT_REQUIRED)]
+
+
+NOT_PUBLIC = """
+    0.0.0.0 0.1.2.3 10.0.0.1 100.64.0.1 100.100.100.200 127.0.0.1 127.255.0.1 169.254.169.254 172.16.0.1 172.31.255.1
+    192.0.0.192 192.0.2.1 192.88.99.1 192.168.0.1 198.18.0.1 198.51.100.1 203.0.113.1 224.0.0.1 239.1.1.1 240.0.0.1
+    255.255.255.255 168.63.129.16 :: ::1 ::8.8.8.8 ::ffff:10.0.0.1 ::ffff:0:8.8.8.8 64:ff9b::10.0.0.1 64:ff9b:1::1
+    100::1 2001::1 2001:db8::1 2002:0808:0808:: 3fff::1 4000::1 fc00::1 fd00:ec2::254 fe80::1 fe80::1%eth0 fec0::1
+    ff02::1 2130706433 0x7f.1 127.1 nonsense
+"""
+
+
+@pytest.mark.parametrize("address", NOT_PUBLIC.split())
+def test_addresses_that_are_not_public(address: str) -> None:
+    assert refusal(lambda: check_address(address)) == "fetch_forbidden"
+
+
+def test_public_addresses() -> None:
+    for address in ("8.8.8.8", PUBLIC, "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"):
+        check_address(address)
