@@ -1,1 +1,1 @@
-"""Everything that turns things into vectors: catalogue, encoders, the offline encode job. Imports nothing of index or serve."""
+"""Everything that turns things into vectors: catalogue, encoders, encode job. Imports no index, no serve."""

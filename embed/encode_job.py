@@ -1,16 +1,18 @@
 """The offline encode job: catalogue to vector store, only what is new, resumable at any instant.
 
-Images are read, hashed and decoded by threads that run ahead; the encoder takes them in catalogue order. Each 1,024 new
-vectors are one part of the store. As new content is always met in the same order and parts are written in that order, a job
-that was killed leaves whole parts behind, and the next run cuts the rest into the very same batches: the bytes come out as
-if nothing had happened.
+Images are read, hashed and decoded by threads that run ahead; the encoder takes them in catalogue order. Each 1,024
+new vectors are one part of the store. As new content is always met in the same order and parts are written in that
+order, a job that was killed leaves whole parts behind, and the next run cuts the rest into the very same batches: the
+bytes come out as if nothing had happened.
 """
 
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -18,7 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from embed.catalogue import Catalogue, Item
-from embed.compose import compose_text
+from embed.compose import compose_texts
 from embed.encoders import ImageEncoder, TextEncoder, Vectors
 from embed.encoders.encoder import Prepared
 from embed.images import ImageRefused, ImageSource, decode_image
@@ -27,6 +29,15 @@ from embed.vector_store import Keys, VectorStore, as_keys, content_key
 PART = 1024  # vectors a crash may cost; a multiple of every CPU batch size, so that batches never straddle parts
 READ_AHEAD = 64  # decoded images waiting for the encoder
 Progress = Callable[[int, int], None]  # done, total
+
+
+class Reference(NamedTuple):
+    """An image of an item: the item's catalogue row, which of its images it is, and where to read it."""
+
+    row: int
+    label: int
+    item_id: str
+    reference: str
 
 
 @dataclass(frozen=True)
@@ -41,13 +52,17 @@ class Failure:
 
 @dataclass
 class SpaceVectors:
-    """The rows of a space: `owners[i]` is the catalogue row whose content has key `keys[i]`; owners never decrease."""
+    """The rows of a space: `owners[i]` is the catalogue row whose content has key `keys[i]`; owners never decrease.
+
+    `labels[i]` tells which of the item's images the row is, or whether it is headline or description.
+    """
 
     space: str
     store: VectorStore
     encoder: str
     fingerprint: str
     owners: NDArray[np.int32]  # [n]
+    labels: NDArray[np.int32]  # [n]
     keys: Keys  # [n]
     encoded: int  # vectors made by this run
     truncated: int = 0  # texts of this run that were longer than the encoder reads
@@ -65,7 +80,7 @@ class SpaceVectors:
 def encode_texts(
     store: Path, catalogue: Catalogue, encoder: TextEncoder, progress: Progress | None = None
 ) -> SpaceVectors:
-    """Encode what the items say; one row for each item that says anything."""
+    """Encode what the items say; a row for each headline and each description."""
     job = _Job(VectorStore(store, "text", encoder.fingerprint, encoder.dim))
     truncated = 0
     waiting: list[tuple[bytes, str]] = []
@@ -77,10 +92,10 @@ def encode_texts(
         job.add([key for key, _ in waiting], encoded.vectors)
         waiting.clear()
 
-    for row, text in enumerate(map(compose_text, _items(catalogue))):
-        if text:
+    for row, item in enumerate(_items(catalogue)):
+        for label, text in compose_texts(item):
             key = content_key(text)
-            if job.note(row, key):
+            if job.note(row, label, key):
                 waiting.append((key, text))
                 if len(waiting) == PART:
                     flush()
@@ -125,14 +140,18 @@ def encode_images(
             return key, None
         return key, encoder.prepare(decode_image(data, source.limits, shrink_to=encoder.shrink_to))
 
-    images = ((row, item.item_id, image) for row, item in enumerate(_items(catalogue)) for image in item.images)
-    for done, ((row, item_id, image), outcome) in enumerate(_read_ahead(images, read, readers)):
+    images = (
+        Reference(row, label, item.item_id, image)
+        for row, item in enumerate(_items(catalogue))
+        for label, image in enumerate(item.images)
+    )
+    for done, (image, outcome) in enumerate(_read_ahead(images, read, readers)):
         try:
             key, pixels = outcome.result()
         except ImageRefused as refused:
-            failures.append(Failure(item_id, image, refused.code, refused.message))
+            failures.append(Failure(image.item_id, image.reference, refused.code, refused.message))
         else:
-            if job.note(row, key) and pixels is not None:
+            if job.note(image.row, image.label, key) and pixels is not None:
                 keys.append(key)
                 prepared.append(pixels)
                 if len(prepared) == encoder.batch:
@@ -151,7 +170,8 @@ class _Job:
 
     def __init__(self, store: VectorStore) -> None:
         self.store = store
-        self._owners: list[int] = []
+        self._owners = array("i")
+        self._labels = array("i")
         self._keys = bytearray()
         self._new: set[bytes] = set()
         self._encoded = 0
@@ -159,9 +179,10 @@ class _Job:
     def has(self, key: bytes) -> bool:
         return key in self._new or bool(self.store.known(as_keys([key]))[0])
 
-    def note(self, owner: int, key: bytes) -> bool:
+    def note(self, owner: int, label: int, key: bytes) -> bool:
         """Give the item a row; whether the content is new and is to be encoded."""
         self._owners.append(owner)
+        self._labels.append(label)
         self._keys += key
         new = not self.has(key)
         if new:
@@ -176,17 +197,18 @@ class _Job:
     def finish(
         self, space: str, encoder: TextEncoder | ImageEncoder, truncated: int = 0, failures: Sequence[Failure] = ()
     ) -> SpaceVectors:
-        owners = np.array(self._owners, dtype=np.int32)
+        owners, labels = (np.array(numbers, dtype=np.int32) for numbers in (self._owners, self._labels))
         return SpaceVectors(
-            space,
-            self.store,
-            encoder.name,
-            encoder.fingerprint,
-            owners,
-            as_keys([bytes(self._keys)]),
-            self._encoded,
-            truncated,
-            list(failures),
+            space=space,
+            store=self.store,
+            encoder=encoder.name,
+            fingerprint=encoder.fingerprint,
+            owners=owners,
+            labels=labels,
+            keys=as_keys([bytes(self._keys)]),
+            encoded=self._encoded,
+            truncated=truncated,
+            failures=list(failures),
         )
 
 
@@ -196,13 +218,13 @@ def _items(catalogue: Catalogue) -> Iterator[Item]:
 
 
 def _read_ahead(
-    images: Iterable[tuple[int, str, str]], read: Callable[[str], tuple[bytes, Prepared | None]], readers: int
-) -> Iterator[tuple[tuple[int, str, str], Future[tuple[bytes, Prepared | None]]]]:
+    images: Iterable[Reference], read: Callable[[str], tuple[bytes, Prepared | None]], readers: int
+) -> Iterator[tuple[Reference, Future[tuple[bytes, Prepared | None]]]]:
     """Results in the order of `images`, read by `readers` threads at most READ_AHEAD images ahead."""
     with ThreadPoolExecutor(readers, thread_name_prefix="image-reader") as pool:
-        waiting: deque[tuple[tuple[int, str, str], Future[tuple[bytes, Prepared | None]]]] = deque()
+        waiting: deque[tuple[Reference, Future[tuple[bytes, Prepared | None]]]] = deque()
         for image in images:
-            waiting.append((image, pool.submit(read, image[2])))
+            waiting.append((image, pool.submit(read, image.reference)))
             if len(waiting) > READ_AHEAD:
                 yield waiting.popleft()
         yield from waiting

@@ -1,8 +1,8 @@
 """Vectors on disk by content: what was encoded once by an encoder is never encoded again.
 
-A folder per space and fingerprint holds numbered parts, each an Arrow file of (key, vector) written in one rename. The key
-is the content's hash, so an image or a text that several items share is stored once and an item that moves keeps its own.
-A part's name carries the hash of its bytes; a cut or altered part is refused by name.
+A folder per space and fingerprint holds numbered parts, each an Arrow file of (key, vector) written in one rename.
+The key is the content's hash, so an image or a text that several items share is stored once and an item that moves
+keeps its own. A part's name carries the hash of its bytes; a cut or altered part is refused by name.
 """
 
 import hashlib
@@ -107,8 +107,9 @@ class VectorStore:
     def _find(self, keys: Keys) -> NDArray[np.int64]:
         """Row in the sorted tables of each key, -1 where it is unknown.
 
-        Two keys that agree in the first 64 bits alone (one chance in a million at ten million vectors) count as unknown;
-        such an item would be encoded again at every run, and then be found missing, not be given another's vector.
+        Two keys that agree in the first 64 bits alone (one chance in a million at ten million vectors) count as
+        unknown; such an item would be encoded again at every run, and then be found missing, not be given another's
+        vector.
         """
         if not len(self._heads):
             return np.full(len(keys), -1)

@@ -1,1 +1,1 @@
-"""Everything that keeps vectors and finds them; sees arrays, item numbers and an opaque space. Imports nothing of embed or serve."""
+"""Everything that keeps vectors and finds them, by number and opaque space. Imports no embed, no serve."""

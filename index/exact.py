@@ -20,17 +20,20 @@ class ItemScores:
 
 
 class ExactIndex:
-    """Exact search over rows [n, dim] that belong to items; an item scores as its best row does."""
+    """Exact search over rows [n, dim] that belong to items; an item scores as its best row does.
 
-    def __init__(self, space: Space, vectors: Vectors, owners: Owners, items: int) -> None:
-        self.space, self.vectors, self.owners, self.items = space, vectors, owners, items
+    `labels` [n] are numbers of the caller's own, one for each row: which image of the item it is, say.
+    """
+
+    def __init__(self, space: Space, vectors: Vectors, owners: Owners, labels: Owners, items: int) -> None:
+        self.space, self.vectors, self.owners, self.labels, self.items = space, vectors, owners, labels, items
 
     def search(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> Hits:
         """The k best items for each of q queries [q, dim], ties by item number; `allowed` [items] limits them."""
         return exact_search(self.vectors, self.owners, check_queries(queries, self.space.dim, k), k, allowed)
 
     def scores_of(self, query: NDArray[np.float32], items: NDArray[np.int64]) -> ItemScores:
-        """How the unit `query` [dim] scores m distinct items, given in rising order, whether or not a search finds them."""
+        """How the unit `query` [dim] scores m distinct items, given in rising order, found by a search or not."""
         starts, ends = np.searchsorted(self.owners, items, "left"), np.searchsorted(self.owners, items, "right")
         counts = ends - starts
         rows = np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(
@@ -60,9 +63,9 @@ def exact_search(vectors: Vectors, owners: Owners, queries: Vectors, k: int, all
     step = max(1, BLOCK // max(1, len(owners)))
     for start in range(0, len(queries), step):
         scores = queries[start : start + step] @ vectors.T  # [step, n]
+        if chosen is not None:
+            scores[:, ~chosen] = -np.inf
         for query, row_scores in enumerate(scores, start):
-            if chosen is not None:
-                row_scores = np.where(chosen, row_scores, -np.inf)
             found, best = best_rows(row_scores, owners)
             keep = np.isfinite(best)
             write_top(hits, query, owners[found[keep]], best[keep], found[keep], k)

@@ -21,8 +21,10 @@ class FaissIndex(ExactIndex):
     `effort` is the family's search parameter: `nprobe` of IVF, `efSearch` of HNSW, nothing for Flat.
     """
 
-    def __init__(self, space: Space, index: Any, vectors: Vectors, owners: Owners, items: int, effort: int) -> None:
-        super().__init__(space, vectors, owners, items)
+    def __init__(
+        self, space: Space, index: Any, vectors: Vectors, owners: Owners, labels: Owners, items: int, effort: int
+    ) -> None:
+        super().__init__(space, vectors, owners, labels, items)
         self.effort = effort
         self._index = index
         self._one_row_each = len(owners) == 0 or bool((np.diff(owners) > 0).all())

@@ -38,7 +38,7 @@ class ItemIds:
 
 
 def write_ids(folder: Path, ids: Iterable[str]) -> int:
-    """Write ids.arrow and ids_order.npy into `folder`; how many there are. Raises BadQuery for an id that comes twice."""
+    """Write ids.arrow and ids_order.npy into `folder`; returns how many. Raises BadQuery for an id that comes twice."""
     listed = list(ids)
     hashes = np.fromiter((_hash(item_id) for item_id in listed), np.uint64, len(listed))
     order = np.argsort(hashes, kind="stable")

@@ -11,7 +11,7 @@ import orjson
 
 from index import faiss_index
 from index.errors import BadQuery, Damaged, Missing
-from index.exact import exact_search
+from index.exact import TIE, exact_search
 from index.faiss_index import FaissIndex
 from index.space import Owners, Space, Vectors, sound_rows
 
@@ -41,11 +41,14 @@ class IndexReport:
     build_s: float
 
 
-def build(folder: Path, space: Space, owners: Owners, items: int, fill: Callable[[Vectors], None]) -> IndexReport:
+def build(
+    folder: Path, space: Space, owners: Owners, labels: Owners, items: int, fill: Callable[[Vectors], None]
+) -> IndexReport:
     """Build the index of `space` in `folder` (made here) and measure it.
 
-    `owners` [n] is the item number of each row, never decreasing, each below `items`; `fill` writes the rows into an
-    array [n, dim], which lies on disk. Raises BadQuery where the owners do not fit.
+    `owners` [n] is the item number of each row, never decreasing, each below `items`; `labels` [n] are kept with the
+    rows; `fill` writes the rows into an array [n, dim], which lies on disk. Raises BadQuery where the owners do not
+    fit.
     """
     started = time.perf_counter()
     if len(owners) and ((np.diff(owners) < 0).any() or owners[0] < 0 or owners[-1] >= items):
@@ -56,13 +59,14 @@ def build(folder: Path, space: Space, owners: Owners, items: int, fill: Callable
     if len(owners):
         fill(vectors)
     vectors, kept = _drop_unsound(path, vectors)
-    owners = owners[kept]
+    owners, labels = owners[kept], labels[kept]
     np.save(folder / "owners.npy", owners, allow_pickle=False)
+    np.save(folder / "labels.npy", labels, allow_pickle=False)
 
     factory = _choose_factory(len(vectors))
     raw = faiss_index.train(vectors, factory)
     faiss_index.write(raw, folder / "index.faiss")
-    index = FaissIndex(space, raw, vectors, owners, items, effort=1 if factory.startswith("IVF") else 0)
+    index = FaissIndex(space, raw, vectors, owners, labels, items, effort=1 if factory.startswith("IVF") else 0)
     recall, latency = _reach_recall(index)
     if factory == "Flat":
         path.unlink()  # a Flat index holds the vectors themselves
@@ -89,12 +93,13 @@ def open_index(folder: Path) -> FaissIndex:
     owners = _load_npy(folder / "owners.npy", np.int32, (described.rows,))
     if len(owners) and (owners[0] < 0 or owners[-1] >= described.items or (np.diff(owners) < 0).any()):
         raise Damaged(f"{folder / 'owners.npy'} names items outside 0..{described.items - 1}", "owners.npy")
+    labels = _load_npy(folder / "labels.npy", np.int32, (described.rows,))
     raw = faiss_index.read(folder / "index.faiss", described.rows, described.space.dim)
     if described.factory == "Flat":
         vectors = faiss_index.flat_vectors(raw)
     else:
         vectors = _load_npy(folder / "vectors.npy", np.float32, (described.rows, described.space.dim))
-    return FaissIndex(described.space, raw, vectors, owners, described.items, described.effort)
+    return FaissIndex(described.space, raw, vectors, owners, labels, described.items, described.effort)
 
 
 def read_report(folder: Path) -> IndexReport:
@@ -145,9 +150,12 @@ def _reach_recall(index: FaissIndex) -> tuple[float, float]:
             started = time.perf_counter()
             hits = index.search(queries[query : query + 1], MEASURED_K + 1)
             latencies.append(time.perf_counter() - started)
-            wanted = set(truth.ids[query, : truth.counts[query]].tolist()) - {int(own[query])}
-            found = set(hits.ids[0, : hits.counts[0]].tolist())
-            overlaps.append(len(wanted & found) / max(1, len(wanted)))
+            # By score, not by id: of items that tie for the last place, any is right.
+            others = truth.scores[query][truth.ids[query] != own[query]][:MEASURED_K]
+            others = others[np.isfinite(others)]
+            found = hits.scores[0][(hits.ids[0] != own[query]) & np.isfinite(hits.scores[0])]
+            right = (found >= others[-1] - TIE).sum() if len(others) else 0
+            overlaps.append(min(1.0, right / max(1, len(others))) if len(others) else 1.0)
         recall = float(np.mean(overlaps))
         if recall >= RECALL_TARGET or not 0 < index.effort < index.lists:
             return round(recall, 4), round(float(np.median(latencies)) * 1000, 4)

@@ -71,5 +71,3 @@ def complaint(error: Exception) -> Complaint:
 
 def _snake(name: str) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
-
-

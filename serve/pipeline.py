@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from embed.catalogue import Catalogue, IngestReport, Mapping, ingest
+from embed.catalogue import Catalogue, IngestReport, Mapping, ingest, read_report
 from embed.encode_job import SpaceVectors, encode_images, encode_texts
 from embed.encoders import choose_device, load_image_encoder, load_text_encoder
 from embed.images import ImageSource
@@ -61,19 +61,23 @@ def encode_catalogue(settings: Settings, progress: Progress | None = None) -> li
     """Encode what is new in the store's catalogue; the rows of each space."""
     catalogue = Catalogue.current(settings.store)
     device = choose_device(settings.device, settings.threads)
-    root = settings.image_root or Path(catalogue.report.folder)
+    root = settings.image_root or Path(read_report(catalogue).folder)
     source = ImageSource(root, allow_http=settings.allow_http_images, limits=settings.image_limits)
 
     def told(stage: str, unit: str) -> Callable[[int, int], None] | None:
         return (lambda done, total: progress(stage, done, total, unit)) if progress else None
 
     images = encode_images(
-        settings.store, catalogue, load_image_encoder(settings.image_encoder, device), source,
-        told("encode images", "images"), readers=device.threads,
+        settings.store,
+        catalogue,
+        load_image_encoder(settings.image_encoder, device),
+        source,
+        told("encode images", "images"),
+        readers=device.threads,
     )
     source.close()
     texts = encode_texts(
-        settings.store, catalogue, load_text_encoder(settings.text_encoder, device), told("encode texts", "texts")
+        settings.store, catalogue, load_text_encoder(settings.text_encoder, device), told("encode texts", "items")
     )
     return [space for space in (images, texts) if len(space.owners)]
 
@@ -103,12 +107,19 @@ def build(
         with draft(settings.store) as folder:
             with _timed(seconds, "index"):
                 entries = _build_indexes(settings, folder, catalogue, spaces, progress)
-                os.link(catalogue.path, folder / ITEMS_FILE)
+                os.link(catalogue.file, folder / ITEMS_FILE)
                 write_ids(folder, (item_id.as_py() for item_id in catalogue.ids()))
             manifest = Manifest(
-                release=new_name(), parent=parent, content=content, created_at=datetime.now(UTC),
-                catalogue=catalogue.version, feed=catalogue.report.feed, items=len(catalogue), spaces=entries,
-                seconds=seconds, versions={name: version(name) for name in ("vetrina", "torch", "onnxruntime")},
+                release=new_name(),
+                parent=parent,
+                content=content,
+                created_at=datetime.now(UTC),
+                catalogue=catalogue.version,
+                feed=read_report(catalogue).feed,
+                items=len(catalogue),
+                spaces=entries,
+                seconds=seconds,
+                versions={name: version(name) for name in ("vetrina", "torch", "onnxruntime")},
             )
             publish(settings.store, folder, manifest, settings.keep_releases)
         return BuildReport(manifest, True, ingested, spaces, seconds)
@@ -124,13 +135,22 @@ def _build_indexes(
             progress("index", done, len(spaces), "spaces")
         space = Space(vectors.space, vectors.dim, vectors.fingerprint)
         report = snapshot.build(
-            folder / "spaces" / space.name, space, vectors.owners, len(catalogue), vectors.gather
+            folder / "spaces" / space.name, space, vectors.owners, vectors.labels, len(catalogue), vectors.gather
         )
         entries[space.name] = SpaceEntry(
-            encoder=vectors.encoder, fingerprint=space.fingerprint, dim=space.dim, rows=report.rows,
-            encoded=vectors.encoded, truncated=vectors.truncated, failed=len(vectors.failures),
-            rejected=report.rejected, factory=report.factory, effort=report.effort, recall10=report.recall10,
-            latency_ms=report.latency_ms, bytes=report.bytes,
+            encoder=vectors.encoder,
+            fingerprint=space.fingerprint,
+            dim=space.dim,
+            rows=report.rows,
+            encoded=vectors.encoded,
+            truncated=vectors.truncated,
+            failed=len(vectors.failures),
+            rejected=report.rejected,
+            factory=report.factory,
+            effort=report.effort,
+            recall10=report.recall10,
+            latency_ms=report.latency_ms,
+            bytes=report.bytes,
         )
     if progress:
         progress("index", len(spaces), len(spaces), "spaces")

@@ -83,9 +83,11 @@ class Release:
         if self.manifest.release != folder.name:
             raise Broken(f"{folder} holds the manifest of release {self.manifest.release}", "manifest.json")
         check_files(folder, self.manifest)
-        self.catalogue = Catalogue.open(folder / ITEMS_FILE)
+        self.catalogue = Catalogue.open(folder)
         self.ids: ItemIds = open_ids(folder)
-        self.spaces: dict[str, FaissIndex] = {name: open_index(folder / "spaces" / name) for name in self.manifest.spaces}
+        self.spaces: dict[str, FaissIndex] = {
+            name: open_index(folder / "spaces" / name) for name in self.manifest.spaces
+        }
         counts = {ITEMS_FILE: len(self.catalogue), "ids.arrow": len(self.ids)} | {
             f"spaces/{name}": index.items for name, index in self.spaces.items()
         }
@@ -203,7 +205,9 @@ def new_name() -> str:
 
 def _prune(store: Path, keep: int) -> None:
     folder = releases_folder(store)
-    names = sorted((path.parent.name for path in folder.glob("*/manifest.json") if path.parent.name != "current"), reverse=True)
+    names = sorted(
+        (path.parent.name for path in folder.glob("*/manifest.json") if path.parent.name != "current"), reverse=True
+    )
     for name in names[keep:]:
         if name != current_name(store):
             shutil.rmtree(folder / name)

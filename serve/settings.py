@@ -39,8 +39,11 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = Path(os.environ.get("VETRINA_CONFIG", "vetrina.toml"))
@@ -57,9 +60,7 @@ def load_settings(**given: Any) -> Settings:
     if configured and not Path(configured).is_file():
         raise BadRequest(f"VETRINA_CONFIG names {configured!r}, which is no file", "VETRINA_CONFIG")
     known = {f"VETRINA_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
-    unknown = sorted(
-        name for name in os.environ if name.startswith("VETRINA_") and name.split("__")[0] not in known
-    )
+    unknown = sorted(name for name in os.environ if name.startswith("VETRINA_") and name.split("__")[0] not in known)
     if unknown:
         raise BadRequest(f"there is no setting {', '.join(unknown)}: see vetrina doctor for the names", unknown[0])
     try:

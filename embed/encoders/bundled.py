@@ -1,7 +1,7 @@
 """The encoders whose weights come with Python packages and so need no hub.
 
-Image: EfficientNet-Lite0 (Apache-2.0) through timm, pooled features of 1,280 values. Text: all-MiniLM-L6-v2 (MIT), mean of
-the token vectors, 384 values. On CPU both run through ONNX Runtime, on a GPU through torch in bf16.
+Image: EfficientNet-Lite0 (Apache-2.0) through timm, pooled features of 1,280 values. Text: all-MiniLM-L6-v2 (MIT),
+mean of the token vectors, 384 values. On CPU both run through ONNX Runtime, on a GPU through torch in bf16.
 """
 
 import hashlib
@@ -69,7 +69,8 @@ class BundledImageEncoder:
     def _export() -> "tuple[Module, dict[str, Any], dict[str, dict[int, Any]]]":
         import torch
 
-        example = torch.zeros(2, BundledImageEncoder.side, BundledImageEncoder.side, 3, dtype=torch.uint8)
+        side = BundledImageEncoder.side
+        example = (torch.arange(2 * side * side * 3) % 251).reshape(2, side, side, 3).to(torch.uint8)
         return _image_module(), {"images": example}, {"images": {0: torch.export.Dim("n")}}
 
 
@@ -118,13 +119,12 @@ class BundledTextEncoder:
     def _export() -> "tuple[Module, dict[str, Any], dict[str, dict[int, Any]]]":
         import torch
 
-        example = torch.ones(2, 16, dtype=torch.long)
+        # Two tensors, as the exporter takes one given twice for one input; with padding, so that the mask matters.
+        tokens = torch.arange(1000, 1032).reshape(2, 16)
+        mask = (torch.arange(16) < torch.tensor([[16], [9]])).long()
         axes = {0: torch.export.Dim("n"), 1: torch.export.Dim("width", max=512)}
-        return (
-            _text_module(),
-            {"input_ids": example, "attention_mask": example},
-            dict.fromkeys(("input_ids", "attention_mask"), axes),
-        )
+        inputs = {"input_ids": tokens, "attention_mask": mask}
+        return _text_module(), inputs, dict.fromkeys(inputs, axes)
 
 
 def _image_module() -> "Module":
@@ -159,7 +159,9 @@ def _text_module() -> "Module":
     """Token numbers and mask [n, width] to the mean of the token vectors [n, 384]."""
     import torch
     from transformers import AutoModel
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     folder = _text_folder()
     _check_weights(folder / "model.safetensors", TEXT_WEIGHTS_SHA256)
     model = AutoModel.from_pretrained(str(folder), local_files_only=True)

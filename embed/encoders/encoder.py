@@ -35,7 +35,8 @@ class Encoder(Protocol):
 class ImageEncoder(Encoder, Protocol):
     """Images to unit vectors. `prepare` is cheap, thread-safe and runs in the decoding threads."""
 
-    shrink_to: int  # the side in pixels below which a photo need not be decoded any larger
+    shrink_to: int  # the side in pixels beyond which a photo need not be decoded any larger
+    batch: int  # images that are encoded together
 
     def prepare(self, image: Image) -> Prepared:
         """RGB image to the array the model takes."""
@@ -77,7 +78,8 @@ def unit_rows(vectors: NDArray[Any]) -> Vectors:
     """Rows scaled to length one, as float32; a zero row stays zero."""
     rows = np.asarray(vectors, dtype=np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.maximum(lengths, np.finfo(np.float32).tiny)
+    unit: Vectors = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return unit
 
 
 def in_batches(parts: Sequence[Part], size: int, run: Callable[[Sequence[Part]], Vectors]) -> Vectors:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime
 from numpy.typing import NDArray
 
-from embed.encoders.encoder import Vectors
+from embed.encoders.encoder import Vectors, unit_rows
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -36,10 +36,7 @@ class OnnxModel:
         path = cache_folder() / f"{key}.onnx"
         if not _is_sound(path):
             _export(path, *make())
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        self._runtime = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._runtime = _open(path, threads)
 
     def __call__(self, **inputs: NDArray[Any]) -> Vectors:
         output: Vectors = self._runtime.run(None, inputs)[0]
@@ -72,7 +69,27 @@ def _export(path: Path, module: "Module", inputs: dict[str, Any], varying: dict[
             dynamo=True,
             verbose=False,
         )
+        _check_equal(fresh, module, inputs)
         digest = hashlib.sha256(fresh.read_bytes()).hexdigest()
         fresh.replace(path)
         (Path(folder) / "sha256").write_text(digest)
         (Path(folder) / "sha256").replace(path.with_suffix(".sha256"))
+
+
+def _check_equal(path: Path, module: "Module", inputs: dict[str, Any]) -> None:
+    """An export that does not give the module's own vectors must never get into the cache."""
+    import torch
+
+    with torch.inference_mode():
+        expected = unit_rows(module(**inputs).numpy())
+    exported = unit_rows(_open(path, 1).run(None, {name: tensor.numpy() for name, tensor in inputs.items()})[0])
+    cosine = float((expected * exported).sum(1).min())
+    if not cosine > 1 - 1e-4:
+        raise RuntimeError(f"the ONNX export of {path.stem} gives other vectors than its model (cosine {cosine:.4f})")
+
+
+def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,30 @@
+"""The catalogue: what a product is, how a feed is read, mapped and cleaned into one, and how it is kept."""
+
+from embed.catalogue.catalogue import Catalogue
+from embed.catalogue.cleaning import clean, is_blank
+from embed.catalogue.feed import Feed, open_feed
+from embed.catalogue.ingest import IngestReport, ingest, read_report
+from embed.catalogue.item import ITEM_SCHEMA, Item
+from embed.catalogue.mapping import Mapping, Source
+from embed.catalogue.price import Price, parse_price
+from embed.catalogue.record import Raw, Record, Reject
+
+__all__ = [
+    "ITEM_SCHEMA",
+    "Catalogue",
+    "Feed",
+    "IngestReport",
+    "Item",
+    "Mapping",
+    "Price",
+    "Raw",
+    "Record",
+    "Reject",
+    "Source",
+    "clean",
+    "ingest",
+    "is_blank",
+    "open_feed",
+    "parse_price",
+    "read_report",
+]

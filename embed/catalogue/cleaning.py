@@ -1,0 +1,239 @@
+"""Cleaning: a raw product becomes an Item or a Reject, and what was repaired on the way is counted by kind.
+
+- **Ids** are text as given, trimmed. Whole numbers (JSON, Parquet) become their digits; other types are rejected.
+- **Text** is kept byte for byte but for surrounding space and NULs; only invisible characters read as blank.
+  `NaN`, `NA` and `None` are words (bread, Namibia, a perfume). `null` and `\\N` are never a product's name but a
+  database's way of exporting nothing: such a title does not count as something to embed on its own.
+- **Descriptions** lose their HTML and end after MAX_DESCRIPTION characters.
+- A value that makes no sense (a price `free`) is dropped and counted, and the product stays.
+- A product needs an id and at least one of title, description and image.
+"""
+
+import math
+import re
+import unicodedata
+from collections import Counter
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from embed.catalogue.html_text import html_to_text
+from embed.catalogue.item import Item
+from embed.catalogue.price import parse_currency, parse_price
+from embed.catalogue.record import Raw, Reject
+
+MAX_ID = 512
+MAX_DESCRIPTION = 20_000
+MAX_IMAGES = 20
+
+
+def clean(raw: Raw, repairs: Counter[str]) -> Item | Reject:
+    """The product in `raw`, or why it is none; adds what it repaired to `repairs`."""
+    item_id, code, reason = _identifier(raw.item_id)
+    if code:
+        return Reject(raw.line, code, reason, item_id, "item_id")
+    title = _text(raw.title, repairs)
+    description = _description(raw.description, repairs)
+    images = _images(raw.images, repairs)
+    if not (description or images) and (title is None or title in _NULLS):
+        return Reject(raw.line, "nothing_to_embed", "no title, no description and no image", item_id, "title")
+    price, currency = _price(raw, repairs)
+    return Item(
+        item_id,
+        title,
+        description,
+        _category(raw.category, repairs),
+        _text(raw.brand, repairs),
+        price,
+        currency,
+        images,
+        _attributes(raw.attributes, repairs),
+        _available(raw.available, repairs),
+        _text(raw.domain, repairs),
+        _updated_at(raw.updated_at, repairs),
+    )
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: it is empty, space, or invisible characters."""
+    return not _visible(text.strip())
+
+
+_NULLS = frozenset({"null", "NULL", "Null", "\\N"})
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# Letters and symbols that show nothing, beside the invisible categories.
+_FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0\ufe0e\ufe0f")
+
+
+def _identifier(value: object) -> tuple[str, str, str]:
+    """The id, or what is left of it with a reject's code and reason."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    elif not isinstance(value, str) and value is not None:
+        return str(value)[:MAX_ID], "bad_id", f"an id is text or a whole number, not {_kind(value)}"
+    item_id = (value or "").strip()
+    if not _visible(item_id):
+        return "", "missing_id", "the product has no id"
+    if len(item_id) > MAX_ID:
+        return item_id[:MAX_ID], "bad_id", f"the id is longer than {MAX_ID} characters"
+    if not item_id.isprintable() and _CONTROL.search(item_id):
+        return item_id, "bad_id", "the id holds control characters"
+    return item_id, "", ""
+
+
+def _kind(value: object) -> str:
+    return {bool: "true or false", float: "a decimal number", list: "a list", dict: "an object"}.get(
+        type(value), type(value).__name__
+    )
+
+
+def _visible(text: str) -> bool:
+    if text.isascii() and text.isprintable():
+        return bool(text)
+    return any(unicodedata.category(sign) not in _INVISIBLE and sign not in _FILLERS for sign in text)
+
+
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zs", "Zl", "Zp"})
+
+
+def _text(value: object, repairs: Counter[str]) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        text = value.strip()
+        if not text or (" " < text[0] < "\x7f" and "\0" not in text):  # nearly all: nothing to repair
+            return text or None
+    else:
+        if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+            return str(value) if math.isfinite(value) else None
+        repairs["text_unreadable"] += 1
+        return None
+    if "\0" in value:
+        repairs["nul_removed"] += 1
+        value = value.replace("\0", "")
+        text = value.strip()
+    return text if _visible(text) else None
+
+
+def _description(value: object, repairs: Counter[str]) -> str | None:
+    text = _text(value, repairs)
+    if text is None:
+        return None
+    if "<" in text:
+        plain = html_to_text(text)
+        if plain is not text:
+            repairs["html_stripped"] += 1
+        text = plain
+    if len(text) > MAX_DESCRIPTION:
+        repairs["description_cut"] += 1
+        text = text[:MAX_DESCRIPTION]
+    return text or None
+
+
+def _category(value: object, repairs: Counter[str]) -> str | None:
+    if isinstance(value, list | tuple):
+        value = "/".join(level for level in (_text(level, repairs) for level in value) if level)
+    text = _text(value, repairs)
+    if text and (">" in text or "&gt;" in text):
+        return "/".join(level.strip() for level in text.replace("&gt;", ">").split(">"))
+    return text
+
+
+def _price(raw: Raw, repairs: Counter[str]) -> tuple[float | None, str | None]:
+    """The price and its currency: the column's, else the one beside the amount, else the default, else a guess."""
+    stated = _text(raw.currency, repairs)
+    currency = None
+    if stated:
+        currency, _ = parse_currency(stated)
+        if currency is None:
+            repairs["currency_unknown"] += 1
+    value = raw.price
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None, currency or raw.fallback_currency
+    price = parse_price(value, currency or raw.fallback_currency)
+    if price.amount is None:
+        repairs["price_unknown"] += 1
+    if currency:
+        return price.amount, currency
+    beside = (raw.fallback_currency or price.currency) if price.guessed else (price.currency or raw.fallback_currency)
+    return price.amount, beside
+
+
+def _images(values: list[object], repairs: Counter[str]) -> list[str]:
+    images = [image for value in values if (image := _text(value, repairs))]
+    if len(images) > 1:
+        images = list(dict.fromkeys(images))
+    if len(images) > MAX_IMAGES:
+        repairs["images_cut"] += 1
+        del images[MAX_IMAGES:]
+    return images
+
+
+def _attributes(values: dict[str, list[object]], repairs: Counter[str]) -> dict[str, list[str]]:
+    attributes: dict[str, list[str]] = {}
+    for name, given in values.items():
+        texts = [_flag(value) if isinstance(value, bool) else _text(value, repairs) for value in given]
+        kept = list(dict.fromkeys(text for text in texts if text))
+        if kept:
+            attributes[name] = kept
+    return attributes
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+_YES_WORDS = (
+    "1 true t yes y on available in_stock instock preorder pre_order presale backorder back_order backordered "
+    "limited limited_availability low_stock online_only in_store_only active"
+)
+_NO_WORDS = (
+    "0 false f no n off unavailable not_available out_of_stock outofstock sold_out soldout discontinued inactive"
+)
+_YES, _NO = frozenset(_YES_WORDS.split()), frozenset(_NO_WORDS.split())
+
+
+def _available(value: object, repairs: Counter[str]) -> bool:
+    """Whether it can be bought: a word, schema.org's word, or a count in stock; nothing said means yes."""
+    if value is None or value == "" or isinstance(value, bool):
+        return value is not False
+    if isinstance(value, str):
+        word = re.sub(r"[\s_-]+", "_", value.strip().lower().rsplit("/", 1)[-1])
+        if word in _YES or word in _NO or not word:
+            return word not in _NO
+    count = _number(value)
+    if count is None:
+        repairs["available_unknown"] += 1
+        return True
+    return count > 0
+
+
+_YEAR_2100 = 4_102_444_800
+
+
+def _updated_at(value: object, repairs: Counter[str]) -> float | None:
+    """Epoch seconds of an epoch (seconds or milliseconds) or an ISO 8601 time; without a zone, UTC."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    seconds = _number(value)
+    if seconds is None:
+        try:
+            moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
+            seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            seconds = None
+    elif seconds > _YEAR_2100:
+        seconds /= 1000
+    if seconds is None or not 0 < seconds <= _YEAR_2100:
+        repairs["updated_at_unknown"] += 1
+        return None
+    return seconds
+
+
+def _number(value: object) -> float | None:
+    if not isinstance(value, str | int | float | Decimal) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None

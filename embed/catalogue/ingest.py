@@ -1,0 +1,327 @@
+"""Ingest: a feed becomes a catalogue version, with every record kept or rejected and counted.
+
+    STORE/catalogue/
+      current -> 3f2a...      the version in use, moved in one atomic step when a new one is complete
+      3f2a.../                named by its items' content: items.arrow, rejects.jsonl, report.json
+      refused/                rejects and report of the last feed that was not let in
+
+A kill at any instant leaves the last version in use; what it left half written is removed by the next ingest.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+
+from embed.catalogue.catalogue import ITEMS_FILE, Catalogue
+from embed.catalogue.cleaning import clean
+from embed.catalogue.feed import Feed, open_feed
+from embed.catalogue.item import ITEM_SCHEMA, Item
+from embed.catalogue.mapping import Binding, Mapping
+from embed.catalogue.record import Reject
+from embed.errors import BadInput, Damaged, EmbedError
+
+BATCH = 16_384
+REPORT_FILE = "report.json"
+
+Progress = Callable[[int, int, int], None]
+
+
+@dataclass
+class IngestReport:
+    """What became of a feed: `read == kept + rejected`. `unchanged` if the catalogue already was exactly this.
+
+    `folder` is where the feed lay, and so where its images are looked for.
+    """
+
+    feed: str
+    folder: str = ""
+    format: str = ""
+    feed_sha256: str = ""
+    version: str = ""
+    unchanged: bool = False
+    read: int = 0
+    kept: int = 0
+    rejected: int = 0
+    rejects: dict[str, int] = field(default_factory=dict)
+    repaired: dict[str, int] = field(default_factory=dict)
+    ignored_columns: list[str] = field(default_factory=list)
+    took_s: float = 0.0
+
+
+def ingest(
+    feed: Path,
+    store: Path,
+    *,
+    mapping: Mapping | None = None,
+    format: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> IngestReport:
+    """Cleans a feed into `store/catalogue` and makes it the current version.
+
+    Of records with one id the last wins. `progress(bytes_done, bytes_total, records)` is called every few thousand
+    records. Raises BadInput for a feed that cannot be mapped, and, unless `force`, for one that would empty the
+    catalogue or more than halve it (its rejects and report are in `store/catalogue/refused`); Missing; Damaged.
+    """
+    started = time.monotonic()
+    home = store / "catalogue"
+    home.mkdir(parents=True, exist_ok=True)
+    with _alone(home), _scratch(home) as scratch:
+        report = IngestReport(feed.name, str(feed.parent.resolve()))
+        rejects = _Rejects(scratch / "rejects.jsonl", feed.name)
+        with rejects, open_feed(feed, mapping, format) as source:
+            size = feed.stat().st_size
+
+            def tick(done: bool = False) -> None:
+                if progress:
+                    progress(size if done else source.position(), size, report.read)
+
+            lines, identities = _read(source, scratch, report, rejects, tick)
+            _keep_last(scratch, lines, identities, report, rejects)
+            tick(done=True)
+        with feed.open("rb") as file:
+            report.feed_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        report.rejects = dict(sorted(rejects.codes.items()))
+        report.rejected = sum(rejects.codes.values())
+        if report.read != report.kept + report.rejected:
+            raise AssertionError(f"read {report.read} != kept {report.kept} + rejected {report.rejected}")
+        previous = _current(home)
+        report.unchanged = previous is not None and previous.version == report.version
+        report.took_s = round(time.monotonic() - started, 3)
+        (scratch / REPORT_FILE).write_text(json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        before = len(previous) if previous else 0
+        if 2 * report.kept < before and not force:
+            (scratch / ITEMS_FILE).unlink()
+            shutil.rmtree(home / "refused", ignore_errors=True)
+            _publish(scratch, home / "refused")
+            raise BadInput(
+                f"{feed.name} has {report.kept} usable products where the catalogue has {before}: not let in, for it "
+                f"would lose more than half. See {home / 'refused'}, or force it.",
+                "feed",
+            )
+        _publish(scratch, home / report.version)
+        if not report.unchanged:
+            _point(home, report.version)
+            _prune(home, {report.version, previous.version if previous else ""})
+    return report
+
+
+def read_report(catalogue: Catalogue) -> IngestReport:
+    """The report of the ingest that last brought a store's catalogue."""
+    path = catalogue.file.with_name(REPORT_FILE)
+    try:
+        return IngestReport(**json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise Damaged(f"{path} cannot be read ({error}): ingest the feed again", REPORT_FILE) from error
+
+
+_STAGED = pa.schema([*ITEM_SCHEMA, pa.field("content", pa.binary(16))])
+_ROW = attrgetter(*ITEM_SCHEMA.names)
+_TICK = 4000
+
+
+def _read(
+    feed: Feed, scratch: Path, report: IngestReport, rejects: "_Rejects", tick: Callable[[], None]
+) -> tuple["array[int]", bytearray]:
+    """Stages every clean item of the feed; returns their lines and 128-bit hashes of their ids."""
+    lines, identities = array("q"), bytearray()
+    repairs: Counter[str] = Counter()
+    batch: list[Item] = []
+    binding = Binding(feed.mapping, repairs)
+    if feed.columns:
+        binding.plan(feed.columns)
+        binding.check()
+    with _arrow_file(scratch / "staged.arrow", _STAGED) as staged:
+        for entry in feed.records:
+            report.read += 1
+            outcome = entry if isinstance(entry, Reject) else clean(binding.apply(entry), repairs)
+            if isinstance(outcome, Reject):
+                rejects.add(outcome)
+            else:
+                batch.append(outcome)
+                lines.append(entry.line)
+                identities += hashlib.blake2b(outcome.item_id.encode(), digest_size=16).digest()
+                if len(batch) == BATCH:
+                    staged.write_batch(_staged(batch))
+                    batch.clear()
+            if report.read % _TICK == 0:
+                binding.check()  # a feed that nothing can come of is refused early
+                tick()
+        binding.check()
+        if batch:
+            staged.write_batch(_staged(batch))
+    report.format = feed.format
+    report.repaired = {kind: count for kind, count in sorted(repairs.items()) if count}
+    report.ignored_columns = [name for name in binding.seen if name not in binding.used and name not in feed.used]
+    return lines, identities
+
+
+def _staged(items: list[Item]) -> Any:
+    rows = list(map(_ROW, items))
+    contents = [hashlib.blake2b(orjson.dumps(row), digest_size=16).digest() for row in rows]
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    attributes = ITEM_SCHEMA.get_field_index("attributes")
+    columns[attributes] = [list(named.items()) for named in columns[attributes]]
+    arrays = [pa.array(values, part.type) for values, part in zip([*columns, contents], _STAGED, strict=True)]
+    return pa.record_batch(arrays, schema=_STAGED)
+
+
+def _keep_last(
+    scratch: Path, lines: "array[int]", identities: bytearray, report: IngestReport, rejects: "_Rejects"
+) -> None:
+    """Writes the staged items without those that a later one replaces, and names the version by what is left."""
+    dropped, winners = _replaced(identities)
+    contents = hashlib.sha256()
+    start = 0
+    with (
+        pa.OSFile(str(scratch / "staged.arrow")) as file,
+        _arrow_file(scratch / ITEMS_FILE, ITEM_SCHEMA) as writer,
+    ):
+        staged = pa.ipc.open_file(file)
+        for index in range(staged.num_record_batches):
+            batch = staged.get_batch(index)
+            first, last = np.searchsorted(dropped, (start, start + batch.num_rows))
+            if first < last:
+                here = dropped[first:last] - start
+                for row, winner in zip(here.tolist(), winners[first:last].tolist(), strict=True):
+                    item_id = batch.column(0)[row].as_py()
+                    reason = f"replaced by the same id on line {lines[winner]}"
+                    rejects.add(Reject(lines[start + row], "duplicate_id", reason, item_id, "item_id"))
+                mask = np.ones(batch.num_rows, dtype=bool)
+                mask[here] = False
+                start += batch.num_rows
+                batch = batch.filter(pa.array(mask))
+            else:
+                start += batch.num_rows
+            column = batch.column("content")
+            contents.update(memoryview(column.buffers()[1])[16 * column.offset : 16 * (column.offset + len(column))])
+            report.kept += batch.num_rows
+            if batch.num_rows:
+                writer.write_batch(batch.select(ITEM_SCHEMA.names))
+    (scratch / "staged.arrow").unlink()
+    report.version = contents.hexdigest()[:16]
+
+
+def _replaced(identities: bytearray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows whose id comes again, in order, and for each the last row with that id."""
+    halves = np.frombuffer(identities, dtype="<u8").reshape(-1, 2)
+    order = np.lexsort((halves[:, 0], halves[:, 1]))  # stable: rows of one id stay in feed order
+    ranked = halves[order]
+    again = np.flatnonzero((ranked[1:] == ranked[:-1]).all(axis=1))  # positions followed by the same id
+    lasts = np.setdiff1d(np.arange(len(order)), again, assume_unique=True) if len(again) else again
+    winners = order[lasts[np.searchsorted(lasts, again)]] if len(again) else again
+    dropped = order[again]
+    by_row = np.argsort(dropped)
+    return dropped[by_row].astype(np.int64), winners[by_row].astype(np.int64)
+
+
+class _Rejects:
+    """rejects.jsonl, counted by code."""
+
+    def __init__(self, path: Path, feed: str) -> None:
+        self._path = path
+        self._feed = feed
+        self.codes: Counter[str] = Counter()
+
+    def __enter__(self) -> "_Rejects":
+        self._file = self._path.open("wb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, reject: Reject) -> None:
+        self.codes[reject.code] += 1
+        line = {"file": self._feed, **asdict(reject)}
+        self._file.write(json.dumps(line).encode() + b"\n")  # ASCII: an undecodable id stays writable
+
+
+@contextmanager
+def _arrow_file(path: Path, schema: Any) -> Iterator[Any]:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        yield writer
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """One ingest at a time; the lock dies with its process."""
+    with (home / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"another ingest is writing to {home}; wait for it to end", "store") from None
+        yield
+
+
+@contextmanager
+def _scratch(home: Path) -> Iterator[Path]:
+    """A temporary folder inside `home`; those of ingests that were killed go first."""
+    for leftover in home.glob(".new-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
+    scratch.chmod(0o755)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _publish(scratch: Path, target: Path) -> None:
+    """Moves finished files to their folder; into one that exists (the same items once more), each by an atomic step."""
+    for file in scratch.iterdir():
+        _sync(file)
+    _sync(scratch)
+    if target.exists():
+        for file in scratch.iterdir():
+            file.replace(target / file.name)
+        _sync(target)
+    else:
+        scratch.rename(target)
+    _sync(target.parent)
+
+
+def _point(home: Path, version: str) -> None:
+    link = home / ".current"
+    link.unlink(missing_ok=True)
+    link.symlink_to(version)
+    os.replace(link, home / "current")
+    _sync(home)
+
+
+def _prune(home: Path, kept: set[str]) -> None:
+    for folder in home.iterdir():
+        if folder.is_dir() and folder.name not in kept | {"current", "refused"} and not folder.name.startswith("."):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _current(home: Path) -> Catalogue | None:
+    """The catalogue in use; one that is missing or damaged does not stand in the way of a good one."""
+    try:
+        return Catalogue.open(home / "current")
+    except EmbedError:
+        return None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,265 @@
+"""The command line: each command asks the same functions as the service, and prints what a person can read."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from serve import show
+from serve.errors import EXPECTED, complaint
+from serve.settings import Settings, load_settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Vetrina: similar items and search for shops.")
+# Piped output has no width of its own; 110 holds every table whole.
+out = Console(width=None if sys.stdout.isatty() else 110)
+err = Console(stderr=True)
+
+Store = Annotated[Path | None, typer.Option("--store", help="the folder that holds everything", show_default="store")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
+Force = Annotated[bool, typer.Option("--force", help="also where the catalogue would be more than halved")]
+MappingFile = Annotated[Path | None, typer.Option("--mapping", help="mapping file for the feed's own column names")]
+Format = Annotated[
+    str | None, typer.Option("--format", help="csv, jsonl, parquet, merchant or shopify; else recognised")
+]
+Images = Annotated[Path | None, typer.Option("--images", help="folder of local images", show_default="the feed's")]
+K = Annotated[int, typer.Option("-k", min=1, max=1000, help="how many items")]
+Spaces = Annotated[list[str] | None, typer.Option("--space", help="only this space; repeat it for several")]
+FeedFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV, TSV, JSONL, Parquet or XML feed")]
+
+
+def main() -> None:
+    """The `vetrina` command: expected errors become one clear line and exit code 2."""
+    try:
+        app()
+    except EXPECTED as error:
+        found = complaint(error)
+        err.print(Text.assemble(("error: ", "bold red"), found.message))
+        sys.exit(2 if found.status < 500 else 1)
+
+
+@app.command("ingest")
+def ingest_command(
+    feed: FeedFile,
+    store: Store = None,
+    mapping: MappingFile = None,
+    format_: Format = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Read a feed into the store's catalogue: clean, reject with reasons, report."""
+    from serve.pipeline import ingest_feed
+
+    settings = load_settings(store=store, mapping=mapping)
+    with _bars(json) as progress:
+        report = ingest_feed(settings, feed, format_, force, progress)
+    _print(json, report, show.ingest_report)
+
+
+@app.command()
+def encode(store: Store = None, images: Images = None, json: Json = False) -> None:
+    """Encode what is new in the catalogue into the vector store."""
+    from serve.pipeline import encode_catalogue
+
+    settings = load_settings(store=store, image_root=images)
+    with _bars(json) as progress:
+        spaces = encode_catalogue(settings, progress)
+    _print(json, [show.space_figures(space) for space in spaces], show.encoded)
+
+
+@app.command()
+def build(
+    feed: Annotated[
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="without it, the store's catalogue")
+    ] = None,
+    store: Store = None,
+    mapping: MappingFile = None,
+    format_: Format = None,
+    images: Images = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Feed to release in one go: ingest, encode, index, publish. Redoes only what changed."""
+    from serve.pipeline import build as run
+
+    settings = load_settings(store=store, mapping=mapping, image_root=images)
+    with _bars(json) as progress:
+        report = run(settings, feed, format_, force, progress)
+    _print(json, show.build_figures(report), lambda _: show.build_report(report))
+
+
+@app.command()
+def search(
+    text: Annotated[str | None, typer.Argument(help="words to search for")] = None,
+    image: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="a photo to search for")] = None,
+    like: Annotated[list[str] | None, typer.Option(help="an item to look like; repeat it for several")] = None,
+    unlike: Annotated[list[str] | None, typer.Option(help="an item not to look like")] = None,
+    space: Spaces = None,
+    k: K = 10,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Search by words, a photo, items to look like, or all of them together."""
+    from serve.retrieve.engine import Query
+
+    photo = image.read_bytes() if image else None
+    query = Query(k=k, text=text, image=photo, like=like or (), unlike=unlike or (), spaces=space or ())
+    _print(json, _ask(load_settings(store=store), lambda engine: engine.search(query)), show.answer)
+
+
+@app.command()
+def similar(
+    item_ids: Annotated[list[str], typer.Argument(help="one item id or several")],
+    space: Spaces = None,
+    k: K = 10,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Items like the given ones."""
+    _print(json, _ask(load_settings(store=store), lambda engine: engine.similar(item_ids, k, space or ())), show.answer)
+
+
+@app.command()
+def serve(
+    store: Store = None,
+    host: Annotated[str | None, typer.Option(show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(show_default="8000")] = None,
+) -> None:
+    """Start the HTTP service; it follows new releases while it runs. The OpenAPI page is at /docs."""
+    import uvicorn
+
+    from serve.http.app import create_app
+
+    settings = load_settings(store=store, host=host, port=port)
+    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="info", access_log=False)
+
+
+@app.command()
+def releases(store: Store = None, json: Json = False) -> None:
+    """The releases on disk and which one answers."""
+    from serve.release import current_name, list_manifests
+
+    settings = load_settings(store=store)
+    current = current_name(settings.store)
+    listed = [
+        {"current": manifest.release == current, **manifest.model_dump(mode="json", exclude={"files"})}
+        for manifest in list_manifests(settings.store)
+    ]
+    _print(json, listed, show.releases)
+
+
+@app.command()
+def doctor(store: Store = None, json: Json = False) -> None:
+    """What this machine can do, and what is wrong with a store; exit code 1 if anything is."""
+    from serve.doctor import examine
+
+    findings = examine(load_settings(store=store))
+    _print(json, findings, show.findings)
+    if any(finding.state == "wrong" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--folder", help="where the demo shop goes")] = Path("demo-shop"),
+) -> None:
+    """Draw the demo shop, build it, and show what it answers."""
+    from serve.demo.tour import tour
+
+    with _bars(quiet=False) as progress:
+        answers = tour(folder, progress)
+    out.print(answers)
+
+
+def _ask(settings: Settings, question: Callable[[Any], Any]) -> dict[str, Any]:
+    """An answer as the service gives it, from the store's current release."""
+    import time
+    from uuid import uuid4
+
+    from serve.answer import answer_items
+    from serve.http.contract import DEFAULT_FIELDS
+    from serve.release import open_current
+    from serve.retrieve.engine import Engine, make_encoders
+
+    engine = Engine(open_current(settings.store), make_encoders(settings), settings)
+    started = time.perf_counter()
+    found = question(engine)
+    took = round((time.perf_counter() - started) * 1000, 3)
+    items = answer_items(engine.release, found, DEFAULT_FIELDS)
+    return {"request_id": uuid4().hex, "release": engine.release.name, "took_ms": took, "items": items}
+
+
+def _print(json: bool, value: Any, readable: Callable[[Any], Any]) -> None:
+    if json:
+        sys.stdout.buffer.write(orjson.dumps(value, default=_plain, option=orjson.OPT_APPEND_NEWLINE))
+    else:
+        out.print(readable(value))
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else vars(value)
+
+
+class _Rate(TextColumn):
+    """Items or megabytes a second."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed or 0
+        unit = task.fields["unit"]
+        return Text(f"{speed / 1e6:.1f} MB/s" if unit == "bytes" else f"{speed:.0f} {unit}/s", style="dim")
+
+
+class _Count(MofNCompleteColumn):
+    def __init__(self) -> None:
+        super().__init__()
+        self._bytes = DownloadColumn()
+
+    def render(self, task: Task) -> Text:
+        return self._bytes.render(task) if task.fields["unit"] == "bytes" else super().render(task)
+
+
+@contextmanager
+def _bars(quiet: bool) -> Iterator[Callable[[str, float, float, str], None] | None]:
+    """A bar for each stage with count, rate and time left; nothing where a program reads."""
+    if quiet:
+        yield None
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:<14}"),
+        BarColumn(),
+        _Count(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(stage: str, done: float, total: float, unit: str) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, unit=unit)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield tell

@@ -1,0 +1,82 @@
+"""The demo from end to end: draw the shop, build it, ask it four questions, say what to try next."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.rule import Rule
+from rich.text import Text
+
+from serve import show
+from serve.answer import answer_items
+from serve.demo.draw import Look, draw
+from serve.demo.shop import make_shop
+from serve.http.contract import DEFAULT_FIELDS
+from serve.pipeline import Progress, build
+from serve.release import open_current
+from serve.retrieve.engine import Engine, Query, make_encoders
+from serve.settings import load_settings
+
+K = 5
+WORDS = "warm hoodie for cold evenings"
+PHOTO = Look(kind="mug", variant=0, color="yellow", pattern="dotted", seed=77)  # not an item of the shop
+
+
+def tour(folder: Path, progress: Progress | None = None) -> RenderableType:
+    """Make (or bring up to date) the demo shop in `folder` with its store in `folder/store`; what it answers."""
+    settings = load_settings(store=folder / "store")
+    if not (folder / "README.txt").exists():  # written last, so the shop is whole
+        make_shop(folder, progress=_drawn(progress))
+    report = build(settings, folder / "catalog.csv", progress=progress)
+    engine = Engine(open_current(settings.store), make_encoders(settings), settings)
+    photo = folder / "photo.jpg"
+    draw(PHOTO)[0].save(photo, quality=90)
+    sample = engine.search(Query(k=1, text="blue backpack"))[0]
+    backpack = engine.release.ids.text(sample.number)
+    store = f"--store {settings.store}"
+    mixed = Query(k=K, text="green, for travelling", like=[backpack])
+    questions = [
+        (f'Words: vetrina search "{WORDS}" {store}', lambda: engine.search(Query(k=K, text=WORDS))),
+        (
+            f"A photo that is not in the shop: vetrina search --image {photo} {store}",
+            lambda: engine.search(Query(k=K, image=photo.read_bytes())),
+        ),
+        (f"Neighbours of an item: vetrina similar {backpack} {store}", lambda: engine.similar([backpack], K)),
+        (
+            f'Like this item, but in these words: vetrina search "{mixed.text}" --like {backpack} {store}',
+            lambda: engine.search(mixed),
+        ),
+    ]
+    parts: list[RenderableType] = [
+        Text("A generated shop: products, pictures and shoppers are drawn or invented.", "bold"),
+        show.build_report(report),
+    ]
+    for title, ask in questions:
+        parts += [Rule(Text(title, "bold"), align="left"), _answered(engine, ask)]
+    parts += [Rule(Text("Try next", "bold"), align="left"), Text(_next(settings.store))]
+    return Group(*parts)
+
+
+def _answered(engine: Engine, ask: Callable[[], list]) -> RenderableType:  # type: ignore[type-arg]
+    import time
+
+    started = time.perf_counter()
+    found = ask()
+    took = (time.perf_counter() - started) * 1000
+    items = answer_items(engine.release, found, DEFAULT_FIELDS)
+    return show.answer({"items": items, "took_ms": took, "release": engine.release.name})
+
+
+def _drawn(progress: Progress | None) -> Callable[[int, int], None] | None:
+    return (lambda done, total: progress("draw the shop", done, total, "items")) if progress else None
+
+
+def _next(store: Path) -> str:
+    lines = (
+        ("make serve", "the HTTP service; see http://127.0.0.1:8000/docs"),
+        (f'vetrina search "white mug with dots" --store {store}', "your own words"),
+        (f"vetrina doctor --store {store}", "what this machine and this store can do"),
+        ("vetrina build feed.csv --store my-store", "your own products: CSV, JSONL, Parquet, Merchant, Shopify"),
+    )
+    width = max(len(command) for command, _ in lines)
+    return "\n".join(f"{command:<{width}}  {what}" for command, what in lines)

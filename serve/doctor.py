@@ -1,0 +1,129 @@
+"""The doctor: what this machine can do, and what is wrong with a store."""
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Literal
+
+from embed.catalogue import Catalogue, read_report
+from embed.encoders import choose_device
+from embed.encoders.onnx_model import cache_folder
+from serve.errors import EXPECTED, complaint
+from serve.release import Release, current_name, list_manifests, open_current, releases_folder
+from serve.retrieve.engine import Encoders
+from serve.settings import Settings
+
+PACKAGES = (
+    "vetrina",
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip_torch",
+    "sentence-transformers",
+    "onnxruntime",
+    "fastapi",
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something looked at: `good`, `off` (not there, and fine so) or `wrong`, with what to do about it."""
+
+    subject: str
+    state: Literal["good", "off", "wrong"]
+    detail: str
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at the machine, then at the store."""
+    return [*_machine(settings), *_encoders(settings), *_store(settings)]
+
+
+def _machine(settings: Settings) -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0))
+    yield Finding("machine", "good", f"Python {platform.python_version()} on {platform.machine()}, {cores} cores")
+    device = choose_device(settings.device, settings.threads)
+    if device.kind == "cuda":
+        import torch
+
+        yield Finding("gpu", "good", f"{torch.cuda.get_device_name()}: models run in bf16")
+    else:
+        yield Finding("gpu", "off", "no CUDA card here: models run on the CPU")
+    yield Finding("threads", "good", f"{device.threads} for each model and index call")
+    yield _faiss(device.kind)
+    yield Finding("versions", "good", ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
+
+
+def _faiss(device: str) -> Finding:
+    import faiss
+
+    gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+    build = "faiss-gpu" if gpus else "faiss-cpu"
+    hint = "; install the extra gpu to index on the card" if device == "cuda" and not gpus else ""
+    return Finding("faiss", "good", f"{build} {faiss.__version__}, {faiss.get_compile_options().strip()}{hint}")
+
+
+def _encoders(settings: Settings) -> Iterator[Finding]:
+    exported = sorted(path.stem for path in cache_folder().glob("bundled-*.onnx"))
+    made = "exported already" if exported else "exported at first use, half a minute"
+    yield Finding("bundled", "good", f"usable without a hub ({made}, in {cache_folder()})")
+    for subject, module, how in (
+        ("open_clip", "open_clip", 'image_encoder = "open_clip:ViT-B-32/laion2b_s34b_b79k", or a local weights file'),
+        (
+            "st",
+            "sentence_transformers",
+            'text_encoder = "st:sentence-transformers/all-MiniLM-L6-v2", or a local folder',
+        ),
+    ):
+        there = find_spec(module) is not None
+        yield Finding(subject, "good" if there else "off", how if there else f"{module} is not installed")
+    encoders = Encoders(choose_device(settings.device, settings.threads))
+    for space, name in (("image", settings.image_encoder), ("text", settings.text_encoder)):
+        if name != "bundled":
+            try:
+                yield Finding(f"{space} encoder", "good", f"{name}: {encoders.load(space, name).dim} values")
+            except EXPECTED as error:
+                yield Finding(f"{space} encoder", "wrong", complaint(error).message)
+
+
+def _store(settings: Settings) -> Iterator[Finding]:
+    store = settings.store
+    if not store.is_dir():
+        yield Finding("store", "off", f"{store} is not there yet: vetrina build FEED --store {store}")
+        return
+    try:
+        catalogue = Catalogue.current(store)
+        yield Finding("catalogue", "good", f"{len(catalogue):,} items of {read_report(catalogue).feed}")
+    except EXPECTED as error:
+        yield Finding("catalogue", "wrong", complaint(error).message)
+    try:
+        release = open_current(store)
+        yield Finding("release", "good", f"{release.name}: {release.manifest.items:,} items, every checksum right")
+        for name, space in release.manifest.spaces.items():
+            state: Literal["good", "wrong"] = "good" if space.recall10 >= 0.95 else "wrong"
+            yield Finding(f"space {name}", state, f"{space.encoder}, {space.factory}, recall@10 {space.recall10:.3f}")
+    except EXPECTED as error:
+        yield Finding("release", "wrong", complaint(error).message)
+    others = [manifest.release for manifest in _manifests(settings) if manifest.release != current_name(store)]
+    for name in others:
+        try:
+            Release(releases_folder(store) / name)
+        except EXPECTED as error:
+            yield Finding(f"release {name}", "wrong", complaint(error).message)
+
+
+def _manifests(settings: Settings) -> list:  # type: ignore[type-arg]
+    try:
+        return list_manifests(settings.store)
+    except EXPECTED:
+        return []
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"

@@ -1,0 +1,1 @@
+"""The HTTP service: contract, errors, routes and the app that holds them."""

@@ -1,0 +1,147 @@
+"""What requests and answers look like; limits, examples and descriptions are what the OpenAPI page shows."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
+
+MAX_K = 1000
+MAX_IDS = 100
+MAX_EXCLUDED = 20_000
+
+ItemId = Annotated[str, Field(min_length=1, max_length=512)]
+K = Annotated[int, Field(ge=1, le=MAX_K, strict=True, description="how many items to answer with")]
+FieldName = Literal[
+    "title",
+    "description",
+    "category",
+    "brand",
+    "price",
+    "currency",
+    "image",
+    "images",
+    "attributes",
+    "available",
+    "domain",
+    "updated_at",
+]
+Fields = Annotated[list[FieldName], Field(max_length=12, description="catalogue columns that come with each item")]
+DEFAULT_FIELDS: list[FieldName] = ["title", "category", "brand", "price", "currency", "image"]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Weights(Strict):
+    """How much each part of a query counts; of a disliked item, how much it pushes away."""
+
+    text: float = Field(1.0, ge=0, le=100)
+    image: float = Field(1.0, ge=0, le=100)
+    like: float = Field(1.0, ge=0, le=100)
+    unlike: float = Field(0.5, ge=0, le=100)
+
+
+class SearchRequest(Strict):
+    """Any of words, a photo and items to look like; at least one of them."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"text": "red striped sneaker", "k": 5},
+                {
+                    "text": "for rainy days",
+                    "like": ["SNK-0007"],
+                    "unlike": ["MUG-0031"],
+                    "k": 5,
+                    "fields": ["title", "price"],
+                },
+            ]
+        },
+    )
+
+    text: str | None = Field(None, max_length=2000, description="words, in whatever language the encoder knows")
+    image: Base64Bytes | None = Field(None, description="a photo in base64 (or send it as a multipart file)")
+    like: list[ItemId] = Field([], max_length=MAX_IDS, description="items the answer should resemble")
+    unlike: list[ItemId] = Field([], max_length=MAX_IDS, description="items the answer should not resemble")
+    weights: Weights = Weights()
+    exclude: list[ItemId] = Field([], max_length=MAX_EXCLUDED, description="items that must not be in the answer")
+    spaces: list[str] = Field([], max_length=8, description="spaces to search; without it all that the query can enter")
+    k: K = 10
+    fields: Fields = DEFAULT_FIELDS
+
+
+class SimilarRequest(Strict):
+    """Items like all of the given ones together."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"item_ids": ["SNK-0007", "SNK-0012"], "k": 5}]}
+    )
+
+    item_ids: list[ItemId] = Field(min_length=1, max_length=MAX_IDS)
+    space: str | None = Field(None, description="one space; without it the fused neighbours of all")
+    k: K = 10
+    fields: Fields = DEFAULT_FIELDS
+
+
+class AnswerItem(BaseModel):
+    """An item with its score, its cosine in each space asked, and the requested fields.
+
+    With one space the score is the cosine. Fused, it is the weighted mean over the spaces of how many standard
+    deviations the item lies above a random item.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    item_id: str
+    score: float
+    sources: dict[str, float]
+
+
+class Answer(BaseModel):
+    """Items, best first."""
+
+    request_id: str
+    release: str
+    took_ms: float
+    items: list[AnswerItem]
+
+
+class ItemAnswer(BaseModel):
+    """One item with all its fields."""
+
+    request_id: str
+    release: str
+    took_ms: float
+    item: dict[str, Any]
+
+
+class ReleaseSummary(BaseModel):
+    """A release that is on disk."""
+
+    release: str
+    current: bool
+    created_at: str
+    items: int
+    spaces: dict[str, dict[str, Any]]
+
+
+class ReleasesAnswer(BaseModel):
+    """The releases of the store, newest first; `release` is the one that answers now."""
+
+    request_id: str
+    release: str
+    took_ms: float
+    releases: list[ReleaseSummary]
+
+
+class ErrorBody(BaseModel):
+    code: str
+    message: str
+    field: str
+
+
+class ErrorAnswer(BaseModel):
+    """What every refusal looks like."""
+
+    error: ErrorBody

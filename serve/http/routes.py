@@ -1,0 +1,197 @@
+"""The operations: each takes a request, asks the engine, and answers."""
+
+import time
+from typing import Annotated, Any
+from urllib.parse import unquote
+from uuid import uuid4
+
+import orjson
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Query as QueryParameter
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from serve.answer import answer_items, item_fields
+from serve.errors import BadRequest
+from serve.http.contract import (
+    DEFAULT_FIELDS,
+    MAX_K,
+    Answer,
+    FieldName,
+    ItemAnswer,
+    ReleasesAnswer,
+    SearchRequest,
+    SimilarRequest,
+)
+from serve.live import Live
+from serve.release import list_manifests
+from serve.retrieve.engine import Engine, Query
+
+router = APIRouter()
+LIST_FIELDS = {"like", "unlike", "exclude", "spaces", "fields"}
+
+
+def _live(request: Request) -> Live:
+    live: Live = request.app.state.live
+    return live
+
+
+def _item_id(item_id: str) -> str:
+    return unquote(item_id)
+
+
+def _k(k: Annotated[int, QueryParameter(ge=1, le=MAX_K, description="how many items to answer with")] = 10) -> int:
+    return k
+
+
+LiveRelease = Annotated[Live, Depends(_live)]
+ItemIdInPath = Annotated[str, Depends(_item_id)]
+
+
+async def _search_request(request: Request) -> SearchRequest:
+    """The request from JSON, or from a multipart form whose `image` is a file and whose lists are repeated fields."""
+    try:
+        if request.headers.get("content-type", "").startswith("multipart/form-data"):
+            return await _from_form(request)
+        return SearchRequest.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False)) from error
+
+
+async def _from_form(request: Request) -> SearchRequest:
+    async with request.form(max_files=1, max_fields=1000) as form:
+        values: dict[str, Any] = {}
+        photo: bytes | None = None
+        for name in form:
+            parts = form.getlist(name)
+            if name == "image":
+                if not isinstance(parts[0], UploadFile):
+                    raise BadRequest("in a form the image is a file: -F image=@photo.jpg", "image")
+                photo = await parts[0].read()
+            elif name in LIST_FIELDS:
+                values[name] = parts
+            elif name == "weights":
+                values[name] = _json(str(parts[0]), name)
+            else:
+                values[name] = int(str(parts[0])) if name == "k" and str(parts[0]).lstrip("-").isdigit() else parts[0]
+        found = SearchRequest.model_validate(values)
+        return found.model_copy(update={"image": photo})
+
+
+def _json(text: str, name: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"{name} is not JSON: {error}", name) from error
+
+
+@router.post(
+    "/v1/search",
+    response_model=Answer,
+    summary="Search by words, photo and examples",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": SearchRequest.model_json_schema()},
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {
+                            "image": {"type": "string", "format": "binary"},
+                            "text": {"type": "string"},
+                            "k": {"type": "integer"},
+                        },
+                    }
+                },
+            },
+        }
+    },
+)
+async def search(request: Request, live: LiveRelease) -> Response:
+    """Words enter every space that takes words, a photo the image space, liked items all; the spaces are fused."""
+    started = time.perf_counter()
+    wanted = await _search_request(request)
+    query = Query(
+        k=wanted.k,
+        text=wanted.text,
+        image=wanted.image,
+        like=wanted.like,
+        unlike=wanted.unlike,
+        weights=wanted.weights.model_dump(),
+        exclude=wanted.exclude,
+        spaces=wanted.spaces,
+    )
+    engine = live.engine
+    # Encoding takes milliseconds of compute: in a thread, so that other requests are answered meanwhile.
+    found = await run_in_threadpool(engine.search, query)
+    return _respond(engine, {"items": answer_items(engine.release, found, wanted.fields)}, started)
+
+
+@router.get("/v1/items/{item_id}", response_model=ItemAnswer, summary="One item")
+async def item(item_id: ItemIdInPath, live: LiveRelease) -> Response:
+    """All that the catalogue says of an item."""
+    started = time.perf_counter()
+    engine = live.engine
+    number = engine.number(item_id)
+    return _respond(engine, {"item": {"item_id": item_id, **item_fields(engine.release, number)}}, started)
+
+
+@router.get("/v1/items/{item_id}/similar", response_model=Answer, summary="Items like this one")
+async def similar_to_item(
+    item_id: ItemIdInPath,
+    live: LiveRelease,
+    k: Annotated[int, Depends(_k)],
+    space: Annotated[str | None, QueryParameter(description="one space; without it all, fused")] = None,
+    fields: Annotated[list[FieldName] | None, QueryParameter(description="repeat it for several")] = None,
+) -> Response:
+    """Neighbours of an item, by one space or fused over all."""
+    started = time.perf_counter()
+    engine = live.engine
+    found = engine.similar([item_id], k, [space] if space else ())
+    return _respond(engine, {"items": answer_items(engine.release, found, fields or DEFAULT_FIELDS)}, started)
+
+
+@router.post("/v1/similar", response_model=Answer, summary="Items like several together")
+async def similar_to_items(wanted: SimilarRequest, live: LiveRelease) -> Response:
+    """Neighbours of the given items' common direction."""
+    started = time.perf_counter()
+    engine = live.engine
+    found = engine.similar(wanted.item_ids, wanted.k, [wanted.space] if wanted.space else ())
+    return _respond(engine, {"items": answer_items(engine.release, found, wanted.fields)}, started)
+
+
+@router.get("/v1/releases", response_model=ReleasesAnswer, summary="Releases on disk and which one answers")
+def releases(request: Request, live: LiveRelease) -> Response:
+    """Newest first, each with its spaces and their measured recall."""
+    started = time.perf_counter()
+    engine = live.engine
+    listed = [
+        {
+            "release": manifest.release,
+            "current": manifest.release == engine.release.name,
+            "created_at": manifest.created_at.isoformat(),
+            "items": manifest.items,
+            "spaces": {name: space.model_dump() for name, space in manifest.spaces.items()},
+        }
+        for manifest in list_manifests(request.app.state.settings.store)
+    ]
+    return _respond(engine, {"releases": listed}, started)
+
+
+@router.get("/healthz", summary="Whether the process lives")
+async def healthz() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+@router.get("/readyz", summary="Whether a release is loaded")
+async def readyz(live: LiveRelease) -> dict[str, str]:
+    return {"status": "ready", "release": live.engine.release.name}
+
+
+def _respond(engine: Engine, body: dict[str, Any], started: float) -> Response:
+    took = round((time.perf_counter() - started) * 1000, 3)
+    head = {"request_id": uuid4().hex, "release": engine.release.name, "took_ms": took}
+    return Response(orjson.dumps(head | body), media_type="application/json")

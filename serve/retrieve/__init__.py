@@ -1,0 +1,1 @@
+"""From a question to candidates: query vectors, search in each space, fusion."""

@@ -1,0 +1,246 @@
+"""The engine: a question put to one release, answered with items, their scores and where these come from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embed.catalogue import is_blank
+from embed.encoders import (
+    Device,
+    ImageEncoder,
+    TextEncoder,
+    choose_device,
+    load_image_encoder,
+    load_text_encoder,
+)
+from embed.images import ImageLimits, decode_image
+from index.exact import ItemScores
+from index.faiss_index import limit_threads
+from index.space import Allowed
+from serve.errors import BadRequest, Broken, NotFound
+from serve.release import Release
+from serve.retrieve.fusion import Background, fuse
+from serve.settings import Settings
+
+DEPTH = 100  # candidates each space proposes before fusion, at the least
+PART_WEIGHTS = {"text": 1.0, "image": 1.0, "like": 1.0, "unlike": 0.5}
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to look for: any of words, a photo (its bytes), liked and unliked items; `weights` of these parts.
+
+    `spaces` limits the search to some spaces; otherwise every space is searched that some part of the query can enter.
+    """
+
+    k: int
+    text: str | None = None
+    image: bytes | None = None
+    like: Sequence[str] = ()
+    unlike: Sequence[str] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
+    exclude: Sequence[str] = ()
+    spaces: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """An item of an answer. `sources` gives its cosine in each space that was asked, `images` its best image there."""
+
+    number: int
+    score: float
+    sources: dict[str, float]
+    image: int | None
+
+
+class Encoders:
+    """Encoders of queries, loaded when first needed and kept; shared by all releases a process has open."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._loaded: dict[tuple[str, str], ImageEncoder | TextEncoder] = {}
+
+    def load(self, space: str, name: str) -> ImageEncoder | TextEncoder:
+        """The encoder that `name` names for a space; raises BadInput or Missing where it cannot be had."""
+        if (space, name) not in self._loaded:
+            load = load_image_encoder if space == "image" else load_text_encoder
+            self._loaded[space, name] = load(name, self._device)
+        return self._loaded[space, name]
+
+    def of(self, space: str, name: str, fingerprint: str) -> ImageEncoder | TextEncoder:
+        """The encoder that made a space; Broken where the one of that name here is not the same one."""
+        encoder = self.load(space, name)
+        if encoder.fingerprint != fingerprint:
+            raise Broken(
+                f"space {space} was made by {name} {fingerprint}, but {name} here is {encoder.fingerprint}: "
+                "build again",
+                f"spaces/{space}",
+            )
+        return encoder
+
+
+class Engine:
+    """Answers questions from one release. Holds no state between questions; safe in several threads."""
+
+    def __init__(self, release: Release, encoders: Encoders, settings: Settings) -> None:
+        self.release = release
+        self._encoders = encoders
+        self._limits: ImageLimits = settings.image_limits
+        self._space_weights = {space: settings.space_weights.get(space, 1.0) for space in release.spaces}
+        self._backgrounds = {name: Background(index) for name, index in release.spaces.items()}
+
+    def warm_up(self) -> None:
+        """Load the encoders, so that the first question does not wait for them."""
+        for name, entry in self.release.manifest.spaces.items():
+            self._encoders.of(name, entry.encoder, entry.fingerprint)
+
+    def search(self, query: Query) -> list[Found]:
+        """The k best items, best first; raises BadRequest where the query is empty or no space can take it."""
+        vectors = self._vectors(query)
+        allowed = self._allowed([*query.exclude, *query.unlike, *query.like])
+        return self._find(vectors, query.k, allowed)
+
+    def similar(self, item_ids: Sequence[str], k: int, spaces: Sequence[str] = ()) -> list[Found]:
+        """The k items most like the given ones, which are left out."""
+        numbers = [self.number(item_id) for item_id in item_ids]
+        chosen = self._chosen_spaces(spaces)
+        vectors = {}
+        for space in chosen:
+            known = [
+                vector for number in numbers if (vector := self.release.spaces[space].vector_of(number)) is not None
+            ]
+            if known and (direction := _direction(known, [1.0] * len(known))) is not None:
+                vectors[space] = direction
+        return self._find(vectors, k, self._allowed(item_ids)) if vectors else []
+
+    def number(self, item_id: str, field_: str = "item_id") -> int:
+        """An item's number; raises NotFound naming the id."""
+        number = self.release.ids.number(item_id)
+        if number is None:
+            raise NotFound(f"there is no item {item_id!r} in release {self.release.name}", field_, "unknown_item")
+        return number
+
+    def _find(self, vectors: Mapping[str, NDArray[np.float32]], k: int, allowed: Allowed | None) -> list[Found]:
+        if len(vectors) == 1:
+            ((space, vector),) = vectors.items()
+            hits = self.release.spaces[space].search(vector[None], k, allowed)
+            count = int(hits.counts[0])
+            return [
+                Found(number, score, {space: score}, self._image_of(space, row))
+                for number, score, row in zip(
+                    hits.ids[0, :count].tolist(),
+                    _rounded(hits.scores[0, :count]),
+                    hits.rows[0, :count].tolist(),
+                    strict=True,
+                )
+            ]
+        proposed = [
+            hits.ids[0, : hits.counts[0]]
+            for space, vector in vectors.items()
+            for hits in (self.release.spaces[space].search(vector[None], max(DEPTH, 2 * k), allowed),)
+        ]
+        items = np.unique(np.concatenate(proposed))
+        scores = {space: self.release.spaces[space].scores_of(vector, items) for space, vector in vectors.items()}
+        fused = fuse(vectors, scores, self._backgrounds, self._space_weights)
+        best = np.lexsort((items, -np.rint(fused * 1e5)))[:k]
+        return [self._found(int(items[at]), float(fused[at]), scores, int(at)) for at in best]
+
+    def _found(self, number: int, score: float, scores: Mapping[str, ItemScores], at: int) -> Found:
+        sources = {space: round(float(of.scores[at]), 4) for space, of in scores.items() if np.isfinite(of.scores[at])}
+        row = int(scores["image"].rows[at]) if "image" in scores else -1
+        return Found(number, round(score, 4), sources, self._image_of("image", row))
+
+    def _image_of(self, space: str, row: int) -> int | None:
+        return int(self.release.spaces[space].labels[row]) if space == "image" and row >= 0 else None
+
+    def _allowed(self, left_out: Sequence[str]) -> Allowed | None:
+        numbers = [number for item_id in left_out if (number := self.release.ids.number(item_id)) is not None]
+        if not numbers:
+            return None
+        allowed = np.ones(len(self.release.ids), dtype=np.bool_)
+        allowed[numbers] = False
+        return allowed
+
+    def _chosen_spaces(self, wanted: Sequence[str]) -> list[str]:
+        for space in wanted:
+            if space not in self.release.spaces:
+                raise BadRequest(
+                    f"there is no space {space!r}: this release has {', '.join(self.release.spaces)}", "space"
+                )
+        return list(wanted or self.release.spaces)
+
+    def _vectors(self, query: Query) -> dict[str, NDArray[np.float32]]:
+        """One unit vector for each space the query enters: the weighted sum of its parts there (Rocchio 1971)."""
+        weights = PART_WEIGHTS | dict(query.weights)
+        if query.text is not None and is_blank(query.text):
+            raise BadRequest("text is blank: give some words, or leave it out", "text", "blank_text")
+        if query.text is None and query.image is None and not query.like:
+            raise BadRequest("nothing to search for: give text, image or like", "text", "empty_query")
+        liked, unliked = (
+            [self.number(item_id, name) for item_id in ids]
+            for name, ids in (("like", query.like), ("unlike", query.unlike))
+        )
+        parts: dict[str, list[tuple[NDArray[np.float32], float]]] = {}
+        entered: set[str] = set()
+        chosen = self._chosen_spaces(query.spaces)
+        for space in chosen:
+            entry, index = self.release.manifest.spaces[space], self.release.spaces[space]
+            found = parts.setdefault(space, [])
+            takes_photo = space == "image" and query.image is not None
+            if query.text is not None or takes_photo:
+                encoder = self._encoders.of(space, entry.encoder, entry.fingerprint)
+                if query.text is not None and isinstance(encoder, TextEncoder):
+                    found.append((encoder.encode_texts([query.text]).vectors[0], weights["text"]))
+                    entered.add("text")
+                if query.image is not None and isinstance(encoder, ImageEncoder):
+                    pixels = encoder.prepare(decode_image(query.image, self._limits, shrink_to=encoder.shrink_to))
+                    found.append((encoder.encode_images([pixels])[0], weights["image"]))
+                    entered.add("image")
+            for number, weight in [(n, weights["like"]) for n in liked] + [(n, -weights["unlike"]) for n in unliked]:
+                vector = index.vector_of(number)
+                if vector is not None:
+                    found.append((vector, weight))
+                    entered.add("like")
+        for part, given in (("text", query.text), ("image", query.image)):
+            if given is not None and part not in entered:
+                raise BadRequest(
+                    f"no space of {', '.join(chosen)} takes {'words' if part == 'text' else 'photos'} in release "
+                    f"{self.release.name}",
+                    part,
+                )
+        directions = {
+            space: direction
+            for space, found in parts.items()
+            if any(weight > 0 for _, weight in found)
+            and (direction := _direction([vector for vector, _ in found], [weight for _, weight in found])) is not None
+        }
+        if not directions:
+            raise BadRequest("the parts of the query cancel each other out: change their weights", "weights")
+        return directions
+
+
+def make_engine(release: Release, encoders: Encoders, settings: Settings) -> Engine:
+    """An engine with its encoders loaded."""
+    engine = Engine(release, encoders, settings)
+    engine.warm_up()
+    return engine
+
+
+def make_encoders(settings: Settings) -> Encoders:
+    """Encoders on the device of the settings; caps the threads of index searches as well."""
+    device = choose_device(settings.device, settings.threads)
+    limit_threads(device.threads)
+    return Encoders(device)
+
+
+def _direction(vectors: Sequence[NDArray[np.float32]], weights: Sequence[float]) -> NDArray[np.float32] | None:
+    """The unit vector along a weighted sum, or None where the sum vanishes."""
+    total = np.sum([weight * vector for vector, weight in zip(vectors, weights, strict=True)], axis=0)
+    length = float(np.linalg.norm(total))
+    return (total / length).astype(np.float32) if length > 1e-6 else None
+
+
+def _rounded(scores: NDArray[np.float32]) -> list[float]:
+    return [round(score, 4) for score in scores.tolist()]

@@ -1,0 +1,149 @@
+"""How results look in a terminal: tables and short sentences, for people."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from embed.catalogue import IngestReport
+from embed.encode_job import SpaceVectors
+
+if TYPE_CHECKING:
+    from serve.doctor import Finding
+    from serve.pipeline import BuildReport
+
+MARKS = {"good": ("✓", "green"), "off": ("–", "dim"), "wrong": ("✗", "bold red")}
+
+
+def answer(found: dict[str, Any]) -> RenderableType:
+    """Found items, best first, with where their score comes from."""
+    items = found["items"]
+    if not items:
+        return Text("nothing found", style="dim")
+    spaces = sorted({space for item in items for space in item["sources"]})
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    # Where room is short the title gives way, never an id, a price or a score.
+    table.add_column("#", justify="right", style="dim", min_width=2)
+    table.add_column("item", style="cyan", no_wrap=True, min_width=max(len(item["item_id"]) for item in items))
+    table.add_column("title", no_wrap=True, overflow="ellipsis", max_width=48)
+    table.add_column("category", style="dim", no_wrap=True, overflow="ellipsis", max_width=20)
+    table.add_column("price", justify="right", no_wrap=True, min_width=max(len(price(item)) for item in items))
+    table.add_column("score", justify="right", min_width=5)
+    for space in spaces if len(spaces) > 1 else ():
+        table.add_column(space, justify="right", style="dim", min_width=5)
+    for place, item in enumerate(items, 1):
+        each = [f"{item['sources'][space]:.2f}" if space in item["sources"] else "" for space in spaces]
+        table.add_row(
+            str(place),
+            item["item_id"],
+            item["title"] or "",
+            (item["category"] or "").rpartition("/")[2],
+            price(item),
+            f"{item['score']:.2f}",
+            *(each if len(spaces) > 1 else ()),
+        )
+    return Group(table, Text(f"{len(items)} items in {found['took_ms']:.0f} ms from release {found['release']}", "dim"))
+
+
+def price(item: dict[str, Any]) -> str:
+    return "" if item["price"] is None else f"{item['price']:,.2f} {item['currency'] or ''}".rstrip()
+
+
+def ingest_report(report: IngestReport) -> RenderableType:
+    """What became of a feed's records."""
+    lines = [f"{report.feed}: {report.read:,} read = {report.kept:,} kept + {report.rejected:,} rejected"]
+    lines += [f"  rejected {count:,} × {code}" for code, count in report.rejects.items()]
+    lines += [f"  repaired {count:,} × {kind}" for kind, count in report.repaired.items()]
+    if report.ignored_columns:
+        lines.append(f"  columns not used: {', '.join(report.ignored_columns)} (take them in with --mapping)")
+    return Text("\n".join(lines))
+
+
+def space_figures(space: SpaceVectors) -> dict[str, Any]:
+    """What encoding did for one space."""
+    return {
+        "space": space.space,
+        "encoder": space.encoder,
+        "fingerprint": space.fingerprint,
+        "rows": len(space.owners),
+        "encoded": space.encoded,
+        "truncated": space.truncated,
+        "failed": len(space.failures),
+        "failures": str(space.store.folder / "failures.jsonl") if space.failures else None,
+    }
+
+
+def encoded(figures: Sequence[dict[str, Any]]) -> RenderableType:
+    lines = []
+    for space in figures:
+        line = f"{space['space']}: {space['rows']:,} rows, {space['encoded']:,} newly encoded by {space['encoder']}"
+        if space["truncated"]:
+            line += f", {space['truncated']:,} texts longer than it reads"
+        if space["failed"]:
+            line += f", {space['failed']:,} images refused (see {space['failures']}; the next run tries again)"
+        lines.append(line)
+    return Text("\n".join(lines))
+
+
+def build_figures(report: "BuildReport") -> dict[str, Any]:
+    return {
+        "release": report.manifest.release,
+        "published": report.published,
+        "items": report.manifest.items,
+        "ingest": report.ingest,
+        "encoded": [space_figures(space) for space in report.spaces],
+        "spaces": {name: space.model_dump() for name, space in report.manifest.spaces.items()},
+        "seconds": report.seconds,
+    }
+
+
+def build_report(report: "BuildReport") -> RenderableType:
+    """What a build did, stage by stage."""
+    parts: list[RenderableType] = [ingest_report(report.ingest)] if report.ingest else []
+    parts.append(encoded([space_figures(space) for space in report.spaces]))
+    for name, space in report.manifest.spaces.items():
+        parts.append(
+            Text(
+                f"index {name}: {space.factory}, {space.rows:,} × {space.dim}, recall@10 {space.recall10:.3f}, "
+                f"{space.latency_ms:.2f} ms a query, {space.bytes / 1e6:.1f} MB"
+            )
+        )
+    took = " ".join(f"{stage} {seconds:.1f} s" for stage, seconds in report.seconds.items())
+    verb = "published" if report.published else "nothing changed, still"
+    parts.append(Text.assemble((f"{verb} release {report.manifest.release}", "bold green"), f"  ({took})"))
+    return Group(*parts)
+
+
+def releases(listed: Sequence[dict[str, Any]]) -> RenderableType:
+    if not listed:
+        return Text("no release yet: vetrina build FEED", style="dim")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("", "release", "made", "items", "spaces", "from"):
+        table.add_column(column, no_wrap=True)
+    for release in listed:
+        spaces = ", ".join(
+            f"{name} {space['factory']} {space['recall10']:.3f}" for name, space in release["spaces"].items()
+        )
+        table.add_row(
+            "→" if release["current"] else "",
+            release["release"],
+            release["created_at"][:16].replace("T", " "),
+            f"{release['items']:,}",
+            spaces,
+            release["feed"],
+        )
+    return table
+
+
+def findings(found: Sequence["Finding"]) -> RenderableType:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(width=1)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for finding in found:
+        mark, style = MARKS[finding.state]
+        table.add_row(Text(mark, style), finding.subject, finding.detail)
+    return table
