@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,14 @@ def as_keys(keys: Iterable[bytes]) -> Keys:
     return np.frombuffer(b"".join(keys), dtype=f"V{KEY_BYTES}")
 
 
+class Table(NamedTuple):
+    """Where each key's vector lies; replaced as a whole, as threads look keys up while a part is added."""
+
+    heads: NDArray[np.uint64]  # [n], the first half of each key, sorted
+    tails: NDArray[np.uint64]  # [n], the second half
+    places: NDArray[np.int32]  # [n, 2], its part and its row there
+
+
 class VectorStore:
     """The vectors of one space made by one encoder. One writer at a time; readers see whole parts only."""
 
@@ -42,13 +51,11 @@ class VectorStore:
         for left_over in self.folder.glob("*.tmp"):
             left_over.unlink()
         self._parts = sorted(self.folder.glob("*.arrow"))
-        self._heads = np.empty(0, np.uint64)  # first half of each key, sorted
-        self._tails = np.empty(0, np.uint64)
-        self._places = np.empty((0, 2), np.int32)  # part and row of each key
+        self._table = Table(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty((0, 2), np.int32))
         self._index(range(len(self._parts)))
 
     def __len__(self) -> int:
-        return len(self._heads)
+        return len(self._table.heads)
 
     def known(self, keys: Keys) -> NDArray[np.bool_]:
         """Which of n keys have a vector here, [n]."""
@@ -77,7 +84,7 @@ class VectorStore:
         found = self._find(keys)
         if (found < 0).any():
             raise Missing(f"{int((found < 0).sum())} of {len(keys)} vectors are not in {self.folder}: encode first")
-        places = self._places[found]  # [n, 2]
+        places = self._table.places[found]  # [n, 2]
         order = np.lexsort((places[:, 1], places[:, 0]))
         starts = np.searchsorted(places[order, 0], np.arange(len(self._parts) + 1))
         for part, path in enumerate(self._parts):
@@ -98,11 +105,11 @@ class VectorStore:
                 for part, rows in zip(parts, keys, strict=True)
             ]
         ).astype(np.int32)
-        heads = np.concatenate([self._heads, halves[:, 0]])
+        heads = np.concatenate([self._table.heads, halves[:, 0]])
         order = np.argsort(heads, kind="stable")
-        self._heads = heads[order]
-        self._tails = np.concatenate([self._tails, halves[:, 1]])[order]
-        self._places = np.concatenate([self._places, places])[order]
+        tails = np.concatenate([self._table.tails, halves[:, 1]])
+        places = np.concatenate([self._table.places, places])
+        self._table = Table(heads[order], tails[order], places[order])
 
     def _find(self, keys: Keys) -> NDArray[np.int64]:
         """Row in the sorted tables of each key, -1 where it is unknown.
@@ -111,11 +118,12 @@ class VectorStore:
         unknown; such an item would be encoded again at every run, and then be found missing, not be given another's
         vector.
         """
-        if not len(self._heads):
+        heads, tails, _ = self._table
+        if not len(heads):
             return np.full(len(keys), -1)
         halves = keys.view(np.uint64).reshape(-1, 2)
-        at = np.searchsorted(self._heads, halves[:, 0]).clip(max=len(self._heads) - 1)
-        same = (self._heads[at] == halves[:, 0]) & (self._tails[at] == halves[:, 1])
+        at = np.searchsorted(heads, halves[:, 0]).clip(max=len(heads) - 1)
+        same = (heads[at] == halves[:, 0]) & (tails[at] == halves[:, 1])
         return np.where(same, at, -1)
 
     def _read(self, path: Path, column: str) -> NDArray[np.generic]:

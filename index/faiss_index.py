@@ -5,10 +5,9 @@ from typing import Any
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
-from index.errors import Damaged
-from index.exact import ExactIndex, best_rows, empty_hits, exact_search, write_top
+from index.errors import Damaged, Missing
+from index.exact import ExactIndex, best_rows, empty_hits, record, top
 from index.space import Allowed, Hits, Owners, Space, Vectors, check_queries
 
 REFINE = 2  # rows proposed for each asked: what quantisation puts in the wrong order, exact scores put right
@@ -22,14 +21,21 @@ class FaissIndex(ExactIndex):
     """
 
     def __init__(
-        self, space: Space, index: Any, vectors: Vectors, owners: Owners, labels: Owners, items: int, effort: int
+        self,
+        space: Space,
+        factory: str,
+        index: Any,
+        vectors: Vectors,
+        owners: Owners,
+        labels: Owners,
+        items: int,
+        effort: int,
     ) -> None:
         super().__init__(space, vectors, owners, labels, items)
+        self.factory = factory
         self.effort = effort
-        self._index = index
-        self._one_row_each = len(owners) == 0 or bool((np.diff(owners) > 0).all())
-        self._exact_family = isinstance(index, faiss.IndexFlat)
         self.lists = int(index.nlist) if isinstance(index, faiss.IndexIVF) else 0
+        self._index = index
 
     def search(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> Hits:
         """The k best items for each of q queries [q, dim], ties by item number; `allowed` [items] limits them.
@@ -39,29 +45,28 @@ class FaissIndex(ExactIndex):
         queries = check_queries(queries, self.space.dim, k)
         rows_allowed = None if allowed is None else allowed[self.owners]
         reachable = len(self.owners) if rows_allowed is None else int(rows_allowed.sum())
-        if allowed is not None and reachable < NARROW * len(self.owners):
-            return exact_search(self.vectors, self.owners, queries, k, allowed)
-        wanted = k if self._one_row_each else k + k * len(self.owners) // max(1, self.items)
-        wanted = min(reachable, wanted if self._exact_family else REFINE * wanted)
-        hits = empty_hits(len(queries), k)
-        if not wanted:
-            return hits
+        wanted = min(reachable, REFINE * (k if self._one_row_each else k + k * len(self.owners) // self.items))
+        if wanted == reachable or reachable < NARROW * len(self.owners):
+            return super().search(queries, k, allowed)
         # The selector keeps a pointer to the bits, so they must live as long as it does.
         bits = None if rows_allowed is None else np.packbits(rows_allowed, bitorder="little")
         parameters = self._parameters(wanted, None if bits is None else faiss.IDSelectorBitmap(bits))
         _, proposed = self._index.search(queries, wanted, params=parameters)
-        for query, rows in enumerate(proposed):
-            self._answer(hits, query, queries[query], np.sort(rows[rows >= 0]), k)
-            if hits.counts[query] < k and len(rows) < reachable:
-                exact = exact_search(self.vectors, self.owners, queries[query : query + 1], k, allowed)
-                hits.ids[query], hits.scores[query], hits.rows[query] = exact.ids[0], exact.scores[0], exact.rows[0]
+        hits = empty_hits(len(queries), k)
+        for query, found in enumerate(proposed):
+            rows = found[found >= 0]
+            scores = self.vectors[rows] @ queries[query]
+            if not self._one_row_each:
+                best = best_rows(scores, self.owners[rows])
+                rows, scores = rows[best], scores[best]
+            order = top(scores, self.owners[rows], k)
+            if len(order) < k:
+                exact = super().search(queries[query : query + 1], k, allowed)
+                record(hits, query, exact.ids[0], exact.scores[0], exact.rows[0])
                 hits.counts[query] = exact.counts[0]
+            else:
+                record(hits, query, self.owners[rows[order]], scores[order], rows[order])
         return hits
-
-    def _answer(self, hits: Hits, query: int, vector: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> None:
-        owners = self.owners[rows]
-        best, scores = best_rows(self.vectors[rows] @ vector, owners)
-        write_top(hits, query, owners[best], scores, rows[best], k)
 
     def _parameters(self, wanted: int, selector: Any) -> Any:
         if isinstance(self._index, faiss.IndexIVF):
@@ -89,7 +94,9 @@ def write(index: Any, path: Path) -> None:
 
 
 def read(path: Path, rows: int, dim: int) -> Any:
-    """Memory-map an index and check that it is the one expected; raises Damaged naming the file."""
+    """Memory-map an index and check that it is the one expected; raises Missing or Damaged naming the file."""
+    if not path.is_file():
+        raise Missing(f"{path} is missing", path.name)
     try:
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
@@ -97,14 +104,3 @@ def read(path: Path, rows: int, dim: int) -> Any:
     if (index.ntotal, index.d) != (rows, dim):
         raise Damaged(f"{path} holds {index.ntotal} vectors of {index.d}, expected {rows} of {dim}", path.name)
     return index
-
-
-def flat_vectors(index: Any) -> Vectors:
-    """The vectors inside a Flat index, [n, dim], without a copy; valid while the index lives."""
-    view: Vectors = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)
-    return view
-
-
-def limit_threads(threads: int) -> None:
-    """Cap the threads of one FAISS call."""
-    faiss.omp_set_num_threads(threads)

@@ -1,5 +1,6 @@
 """Item ids: text on the outside, numbers on the inside, both ways without holding a dictionary in every process."""
 
+from collections import Counter
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
@@ -8,7 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from index.array_file import load_array
 from index.errors import BadQuery, Damaged, Missing
+
+SCHEMA = pa.schema([("item_id", pa.string())])
 
 
 class ItemIds:
@@ -21,7 +25,9 @@ class ItemIds:
         return len(self._ids)
 
     def text(self, number: int) -> str:
-        """The id with this number."""
+        """The id with this number; raises IndexError for a number that no item has, -1 among them."""
+        if not 0 <= number < len(self):
+            raise IndexError(f"number {number} of {len(self)} ids")
         item_id: str = self._ids[number].as_py()
         return item_id
 
@@ -43,12 +49,13 @@ def write_ids(folder: Path, ids: Iterable[str]) -> int:
     hashes = np.fromiter((_hash(item_id) for item_id in listed), np.uint64, len(listed))
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
-    for at in np.flatnonzero(ordered[1:] == ordered[:-1]):
-        first, second = listed[order[at]], listed[order[at + 1]]
-        if first == second:
-            raise BadQuery(f"item id {first!r} comes twice", "item_id")
-    batch = pa.record_batch([pa.array(listed, pa.string())], names=["item_id"])
-    with pa.OSFile(str(folder / "ids.arrow"), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+    again = np.flatnonzero(ordered[1:] == ordered[:-1])  # different ids may share a hash, so these are only suspects
+    suspects = Counter(listed[number] for number in order[np.union1d(again, again + 1)])
+    for item_id, count in suspects.most_common(1):
+        if count > 1:
+            raise BadQuery(f"item id {item_id!r} comes twice", "item_id")
+    batch = pa.record_batch([pa.array(listed, pa.string())], schema=SCHEMA)
+    with pa.OSFile(str(folder / "ids.arrow"), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         writer.write_batch(batch)
     np.save(folder / "ids_order.npy", np.stack([ordered, order.astype(np.uint64)]), allow_pickle=False)
     return len(listed)
@@ -56,16 +63,17 @@ def write_ids(folder: Path, ids: Iterable[str]) -> int:
 
 def open_ids(folder: Path) -> ItemIds:
     """Memory-map what `write_ids` wrote; raises Missing or Damaged naming the file."""
+    path = folder / "ids.arrow"
     try:
-        ids = pa.ipc.open_file(pa.memory_map(str(folder / "ids.arrow"))).get_batch(0).column(0)
-        table = np.load(folder / "ids_order.npy", mmap_mode="r", allow_pickle=False)
+        batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
     except FileNotFoundError as error:
-        raise Missing(f"{folder} has no ids ({error})", "ids.arrow") from error
-    except (pa.ArrowInvalid, ValueError, OSError) as error:
-        raise Damaged(f"the ids in {folder} cannot be read ({error})", "ids.arrow") from error
-    if table.dtype != np.uint64 or table.shape != (2, len(ids)):
-        raise Damaged(f"ids_order.npy has shape {list(table.shape)} for {len(ids)} ids", "ids_order.npy")
-    return ItemIds(ids, table[1].view(np.int64), table[0])
+        raise Missing(f"{path} is missing", path.name) from error
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise Damaged(f"{path} cannot be read ({error})", path.name) from error
+    if batch.schema != SCHEMA:
+        raise Damaged(f"{path} holds {batch.schema}, not item ids", path.name)
+    hashes, order = load_array(folder / "ids_order.npy", np.uint64, (2, len(batch)))
+    return ItemIds(batch.column(0), order.view(np.int64), hashes)
 
 
 def _hash(item_id: str) -> int:

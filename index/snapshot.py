@@ -10,8 +10,9 @@ import numpy as np
 import orjson
 
 from index import faiss_index
+from index.array_file import load_array
 from index.errors import BadQuery, Damaged, Missing
-from index.exact import TIE, exact_search
+from index.exact import TIE, ExactIndex
 from index.faiss_index import FaissIndex
 from index.space import Owners, Space, Vectors, sound_rows
 
@@ -19,6 +20,7 @@ FLAT_BELOW = 20_000  # rows up to which scanning all is fast enough on one core
 RECALL_TARGET = 0.95
 PROBES = 256  # queries that recall and latency are measured with
 MEASURED_K = 10
+BLOCK = 1 << 14  # rows copied at once
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,12 @@ def build(
     np.save(folder / "labels.npy", labels, allow_pickle=False)
 
     factory = _choose_factory(len(vectors))
-    raw = faiss_index.train(vectors, factory)
-    faiss_index.write(raw, folder / "index.faiss")
-    index = FaissIndex(space, raw, vectors, owners, labels, items, effort=1 if factory.startswith("IVF") else 0)
+    index = ExactIndex(space, vectors, owners, labels, items)
+    if factory != "Flat":
+        raw = faiss_index.train(vectors, factory)
+        faiss_index.write(raw, folder / "index.faiss")
+        index = FaissIndex(space, factory, raw, vectors, owners, labels, items, effort=1)
     recall, latency = _reach_recall(index)
-    if factory == "Flat":
-        path.unlink()  # a Flat index holds the vectors themselves
     size = sum(file.stat().st_size for file in folder.iterdir())
     report = IndexReport(
         space,
@@ -87,19 +89,20 @@ def build(
     return report
 
 
-def open_index(folder: Path) -> FaissIndex:
+def open_index(folder: Path) -> ExactIndex:
     """Memory-map the index in `folder`; raises Missing or Damaged with the file's name."""
     described = read_report(folder)
-    owners = _load_npy(folder / "owners.npy", np.int32, (described.rows,))
+    owners = load_array(folder / "owners.npy", np.int32, (described.rows,))
     if len(owners) and (owners[0] < 0 or owners[-1] >= described.items or (np.diff(owners) < 0).any()):
         raise Damaged(f"{folder / 'owners.npy'} names items outside 0..{described.items - 1}", "owners.npy")
-    labels = _load_npy(folder / "labels.npy", np.int32, (described.rows,))
-    raw = faiss_index.read(folder / "index.faiss", described.rows, described.space.dim)
+    labels = load_array(folder / "labels.npy", np.int32, (described.rows,))
+    vectors = load_array(folder / "vectors.npy", np.float32, (described.rows, described.space.dim))
     if described.factory == "Flat":
-        vectors = faiss_index.flat_vectors(raw)
-    else:
-        vectors = _load_npy(folder / "vectors.npy", np.float32, (described.rows, described.space.dim))
-    return FaissIndex(described.space, raw, vectors, owners, labels, described.items, described.effort)
+        return ExactIndex(described.space, vectors, owners, labels, described.items)
+    raw = faiss_index.read(folder / "index.faiss", described.rows, described.space.dim)
+    return FaissIndex(
+        described.space, described.factory, raw, vectors, owners, labels, described.items, described.effort
+    )
 
 
 def read_report(folder: Path) -> IndexReport:
@@ -123,54 +126,44 @@ def _choose_factory(rows: int) -> str:
 def _drop_unsound(path: Path, vectors: Vectors) -> tuple[Vectors, Any]:
     """Normalise the rows on disk block by block; rewrite the file without those that have no direction."""
     kept = np.ones(len(vectors), dtype=np.bool_)
-    for start in range(0, len(vectors), 1 << 14):
-        block = slice(start, start + (1 << 14))
+    for start in range(0, len(vectors), BLOCK):
+        block = slice(start, start + BLOCK)
         rows, kept[block] = sound_rows(vectors[block])
         vectors[block][kept[block]] = rows
     if kept.all():
         return vectors, kept
     fresh = path.with_suffix(".tmp")
     sound: Vectors = np.lib.format.open_memmap(fresh, "w+", np.float32, (int(kept.sum()), vectors.shape[1]))
-    sound[:] = vectors[kept]
+    places = np.flatnonzero(kept)
+    for start in range(0, len(places), BLOCK):
+        sound[start : start + BLOCK] = vectors[places[start : start + BLOCK]]
     fresh.replace(path)
     return sound, kept
 
 
-def _reach_recall(index: FaissIndex) -> tuple[float, float]:
-    """Double the effort until recall@10 reaches the target or all is searched; recall and median latency in ms."""
+def _reach_recall(index: ExactIndex) -> tuple[float, float]:
+    """Recall@10 and median latency in ms; an IVF's effort is doubled until recall reaches the target."""
     if len(index.vectors) < 2:
         return 1.0, 0.0
-    chosen = np.random.default_rng(0).choice(len(index.vectors), min(PROBES, len(index.vectors)), replace=False)
-    queries = np.ascontiguousarray(index.vectors[np.sort(chosen)])
-    own = index.owners[np.sort(chosen)]
-    truth = exact_search(index.vectors, index.owners, queries, MEASURED_K + 1)
+    chosen = np.sort(
+        np.random.default_rng(0).choice(len(index.vectors), min(PROBES, len(index.vectors)), replace=False)
+    )
+    queries, own = np.ascontiguousarray(index.vectors[chosen]), index.owners[chosen]
+    exact = ExactIndex(index.space, index.vectors, index.owners, index.labels, index.items)
+    truth = exact.search(queries, MEASURED_K + 1)
     while True:
-        latencies, overlaps = [], []
+        latencies, recalls = [], []
         for query in range(len(queries)):
             started = time.perf_counter()
             hits = index.search(queries[query : query + 1], MEASURED_K + 1)
             latencies.append(time.perf_counter() - started)
-            # By score, not by id: of items that tie for the last place, any is right.
-            others = truth.scores[query][truth.ids[query] != own[query]][:MEASURED_K]
-            others = others[np.isfinite(others)]
-            found = hits.scores[0][(hits.ids[0] != own[query]) & np.isfinite(hits.scores[0])]
-            right = (found >= others[-1] - TIE).sum() if len(others) else 0
-            overlaps.append(min(1.0, right / max(1, len(others))) if len(others) else 1.0)
-        recall = float(np.mean(overlaps))
-        if recall >= RECALL_TARGET or not 0 < index.effort < index.lists:
+            right = truth.scores[query][truth.ids[query] != own[query]][:MEASURED_K]
+            right = right[np.isfinite(right)]
+            if len(right):
+                # By score, not by id: of items that tie for the last place, any is right.
+                found = hits.scores[0][hits.ids[0] != own[query]]
+                recalls.append(min(1.0, float((found >= right[-1] - 2 * TIE).sum()) / len(right)))
+        recall = float(np.mean(recalls)) if recalls else 1.0
+        if recall >= RECALL_TARGET or not isinstance(index, FaissIndex) or index.effort >= index.lists:
             return round(recall, 4), round(float(np.median(latencies)) * 1000, 4)
         index.effort *= 2
-
-
-def _load_npy(path: Path, dtype: type, shape: tuple[int, ...]) -> Any:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise Missing(f"{path} is missing", path.name) from error
-    except (ValueError, OSError) as error:
-        raise Damaged(f"{path} is not a whole array ({error})", path.name) from error
-    if array.dtype != dtype or array.shape != shape:
-        raise Damaged(
-            f"{path} holds {array.dtype}{list(array.shape)}, expected {np.dtype(dtype)}{list(shape)}", path.name
-        )
-    return array

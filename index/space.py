@@ -47,9 +47,11 @@ def sound_rows(vectors: NDArray[Any]) -> tuple[Vectors, NDArray[np.bool_]]:
     A row with NaN, an infinity or length zero has none and is left out; others are scaled to length one.
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
     sound = np.isfinite(lengths) & (lengths > 0)
-    return (vectors[sound] / lengths[sound, None]).astype(np.float32), sound
+    if not sound.all():
+        vectors, lengths = vectors[sound], lengths[sound]
+    return (vectors / lengths[:, None]).astype(np.float32), sound
 
 
 def check_queries(queries: NDArray[Any], dim: int, k: int) -> Vectors:

@@ -1,11 +1,14 @@
 """From found items to what a caller reads: ids, scores, and the catalogue's fields."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields as fields_of
 from typing import Any
 
+from embed.catalogue import Item
 from serve.release import Release
 from serve.retrieve.engine import Found
+
+FIELDS = [field.name for field in fields_of(Item) if field.name != "item_id"]
 
 
 def answer_items(release: Release, found: Sequence[Found], fields: Sequence[str]) -> list[dict[str, Any]]:
@@ -25,8 +28,8 @@ def item_fields(
     release: Release, number: int, fields: Sequence[str] | None = None, image: int | None = None
 ) -> dict[str, Any]:
     """Catalogue fields of one item, all of them without `fields`."""
-    item = release.catalogue.item(number)
-    values = asdict(item)
-    values["image"] = item.images[image or 0] if item.images else None
-    del values["item_id"]
-    return values if fields is None else {name: values[name] for name in fields}
+    item = release.item(number)
+    values = {name: getattr(item, name) for name in (FIELDS if fields is None else fields) if name != "image"}
+    if fields is None or "image" in fields:
+        values["image"] = item.images[image or 0] if item.images else None
+    return values

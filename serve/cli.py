@@ -29,7 +29,8 @@ from serve.settings import Settings, load_settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Vetrina: similar items and search for shops.")
 # Piped output has no width of its own; 110 holds every table whole.
-out = Console(width=None if sys.stdout.isatty() else 110)
+# Titles are data: "[sale]" in one is no markup, ":rose:" no emoji.
+out = Console(width=None if sys.stdout.isatty() else 110, markup=False, emoji=False)
 err = Console(stderr=True)
 
 Store = Annotated[Path | None, typer.Option("--store", help="the folder that holds everything", show_default="store")]
@@ -46,13 +47,17 @@ FeedFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV
 
 
 def main() -> None:
-    """The `vetrina` command: expected errors become one clear line and exit code 2."""
+    """The `vetrina` command: expected errors become one clear line and exit code 2 or 1."""
     try:
         app()
     except EXPECTED as error:
         found = complaint(error)
         err.print(Text.assemble(("error: ", "bold red"), found.message))
-        sys.exit(2 if found.status < 500 else 1)
+        # 2: something to do differently; 1: something is damaged.
+        sys.exit(2 if found.status < 500 or found.code == "missing" else 1)
+    except OSError as error:  # a store that may not be written, a disk that is full
+        err.print(Text.assemble(("error: ", "bold red"), str(error)))
+        sys.exit(1)
 
 
 @app.command("ingest")

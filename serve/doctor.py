@@ -12,7 +12,7 @@ from embed.catalogue import Catalogue, read_report
 from embed.encoders import choose_device
 from embed.encoders.onnx_model import cache_folder
 from serve.errors import EXPECTED, complaint
-from serve.release import Release, current_name, list_manifests, open_current, releases_folder
+from serve.release import Release, open_current, release_names, releases_folder
 from serve.retrieve.engine import Encoders
 from serve.settings import Settings
 
@@ -107,19 +107,13 @@ def _store(settings: Settings) -> Iterator[Finding]:
             yield Finding(f"space {name}", state, f"{space.encoder}, {space.factory}, recall@10 {space.recall10:.3f}")
     except EXPECTED as error:
         yield Finding("release", "wrong", complaint(error).message)
-    others = [manifest.release for manifest in _manifests(settings) if manifest.release != current_name(store)]
-    for name in others:
+    current = releases_folder(store) / "current"
+    for folder in (releases_folder(store) / name for name in release_names(store)):
         try:
-            Release(releases_folder(store) / name)
+            if folder != current.resolve():
+                Release(folder)
         except EXPECTED as error:
-            yield Finding(f"release {name}", "wrong", complaint(error).message)
-
-
-def _manifests(settings: Settings) -> list:  # type: ignore[type-arg]
-    try:
-        return list_manifests(settings.store)
-    except EXPECTED:
-        return []
+            yield Finding(f"release {folder.name}", "wrong", complaint(error).message)
 
 
 def _version(package: str) -> str:

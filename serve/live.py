@@ -20,7 +20,8 @@ class Live:
         self._settings = settings
         self._encoders: Encoders | None = None
         self._engine: Engine | None = None
-        self._refused: str | None = None
+        self._refused: str | None = None  # the release that was refused last
+        self._reason = "build one with vetrina build FEED"
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="release-follower", daemon=True)
 
@@ -28,7 +29,7 @@ class Live:
     def engine(self) -> Engine:
         """The engine of the release that answers; raises Broken while there is none."""
         if self._engine is None:
-            raise Broken(f"no release is loaded yet: {self._refused or 'build one with vetrina build FEED'}", "release")
+            raise Broken(f"no release is loaded yet: {self._reason}", "release")
         return self._engine
 
     @property
@@ -46,16 +47,22 @@ class Live:
 
     def refresh(self) -> None:
         """Load the current release if it is not the one that answers; a broken one never takes over."""
-        name = current_name(self._settings.store)
-        if name is None or name == self._refused or (self._engine and self._engine.release.name == name):
-            return
+        name: str | None = "current"
         try:
+            name = current_name(self._settings.store)
+            if name is None or name == self._refused or (self._engine and self._engine.release.name == name):
+                return
             self._encoders = self._encoders or make_encoders(self._settings)
             self._engine = make_engine(open_current(self._settings.store), self._encoders, self._settings)
             log.info("release %s answers now", name)
         except EXPECTED as error:
+            if self._reason != complaint(error).message:
+                self._reason = complaint(error).message
+                log.error("release %s was refused, the one before goes on: %s", name, self._reason)
             self._refused = name
-            log.error("release %s was refused, the one before goes on: %s", name, complaint(error).message)
+        except Exception:  # a bug met while following must end neither the following nor the service
+            log.exception("release %s could not be loaded, the one before goes on", name)
+            self._refused, self._reason = name, "a bug of ours, see the log"
 
     def _follow(self) -> None:
         while not self._stop.wait(POLL_SECONDS):

@@ -2,7 +2,7 @@
 
 import fcntl
 import hashlib
-import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,17 +16,17 @@ from embed.encode_job import SpaceVectors, encode_images, encode_texts
 from embed.encoders import choose_device, load_image_encoder, load_text_encoder
 from embed.images import ImageSource
 from index import snapshot
-from index.faiss_index import limit_threads
 from index.ids import write_ids
 from index.space import Space
-from serve.errors import Broken
+from index.threads import limit_threads
+from serve.errors import BadRequest, Broken
 from serve.release import (
     ITEMS_FILE,
     Manifest,
     SpaceEntry,
+    check_files,
     current_name,
     draft,
-    new_name,
     publish,
     read_manifest,
     releases_folder,
@@ -52,14 +52,25 @@ def ingest_feed(
     settings: Settings, feed: Path, format_: str | None = None, force: bool = False, progress: Progress | None = None
 ) -> IngestReport:
     """Read a feed into the store's catalogue."""
+    with _one_job_at_a_time(settings.store):
+        return _ingest(settings, feed, format_, force, progress)
+
+
+def encode_catalogue(settings: Settings, progress: Progress | None = None) -> list[SpaceVectors]:
+    """Encode what is new in the store's catalogue; the rows of each space."""
+    with _one_job_at_a_time(settings.store):
+        return _encode(settings, Catalogue.current(settings.store), progress)
+
+
+def _ingest(
+    settings: Settings, feed: Path, format_: str | None, force: bool, progress: Progress | None
+) -> IngestReport:
     mapping = Mapping.load(settings.mapping) if settings.mapping else None
     tell = (lambda done, total, rows: progress("ingest", done, total, "bytes")) if progress else None
     return ingest(feed, settings.store, mapping=mapping, format=format_, force=force, progress=tell)
 
 
-def encode_catalogue(settings: Settings, progress: Progress | None = None) -> list[SpaceVectors]:
-    """Encode what is new in the store's catalogue; the rows of each space."""
-    catalogue = Catalogue.current(settings.store)
+def _encode(settings: Settings, catalogue: Catalogue, progress: Progress | None) -> list[SpaceVectors]:
     device = choose_device(settings.device, settings.threads)
     root = settings.image_root or Path(read_report(catalogue).folder)
     source = ImageSource(root, allow_http=settings.allow_http_images, limits=settings.image_limits)
@@ -89,28 +100,34 @@ def build(
     force: bool = False,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Bring the store up to date with `feed` (or with the catalogue already in it) and publish a release of it."""
-    settings.store.mkdir(parents=True, exist_ok=True)
+    """Bring the store up to date with `feed` (or with the catalogue already in it) and publish a release of it.
+
+    Raises BadRequest where there is nothing to release, or, unless `force`, where a space would lose more than half
+    of its rows.
+    """
     seconds: dict[str, float] = {}
-    with _one_build_at_a_time(settings.store):
+    with _one_job_at_a_time(settings.store):
         with _timed(seconds, "ingest"):
-            ingested = ingest_feed(settings, feed, format_, force, progress) if feed else None
-        with _timed(seconds, "encode"):
-            spaces = encode_catalogue(settings, progress)
+            ingested = _ingest(settings, feed, format_, force, progress) if feed else None
         catalogue = Catalogue.current(settings.store)
+        if not len(catalogue):
+            raise BadRequest(f"{feed or 'the catalogue'} has no usable product: there is nothing to release", "feed")
+        with _timed(seconds, "encode"):
+            spaces = _encode(settings, catalogue, progress)
         content = _content(catalogue, spaces)
         parent = current_name(settings.store)
-        if parent is not None and not force:
-            standing = _standing(settings.store, parent)
+        standing = _standing(settings.store, parent) if parent else None
+        if not force:
             if standing is not None and standing.content == content:
                 return BuildReport(standing, False, ingested, spaces, seconds)
+            _check_spaces(settings, standing, spaces)
         with draft(settings.store) as folder:
             with _timed(seconds, "index"):
                 entries = _build_indexes(settings, folder, catalogue, spaces, progress)
-                os.link(catalogue.file, folder / ITEMS_FILE)
+                # A copy, not a link: nothing that befalls the catalogue's file befalls the release.
+                shutil.copyfile(catalogue.file, folder / ITEMS_FILE)
                 write_ids(folder, (item_id.as_py() for item_id in catalogue.ids()))
             manifest = Manifest(
-                release=new_name(),
                 parent=parent,
                 content=content,
                 created_at=datetime.now(UTC),
@@ -167,15 +184,35 @@ def _content(catalogue: Catalogue, spaces: list[SpaceVectors]) -> str:
 
 
 def _standing(store: Path, name: str) -> Manifest | None:
-    """The manifest of the current release, or None where it cannot be read and so has to be built again."""
+    """The manifest of the current release, or None where it is damaged and so has to be built again."""
     try:
-        return read_manifest(releases_folder(store) / name)
+        manifest = read_manifest(releases_folder(store) / name)
+        check_files(releases_folder(store) / name, manifest)
     except Broken:
         return None
+    return manifest
+
+
+def _check_spaces(settings: Settings, standing: Manifest | None, spaces: list[SpaceVectors]) -> None:
+    """A folder of images that is not mounted must not take a space out of the shop."""
+    rows = {space.space: len(space.owners) for space in spaces}
+    if not rows:
+        raise BadRequest("no image of the catalogue could be used and no item has words: nothing to release", "images")
+    for name, entry in standing.spaces.items() if standing else ():
+        now = rows.get(name, 0)
+        if 2 * now < entry.rows:
+            failures = settings.store / "vectors" / name / entry.fingerprint / "failures.jsonl"
+            raise BadRequest(
+                f"space {name} would have {now} rows where the release that serves has {entry.rows}: not published, "
+                f"for it would lose more than half. See {failures}, or force it",
+                name,
+            )
 
 
 @contextmanager
-def _one_build_at_a_time(store: Path) -> Iterator[None]:
+def _one_job_at_a_time(store: Path) -> Iterator[None]:
+    """Ingest, encode and build write to the same files; the lock dies with its process."""
+    store.mkdir(parents=True, exist_ok=True)
     with (store / ".build.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,8 +1,8 @@
 """The release: everything a request needs, made together, checksummed, immutable; `current` names one.
 
     STORE/releases/
-      current -> 20260102T030405-1a2b3c4d
-      20260102T030405-1a2b3c4d/
+      current -> 20260102T030405678-1a2b3c4d
+      20260102T030405678-1a2b3c4d/   when it was made, and the hash of its manifest
         manifest.json          lineage, counts, fingerprints, recall, checksum of every other file
         items.arrow            the catalogue; an item's number is its row
         ids.arrow ids_order.npy
@@ -16,21 +16,23 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from embed.catalogue import Catalogue
-from index.faiss_index import FaissIndex
+from embed.catalogue import Catalogue, Item
+from index.exact import ExactIndex
 from index.ids import ItemIds, open_ids
 from index.snapshot import open_index
 from serve.errors import Broken, NotFound
 
 FORMAT = 1
 ITEMS_FILE = "items.arrow"
+KEPT_ITEMS = 20_000
 
 
 class FileSum(BaseModel):
@@ -57,12 +59,15 @@ class SpaceEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a release is. `content` is the hash of all that went in: equal content needs no second release."""
+    """What a release is. `content` is the hash of all that went in: equal content needs no second release.
+
+    `release` is not in the file: it is the folder's name, which carries the file's hash.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     format: int = FORMAT
-    release: str
+    release: str = ""
     parent: str | None
     content: str
     created_at: datetime
@@ -80,12 +85,12 @@ class Release:
 
     def __init__(self, folder: Path) -> None:
         self.manifest = read_manifest(folder)
-        if self.manifest.release != folder.name:
-            raise Broken(f"{folder} holds the manifest of release {self.manifest.release}", "manifest.json")
         check_files(folder, self.manifest)
         self.catalogue = Catalogue.open(folder)
+        # Reading a row takes some 40 µs: what is answered often is kept.
+        self.item: Callable[[int], Item] = lru_cache(KEPT_ITEMS)(self.catalogue.item)
         self.ids: ItemIds = open_ids(folder)
-        self.spaces: dict[str, FaissIndex] = {
+        self.spaces: dict[str, ExactIndex] = {
             name: open_index(folder / "spaces" / name) for name in self.manifest.spaces
         }
         counts = {ITEMS_FILE: len(self.catalogue), "ids.arrow": len(self.ids)} | {
@@ -112,11 +117,18 @@ def releases_folder(store: Path) -> Path:
 
 
 def current_name(store: Path) -> str | None:
-    """The name of the release that serves, or None before the first."""
+    """The name of the release that serves, or None before the first; raises Broken where `current` is no link."""
+    link = releases_folder(store) / "current"
     try:
-        return Path(os.readlink(releases_folder(store) / "current")).name
-    except FileNotFoundError:
+        return Path(os.readlink(link)).name
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise Broken(
+            f"{link} is not a symbolic link ({error.strerror}): delete it, and copy stores with their links "
+            f"(cp -a, rsync -a); then vetrina build --store {store} publishes anew",
+            "current",
+        ) from error
 
 
 def open_current(store: Path) -> Release:
@@ -127,22 +139,37 @@ def open_current(store: Path) -> Release:
     return Release(releases_folder(store) / name)
 
 
+def release_names(store: Path) -> list[str]:
+    """The releases on disk, newest first, damaged ones too."""
+    folders = releases_folder(store).glob("[!.]*")
+    return sorted((path.name for path in folders if path.is_dir() and path.name != "current"), reverse=True)
+
+
 def list_manifests(store: Path) -> list[Manifest]:
-    """The manifests of all whole releases, newest first."""
-    folders = [path.parent for path in releases_folder(store).glob("*/manifest.json") if not path.parent.is_symlink()]
-    return [read_manifest(folder) for folder in sorted(folders, reverse=True)]
+    """The manifests on disk, newest first, without those that cannot be read: the doctor names them."""
+    manifests = []
+    for name in release_names(store):
+        with suppress(Broken):  # also one that is being pruned this very moment
+            manifests.append(read_manifest(releases_folder(store) / name))
+    return manifests
 
 
 def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a release; raises Broken where it is missing, damaged or of another release."""
     path = folder / "manifest.json"
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise Broken(f"{folder} is no release: {path.name} is missing", path.name) from error
+        data = path.read_bytes()
+        manifest = Manifest.model_validate_json(data)
+    except OSError as error:
+        raise Broken(f"{folder} is no release: {path.name} cannot be read ({error.strerror})", path.name) from error
     except ValidationError as error:
         raise Broken(f"{path} is damaged: {error.errors()[0]['msg']}", path.name) from error
     if manifest.format != FORMAT:
         raise Broken(f"{path} has format {manifest.format}, this version reads {FORMAT}: build again", path.name)
+    name = _name(manifest.created_at, data)
+    if folder.name != name:
+        raise Broken(f"{path} is damaged or of another release: it belongs to {name}, not {folder.name}", path.name)
+    manifest.release = name
     return manifest
 
 
@@ -152,8 +179,18 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         path = folder / name
         if not path.is_file():
             raise Broken(f"release {manifest.release} lacks its file {name}", name)
-        if path.stat().st_size != expected.bytes or _sha256(path) != expected.sha256:
-            raise Broken(f"file {name} of release {manifest.release} is not what was published", name)
+        size = path.stat().st_size
+        if size != expected.bytes:
+            raise Broken(
+                f"file {name} of release {manifest.release} has {size} bytes, published were {expected.bytes}", name
+            )
+        digest = _sha256(path)
+        if digest != expected.sha256:
+            raise Broken(
+                f"file {name} of release {manifest.release} has SHA-256 {digest[:16]}…, published was "
+                f"{expected.sha256[:16]}…: it is damaged or of another build",
+                name,
+            )
 
 
 @contextmanager
@@ -172,12 +209,17 @@ def draft(store: Path) -> Iterator[Path]:
 
 
 def publish(store: Path, folder: Path, manifest: Manifest, keep: int) -> None:
-    """Seal a draft with its checksums, give it its name, make it current, and prune all but the newest `keep`."""
+    """Seal a draft with its checksums, give it its name, make it current, and prune all but the newest `keep`.
+
+    Sets the manifest's `release` and `files`.
+    """
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest.files = {
         str(path.relative_to(folder)): FileSum(sha256=_sha256(path), bytes=path.stat().st_size) for path in paths
     }
-    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=2))
+    data = manifest.model_dump_json(indent=2, exclude={"release"}).encode()
+    manifest.release = _name(manifest.created_at, data)
+    (folder / "manifest.json").write_bytes(data)
     for path in [*paths, folder / "manifest.json", *(path for path in folder.rglob("*") if path.is_dir()), folder]:
         _sync(path)
     final = releases_folder(store) / manifest.release
@@ -190,7 +232,7 @@ def publish(store: Path, folder: Path, manifest: Manifest, keep: int) -> None:
 def make_current(store: Path, name: str) -> None:
     """Point `current` at a release in one atomic step; raises NotFound where there is no such release."""
     folder = releases_folder(store)
-    if not (folder / name / "manifest.json").is_file() or name == "current":
+    if name not in release_names(store):
         raise NotFound(f"store {store} has no release {name!r}: see vetrina releases", "release")
     fresh = folder / f".current-{secrets.token_hex(4)}"
     fresh.symlink_to(name)
@@ -198,17 +240,14 @@ def make_current(store: Path, name: str) -> None:
     _sync(folder)
 
 
-def new_name() -> str:
-    """A name that sorts by time."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+def _name(made: datetime, manifest: bytes) -> str:
+    """A name that sorts by time and gives away a manifest that was altered or is another's."""
+    return f"{made:%Y%m%dT%H%M%S}{made.microsecond // 1000:03}-{hashlib.sha256(manifest).hexdigest()[:8]}"
 
 
 def _prune(store: Path, keep: int) -> None:
     folder = releases_folder(store)
-    names = sorted(
-        (path.parent.name for path in folder.glob("*/manifest.json") if path.parent.name != "current"), reverse=True
-    )
-    for name in names[keep:]:
+    for name in release_names(store)[keep:]:
         if name != current_name(store):
             shutil.rmtree(folder / name)
     for stray in folder.glob(".current-*"):

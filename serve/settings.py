@@ -1,11 +1,18 @@
 """Settings: `vetrina.toml`, then `VETRINA_*` variables, then what the command line or a caller says."""
 
+import difflib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from embed.images import ImageLimits
 from serve.errors import BadRequest
@@ -30,7 +37,7 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(20 << 20, gt=0)
     max_image_pixels: int = Field(50_000_000, gt=0)
     keep_releases: int = Field(3, ge=1, description="how many releases stay on disk")
-    space_weights: dict[str, float] = Field(
+    space_weights: dict[str, Annotated[float, Field(gt=0, le=100)]] = Field(
         {"image": 1.0, "text": 1.0}, description="how much each space counts when a request fuses several"
     )
     host: str = "127.0.0.1"
@@ -62,12 +69,16 @@ def load_settings(**given: Any) -> Settings:
     known = {f"VETRINA_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
     unknown = sorted(name for name in os.environ if name.startswith("VETRINA_") and name.split("__")[0] not in known)
     if unknown:
-        raise BadRequest(f"there is no setting {', '.join(unknown)}: see vetrina doctor for the names", unknown[0])
+        near = difflib.get_close_matches(unknown[0], known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
+        raise BadRequest(f"there is no setting {', '.join(unknown)}: {hint}", unknown[0])
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         raise BadRequest(f"setting {name}: {first['msg']} (got {first['input']!r})", name) from error
+    except SettingsError as error:  # a variable that should hold JSON
+        raise BadRequest(str(error), "settings") from error
     except ValueError as error:  # a TOML file that does not parse
-        raise BadRequest(f"vetrina.toml: {error}", "vetrina.toml") from error
+        raise BadRequest(f"{configured or 'vetrina.toml'}: {error}", "vetrina.toml") from error

@@ -28,8 +28,8 @@ def answer(found: dict[str, Any]) -> RenderableType:
     # Where room is short the title gives way, never an id, a price or a score.
     table.add_column("#", justify="right", style="dim", min_width=2)
     table.add_column("item", style="cyan", no_wrap=True, min_width=max(len(item["item_id"]) for item in items))
-    table.add_column("title", no_wrap=True, overflow="ellipsis", max_width=48)
-    table.add_column("category", style="dim", no_wrap=True, overflow="ellipsis", max_width=20)
+    table.add_column("title", no_wrap=True, overflow="ellipsis", max_width=38)
+    table.add_column("category", style="dim", no_wrap=True, overflow="ellipsis", max_width=16)
     table.add_column("price", justify="right", no_wrap=True, min_width=max(len(price(item)) for item in items))
     table.add_column("score", justify="right", min_width=5)
     for space in spaces if len(spaces) > 1 else ():

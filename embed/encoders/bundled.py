@@ -63,7 +63,7 @@ class BundledImageEncoder:
 
     def encode_images(self, prepared: Sequence[Prepared]) -> Vectors:
         """n arrays [224, 224, 3] to [n, 1280] unit rows."""
-        return in_batches(prepared, self.batch, lambda batch: unit_rows(self._run(images=np.stack(batch))))
+        return in_batches(prepared, self.batch, self.dim, lambda batch: unit_rows(self._run(images=np.stack(batch))))
 
     @staticmethod
     def _export() -> "tuple[Module, dict[str, Any], dict[str, dict[int, Any]]]":
@@ -102,8 +102,7 @@ class BundledTextEncoder:
         tokens = [encoding.ids for encoding in encodings]
         order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        if texts:
-            vectors[order] = in_batches([tokens[row] for row in order], self.batch, self._encode_batch)
+        vectors[order] = in_batches([tokens[row] for row in order], self.batch, self.dim, self._encode_batch)
         return EncodedTexts(vectors, sum(bool(encoding.overflowing) for encoding in encodings))
 
     def _encode_batch(self, tokens: Sequence[list[int]]) -> Vectors:

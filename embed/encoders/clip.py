@@ -17,7 +17,7 @@ from embed.encoders.encoder import (
     unit_rows,
     weights_hash,
 )
-from embed.errors import BadInput, Missing
+from embed.errors import BadInput, Damaged, Missing
 
 
 class ClipEncoder:
@@ -37,7 +37,9 @@ class ClipEncoder:
             self._model, _, self._preprocess = open_clip.create_model_and_transforms(
                 model_name, pretrained=pretrained, device=device.kind, weights_only=True
             )
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # every reader of weights has errors of its own
+            if Path(pretrained).is_file():
+                raise Damaged(f"{pretrained} does not hold the weights of {model_name} ({error})", "encoder") from error
             raise Missing(
                 f"the weights of open_clip:{spec} could not be loaded ({error}): where there is no hub, give a local "
                 f"file, open_clip:{model_name}//path/to/weights.safetensors",
@@ -53,7 +55,8 @@ class ClipEncoder:
         self.context_length = int(self._tokenizer.context_length)
         image_size = self._model.visual.image_size
         self.shrink_to = max(image_size) if isinstance(image_size, tuple) else int(image_size)
-        self.dim = int(self.encode_images([self.prepare(Image.new("RGB", (self.shrink_to, self.shrink_to)))]).shape[1])
+        blank = self.prepare(Image.new("RGB", (self.shrink_to, self.shrink_to)))
+        self.dim = self._run(self._model.encode_image, blank[None]).shape[1]
         self.fingerprint = make_fingerprint(
             model=model_name,
             weights=weights_hash(self._model.state_dict().items()),
@@ -66,14 +69,22 @@ class ClipEncoder:
         return array
 
     def encode_images(self, prepared: Sequence[Prepared]) -> Vectors:
-        return in_batches(prepared, self.batch, lambda batch: self._run(self._model.encode_image, np.stack(batch)))
+        """n arrays [3, side, side] to [n, dim] unit rows."""
+        encode = self._model.encode_image
+        return in_batches(prepared, self.batch, self.dim, lambda batch: self._run(encode, np.stack(batch)))
 
     def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
         """n texts to [n, dim] unit rows; CLIP reads 77 tokens, the start and end marks included."""
-        truncated = sum(len(self._tokenizer.encode(text)) + 2 > self.context_length for text in texts)
+        truncated = sum(self._length(text) > self.context_length for text in texts)
         tokens = self._tokenizer(list(texts)).numpy()  # [n, context_length]
-        vectors = in_batches(tokens, self.batch, lambda batch: self._run(self._model.encode_text, batch))
-        return EncodedTexts(vectors, truncated)
+        encode = self._model.encode_text
+        return EncodedTexts(in_batches(tokens, self.batch, self.dim, lambda batch: self._run(encode, batch)), truncated)
+
+    def _length(self, text: str) -> int:
+        """How many tokens a text has, the marks included."""
+        if hasattr(self._tokenizer, "encode"):  # open_clip's own tokenizer; others wrap one of transformers
+            return len(self._tokenizer.encode(text)) + 2
+        return len(self._tokenizer.tokenizer(text)["input_ids"])
 
     def _run(self, forward: Any, batch: Any) -> Vectors:
         import torch

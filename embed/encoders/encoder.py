@@ -82,19 +82,19 @@ def unit_rows(vectors: NDArray[Any]) -> Vectors:
     return unit
 
 
-def in_batches(parts: Sequence[Part], size: int, run: Callable[[Sequence[Part]], Vectors]) -> Vectors:
-    """Run over `parts` in batches of `size`, halving the batch and trying again when the device's memory runs out."""
-    outputs: list[Vectors] = []
+def in_batches(parts: Sequence[Part], size: int, dim: int, run: Callable[[Sequence[Part]], Vectors]) -> Vectors:
+    """Vectors [n, dim] of n `parts`, run in batches of `size`, which is halved when the device's memory runs out."""
+    vectors = np.empty((len(parts), dim), np.float32)
     start = 0
     while start < len(parts):
         try:
-            outputs.append(run(parts[start : start + size]))
+            vectors[start : start + size] = run(parts[start : start + size])
             start += size
         except RuntimeError as error:  # torch.OutOfMemoryError is one; matched by name so that torch stays unimported
             if type(error).__name__ != "OutOfMemoryError" or size == 1:
                 raise
             size = max(1, size // 2)
-    return np.concatenate(outputs)
+    return vectors
 
 
 def _torch_uint8() -> Any:

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from embed.encoders.device import Device
 from embed.encoders.encoder import EncodedTexts, Vectors, in_batches, make_fingerprint, unit_rows, weights_hash
-from embed.errors import Missing
+from embed.errors import Damaged, Missing
 
 
 class SentenceEncoder:
@@ -26,7 +24,9 @@ class SentenceEncoder:
                 trust_remote_code=False,
                 model_kwargs={"torch_dtype": torch.bfloat16} if device.half else {},
             )
-        except OSError as error:
+        except Exception as error:  # every part of a model has errors of its own
+            if Path(model).is_dir():
+                raise Damaged(f"{model} is no whole sentence-transformers model ({error})", "encoder") from error
             raise Missing(
                 f"the model st:{model} is not on this machine and could not be fetched: copy its folder here and "
                 "write st:/path/to/folder",
@@ -51,7 +51,7 @@ class SentenceEncoder:
         tokenized = self._model.tokenizer(list(texts), truncation=False, padding=False)["input_ids"]
         limit = self._model.max_seq_length or float("inf")
         return EncodedTexts(
-            in_batches(texts, 4096, self._encode_batch) if texts else np.empty((0, self.dim), np.float32),
+            in_batches(texts, 4096, self.dim, self._encode_batch),
             sum(len(tokens) > limit for tokens in tokenized),
         )
 

@@ -73,10 +73,10 @@ def _drawn(progress: Progress | None) -> Callable[[int, int], None] | None:
 
 def _next(store: Path) -> str:
     lines = (
-        ("make serve", "the HTTP service; see http://127.0.0.1:8000/docs"),
+        ("make serve", "the HTTP service, described at /docs"),
         (f'vetrina search "white mug with dots" --store {store}', "your own words"),
         (f"vetrina doctor --store {store}", "what this machine and this store can do"),
-        ("vetrina build feed.csv --store my-store", "your own products: CSV, JSONL, Parquet, Merchant, Shopify"),
+        ("vetrina build feed.csv --store my-store", "your own products"),
     )
     width = max(len(command) for command, _ in lines)
     return "\n".join(f"{command:<{width}}  {what}" for command, what in lines)

@@ -3,6 +3,8 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
+from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
 
@@ -12,9 +14,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.errors import EXPECTED, BadRequest, Complaint, complaint
+from serve.errors import EXPECTED, Complaint, complaint
 from serve.http.contract import ErrorAnswer
-from serve.http.routes import router
+from serve.http.routes import SEARCH_SCHEMAS, router
 from serve.live import Live
 from serve.settings import Settings
 
@@ -46,7 +48,14 @@ def create_app(settings: Settings) -> FastAPI:
             (503, "not ready"),
         )
     }
-    app = FastAPI(title="Vetrina", description=DESCRIPTION, lifespan=lifespan, responses=errors)
+    app = Service(
+        title="Vetrina",
+        version=version("vetrina"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        responses=errors,
+        redirect_slashes=False,  # a redirect is no answer in the error form
+    )
     app.state.live = live
     app.state.settings = settings
     app.include_router(router)
@@ -58,6 +67,15 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_bug)
     return app
+
+
+class Service(FastAPI):
+    """The search request is read by hand, from JSON or a form, so FastAPI does not see its schema."""
+
+    def openapi(self) -> dict[str, Any]:
+        described = super().openapi()
+        described["components"]["schemas"].update(SEARCH_SCHEMAS)
+        return described
 
 
 class EncodedPaths:
@@ -89,21 +107,21 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._limit:
-                raise TooLarge(f"the body is larger than {self._limit} bytes: send less", "body")
+                # An HTTPException, as FastAPI turns any other that is raised while it reads into its own.
+                raise HTTPException(413, f"the body is larger than {self._limit} bytes: send less")
             return message
 
         await self._app(scope, counted, send)
 
 
-class TooLarge(BadRequest):
-    """The body exceeds the limit."""
-
-    status = 413
-
-
 def _answer(found: Complaint) -> Response:
-    body = {"error": {"code": found.code, "message": found.message, "field": found.field}}
+    body = {"error": {"code": found.code, "message": _writable(found.message), "field": _writable(found.field)}}
     return Response(orjson.dumps(body), found.status, media_type="application/json")
+
+
+def _writable(text: str) -> str:
+    """Half a surrogate pair, which a caller's JSON may hold, cannot be written as UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 async def _on_expected(request: Request, error: Exception) -> Response:
@@ -113,15 +131,20 @@ async def _on_expected(request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if part not in {"body", "query", "path"}]
+    place = [] if first["type"] == "json_invalid" else [str(part) for part in first["loc"][1:]]
     given = repr(first.get("input"))
     shown = given if len(given) <= 100 else f"{given[:100]}…"
-    return _answer(Complaint(422, "invalid", f"{first['msg']} (got {shown})", ".".join(place)))
+    return _answer(Complaint(422, "invalid", f"{first['msg']} (got {shown})", ".".join(place) or "body"))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
-    found = Complaint(error.status_code, "http_error", str(error.detail), "")
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    if error.status_code in {400, 413}:
+        found = Complaint(error.status_code, code, str(error.detail), "body")
+    else:
+        message = f"{error.detail}: {request.method} {request.url.path}; /docs lists what there is"
+        found = Complaint(error.status_code, code, message, "path")
     response = _answer(found)
     response.headers.update(error.headers or {})
     return response
@@ -130,4 +153,6 @@ async def _on_http(request: Request, error: Exception) -> Response:
 async def _on_bug(request: Request, error: Exception) -> Response:
     reference = uuid4().hex
     log.exception("bug %s at %s %s", reference, request.method, request.url.path)
-    return _answer(Complaint(500, "internal", f"a bug of ours, logged as {reference}", ""))
+    response = _answer(Complaint(500, "internal", f"a bug of ours, logged as {reference}", ""))
+    response.headers["connection"] = "close"  # the server will; a client that keeps connections has to know
+    return response

@@ -1,5 +1,6 @@
 """The operations: each takes a request, asks the engine, and answers."""
 
+import re
 import time
 from typing import Annotated, Any
 from urllib.parse import unquote
@@ -9,7 +10,7 @@ import orjson
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi import Query as QueryParameter
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
@@ -29,25 +30,31 @@ from serve.live import Live
 from serve.release import list_manifests
 from serve.retrieve.engine import Engine, Query
 
+
+def _schemas(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schemas of a model and of those it refers to, by name, as the OpenAPI document keeps them."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {**schema.pop("$defs"), model.__name__: schema}
+
+
 router = APIRouter()
+SEARCH_SCHEMAS = _schemas(SearchRequest)
+FORM_SCHEMA = {
+    "type": "object",
+    "description": "the fields of the JSON request; lists are repeated fields, weights are JSON, the image is a file",
+    "properties": SEARCH_SCHEMAS["SearchRequest"]["properties"] | {"image": {"type": "string", "format": "binary"}},
+}
+_INTEGER = re.compile("-?[0-9]{1,9}")
 LIST_FIELDS = {"like", "unlike", "exclude", "spaces", "fields"}
 
 
-def _live(request: Request) -> Live:
+async def _live(request: Request) -> Live:  # async, as FastAPI sends plain functions through a thread
     live: Live = request.app.state.live
     return live
 
 
-def _item_id(item_id: str) -> str:
-    return unquote(item_id)
-
-
-def _k(k: Annotated[int, QueryParameter(ge=1, le=MAX_K, description="how many items to answer with")] = 10) -> int:
-    return k
-
-
 LiveRelease = Annotated[Live, Depends(_live)]
-ItemIdInPath = Annotated[str, Depends(_item_id)]
+ItemIdInPath = Annotated[str, AfterValidator(unquote)]  # the app routes on the path as sent
 
 
 async def _search_request(request: Request) -> SearchRequest:
@@ -57,15 +64,18 @@ async def _search_request(request: Request) -> SearchRequest:
             return await _from_form(request)
         return SearchRequest.model_validate_json(await request.body())
     except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False)) from error
+        found = [{**each, "loc": ("body", *each["loc"])} for each in error.errors(include_url=False)]
+        raise RequestValidationError(found) from error
 
 
 async def _from_form(request: Request) -> SearchRequest:
-    async with request.form(max_files=1, max_fields=1000) as form:
+    async with request.form(max_files=8, max_fields=1000) as form:
         values: dict[str, Any] = {}
         photo: bytes | None = None
         for name in form:
             parts = form.getlist(name)
+            if len(parts) > 1 and name not in LIST_FIELDS:
+                raise BadRequest(f"{name} comes {len(parts)} times: give it once", name)
             if name == "image":
                 if not isinstance(parts[0], UploadFile):
                     raise BadRequest("in a form the image is a file: -F image=@photo.jpg", "image")
@@ -75,7 +85,7 @@ async def _from_form(request: Request) -> SearchRequest:
             elif name == "weights":
                 values[name] = _json(str(parts[0]), name)
             else:
-                values[name] = int(str(parts[0])) if name == "k" and str(parts[0]).lstrip("-").isdigit() else parts[0]
+                values[name] = int(str(parts[0])) if name == "k" and _INTEGER.fullmatch(str(parts[0])) else parts[0]
         found = SearchRequest.model_validate(values)
         return found.model_copy(update={"image": photo})
 
@@ -95,17 +105,8 @@ def _json(text: str, name: str) -> Any:
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": SearchRequest.model_json_schema()},
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {
-                            "image": {"type": "string", "format": "binary"},
-                            "text": {"type": "string"},
-                            "k": {"type": "integer"},
-                        },
-                    }
-                },
+                "application/json": {"schema": {"$ref": "#/components/schemas/SearchRequest"}},
+                "multipart/form-data": {"schema": FORM_SCHEMA},
             },
         }
     },
@@ -143,7 +144,7 @@ async def item(item_id: ItemIdInPath, live: LiveRelease) -> Response:
 async def similar_to_item(
     item_id: ItemIdInPath,
     live: LiveRelease,
-    k: Annotated[int, Depends(_k)],
+    k: Annotated[int, QueryParameter(ge=1, le=MAX_K, description="how many items to answer with")] = 10,
     space: Annotated[str | None, QueryParameter(description="one space; without it all, fused")] = None,
     fields: Annotated[list[FieldName] | None, QueryParameter(description="repeat it for several")] = None,
 ) -> Response:

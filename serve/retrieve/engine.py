@@ -16,15 +16,15 @@ from embed.encoders import (
     load_text_encoder,
 )
 from embed.images import ImageLimits, decode_image
-from index.exact import ItemScores
-from index.faiss_index import limit_threads
-from index.space import Allowed
+from index.exact import top
+from index.threads import limit_threads
 from serve.errors import BadRequest, Broken, NotFound
 from serve.release import Release
 from serve.retrieve.fusion import Background, fuse
 from serve.settings import Settings
 
-DEPTH = 100  # candidates each space proposes before fusion, at the least
+DEPTH = 50  # candidates each space proposes before fusion, at the least
+FEW = 100  # items left out up to which a search asks for that many more instead of filtering
 PART_WEIGHTS = {"text": 1.0, "image": 1.0, "like": 1.0, "unlike": 0.5}
 
 
@@ -89,6 +89,7 @@ class Engine:
         self._encoders = encoders
         self._limits: ImageLimits = settings.image_limits
         self._space_weights = {space: settings.space_weights.get(space, 1.0) for space in release.spaces}
+        self._everything = np.arange(release.manifest.items, dtype=np.int64)
         self._backgrounds = {name: Background(index) for name, index in release.spaces.items()}
 
     def warm_up(self) -> None:
@@ -99,13 +100,12 @@ class Engine:
     def search(self, query: Query) -> list[Found]:
         """The k best items, best first; raises BadRequest where the query is empty or no space can take it."""
         vectors = self._vectors(query)
-        allowed = self._allowed([*query.exclude, *query.unlike, *query.like])
-        return self._find(vectors, query.k, allowed)
+        return self._find(vectors, query.k, self._known([*query.exclude, *query.unlike, *query.like]))
 
     def similar(self, item_ids: Sequence[str], k: int, spaces: Sequence[str] = ()) -> list[Found]:
         """The k items most like the given ones, which are left out."""
-        numbers = [self.number(item_id) for item_id in item_ids]
-        chosen = self._chosen_spaces(spaces)
+        numbers = [self.number(item_id, "item_ids") for item_id in item_ids]
+        chosen = self._chosen_spaces(spaces, "space")
         vectors = {}
         for space in chosen:
             known = [
@@ -113,7 +113,7 @@ class Engine:
             ]
             if known and (direction := _direction(known, [1.0] * len(known))) is not None:
                 vectors[space] = direction
-        return self._find(vectors, k, self._allowed(item_ids)) if vectors else []
+        return self._find(vectors, k, numbers) if vectors else []
 
     def number(self, item_id: str, field_: str = "item_id") -> int:
         """An item's number; raises NotFound naming the id."""
@@ -122,52 +122,59 @@ class Engine:
             raise NotFound(f"there is no item {item_id!r} in release {self.release.name}", field_, "unknown_item")
         return number
 
-    def _find(self, vectors: Mapping[str, NDArray[np.float32]], k: int, allowed: Allowed | None) -> list[Found]:
-        if len(vectors) == 1:
-            ((space, vector),) = vectors.items()
-            hits = self.release.spaces[space].search(vector[None], k, allowed)
-            count = int(hits.counts[0])
-            return [
-                Found(number, score, {space: score}, self._image_of(space, row))
-                for number, score, row in zip(
-                    hits.ids[0, :count].tolist(),
-                    _rounded(hits.scores[0, :count]),
-                    hits.rows[0, :count].tolist(),
-                    strict=True,
-                )
-            ]
-        proposed = [
-            hits.ids[0, : hits.counts[0]]
-            for space, vector in vectors.items()
-            for hits in (self.release.spaces[space].search(vector[None], max(DEPTH, 2 * k), allowed),)
+    def _find(self, vectors: Mapping[str, NDArray[np.float32]], k: int, left_out: Sequence[int]) -> list[Found]:
+        indexes = {space: self.release.spaces[space] for space in vectors}
+        if all(index.factory == "Flat" for index in indexes.values()):
+            # Exact search scores every item anyway, so the fused order is exact too.
+            items = self._everything
+            scores = {space: index.scores_of_all(vectors[space]) for space, index in indexes.items()}
+        else:
+            items = self._candidates(vectors, k, left_out)
+            scores = {space: index.scores_of(vectors[space], items).scores for space, index in indexes.items()}
+        total = fuse(vectors, scores, self._backgrounds, self._space_weights)
+        if left_out:
+            places = np.searchsorted(items, left_out).clip(max=len(items) - 1)
+            total[places[items[places] == left_out]] = -np.inf
+        best = top(total, items, k)
+        numbers = items[best]
+        images = self._best_images(vectors["image"], numbers) if "image" in vectors else [None] * len(best)
+        cosines = {space: of[best].tolist() for space, of in scores.items()}
+        return [
+            Found(number, round(score, 4), _sources(cosines, place), image)
+            for place, (number, score, image) in enumerate(
+                zip(numbers.tolist(), total[best].tolist(), images, strict=True)
+            )
         ]
-        items = np.unique(np.concatenate(proposed))
-        scores = {space: self.release.spaces[space].scores_of(vector, items) for space, vector in vectors.items()}
-        fused = fuse(vectors, scores, self._backgrounds, self._space_weights)
-        best = np.lexsort((items, -np.rint(fused * 1e5)))[:k]
-        return [self._found(int(items[at]), float(fused[at]), scores, int(at)) for at in best]
 
-    def _found(self, number: int, score: float, scores: Mapping[str, ItemScores], at: int) -> Found:
-        sources = {space: round(float(of.scores[at]), 4) for space, of in scores.items() if np.isfinite(of.scores[at])}
-        row = int(scores["image"].rows[at]) if "image" in scores else -1
-        return Found(number, round(score, 4), sources, self._image_of("image", row))
+    def _candidates(
+        self, vectors: Mapping[str, NDArray[np.float32]], k: int, left_out: Sequence[int]
+    ) -> NDArray[np.int64]:
+        """Items that any of the spaces proposes, in rising order. A few too many are cheaper than a filter."""
+        depth, allowed = (k if len(vectors) == 1 else max(DEPTH, 2 * k)), None
+        if len(left_out) <= FEW:
+            depth += len(left_out)
+        else:
+            allowed = np.ones(len(self.release.ids), dtype=np.bool_)
+            allowed[left_out] = False
+        found = [self.release.spaces[space].search(vector[None], depth, allowed) for space, vector in vectors.items()]
+        return np.unique(np.concatenate([hits.ids[0, : hits.counts[0]] for hits in found]))
 
-    def _image_of(self, space: str, row: int) -> int | None:
-        return int(self.release.spaces[space].labels[row]) if space == "image" and row >= 0 else None
+    def _best_images(self, vector: NDArray[np.float32], numbers: NDArray[np.int64]) -> list[int | None]:
+        """Which image of each item matches best; None for an item without any."""
+        index = self.release.spaces["image"]
+        order = np.argsort(numbers)
+        rows = np.empty(len(numbers), np.int64)
+        rows[order] = index.scores_of(vector, numbers[order]).rows
+        return [int(index.labels[row]) if row >= 0 else None for row in rows.tolist()]
 
-    def _allowed(self, left_out: Sequence[str]) -> Allowed | None:
-        numbers = [number for item_id in left_out if (number := self.release.ids.number(item_id)) is not None]
-        if not numbers:
-            return None
-        allowed = np.ones(len(self.release.ids), dtype=np.bool_)
-        allowed[numbers] = False
-        return allowed
+    def _known(self, item_ids: Sequence[str]) -> list[int]:
+        return [number for item_id in item_ids if (number := self.release.ids.number(item_id)) is not None]
 
-    def _chosen_spaces(self, wanted: Sequence[str]) -> list[str]:
+    def _chosen_spaces(self, wanted: Sequence[str], field_: str) -> list[str]:
         for space in wanted:
             if space not in self.release.spaces:
                 raise BadRequest(
-                    f"there is no space {space!r}: this release has {', '.join(self.release.spaces)}", "space"
+                    f"there is no space {space!r}: this release has {', '.join(self.release.spaces)}", field_
                 )
         return list(wanted or self.release.spaces)
 
@@ -184,7 +191,7 @@ class Engine:
         )
         parts: dict[str, list[tuple[NDArray[np.float32], float]]] = {}
         entered: set[str] = set()
-        chosen = self._chosen_spaces(query.spaces)
+        chosen = self._chosen_spaces(query.spaces, "spaces")
         for space in chosen:
             entry, index = self.release.manifest.spaces[space], self.release.spaces[space]
             found = parts.setdefault(space, [])
@@ -202,14 +209,14 @@ class Engine:
                 vector = index.vector_of(number)
                 if vector is not None:
                     found.append((vector, weight))
-                    entered.add("like")
-        for part, given in (("text", query.text), ("image", query.image)):
+                    entered.add("like" if number in liked else "unlike")
+        for part, given, what in (
+            ("text", query.text, "takes words"),
+            ("image", query.image, "takes photos"),
+            ("like", query.like or None, "knows the liked items"),
+        ):
             if given is not None and part not in entered:
-                raise BadRequest(
-                    f"no space of {', '.join(chosen)} takes {'words' if part == 'text' else 'photos'} in release "
-                    f"{self.release.name}",
-                    part,
-                )
+                raise BadRequest(f"no space of {', '.join(chosen)} {what} in release {self.release.name}", part)
         directions = {
             space: direction
             for space, found in parts.items()
@@ -221,6 +228,10 @@ class Engine:
         return directions
 
 
+def _sources(cosines: Mapping[str, Sequence[float]], place: int) -> dict[str, float]:
+    return {space: round(of[place], 4) for space, of in cosines.items() if of[place] > -np.inf}
+
+
 def make_engine(release: Release, encoders: Encoders, settings: Settings) -> Engine:
     """An engine with its encoders loaded."""
     engine = Engine(release, encoders, settings)
@@ -229,18 +240,15 @@ def make_engine(release: Release, encoders: Encoders, settings: Settings) -> Eng
 
 
 def make_encoders(settings: Settings) -> Encoders:
-    """Encoders on the device of the settings; caps the threads of index searches as well."""
-    device = choose_device(settings.device, settings.threads)
-    limit_threads(device.threads)
-    return Encoders(device)
+    """Encoders on the device of the settings. Searches get one thread each: requests run beside each other."""
+    limit_threads(1)
+    return Encoders(choose_device(settings.device, settings.threads))
 
 
 def _direction(vectors: Sequence[NDArray[np.float32]], weights: Sequence[float]) -> NDArray[np.float32] | None:
     """The unit vector along a weighted sum, or None where the sum vanishes."""
+    if len(vectors) == 1 and weights[0] > 0:
+        return vectors[0]
     total = np.sum([weight * vector for vector, weight in zip(vectors, weights, strict=True)], axis=0)
     length = float(np.linalg.norm(total))
     return (total / length).astype(np.float32) if length > 1e-6 else None
-
-
-def _rounded(scores: NDArray[np.float32]) -> list[float]:
-    return [round(score, 4) for score in scores.tolist()]

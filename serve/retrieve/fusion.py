@@ -16,10 +16,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from index.exact import ExactIndex, ItemScores
+from index.exact import ExactIndex
 from index.space import Vectors
 
-BACKGROUND = 512
+BACKGROUND = 256
 
 
 class Background:
@@ -29,24 +29,35 @@ class Background:
         rows = np.random.default_rng(seed).permutation(len(index.vectors))[:BACKGROUND]
         self._sample: Vectors = np.ascontiguousarray(index.vectors[np.sort(rows)])
 
-    def standardise(self, query: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores [m] of unit `query` [dim] as standard deviations above a random item; -inf (not in the space) as 0."""
+    def of(self, query: NDArray[np.float32]) -> tuple[float, float]:
+        """Mean and standard deviation of the scores that unit `query` [dim] gives the sample."""
         sample = self._sample @ query
-        spread = max(float(sample.std()), 1e-6)
-        standard = (scores - float(sample.mean())) / spread
-        return np.where(np.isfinite(scores), standard, np.float32(0)).astype(np.float32)
+        mean = float(sample.sum()) / max(1, len(sample))
+        # A spread below 0.001 is that of a space whose items are all alike: rounding, not to be blown up.
+        return mean, max(float(sample @ sample) / max(1, len(sample)) - mean * mean, 1e-6) ** 0.5
 
 
 def fuse(
     queries: Mapping[str, NDArray[np.float32]],
-    scores: Mapping[str, ItemScores],
+    scores: Mapping[str, NDArray[np.float32]],
     backgrounds: Mapping[str, Background],
     weights: Mapping[str, float],
 ) -> NDArray[np.float32]:
-    """Fused scores [m] of m candidates from their scores in each space that the query enters."""
+    """One score for each of m candidates from their scores [m] in every space that a query enters.
+
+    -inf stands for an item that is not in a space; one that is in none of them stays at -inf. With a single space the
+    score is that space's own.
+    """
+    if len(queries) == 1:
+        return next(iter(scores.values())).copy()
     total = sum(weights[space] for space in queries)
-    standard = (
-        weights[space] * backgrounds[space].standardise(query, scores[space].scores) for space, query in queries.items()
-    )
-    fused: NDArray[np.float32] = np.sum(list(standard), axis=0) / np.float32(total)
+    fused: NDArray[np.float32] = np.zeros(len(next(iter(scores.values()))), np.float32)
+    nowhere = np.ones(len(fused), np.bool_)
+    for space, query in queries.items():
+        mean, spread = backgrounds[space].of(query)
+        absent = scores[space] == -np.inf
+        even = np.round(scores[space], 6)  # equal items differ by less, and would no longer tie
+        fused += np.where(absent, 0, (even - np.float32(mean)) * np.float32(weights[space] / total / spread))
+        nowhere &= absent
+    fused[nowhere] = -np.inf
     return fused

@@ -1,0 +1,26 @@
+# Every target makes the virtual environment if it is missing and is quick when it is there.
+PYTHON ?= python3
+EXTRA ?= cpu
+STORE ?= demo-shop/store
+BIN = .venv/bin
+
+.PHONY: demo test check serve
+
+demo: .venv/ready
+	$(BIN)/vetrina demo
+
+test: .venv/ready
+	$(BIN)/pytest
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+serve: .venv/ready
+	$(BIN)/vetrina serve --store $(STORE)
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[$(EXTRA),test,dev]'
+	touch $@

@@ -1,0 +1,78 @@
+"""Photo to product on the Grocery Store set: 969 phone photos against 81 products, with the bundled image encoder.
+
+Once with the packshot as the only image of a product, once with the 972 train photos as further images of theirs. The
+encoder's crop was chosen on the validation photos; the test photos are only measured.
+"""
+
+import csv
+import os
+import tempfile
+from pathlib import Path
+
+import orjson
+from report import report
+from rich.console import Console
+from rich.progress import track
+
+from serve.pipeline import build
+from serve.release import open_current
+from serve.retrieve.engine import Engine, Query, make_encoders
+from serve.settings import Settings
+
+DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "grocery-store"
+
+
+def main() -> None:
+    products = read("catalog.csv")
+    photos = [photo for photo in read("photos.csv") if (DATA / photo["photo"]).exists()]
+    train = {product["item_id"]: [] for product in products}
+    for photo in photos:
+        if photo["split"] == "train":
+            train[photo["item_id"]].append(photo["photo"])
+    figures = {"products": len(products), "test_photos": sum(photo["split"] == "test" for photo in photos)}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, more in (("packshot", {}), ("photos", train)):
+            engine = shop(Path(folder) / name, products, more)
+            for split in ("val", "test"):
+                asked = [photo for photo in photos if photo["split"] == split]
+                first, five = recall(engine, asked, f"{name} {split}")
+                prefix = name if split == "test" else f"{name}_val"
+                figures |= {f"{prefix}_r1": first, f"{prefix}_r5": five}
+    report("grocery", figures, seed=0, packages=("torch", "onnxruntime", "faiss-cpu"))
+
+
+def read(name: str) -> list[dict[str, str]]:
+    with (DATA / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def shop(folder: Path, products: list[dict[str, str]], more: dict[str, list[str]]) -> Engine:
+    folder.mkdir()
+    feed = folder / "feed.jsonl"
+    rows = [
+        {
+            "item_id": product["item_id"],
+            "title": product["title"],
+            "images": [product["image"], *more.get(product["item_id"], [])],
+        }
+        for product in products
+    ]
+    feed.write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    settings = Settings(store=folder / "store", image_root=DATA)
+    build(settings, feed)
+    return Engine(open_current(settings.store), make_encoders(settings), settings)
+
+
+def recall(engine: Engine, photos: list[dict[str, str]], what: str) -> tuple[float, float]:
+    """Share of photos whose product comes first, and is among the first five."""
+    first = five = 0
+    for photo in track(photos, what, console=Console(stderr=True)):
+        query = Query(k=5, image=(DATA / photo["photo"]).read_bytes())
+        found = [engine.release.ids.text(one.number) for one in engine.search(query)]
+        first += found[0] == photo["item_id"]
+        five += photo["item_id"] in found
+    return round(first / len(photos), 4), round(five / len(photos), 4)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""What the `http` benchmark serves: Vetrina's app, and the least that FastAPI and FAISS need for the same JSON."""
+
+from typing import Any
+from uuid import uuid4
+
+import faiss
+import numpy as np
+from fastapi import FastAPI
+
+from serve.answer import item_fields
+from serve.http.app import create_app
+from serve.http.contract import DEFAULT_FIELDS
+from serve.release import open_current
+from serve.settings import load_settings
+
+settings = load_settings()
+vetrina = create_app(settings)
+minimal = FastAPI()
+release = open_current(settings.store)
+ids = release.catalogue.ids().to_pylist()
+rows = {item_id: number for number, item_id in enumerate(ids)}
+fields = [item_fields(release, number, DEFAULT_FIELDS) for number in range(len(ids))]
+vectors, indexes = {}, {}
+for name, space in release.spaces.items():
+    # One row an item, its first: a minimal app has no multi-image items.
+    vectors[name] = np.ascontiguousarray(space.vectors[np.searchsorted(space.owners, np.arange(len(ids)))])
+    indexes[name] = faiss.IndexFlatIP(space.space.dim)
+    indexes[name].add(vectors[name])
+faiss.omp_set_num_threads(1)
+
+
+@minimal.get("/v1/items/{item_id}/similar")
+async def similar(item_id: str, k: int = 10, space: str | None = None) -> dict[str, Any]:
+    row = rows[item_id]
+    scores: dict[int, dict[str, float]] = {}
+    for name in [space] if space else list(indexes):
+        found_scores, found = indexes[name].search(vectors[name][row : row + 1], k + 1)
+        for number, score in zip(found[0].tolist(), found_scores[0].tolist(), strict=True):
+            if number != row:
+                scores.setdefault(number, {})[name] = score
+    best = sorted(scores, key=lambda number: -sum(scores[number].values()))[:k]
+    items = [
+        {"item_id": ids[number], "score": sum(scores[number].values()), "sources": scores[number], **fields[number]}
+        for number in best
+    ]
+    return {"request_id": uuid4().hex, "release": release.name, "took_ms": 0.0, "items": items}
