@@ -40,6 +40,7 @@ class ExactIndex:
         self._counts = np.diff(self._starts, append=len(owners))  # how many rows it has, [m]
         self._present = owners[self._starts]  # its number, [m]
         self._one_row_each = len(self._starts) == len(owners)
+        self._bounds = np.searchsorted(owners, np.arange(items + 1))  # item i has rows bounds[i] to bounds[i + 1] - 1
 
     def search(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> Hits:
         """The k best items for each of q queries [q, dim], ties by item number; `allowed` [items] limits them."""
@@ -91,10 +92,17 @@ class ExactIndex:
         scores[known], rows[known] = of_rows[best], candidates[best]
         return ItemScores(scores, rows)
 
+    def best_row(self, query: NDArray[np.float32], item: int) -> int | None:
+        """The item's row that the unit `query` [dim] scores best, or None where it has none in this space."""
+        start, end = int(self._bounds[item]), int(self._bounds[item + 1])
+        if end - start < 2:
+            return start if end > start else None
+        return start + int((self.vectors[start:end] @ query).argmax())
+
     def vector_of(self, item: int) -> NDArray[np.float32] | None:
         """The item's first row [dim] (its main image), or None where it has none in this space."""
-        row = int(np.searchsorted(self.owners, item))
-        return np.array(self.vectors[row]) if row < len(self.owners) and self.owners[row] == item else None
+        start, end = int(self._bounds[item]), int(self._bounds[item + 1])
+        return np.array(self.vectors[start]) if end > start else None
 
     def _rows_of(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """All rows of the items at `places` among those that have any, one item after the other."""
@@ -105,9 +113,11 @@ def top(scores: NDArray[np.float32], items: NDArray[np.integer[Any]], k: int) ->
     """Where the k best of m scores are, best first, ties by item number; never at -inf."""
     threshold = np.partition(scores, -k)[-k] - TIE if len(scores) > k else -np.inf
     near = np.flatnonzero(scores >= max(threshold, np.finfo(np.float32).min))  # over k where the last place is tied
-    near = near[np.argsort(-scores[near], kind="stable")]
+    near = near[(-scores[near]).argsort(kind="stable")]
     # Gaps, not rounding: the scores of equal rows may differ in the last bit, and so fall on both sides of any limit.
-    rank = np.cumsum(np.diff(scores[near], prepend=np.inf) < -TIE)
+    falling = scores[near]
+    rank = np.zeros(len(near), np.int64)
+    np.cumsum(falling[:-1] - falling[1:] > TIE, out=rank[1:])
     order: NDArray[np.int64] = near[np.lexsort((items[near], rank))][:k]
     return order
 

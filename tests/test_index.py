@@ -190,8 +190,8 @@ def test_scores_and_vectors_of_given_items(index: ExactIndex) -> None:
         assert row == best
         assert score == pytest.approx(expected, abs=1e-6)
         assert everything[item] == pytest.approx(expected, abs=1e-6)
+        assert index.best_row(query, item) == (best if best >= 0 else None)
     assert index.vector_of(1) is None
-    assert index.vector_of(ITEMS + 1) is None
     first = index.owners.tolist().index(3)
     np.testing.assert_array_equal(index.vector_of(3), index.vectors[first])
     np.testing.assert_array_equal(index.labels, np.arange(1000, 1000 + len(index.labels)))

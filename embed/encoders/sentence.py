@@ -5,7 +5,7 @@ from pathlib import Path
 
 from embed.encoders.device import Device
 from embed.encoders.encoder import EncodedTexts, Vectors, in_batches, make_fingerprint, unit_rows, weights_hash
-from embed.errors import Damaged, Missing
+from embed.errors import BadInput, Damaged, Missing
 
 
 class SentenceEncoder:
@@ -15,6 +15,8 @@ class SentenceEncoder:
         import torch
         from sentence_transformers import SentenceTransformer
 
+        if not model:
+            raise BadInput("st: names no model: write st:NAME or st:/path/to/folder", "encoder")
         if model.startswith((".", "/")) and not Path(model).is_dir():
             raise Missing(f"there is no model folder {model!r}", "encoder")
         try:
@@ -36,10 +38,7 @@ class SentenceEncoder:
             torch.set_num_threads(device.threads)
         self.name = f"st:{model}"
         self.batch = device.batch(cpu=32, cuda=512)
-        dim = self._model.get_sentence_embedding_dimension()
-        if dim is None:
-            raise Missing(f"st:{model} does not say the dimension of its vectors", "encoder")
-        self.dim = int(dim)
+        self.dim = self._encode_batch([""]).shape[1]
         self.fingerprint = make_fingerprint(
             model=type(self._model[0].auto_model).__name__,
             weights=weights_hash(self._model.state_dict().items()),
@@ -48,7 +47,8 @@ class SentenceEncoder:
 
     def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
         """n texts to [n, dim] unit rows, by the library's own pooling."""
-        tokenized = self._model.tokenizer(list(texts), truncation=False, padding=False)["input_ids"]
+        # One by one, as some tokenizers take no empty list.
+        tokenized = [self._model.tokenizer(text, truncation=False, verbose=False)["input_ids"] for text in texts]
         limit = self._model.max_seq_length or float("inf")
         return EncodedTexts(
             in_batches(texts, 4096, self.dim, self._encode_batch),

@@ -107,6 +107,16 @@ class SimilarRequest(Strict):
     fields: Fields = DEFAULT_FIELDS
 
 
+class NeighboursQuery(Strict):
+    """What may follow the `?` when one item's neighbours are asked for."""
+
+    k: int = Field(10, ge=1, le=MAX_K, description="how many items to answer with")
+    space: str | None = Field(None, description="one space; without it the fused neighbours of all")
+    fields: Fields = Field(
+        DEFAULT_FIELDS, description="catalogue columns that come with each item; repeat it for several"
+    )
+
+
 class AnswerItem(BaseModel):
     """An item with its score, its cosine in each space asked, and the requested fields.
 

@@ -2,13 +2,12 @@
 
 import re
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
 from uuid import uuid4
 
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi import Query as QueryParameter
 from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -17,11 +16,9 @@ from starlette.datastructures import UploadFile
 from serve.answer import answer_items, item_fields
 from serve.errors import BadRequest
 from serve.http.contract import (
-    DEFAULT_FIELDS,
-    MAX_K,
     Answer,
-    FieldName,
     ItemAnswer,
+    NeighboursQuery,
     ReleasesAnswer,
     SearchRequest,
     SimilarRequest,
@@ -30,11 +27,22 @@ from serve.live import Live
 from serve.release import list_manifests
 from serve.retrieve.engine import Engine, Query
 
+Parameters = TypeVar("Parameters", bound=BaseModel)
+
 
 def _schemas(model: type[BaseModel]) -> dict[str, Any]:
     """The JSON schemas of a model and of those it refers to, by name, as the OpenAPI document keeps them."""
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
     return {**schema.pop("$defs"), model.__name__: schema}
+
+
+def _query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """A model's fields as the OpenAPI document lists query parameters."""
+    properties = model.model_json_schema()["properties"]
+    return [
+        {"name": name, "in": "query", "required": False, "description": schema["description"], "schema": schema}
+        for name, schema in properties.items()
+    ]
 
 
 router = APIRouter()
@@ -44,6 +52,7 @@ FORM_SCHEMA = {
     "description": "the fields of the JSON request; lists are repeated fields, weights are JSON, the image is a file",
     "properties": SEARCH_SCHEMAS["SearchRequest"]["properties"] | {"image": {"type": "string", "format": "binary"}},
 }
+ITEM_ID_PARAMETER = {"name": "item_id", "in": "path", "required": True, "schema": {"type": "string"}}
 _INTEGER = re.compile("-?[0-9]{1,9}")
 LIST_FIELDS = {"like", "unlike", "exclude", "spaces", "fields"}
 
@@ -65,6 +74,17 @@ async def _search_request(request: Request) -> SearchRequest:
         return SearchRequest.model_validate_json(await request.body())
     except ValidationError as error:
         found = [{**each, "loc": ("body", *each["loc"])} for each in error.errors(include_url=False)]
+        raise RequestValidationError(found) from error
+
+
+def _read_query(request: Request, model: type[Parameters]) -> Parameters:
+    """The query string as a model; a parameter it does not have is refused like any other mistake."""
+    given = request.query_params
+    values = {name: given.getlist(name) if name in LIST_FIELDS else given[name] for name in given}
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        found = [{**each, "loc": ("query", *each["loc"])} for each in error.errors(include_url=False)]
         raise RequestValidationError(found) from error
 
 
@@ -140,19 +160,21 @@ async def item(item_id: ItemIdInPath, live: LiveRelease) -> Response:
     return _respond(engine, {"item": {"item_id": item_id, **item_fields(engine.release, number)}}, started)
 
 
-@router.get("/v1/items/{item_id}/similar", response_model=Answer, summary="Items like this one")
-async def similar_to_item(
-    item_id: ItemIdInPath,
-    live: LiveRelease,
-    k: Annotated[int, QueryParameter(ge=1, le=MAX_K, description="how many items to answer with")] = 10,
-    space: Annotated[str | None, QueryParameter(description="one space; without it all, fused")] = None,
-    fields: Annotated[list[FieldName] | None, QueryParameter(description="repeat it for several")] = None,
-) -> Response:
+@router.get(
+    "/v1/items/{item_id}/similar",
+    response_model=Answer,
+    summary="Items like this one",
+    openapi_extra={"parameters": [ITEM_ID_PARAMETER, *_query_parameters(NeighboursQuery)]},
+)
+async def similar_to_item(request: Request) -> Response:
     """Neighbours of an item, by one space or fused over all."""
     started = time.perf_counter()
-    engine = live.engine
-    found = engine.similar([item_id], k, [space] if space else ())
-    return _respond(engine, {"items": answer_items(engine.release, found, fields or DEFAULT_FIELDS)}, started)
+    # The busiest call: its parameters are read by their model, as FastAPI's own reading takes as long as the search.
+    wanted = _read_query(request, NeighboursQuery)
+    engine = (await _live(request)).engine
+    spaces = [wanted.space] if wanted.space else ()
+    found = engine.similar([unquote(request.path_params["item_id"])], wanted.k, spaces)
+    return _respond(engine, {"items": answer_items(engine.release, found, wanted.fields)}, started)
 
 
 @router.post("/v1/similar", response_model=Answer, summary="Items like several together")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from index.exact import top
 from index.threads import limit_threads
 from serve.errors import BadRequest, Broken, NotFound
 from serve.release import Release
-from serve.retrieve.fusion import Background, fuse
+from serve.retrieve.fusion import fuse, sample_rows
 from serve.settings import Settings
 
 DEPTH = 50  # candidates each space proposes before fusion, at the least
@@ -45,9 +46,8 @@ class Query:
     spaces: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class Found:
-    """An item of an answer. `sources` gives its cosine in each space that was asked, `images` its best image there."""
+class Found(NamedTuple):
+    """An item of an answer. `sources` gives its cosine in each space that was asked, `image` its best image there."""
 
     number: int
     score: float
@@ -90,7 +90,7 @@ class Engine:
         self._limits: ImageLimits = settings.image_limits
         self._space_weights = {space: settings.space_weights.get(space, 1.0) for space in release.spaces}
         self._everything = np.arange(release.manifest.items, dtype=np.int64)
-        self._backgrounds = {name: Background(index) for name, index in release.spaces.items()}
+        self._samples = {name: sample_rows(index) for name, index in release.spaces.items()}
 
     def warm_up(self) -> None:
         """Load the encoders, so that the first question does not wait for them."""
@@ -128,22 +128,21 @@ class Engine:
             # Exact search scores every item anyway, so the fused order is exact too.
             items = self._everything
             scores = {space: index.scores_of_all(vectors[space]) for space, index in indexes.items()}
+            total = fuse(scores, scores, self._space_weights)
+            total[left_out] = -np.inf
         else:
             items = self._candidates(vectors, k, left_out)
             scores = {space: index.scores_of(vectors[space], items).scores for space, index in indexes.items()}
-        total = fuse(vectors, scores, self._backgrounds, self._space_weights)
-        if left_out:
-            places = np.searchsorted(items, left_out).clip(max=len(items) - 1)
-            total[places[items[places] == left_out]] = -np.inf
+            samples = {space: self._samples[space] @ vector for space, vector in vectors.items()}
+            total = fuse(scores, samples, self._space_weights)
+            total[np.isin(items, left_out)] = -np.inf
         best = top(total, items, k)
-        numbers = items[best]
+        numbers = items[best].tolist()
         images = self._best_images(vectors["image"], numbers) if "image" in vectors else [None] * len(best)
         cosines = {space: of[best].tolist() for space, of in scores.items()}
         return [
             Found(number, round(score, 4), _sources(cosines, place), image)
-            for place, (number, score, image) in enumerate(
-                zip(numbers.tolist(), total[best].tolist(), images, strict=True)
-            )
+            for place, (number, score, image) in enumerate(zip(numbers, total[best].tolist(), images, strict=True))
         ]
 
     def _candidates(
@@ -159,13 +158,11 @@ class Engine:
         found = [self.release.spaces[space].search(vector[None], depth, allowed) for space, vector in vectors.items()]
         return np.unique(np.concatenate([hits.ids[0, : hits.counts[0]] for hits in found]))
 
-    def _best_images(self, vector: NDArray[np.float32], numbers: NDArray[np.int64]) -> list[int | None]:
+    def _best_images(self, vector: NDArray[np.float32], numbers: Sequence[int]) -> list[int | None]:
         """Which image of each item matches best; None for an item without any."""
         index = self.release.spaces["image"]
-        order = np.argsort(numbers)
-        rows = np.empty(len(numbers), np.int64)
-        rows[order] = index.scores_of(vector, numbers[order]).rows
-        return [int(index.labels[row]) if row >= 0 else None for row in rows.tolist()]
+        rows = (index.best_row(vector, number) for number in numbers)
+        return [None if row is None else int(index.labels[row]) for row in rows]
 
     def _known(self, item_ids: Sequence[str]) -> list[int]:
         return [number for item_id in item_ids if (number := self.release.ids.number(item_id)) is not None]

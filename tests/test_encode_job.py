@@ -1,0 +1,360 @@
+"""The encode job: only what is new is encoded, failures are listed and tried again, a kill leaves no trace."""
+
+import csv
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from embed import encode_job
+from embed.catalogue import Catalogue, Item, ingest
+from embed.compose import DESCRIPTION, HEADLINE, compose_texts
+from embed.encode_job import SpaceVectors, encode_images, encode_texts
+from embed.encoders import EncodedTexts, ImageEncoder, TextEncoder
+from embed.images import ImageSource
+
+DIM = 8
+
+
+def vector_of(content: bytes) -> Any:
+    seed = int.from_bytes(blake2b(content, digest_size=4).digest(), "little")
+    vector = np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)
+    return vector / np.linalg.norm(vector)
+
+
+class FakeImages:
+    """Vectors made of the pixels' hash; as with real encoders, a vector depends a little on its batch."""
+
+    name, dim, fingerprint, shrink_to, batch = "fake", DIM, "fa4e01", 16, 4
+
+    def __init__(self, pause: float = 0.0) -> None:
+        self.pause = pause
+        self.encoded: list[int] = []  # the size of each batch
+        self.alive = self.most_alive = 0
+        self._lock = threading.Lock()
+
+    def prepare(self, image: Image.Image) -> Any:
+        with self._lock:
+            self.alive += 1
+            self.most_alive = max(self.most_alive, self.alive)
+        return np.asarray(image)
+
+    def encode_images(self, prepared: Sequence[Any]) -> Any:
+        time.sleep(self.pause)
+        with self._lock:
+            self.alive -= len(prepared)
+        self.encoded.append(len(prepared))
+        return np.stack([vector_of(pixels.tobytes()) for pixels in prepared]) + np.float32(len(prepared) * 1e-6)
+
+
+class FakeTexts:
+    """Reads 40 characters."""
+
+    name, dim, fingerprint = "fake", DIM, "fa4e02"
+
+    def __init__(self, pause: float = 0.0) -> None:
+        self.pause = pause
+        self.encoded: list[str] = []
+
+    def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
+        time.sleep(self.pause * len(texts))
+        self.encoded += texts
+        vectors = np.stack([vector_of(text[:40].encode()) for text in texts]) + np.float32(len(texts) * 1e-6)
+        return EncodedTexts(vectors, sum(len(text) > 40 for text in texts))
+
+
+class Shop:
+    """A feed of (id, title, description, images) and its images in a folder, ingested anew at every run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.store = folder, folder / "store"
+        self.rows: list[list[str]] = []
+
+    def add(self, item_id: str, title: str, images: str = "", description: str = "") -> None:
+        self.rows.append([item_id, title, description, images])
+
+    def draw(self, name: str, color: int) -> None:
+        Image.new("RGB", (12, 12), (color % 256, color // 256, 77)).save(self.folder / name)
+
+    def catalogue(self) -> Catalogue:
+        with (self.folder / "feed.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["item_id", "title", "description", "images"], *self.rows])
+        ingest(self.folder / "feed.csv", self.store)
+        return Catalogue.current(self.store)
+
+    def images(self, encoder: FakeImages | None = None, **options: Any) -> SpaceVectors:
+        source = ImageSource(self.folder)
+        return encode_images(self.store, self.catalogue(), encoder or FakeImages(), source, **options)
+
+    def texts(self, encoder: FakeTexts | None = None, **options: Any) -> SpaceVectors:
+        return encode_texts(self.store, self.catalogue(), encoder or FakeTexts(), **options)
+
+    def failures(self) -> list[dict[str, str]]:
+        lines = (self.store / "vectors/image/fa4e01/failures.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    """Twelve items with an image each, of which the last two share one."""
+    shop = Shop(tmp_path)
+    for number in range(12):
+        shop.add(f"i{number}", f"Thing number {number}", f"{min(number, 10)}.png", f"It is thing {number}.")
+        shop.draw(f"{number}.png", number)
+    return shop
+
+
+def gathered(space: SpaceVectors) -> Any:
+    out = np.zeros((len(space.keys), space.dim), np.float32)
+    space.gather(out)
+    return out
+
+
+def test_the_fakes_are_encoders() -> None:
+    assert isinstance(FakeImages(), ImageEncoder)
+    assert isinstance(FakeTexts(), TextEncoder)
+
+
+# ---------------------------------------------------------------------------------------------------- only what is new
+
+
+def test_images_are_encoded_once_and_again_only_when_they_change(shop: Shop) -> None:
+    first = shop.images()
+    assert (first.encoded, first.failures) == (11, [])
+    assert first.owners.tolist() == list(range(12))
+    vectors = gathered(first)
+    np.testing.assert_array_equal(vectors[10], vectors[11])  # one image, a row for each item that has it
+    np.testing.assert_allclose(vectors[3], vector_of(np.full((12, 12, 3), (3, 0, 77), np.uint8).tobytes()), atol=1e-4)
+
+    encoder = FakeImages()
+    again = shop.images(encoder)
+    assert (again.encoded, encoder.encoded, encoder.most_alive) == (0, [], 0)  # not even decoded
+    np.testing.assert_array_equal(gathered(again), vectors)
+
+    shop.draw("4.png", 999)
+    changed = shop.images()
+    assert changed.encoded == 1
+    assert np.flatnonzero((gathered(changed) != vectors).any(1)).tolist() == [4]
+
+    shop.rows.reverse()
+    assert shop.images().encoded == 0
+    other = FakeImages()
+    other.fingerprint = "fa4e03"
+    assert shop.images(other).encoded == 11
+
+
+def test_texts_are_encoded_once_and_again_only_when_they_change(shop: Shop) -> None:
+    first = shop.texts()
+    assert first.encoded == 24
+    assert first.owners.tolist() == [row for row in range(12) for _ in range(2)]
+    assert first.labels.tolist() == [HEADLINE, DESCRIPTION] * 12
+    assert shop.texts().encoded == 0
+    shop.rows[5][1] = "Thing with another name"
+    encoder = FakeTexts()
+    assert shop.texts(encoder).encoded == 1
+    assert encoder.encoded == ["Thing with another name"]
+
+
+def test_an_item_has_a_row_for_each_image_and_equal_texts_are_encoded_once(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    for number in range(3):
+        shop.draw(f"{number}.png", number)
+    shop.add("a", "Same", "0.png|1.png|2.png", "Same")
+    shop.add("b", "Same")
+    shop.add("c", "", "2.png")
+    images, texts = shop.images(), shop.texts()
+    assert list(zip(images.owners, images.labels, strict=True)) == [(0, 0), (0, 1), (0, 2), (2, 0)]
+    assert images.encoded == 3
+    assert list(zip(texts.owners, texts.labels, strict=True)) == [(0, HEADLINE), (0, DESCRIPTION), (1, HEADLINE)]
+    assert texts.encoded == 1
+
+
+def test_long_texts_are_counted(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.add("a", "A title of some length, beyond forty letters", description="short")
+    shop.add("b", "short")
+    assert shop.texts().truncated == 1
+    assert shop.texts().truncated == 0  # of this run
+
+
+def test_what_an_item_says() -> None:
+    item = Item("1", "Hoodie", "Warm.", category="Tops/Hoodies", brand="Luma")
+    item.attributes = {"Color": ["black"], "Size": ["S", "M", "L", "XL"], "Fit": ["loose"], "Eco": ["Yes"], "Kg": ["3"]}
+    (_, headline), description = compose_texts(item)
+    assert headline.startswith("black Hoodie. Tops Hoodies. ")
+    assert headline.endswith("loose. Luma")
+    assert not {"XL", "Yes", "3"} & set(headline.replace(",", "").split())
+    assert description == (DESCRIPTION, "Warm.")
+    assert compose_texts(Item("2", None, "Only prose.")) == [(DESCRIPTION, "Only prose.")]
+    assert compose_texts(Item("3", None, None)) == []
+
+
+# ------------------------------------------------------------------------------------------------------------ failures
+
+
+def test_failed_images_are_listed_leave_the_text_and_are_tried_again(shop: Shop) -> None:
+    (shop.folder / "2.png").write_bytes(b"<html>403</html>")
+    (shop.folder / "5.png").unlink()
+    shop.rows[7][3] = "../outside.png"
+    space = shop.images()
+    assert space.encoded == 8
+    assert space.owners.tolist() == [row for row in range(12) if row not in (2, 5, 7)]
+    listed = shop.failures()
+    assert [(one["item_id"], one["image"]) for one in listed] == [
+        ("i2", "2.png"),
+        ("i5", "5.png"),
+        ("i7", "../outside.png"),
+    ]
+    assert len({one["code"] for one in listed}) == 3
+    assert all(one["reason"] for one in listed)
+    assert shop.texts().owners.tolist() == [row for row in range(12) for _ in range(2)]
+
+    shop.draw("2.png", 2)
+    shop.draw("5.png", 5)
+    shop.rows[7][3] = "7.png"
+    mended = shop.images()
+    assert (mended.encoded, shop.failures()) == (3, [])
+    assert mended.owners.tolist() == list(range(12))
+
+
+def test_a_shop_without_any_image(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.add("a", "Words only")
+    space = shop.images()
+    assert (len(space.keys), space.encoded, gathered(space).shape) == (0, 0, (0, DIM))
+
+
+# ----------------------------------------------------------------------------------------------------- while it runs
+
+
+def test_batches_and_parts_are_cut_alike_and_progress_ends_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode_job, "PART", 8)
+    shop = Shop(tmp_path)
+    for number in range(19):
+        shop.draw(f"{number}.png", number)
+        shop.add(str(number), f"n {number}", f"{number}.png")
+    encoder = FakeImages()
+    told: list[tuple[int, int]] = []
+    shop.images(encoder, progress=lambda *done: told.append(done))
+    assert encoder.encoded == [4, 4, 4, 4, 3]
+    assert told == [(done, 19) for done in range(1, 20)]
+    assert len(list((shop.store / "vectors/image/fa4e01").glob("*.arrow"))) == 3
+    told.clear()
+    shop.texts(progress=lambda *done: told.append(done))
+    assert told[-1] == (19, 19)
+
+
+@pytest.mark.parametrize("readers", [1, 4])
+def test_readers_run_only_so_far_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readers: int) -> None:
+    monkeypatch.setattr(encode_job, "READ_AHEAD", 10)
+    shop = Shop(tmp_path)
+    for number in range(80):
+        shop.draw(f"{number}.png", number)
+        shop.add(str(number), "n", f"{number}.png")
+    encoder = FakeImages(pause=0.005)
+    assert shop.images(encoder, readers=readers).encoded == 80
+    assert encoder.most_alive <= 10 + 1 + encoder.batch
+
+
+def test_an_error_of_the_encoder_ends_the_job_and_keeps_what_is_whole(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode_job, "PART", 4)
+
+    class Failing(FakeImages):
+        def encode_images(self, prepared: Sequence[Any]) -> Any:
+            if len(self.encoded) == 2:
+                raise RuntimeError("the card fell off")
+            return super().encode_images(prepared)
+
+    with pytest.raises(RuntimeError, match="fell off"):
+        shop.images(Failing())
+    assert shop.images().encoded == 3
+
+
+# ---------------------------------------------------------------------------------------------------- kill and resume
+
+ITEMS = 90
+
+
+def big_shop(folder: Path) -> Shop:
+    """Shared, broken and several images, shared texts."""
+    shop = Shop(folder)
+    folder.mkdir()
+    for number in range(ITEMS):
+        shop.draw(f"{number}.png", number)
+        shop.add(f"i{number}", f"Thing {number % 70}", f"{number}.png|{number // 2}.png", f"Prose {number}")
+    for number in (11, 50):
+        (folder / f"{number}.png").write_bytes(b"no image")
+    return shop
+
+
+def work(folder: Path) -> None:
+    """What the killed process does; it writes `done` at the end."""
+    encode_job.PART = 8
+    shop = Shop(folder)
+    catalogue = Catalogue.current(shop.store)
+    print("ready", flush=True)
+    encode_images(shop.store, catalogue, FakeImages(pause=0.004), ImageSource(folder))
+    encode_texts(shop.store, catalogue, FakeTexts(pause=0.001))
+    (folder / "done").touch()
+
+
+def snapshot(shop: Shop) -> dict[str, bytes]:
+    files = (path for path in sorted((shop.store / "vectors").rglob("*")) if path.is_file())
+    return {str(path.relative_to(shop.store)): path.read_bytes() for path in files}
+
+
+def test_a_job_killed_at_any_instant_resumes_to_the_very_same_bytes(tmp_path: Path) -> None:
+    untouched, killed = big_shop(tmp_path / "untouched"), big_shop(tmp_path / "killed")
+    for shop in (untouched, killed):
+        shop.catalogue()
+    started = time.perf_counter()
+    run(untouched.folder)
+    whole = time.perf_counter() - started
+    expected = snapshot(untouched)
+    assert Counter(Path(name).suffix for name in expected) == {".arrow": 11 + 20, ".jsonl": 1}
+
+    chance = random.Random(0)
+    seen = []
+    for _ in range(10):
+        run(killed.folder, kill_after=chance.uniform(0.0, whole / 6))
+        seen.append(len(snapshot(killed)))
+    assert len(set(seen)) > 1, "the kills all met the job at one point"
+    if not (killed.folder / "done").exists():
+        run(killed.folder)
+    assert (killed.folder / "done").exists()
+    assert snapshot(killed) == expected
+    assert killed.images().encoded == killed.texts().encoded == 0
+
+
+def run(folder: Path, kill_after: float | None = None) -> None:
+    """The job in a process of its own; killed some time after it has begun."""
+    command = [sys.executable, "-m", "tests.test_encode_job", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1])
+    assert process.stdout is not None
+    with process, process.stdout as output:
+        assert output.readline() == b"ready\n"
+        if kill_after is not None:
+            time.sleep(kill_after)
+            process.send_signal(signal.SIGKILL)
+        code = process.wait()
+    assert code in ((0,) if kill_after is None else (0, -signal.SIGKILL))
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]))

@@ -1,0 +1,419 @@
+"""Encoders: each equals the model it stands for, counts what it cuts, and refuses what is not its own."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from embed.encoders import ImageEncoder, TextEncoder, bundled, choose_device, load_image_encoder, load_text_encoder
+from embed.encoders.bundled import BundledImageEncoder, BundledTextEncoder
+from embed.encoders.device import Device
+from embed.encoders.encoder import in_batches, make_fingerprint, unit_rows, weights_hash
+from embed.encoders.onnx_model import OnnxModel
+from embed.errors import BadInput, Damaged, Missing
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+CPU = Device("cpu", 2)
+WORDS = ["red", "blue", "green", "shoe", "shirt", "lamp", "for", "men", "women", "with", "the", "warm", "light"]
+TEXTS = [
+    "A red shoe",
+    "",
+    "Leather boots, lined, for winter; with a zip and a strong sole",
+    "größe 👟 商品 שלום",
+    "A red shoe",
+    "lamp " * 400,
+]
+
+
+def drawn(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
+    chance = random.Random(seed)
+    image = Image.new("RGB", size, tuple(chance.choices(range(256), k=3)))
+    draw = ImageDraw.Draw(image)
+    for _ in range(12):
+        left, top = chance.randrange(size[0]), chance.randrange(size[1])
+        box = (left, top, left + chance.randrange(9, 150), top + chance.randrange(9, 150))
+        chance.choice((draw.ellipse, draw.rectangle))(box, fill=tuple(chance.choices(range(256), k=3)))
+    return image
+
+
+def cosines(one: Any, other: Any) -> Any:
+    return (unit_rows(one) * unit_rows(other)).sum(1)
+
+
+def assert_unit(vectors: Any, dim: int) -> None:
+    assert (vectors.dtype, vectors.shape[1]) == (np.float32, dim)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------ bundled images
+
+
+@pytest.fixture(scope="module")
+def image_encoder() -> BundledImageEncoder:
+    return BundledImageEncoder(CPU)
+
+
+def test_bundled_images_equal_the_eager_model(image_encoder: BundledImageEncoder) -> None:
+    import torch
+
+    assert isinstance(image_encoder, ImageEncoder)
+    prepared = [image_encoder.prepare(drawn(seed)) for seed in range(5)]
+    vectors = image_encoder.encode_images(prepared)
+    assert_unit(vectors, image_encoder.dim)
+    with torch.inference_mode():
+        eager = bundled._image_module().eval()(torch.from_numpy(np.stack(prepared))).numpy()
+    assert cosines(vectors, eager).min() > 1 - 1e-3
+    assert (unit_rows(vectors[:1]) @ vectors[1:].T).max() < 0.95  # the model tells them apart
+    np.testing.assert_allclose(image_encoder.encode_images(prepared[3:4]), vectors[3:4], atol=1e-4)
+    assert image_encoder.encode_images([]).shape == (0, image_encoder.dim)
+
+
+@pytest.mark.parametrize("size", [(320, 240), (240, 320), (280, 280), (281, 1000), (50, 40), (1500, 1100)])
+def test_images_are_prepared_as_by_resizing_all_and_cropping(
+    image_encoder: BundledImageEncoder, size: tuple[int, int]
+) -> None:
+    image = drawn(7, size)
+    scale = 280 / min(size)
+    whole = image.resize((max(280, int(size[0] * scale)), max(280, int(size[1] * scale))), Image.Resampling.BICUBIC)
+    left, top = round((whole.width - 224) / 2), round((whole.height - 224) / 2)
+    cropped = whole.crop((left, top, left + 224, top + 224))
+    prepared = image_encoder.prepare(image)
+    assert (prepared.shape, prepared.dtype) == ((224, 224, 3), np.uint8)
+    assert np.abs(prepared.astype(int) - np.asarray(cropped, int)).max() <= 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2000, 3), (3, 2000), (223, 4096)])
+def test_images_of_any_shape_are_prepared(image_encoder: BundledImageEncoder, size: tuple[int, int]) -> None:
+    vectors = image_encoder.encode_images([image_encoder.prepare(drawn(1, size))])
+    assert_unit(vectors, image_encoder.dim)
+
+
+# ------------------------------------------------------------------------------------------------------- bundled texts
+
+
+@pytest.fixture(scope="module")
+def text_encoder() -> BundledTextEncoder:
+    return BundledTextEncoder(CPU)
+
+
+def test_bundled_texts_equal_sentence_transformers(text_encoder: BundledTextEncoder) -> None:
+    assert isinstance(text_encoder, TextEncoder)
+    other = load_text_encoder(f"st:{bundled._text_folder()}", CPU)
+    encoded, right = text_encoder.encode_texts(TEXTS), other.encode_texts(TEXTS)
+    assert_unit(encoded.vectors, text_encoder.dim)
+    assert encoded.truncated == right.truncated == 1
+    assert cosines(encoded.vectors, right.vectors).min() > 1 - 1e-3
+    np.testing.assert_array_equal(encoded.vectors[0], encoded.vectors[4])
+
+
+def test_bundled_texts_do_not_depend_on_their_batch(text_encoder: BundledTextEncoder) -> None:
+    chance = random.Random(0)
+    texts = [" ".join(chance.choices(WORDS, k=chance.randrange(1, 30))) for _ in range(50)]
+    vectors = text_encoder.encode_texts(texts).vectors
+    order = chance.sample(range(50), 50)
+    np.testing.assert_allclose(
+        text_encoder.encode_texts([texts[at] for at in order]).vectors, vectors[order], atol=1e-4
+    )
+    for at in (0, 17, 49):
+        np.testing.assert_allclose(text_encoder.encode_texts([texts[at]]).vectors[0], vectors[at], atol=1e-4)
+
+
+def test_only_texts_that_lose_something_count_as_truncated(text_encoder: BundledTextEncoder) -> None:
+    texts = ["a " * 254, "a " * 255, "a " * 256 * 40]  # with both marks 256, 257, ...
+    encoded = text_encoder.encode_texts(texts)
+    assert encoded.truncated == 2
+    np.testing.assert_allclose(encoded.vectors[1:], encoded.vectors[[0, 0]], atol=1e-4)
+
+
+def test_no_texts(text_encoder: BundledTextEncoder) -> None:
+    empty = text_encoder.encode_texts([])
+    assert (empty.vectors.shape, empty.truncated) == ((0, 384), 0)
+
+
+# ---------------------------------------------------------------------------------------------------- weights and cache
+
+
+def test_other_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundled, "IMAGE_WEIGHTS_SHA256", "0" * 64)
+    with pytest.raises(Damaged, match="reinstall its package"):
+        bundled._image_module()
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    monkeypatch.setattr(bundled, "_text_folder", lambda: tmp_path)
+    with pytest.raises(Damaged, match=r"model\.safetensors has SHA-256"):
+        bundled._text_module()
+
+
+class Exports:
+    """Makes a tiny model and counts how often it is asked to."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> "tuple[Module, dict[str, Any], dict[str, dict[int, Any]]]":
+        import torch
+
+        class Tiny(torch.nn.Module):
+            def forward(self, images: torch.Tensor) -> torch.Tensor:
+                return images * 2 + 1
+
+        self.count += 1
+        return Tiny(), {"images": torch.arange(6.0).reshape(2, 3)}, {"images": {0: torch.export.Dim("n")}}
+
+
+def test_a_damaged_export_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VETRINA_CACHE", str(tmp_path / "cache"))
+    make = Exports()
+    images = np.ones((5, 3), np.float32)
+    vectors = OnnxModel("tiny", 1, make)(images=images)
+    np.testing.assert_array_equal(vectors, images * 3)
+    OnnxModel("tiny", 1, make)
+    assert make.count == 1
+    exported = tmp_path / "cache" / "tiny.onnx"
+    whole = exported.read_bytes()
+    exported.write_bytes(whole[:40] + b"!" + whole[41:])
+    np.testing.assert_array_equal(OnnxModel("tiny", 1, make)(images=images), vectors)
+    assert make.count == 2
+    assert sorted(path.name for path in exported.parent.iterdir()) == ["tiny.onnx", "tiny.sha256"]
+
+
+# -------------------------------------------------------------------------------------------------------- open_clip
+
+TINY = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def word_pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny WordPiece tokenizer."""
+    from transformers import BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    letters = [mark + letter for mark in ("", "##") for letter in "abcdefghijklmnopqrstuvwxyz"]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters]
+    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(vocabulary)))
+    BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=20).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip_weights(tmp_path_factory: pytest.TempPathFactory, word_pieces: Path) -> Path:
+    """A folder with random weights: `one` and `two` of tiny-test, `wrapped` of tiny-wrapped."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("clip")
+    (folder / "tiny-test.json").write_text(json.dumps(TINY))
+    wrapped = {**TINY, "text_cfg": {**TINY["text_cfg"], "hf_tokenizer_name": str(word_pieces), "context_length": 20}}
+    (folder / "tiny-wrapped.json").write_text(json.dumps(wrapped))
+    open_clip.add_model_config(folder)
+    for seed, (model, name) in enumerate((("test", "one"), ("test", "two"), ("wrapped", "wrapped"))):
+        torch.manual_seed(seed)
+        save_file(open_clip.create_model(f"tiny-{model}").state_dict(), folder / f"{name}.safetensors")
+    return folder
+
+
+def test_clip_equals_open_clip(clip_weights: Path) -> None:
+    import open_clip
+    import torch
+
+    weights = str(clip_weights / "one.safetensors")
+    encoder = load_image_encoder(f"open_clip:tiny-test/{weights}", CPU)
+    assert isinstance(encoder, ImageEncoder)
+    assert isinstance(encoder, TextEncoder)
+    assert (encoder.dim, encoder.shrink_to, encoder.name) == (32, 32, f"open_clip:tiny-test/{weights}")
+    model, _, preprocess = open_clip.create_model_and_transforms("tiny-test", pretrained=weights)
+    images = [drawn(seed) for seed in range(20)]  # more than a batch
+    with torch.inference_mode():
+        right = model.eval().encode_image(torch.stack([preprocess(image) for image in images])).numpy()
+        right_texts = model.encode_text(open_clip.get_tokenizer("tiny-test")(TEXTS)).numpy()
+    vectors = encoder.encode_images([encoder.prepare(image) for image in images])
+    assert_unit(vectors, 32)
+    np.testing.assert_allclose(vectors, unit_rows(right), atol=1e-5)
+    encoded = encoder.encode_texts(TEXTS)
+    np.testing.assert_allclose(encoded.vectors, unit_rows(right_texts), atol=1e-5)
+    assert encoded.truncated == 1
+    assert encoder.encode_texts(["lamp " * 75, "lamp " * 76]).truncated == 1
+    assert encoder.encode_images([]).shape == encoder.encode_texts([]).vectors.shape == (0, 32)
+
+
+def test_the_fingerprint_of_clip_follows_its_weights(clip_weights: Path) -> None:
+    (clip_weights / "copy.safetensors").write_bytes((clip_weights / "one.safetensors").read_bytes())
+    one, copy, two = (
+        load_text_encoder(f"open_clip:tiny-test/{clip_weights / name}.safetensors", CPU).fingerprint
+        for name in ("one", "copy", "two")
+    )
+    assert one == copy != two
+
+
+def test_clip_models_that_wrap_another_tokenizer_count_too(clip_weights: Path) -> None:
+    encoder = load_text_encoder(f"open_clip:tiny-wrapped/{clip_weights / 'wrapped.safetensors'}", CPU)
+    assert encoder.encode_texts(["red shoe", "red " * 18, "red " * 19]).truncated == 1
+
+
+def test_clip_weights_that_are_missing_unknown_or_damaged(clip_weights: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    for name, fault in {
+        "tiny-test//no/such/file.safetensors": Missing,
+        "tiny-test/no_such_tag": BadInput,
+        "tiny-test": BadInput,
+        "no-such-model/openai": BadInput,
+        "": BadInput,
+    }.items():
+        with pytest.raises(fault) as caught:
+            load_image_encoder(f"open_clip:{name}", CPU)
+        assert caught.value.field == "encoder"
+    whole = (clip_weights / "one.safetensors").read_bytes()
+    for suffix in ("safetensors", "pt"):
+        damaged = clip_weights / f"damaged.{suffix}"
+        for content in (b"", whole[:4000], b"<html>"):
+            damaged.write_bytes(content)
+            with pytest.raises(Damaged, match=damaged.name):
+                load_image_encoder(f"open_clip:tiny-test/{damaged}", CPU)
+    other = clip_weights / "other.safetensors"
+    save_file({"logit_scale": torch.ones(())}, other)  # or open_clip would go on with random weights
+    with pytest.raises(Damaged, match=r"other\.safetensors does not hold the weights of tiny-test"):
+        load_image_encoder(f"open_clip:tiny-test/{other}", CPU)
+
+
+# ------------------------------------------------------------------------------------------------ sentence-transformers
+
+
+@pytest.fixture(scope="module")
+def sentence_model(tmp_path_factory: pytest.TempPathFactory, word_pieces: Path) -> Path:
+    """A random BERT of two layers with mean pooling, in the library's own layout."""
+    import torch
+    from sentence_transformers import SentenceTransformer, models
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("sentence")
+    tokenizer = AutoTokenizer.from_pretrained(str(word_pieces))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    BertModel(config).save_pretrained(folder / "bert")
+    tokenizer.save_pretrained(folder / "bert")
+    words = models.Transformer(str(folder / "bert"), max_seq_length=20)
+    SentenceTransformer(modules=[words, models.Pooling(24)], device="cpu").save(str(folder / "model"))
+    return folder / "model"
+
+
+def test_sentence_models_equal_the_library(sentence_model: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    encoder = load_text_encoder(f"st:{sentence_model}", CPU)
+    texts = ["red shoe", "warm light", "", "red " * 18, "red " * 19, "lamp " * 90]
+    encoded = encoder.encode_texts(texts)
+    assert_unit(encoded.vectors, 24)
+    assert encoded.truncated == 2
+    right = SentenceTransformer(str(sentence_model), device="cpu").encode(texts)
+    np.testing.assert_allclose(encoded.vectors, unit_rows(right), atol=1e-5)
+    assert load_text_encoder(f"st:{sentence_model}", CPU).fingerprint == encoder.fingerprint
+    assert encoder.encode_texts([]).vectors.shape == (0, 24)
+
+
+def test_sentence_models_that_are_missing_or_damaged(sentence_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(Missing, match="no model folder"):
+        load_text_encoder(f"st:{tmp_path}/nothing", CPU)
+    with pytest.raises(Damaged, match=str(tmp_path)):
+        load_text_encoder(f"st:{tmp_path}", CPU)
+    for path in sentence_model.rglob("*"):
+        if path.is_file():
+            (tmp_path / path.relative_to(sentence_model)).parent.mkdir(exist_ok=True)
+            (tmp_path / path.relative_to(sentence_model)).write_bytes(path.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((sentence_model / "model.safetensors").read_bytes()[:3000])
+    with pytest.raises(Damaged, match=str(tmp_path)):
+        load_text_encoder(f"st:{tmp_path}", CPU)
+
+
+# --------------------------------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize("name", ["", "clip", "bundled:", "hf:model", "open-clip:ViT-B-32/openai"])
+def test_unknown_names_are_refused(name: str) -> None:
+    with pytest.raises(BadInput, match="is not known: use bundled"):
+        load_image_encoder(name, CPU)
+    with pytest.raises(BadInput, match="is not known: use bundled"):
+        load_text_encoder(name, CPU)
+
+
+@pytest.mark.parametrize("name", ["st", "st:", "open_clip", "open_clip:"])
+def test_names_without_a_model_are_refused(name: str) -> None:
+    with pytest.raises(BadInput, match="model"):
+        load_text_encoder(name, CPU)
+
+
+def test_devices() -> None:
+    import torch
+
+    assert choose_device("cpu", 3) == Device("cpu", 3)
+    assert choose_device("cpu").threads >= 1
+    with pytest.raises(BadInput, match="'tpu' is not known"):
+        choose_device("tpu")
+    if not torch.cuda.is_available():
+        assert choose_device("auto").kind == "cpu"
+        with pytest.raises(BadInput, match="sees no CUDA card"):
+            choose_device("cuda")
+
+
+# ----------------------------------------------------------------------------------------------------- shared helpers
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch names its own."""
+
+
+@pytest.mark.parametrize("fits", [1, 3, 8])
+def test_batches_are_halved_when_memory_runs_out(fits: int) -> None:
+    rows = np.arange(40, dtype=np.float32).reshape(20, 2)
+    sizes: list[int] = []
+
+    def run(batch: Sequence[Any]) -> Any:
+        if len(batch) > fits:
+            raise OutOfMemoryError
+        sizes.append(len(batch))
+        return np.stack(batch) + 1
+
+    np.testing.assert_array_equal(in_batches(list(rows), 8, 2, run), rows + 1)
+    assert max(sizes) == {1: 1, 3: 2, 8: 8}[fits]
+
+
+def test_errors_that_smaller_batches_do_not_cure_get_out() -> None:
+    def run(batch: Sequence[Any]) -> Any:
+        raise (OutOfMemoryError if len(batch) == 1 else RuntimeError)("the card fell off")
+
+    for rows in (1, 4):
+        with pytest.raises(RuntimeError, match="fell off"):
+            in_batches([0] * rows, 8, 2, run)
+
+
+def test_fingerprints_and_hashes_follow_what_they_stand_for() -> None:
+    import torch
+
+    assert make_fingerprint(a="1", b="2") == make_fingerprint(b="2", a="1") != make_fingerprint(a="2", b="1")
+    tensors = {"w": torch.arange(4.0), "n": torch.tensor(3)}
+    same = {"n": torch.tensor(3), "w": torch.arange(8.0)[::2] / 2}
+    assert weights_hash(tensors.items()) == weights_hash(same.items())
+    for other in (tensors["w"].reshape(2, 2), tensors["w"].double(), tensors["w"].bfloat16(), tensors["w"] + 1):
+        assert weights_hash({**tensors, "w": other}.items()) != weights_hash(tensors.items())
+
+
+def test_unit_rows_leave_zero_rows_zero() -> None:
+    np.testing.assert_array_equal(unit_rows(np.array([[3.0, 4.0], [0, 0]])), np.array([[0.6, 0.8], [0, 0]], np.float32))
