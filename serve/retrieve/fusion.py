@@ -47,7 +47,8 @@ def fuse(
         mean, spread = _mean_and_spread(backgrounds[space])
         absent = of == -np.inf
         even = np.round(of, 6)  # equal items differ by less, and would no longer tie
-        fused += np.where(absent, 0, (even - np.float32(mean)) * np.float32(weights[space] / total / spread))
+        even[absent] = mean
+        fused += (even - np.float32(mean)) * np.float32(weights[space] / total / spread)
         nowhere &= absent
     fused[nowhere] = -np.inf
     return fused
