@@ -117,7 +117,7 @@ def top(scores: NDArray[np.float32], items: NDArray[np.integer[Any]], k: int) ->
     # Gaps, not rounding: the scores of equal rows may differ in the last bit, and so fall on both sides of any limit.
     falling = scores[near]
     rank = np.zeros(len(near), np.int64)
-    np.cumsum(falling[:-1] - falling[1:] > TIE, out=rank[1:])
+    (falling[:-1] - falling[1:] > TIE).cumsum(out=rank[1:])
     order: NDArray[np.int64] = near[np.lexsort((items[near], rank))][:k]
     return order
 

@@ -139,11 +139,11 @@ class Engine:
         best = top(total, items, k)
         numbers = items[best].tolist()
         images = self._best_images(vectors["image"], numbers) if "image" in vectors else [None] * len(best)
-        cosines = {space: of[best].tolist() for space, of in scores.items()}
-        return [
-            Found(number, round(score, 4), _sources(cosines, place), image)
-            for place, (number, score, image) in enumerate(zip(numbers, total[best].tolist(), images, strict=True))
+        cosines = zip(*(_rounded(of[best]) for of in scores.values()), strict=True)
+        sources = [
+            {space: cosine for space, cosine in zip(scores, each, strict=True) if cosine > -np.inf} for each in cosines
         ]
+        return list(map(Found, numbers, _rounded(total[best]), sources, images))
 
     def _candidates(
         self, vectors: Mapping[str, NDArray[np.float32]], k: int, left_out: Sequence[int]
@@ -225,10 +225,6 @@ class Engine:
         return directions
 
 
-def _sources(cosines: Mapping[str, Sequence[float]], place: int) -> dict[str, float]:
-    return {space: round(of[place], 4) for space, of in cosines.items() if of[place] > -np.inf}
-
-
 def make_engine(release: Release, encoders: Encoders, settings: Settings) -> Engine:
     """An engine with its encoders loaded."""
     engine = Engine(release, encoders, settings)
@@ -249,3 +245,7 @@ def _direction(vectors: Sequence[NDArray[np.float32]], weights: Sequence[float])
     total = np.sum([weight * vector for vector, weight in zip(vectors, weights, strict=True)], axis=0)
     length = float(np.linalg.norm(total))
     return (total / length).astype(np.float32) if length > 1e-6 else None
+
+
+def _rounded(scores: NDArray[np.float32]) -> list[float]:
+    return scores.astype(np.float64).round(4).tolist()  # type: ignore[no-any-return]

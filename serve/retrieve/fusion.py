@@ -46,7 +46,7 @@ def fuse(
     for space, of in scores.items():
         mean, spread = _mean_and_spread(backgrounds[space])
         absent = of == -np.inf
-        even = np.round(of, 6)  # equal items differ by less, and would no longer tie
+        even = of.round(6)  # equal items differ by less, and would no longer tie
         even[absent] = mean
         fused += (even - np.float32(mean)) * np.float32(weights[space] / total / spread)
         nowhere &= absent
@@ -55,6 +55,9 @@ def fuse(
 
 
 def _mean_and_spread(scores: NDArray[np.float32]) -> tuple[float, float]:
-    known = scores[scores > -np.inf]
-    mean = float(known.sum()) / max(1, len(known))
-    return mean, max(float(known @ known) / max(1, len(known)) - mean * mean, 1e-12) ** 0.5
+    total = float(scores.sum())
+    if total == -np.inf:
+        scores = scores[scores > -np.inf]
+        total = float(scores.sum())
+    mean = total / max(1, len(scores))
+    return mean, max(float(scores @ scores) / max(1, len(scores)) - mean * mean, 1e-12) ** 0.5

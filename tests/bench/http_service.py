@@ -2,6 +2,8 @@
 
 Both run as uvicorn with one worker pinned to one core, over the same drawn shop of 720 items; the client, on the
 other core, keeps 8 connections busy. A small index is the hardest case: nothing hides what the service adds to FAISS.
+`similar` asks one space, where a search is all it takes to give the same JSON. `fused` asks both, where the minimal app
+adds up the cosines of what either search finds, while Vetrina scores every item in every space and standardises.
 Measured in turns, five rounds each; the ratio is of the medians. Results go to `http.json`; a script called http.py
 would hide the standard library's http from every other script here.
 """
@@ -63,17 +65,17 @@ async def measure(ids: list[str]) -> dict[str, float]:
     for number in (0, 1):
         await ready(PORT + number, ids[0])
     figures: dict[str, float] = {}
-    for name, query in (("", f"?k={K}"), ("image_", f"?k={K}&space=image")):
+    for name, query in (("similar", f"?k={K}&space=image"), ("fused", f"?k={K}")):
         paths = [f"/v1/items/{quote(item_id, safe='')}/similar{query}" for item_id in ids]
         rates: dict[int, list[float]] = {0: [], 1: []}
-        for _ in track(range(ROUNDS), name or "fused", console=Console(stderr=True)):
+        for _ in track(range(ROUNDS), name, console=Console(stderr=True)):
             for number, measured in rates.items():
                 measured.append(await rate(PORT + number, paths))
         ours, theirs = (statistics.median(rates[number]) for number in (0, 1))
         figures |= {
-            f"similar_{name}per_s": round(ours),
-            f"minimal_{name}per_s": round(theirs),
-            f"similar_{name}over_minimal": round(ours / theirs, 3),
+            f"{name}_per_s": round(ours),
+            f"{name}_minimal_per_s": round(theirs),
+            f"{name}_over_minimal": round(ours / theirs, 3),
         }
     return figures
 
