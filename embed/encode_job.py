@@ -221,13 +221,17 @@ def _read_ahead(
     images: Iterable[Reference], read: Callable[[str], tuple[bytes, Prepared | None]], readers: int
 ) -> Iterator[tuple[Reference, Future[tuple[bytes, Prepared | None]]]]:
     """Results in the order of `images`, read by `readers` threads at most READ_AHEAD images ahead."""
-    with ThreadPoolExecutor(readers, thread_name_prefix="image-reader") as pool:
+    pool = ThreadPoolExecutor(readers, thread_name_prefix="image-reader")
+    try:
         waiting: deque[tuple[Reference, Future[tuple[bytes, Prepared | None]]]] = deque()
         for image in images:
             waiting.append((image, pool.submit(read, image.reference)))
             if len(waiting) > READ_AHEAD:
                 yield waiting.popleft()
-        yield from waiting
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupted job does not wait for images that nobody will take
 
 
 def _write_failures(path: Path, failures: list[Failure]) -> None:

@@ -33,7 +33,7 @@ def as_keys(keys: Iterable[bytes]) -> Keys:
 
 
 class Table(NamedTuple):
-    """Where each key's vector lies; replaced as a whole, as threads look keys up while a part is added."""
+    """Where the vectors of some keys lie."""
 
     heads: NDArray[np.uint64]  # [n], the first half of each key, sorted
     tails: NDArray[np.uint64]  # [n], the second half
@@ -51,15 +51,19 @@ class VectorStore:
         for left_over in self.folder.glob("*.tmp"):
             left_over.unlink()
         self._parts = sorted(self.folder.glob("*.arrow"))
-        self._table = Table(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty((0, 2), np.int32))
-        self._index(range(len(self._parts)))
+        # Tables at least halve in size from one to the next, so that adding parts costs no sort of all keys each time.
+        # The list is replaced as a whole, as threads look keys up while a part is added.
+        self._tables: list[Table] = []
+        if self._parts:
+            self._index(range(len(self._parts)))
 
     def __len__(self) -> int:
-        return len(self._table.heads)
+        return sum(len(table.heads) for table in self._tables)
 
     def known(self, keys: Keys) -> NDArray[np.bool_]:
         """Which of n keys have a vector here, [n]."""
-        return self._find(keys) >= 0
+        known: NDArray[np.bool_] = self._find(keys)[:, 0] >= 0
+        return known
 
     def append(self, keys: Sequence[bytes], vectors: Vectors) -> None:
         """Add n new keys with their vectors [n, dim] as one part: all of it is there after a crash, or none of it."""
@@ -81,50 +85,50 @@ class VectorStore:
 
     def gather(self, keys: Keys, out: Vectors) -> None:
         """Copy the vectors of n keys into `out` [n, dim], part by part, so that memory holds one part at a time."""
-        found = self._find(keys)
-        if (found < 0).any():
-            raise Missing(f"{int((found < 0).sum())} of {len(keys)} vectors are not in {self.folder}: encode first")
-        places = self._table.places[found]  # [n, 2]
+        places = self._find(keys)
+        missing = int((places[:, 0] < 0).sum())
+        if missing:
+            raise Missing(f"{missing} of {len(keys)} vectors are not in {self.folder}: encode first")
         order = np.lexsort((places[:, 1], places[:, 0]))
         starts = np.searchsorted(places[order, 0], np.arange(len(self._parts) + 1))
         for part, path in enumerate(self._parts):
             rows = order[starts[part] : starts[part + 1]]
             if len(rows):
-                if _hash_file(path) != path.stem.partition("-")[2]:
-                    raise Damaged(f"{path} is not what was written: delete it and encode again", path.name)
+                _check(path)
                 out[rows] = self._read(path, "vector").reshape(-1, self.dim)[places[rows, 1]]
+
+    def check(self) -> None:
+        """Raise Damaged, naming the file, unless every part is what was written."""
+        for path in self._parts:
+            _check(path)
 
     def _index(self, parts: Iterable[int]) -> None:
         keys = [self._read(self._parts[part], "key") for part in parts]
-        if not keys:
-            return
         halves = np.concatenate(keys).view(np.uint64).reshape(-1, 2)  # [n, 2]
-        places = np.concatenate(
-            [
-                np.stack([np.full(len(rows), part), np.arange(len(rows))], 1)
-                for part, rows in zip(parts, keys, strict=True)
-            ]
-        ).astype(np.int32)
-        heads = np.concatenate([self._table.heads, halves[:, 0]])
-        order = np.argsort(heads, kind="stable")
-        tails = np.concatenate([self._table.tails, halves[:, 1]])
-        places = np.concatenate([self._table.places, places])
-        self._table = Table(heads[order], tails[order], places[order])
+        places = [
+            np.stack([np.full(len(rows), part), np.arange(len(rows))], 1)
+            for part, rows in zip(parts, keys, strict=True)
+        ]
+        tables = [*self._tables, Table(halves[:, 0], halves[:, 1], np.concatenate(places).astype(np.int32))]
+        start = len(tables) - 1
+        while start and len(tables[start - 1].heads) < 2 * sum(len(table.heads) for table in tables[start:]):
+            start -= 1
+        self._tables = [*tables[:start], _sorted(tables[start:])]
 
-    def _find(self, keys: Keys) -> NDArray[np.int64]:
-        """Row in the sorted tables of each key, -1 where it is unknown.
+    def _find(self, keys: Keys) -> NDArray[np.int32]:
+        """Part and row of n keys, [n, 2]; -1 where a key is unknown.
 
         Two keys that agree in the first 64 bits alone (one chance in a million at ten million vectors) count as
         unknown; such an item would be encoded again at every run, and then be found missing, not be given another's
         vector.
         """
-        heads, tails, _ = self._table
-        if not len(heads):
-            return np.full(len(keys), -1)
+        places = np.full((len(keys), 2), -1, np.int32)
         halves = keys.view(np.uint64).reshape(-1, 2)
-        at = np.searchsorted(heads, halves[:, 0]).clip(max=len(heads) - 1)
-        same = (heads[at] == halves[:, 0]) & (tails[at] == halves[:, 1])
-        return np.where(same, at, -1)
+        for table in self._tables:
+            at = np.searchsorted(table.heads, halves[:, 0]).clip(max=len(table.heads) - 1)
+            same = (table.heads[at] == halves[:, 0]) & (table.tails[at] == halves[:, 1])
+            places[same] = table.places[at[same]]
+        return places
 
     def _read(self, path: Path, column: str) -> NDArray[np.generic]:
         try:
@@ -138,6 +142,17 @@ class VectorStore:
                 return np.asarray(array.flatten().to_numpy(zero_copy_only=True)).copy()
         except (pa.ArrowInvalid, OSError) as error:
             raise Damaged(f"{path} cannot be read ({error}): delete it and encode again", path.name) from error
+
+
+def _sorted(tables: Sequence[Table]) -> Table:
+    heads, tails, places = (np.concatenate(columns) for columns in zip(*tables, strict=True))
+    order = np.argsort(heads, kind="stable")
+    return Table(heads[order], tails[order], places[order])
+
+
+def _check(path: Path) -> None:
+    if _hash_file(path) != path.stem.partition("-")[2]:
+        raise Damaged(f"{path} is not what was written: delete it and encode again", path.name)
 
 
 def _hash_file(path: Path) -> str:

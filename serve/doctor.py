@@ -8,11 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Literal
 
-from embed.catalogue import Catalogue, read_report
+from embed.catalogue import Catalogue, check_items, read_report
 from embed.encoders import choose_device
 from embed.encoders.onnx_model import cache_folder
+from embed.vector_store import VectorStore
 from serve.errors import EXPECTED, complaint
-from serve.release import Release, open_current, release_names, releases_folder
+from serve.release import Release, SpaceEntry, open_current, release_names, releases_folder
 from serve.retrieve.engine import Encoders
 from serve.settings import Settings
 
@@ -96,6 +97,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
         return
     try:
         catalogue = Catalogue.current(store)
+        check_items(catalogue)
         yield Finding("catalogue", "good", f"{len(catalogue):,} items of {read_report(catalogue).feed}")
     except EXPECTED as error:
         yield Finding("catalogue", "wrong", complaint(error).message)
@@ -105,6 +107,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
         for name, space in release.manifest.spaces.items():
             state: Literal["good", "wrong"] = "good" if space.recall10 >= 0.95 else "wrong"
             yield Finding(f"space {name}", state, f"{space.encoder}, {space.factory}, recall@10 {space.recall10:.3f}")
+            yield _vectors(settings, name, space)
     except EXPECTED as error:
         yield Finding("release", "wrong", complaint(error).message)
     current = releases_folder(store) / "current"
@@ -114,6 +117,15 @@ def _store(settings: Settings) -> Iterator[Finding]:
                 Release(folder)
         except EXPECTED as error:
             yield Finding(f"release {folder.name}", "wrong", complaint(error).message)
+
+
+def _vectors(settings: Settings, name: str, space: SpaceEntry) -> Finding:
+    try:
+        vectors = VectorStore(settings.store, name, space.fingerprint, space.dim)
+        vectors.check()
+    except EXPECTED as error:
+        return Finding(f"vectors {name}", "wrong", complaint(error).message)
+    return Finding(f"vectors {name}", "good", f"{len(vectors):,} of {space.fingerprint}, every part as written")
 
 
 def _version(package: str) -> str:

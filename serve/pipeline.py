@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from embed.catalogue import Catalogue, IngestReport, Mapping, ingest, read_report
+from embed.catalogue import Catalogue, IngestReport, Mapping, check_items, ingest, read_report
 from embed.encode_job import SpaceVectors, encode_images, encode_texts
 from embed.encoders import choose_device, load_image_encoder, load_text_encoder
 from embed.images import ImageSource
@@ -59,7 +59,9 @@ def ingest_feed(
 def encode_catalogue(settings: Settings, progress: Progress | None = None) -> list[SpaceVectors]:
     """Encode what is new in the store's catalogue; the rows of each space."""
     with _one_job_at_a_time(settings.store):
-        return _encode(settings, Catalogue.current(settings.store), progress)
+        catalogue = Catalogue.current(settings.store)
+        check_items(catalogue)
+        return _encode(settings, catalogue, progress)
 
 
 def _ingest(
@@ -110,6 +112,7 @@ def build(
         with _timed(seconds, "ingest"):
             ingested = _ingest(settings, feed, format_, force, progress) if feed else None
         catalogue = Catalogue.current(settings.store)
+        check_items(catalogue)
         if not len(catalogue):
             raise BadRequest(f"{feed or 'the catalogue'} has no usable product: there is nothing to release", "feed")
         with _timed(seconds, "encode"):

@@ -9,6 +9,7 @@ import pytest
 
 from embed.catalogue import Catalogue
 from serve import cli
+from serve.doctor import examine
 from serve.pipeline import build
 from serve.release import open_current, releases_folder
 from serve.settings import Settings, load_settings
@@ -231,3 +232,18 @@ def test_messy_feeds_are_counted_and_never_crash(run: Run, tmp_path: Path) -> No
         else:
             report = json.loads(printed)
             assert report["read"] == report["kept"] + report["rejected"], feed.name
+
+
+@pytest.mark.parametrize(
+    ("file", "subject"), [("catalogue/current/items.arrow", "catalogue"), ("vectors/text/*/*.arrow", "vectors text")]
+)
+def test_doctor_finds_a_flipped_bit(built: Settings, tmp_path: Path, file: str, subject: str) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(built.store, store, symlinks=True)
+    damaged = next(store.glob(file))
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    wrong = [finding for finding in examine(Settings(store=store)) if finding.state == "wrong"]
+    assert [finding.subject for finding in wrong] == [subject]
+    assert damaged.name in wrong[0].detail

@@ -3,7 +3,7 @@
 from embed.catalogue.catalogue import Catalogue
 from embed.catalogue.cleaning import clean, is_blank
 from embed.catalogue.feed import Feed, open_feed
-from embed.catalogue.ingest import IngestReport, ingest, read_report
+from embed.catalogue.ingest import IngestReport, check_items, ingest, read_report
 from embed.catalogue.item import ITEM_SCHEMA, Item
 from embed.catalogue.mapping import Mapping, Source
 from embed.catalogue.price import Price, parse_price
@@ -21,6 +21,7 @@ __all__ = [
     "Record",
     "Reject",
     "Source",
+    "check_items",
     "clean",
     "ingest",
     "is_blank",

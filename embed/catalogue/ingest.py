@@ -54,6 +54,7 @@ class IngestReport:
     folder: str = ""
     format: str = ""
     feed_sha256: str = ""
+    items_sha256: str = ""
     version: str = ""
     unchanged: bool = False
     read: int = 0
@@ -96,8 +97,7 @@ def ingest(
             lines, identities = _read(source, scratch, report, rejects, tick)
             _keep_last(scratch, lines, identities, report, rejects)
             tick(done=True)
-        with feed.open("rb") as file:
-            report.feed_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        report.feed_sha256, report.items_sha256 = _sha256(feed), _sha256(scratch / ITEMS_FILE)
         report.rejects = dict(sorted(rejects.codes.items()))
         report.rejected = sum(rejects.codes.values())
         if report.read != report.kept + report.rejected:
@@ -130,6 +130,17 @@ def read_report(catalogue: Catalogue) -> IngestReport:
         return IngestReport(**json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise Damaged(f"{path} cannot be read ({error}): ingest the feed again", REPORT_FILE) from error
+
+
+def check_items(catalogue: Catalogue) -> None:
+    """Raise Damaged unless the catalogue's items are, byte for byte, what the ingest wrote."""
+    if _sha256(catalogue.file) != read_report(catalogue).items_sha256:
+        raise Damaged(f"{catalogue.file} is not what was written: ingest the feed again", ITEMS_FILE)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _STAGED = pa.schema([*ITEM_SCHEMA, pa.field("content", pa.binary(16))])
