@@ -19,25 +19,26 @@ minimal = FastAPI()
 release = open_current(settings.store)
 ids = release.catalogue.ids().to_pylist()
 rows = {item_id: number for number, item_id in enumerate(ids)}
-fields = [item_fields(release, number, DEFAULT_FIELDS) for number in range(len(ids))]
-vectors, indexes = {}, {}
-for name, space in release.spaces.items():
-    # One row an item, its first: a minimal app has no multi-image items.
-    vectors[name] = np.ascontiguousarray(space.vectors[np.searchsorted(space.owners, np.arange(len(ids)))])
-    indexes[name] = faiss.IndexFlatIP(space.space.dim)
-    indexes[name].add(vectors[name])
 faiss.omp_set_num_threads(1)
+fields = [item_fields(release, number, DEFAULT_FIELDS) for number in range(len(ids))]
+indexes = {}
+for name, space in release.spaces.items():
+    indexes[name] = faiss.IndexFlatIP(space.space.dim)
+    indexes[name].add(np.ascontiguousarray(space.vectors))
+ROWS_PER_ITEM = 4  # rows asked for each item wanted, as an item may have several
 
 
 @minimal.get("/v1/items/{item_id}/similar")
 async def similar(item_id: str, k: int = 10, space: str | None = None) -> dict[str, Any]:
-    row = rows[item_id]
+    own = rows[item_id]
     scores: dict[int, dict[str, float]] = {}
     for name in [space] if space else list(indexes):
-        found_scores, found = indexes[name].search(vectors[name][row : row + 1], k + 1)
-        for number, score in zip(found[0].tolist(), found_scores[0].tolist(), strict=True):
-            if number != row:
-                scores.setdefault(number, {})[name] = score
+        query = release.spaces[name].vector_of(own)[None]
+        owners = release.spaces[name].owners
+        found_scores, found = indexes[name].search(query, ROWS_PER_ITEM * (k + 1))
+        for number, score in zip(owners[found[0]].tolist(), found_scores[0].tolist(), strict=True):
+            if number != own:
+                scores.setdefault(number, {}).setdefault(name, score)
     best = sorted(scores, key=lambda number: -sum(scores[number].values()))[:k]
     items = [
         {"item_id": ids[number], "score": sum(scores[number].values()), "sources": scores[number], **fields[number]}
