@@ -6,7 +6,6 @@ keeps its own. A part's name carries the hash of its bytes; a cut or altered par
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from embed.durable import sync
 from embed.encoders.encoder import Vectors
 from embed.errors import Damaged, Missing
 
@@ -74,12 +74,10 @@ class VectorStore:
         fresh = self.folder / "part.tmp"
         with pa.OSFile(str(fresh), "wb") as sink, pa.ipc.new_file(sink, self._schema) as writer:
             writer.write_batch(pa.record_batch(columns, schema=self._schema))
-        with fresh.open("rb+") as file:
-            digest = _hash_file(fresh)
-            os.fsync(file.fileno())
-        part = self.folder / f"{len(self._parts):08d}-{digest}.arrow"
+        sync(fresh)
+        part = self.folder / f"{len(self._parts):08d}-{_hash_file(fresh)}.arrow"
         fresh.rename(part)
-        _sync_folder(self.folder)
+        sync(self.folder)
         self._parts.append(part)
         self._index([len(self._parts) - 1])
 
@@ -158,11 +156,3 @@ def _check(path: Path) -> None:
 def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,6 +1,5 @@
 """The main job: feed -> catalogue -> vectors -> indexes -> release, redoing only what changed."""
 
-import fcntl
 import hashlib
 import shutil
 import time
@@ -12,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from embed.catalogue import Catalogue, IngestReport, Mapping, check_items, ingest, read_report
+from embed.durable import alone
 from embed.encode_job import SpaceVectors, encode_images, encode_texts
 from embed.encoders import choose_device, load_image_encoder, load_text_encoder
 from embed.images import ImageSource
@@ -216,11 +216,8 @@ def _check_spaces(settings: Settings, standing: Manifest | None, spaces: list[Sp
 def _one_job_at_a_time(store: Path) -> Iterator[None]:
     """Ingest, encode and build write to the same files; the lock dies with its process."""
     store.mkdir(parents=True, exist_ok=True)
-    with (store / ".build.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Broken(f"another build is at work in store {store}: wait for it to end", "store") from None
+    taken = Broken(f"another build is at work in store {store}: wait for it to end", "store")
+    with alone(store / ".build.lock", taken):
         yield
 
 

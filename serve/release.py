@@ -25,6 +25,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from embed.catalogue import Catalogue, Item
+from embed.durable import point, sha256, sync
 from index.exact import ExactIndex
 from index.ids import ItemIds, open_ids
 from index.snapshot import open_index
@@ -184,7 +185,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             raise Broken(
                 f"file {name} of release {manifest.release} has {size} bytes, published were {expected.bytes}", name
             )
-        digest = _sha256(path)
+        digest = sha256(path)
         if digest != expected.sha256:
             raise Broken(
                 f"file {name} of release {manifest.release} has SHA-256 {digest[:16]}…, published was "
@@ -215,16 +216,16 @@ def publish(store: Path, folder: Path, manifest: Manifest, keep: int) -> None:
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest.files = {
-        str(path.relative_to(folder)): FileSum(sha256=_sha256(path), bytes=path.stat().st_size) for path in paths
+        str(path.relative_to(folder)): FileSum(sha256=sha256(path), bytes=path.stat().st_size) for path in paths
     }
     data = manifest.model_dump_json(indent=2, exclude={"release"}).encode()
     manifest.release = _name(manifest.created_at, data)
     (folder / "manifest.json").write_bytes(data)
     for path in [*paths, folder / "manifest.json", *(path for path in folder.rglob("*") if path.is_dir()), folder]:
-        _sync(path)
+        sync(path)
     final = releases_folder(store) / manifest.release
     folder.rename(final)
-    _sync(final.parent)
+    sync(final.parent)
     make_current(store, manifest.release)
     _prune(store, keep)
 
@@ -234,10 +235,7 @@ def make_current(store: Path, name: str) -> None:
     folder = releases_folder(store)
     if name not in release_names(store):
         raise NotFound(f"store {store} has no release {name!r}: see vetrina releases", "release")
-    fresh = folder / f".current-{secrets.token_hex(4)}"
-    fresh.symlink_to(name)
-    fresh.replace(folder / "current")
-    _sync(folder)
+    point(folder / "current", name)
 
 
 def _name(made: datetime, manifest: bytes) -> str:
@@ -252,16 +250,3 @@ def _prune(store: Path, keep: int) -> None:
             shutil.rmtree(folder / name)
     for stray in folder.glob(".current-*"):
         stray.unlink()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

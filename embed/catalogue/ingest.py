@@ -8,10 +8,8 @@
 A kill at any instant leaves the last version in use; what it left half written is removed by the next ingest.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -35,6 +33,7 @@ from embed.catalogue.feed import Feed, open_feed
 from embed.catalogue.item import ITEM_SCHEMA, Item
 from embed.catalogue.mapping import Binding, Mapping
 from embed.catalogue.record import Reject
+from embed.durable import alone, point, sha256, sync
 from embed.errors import BadInput, Damaged, EmbedError
 
 BATCH = 16_384
@@ -84,7 +83,8 @@ def ingest(
     started = time.monotonic()
     home = store / "catalogue"
     home.mkdir(parents=True, exist_ok=True)
-    with _alone(home), _scratch(home) as scratch:
+    taken = BadInput(f"another ingest is writing to {home}; wait for it to end", "store")
+    with alone(home / ".lock", taken), _scratch(home) as scratch:
         report = IngestReport(feed.name, str(feed.parent.resolve()))
         rejects = _Rejects(scratch / "rejects.jsonl", feed.name)
         with rejects, open_feed(feed, mapping, format) as source:
@@ -97,7 +97,7 @@ def ingest(
             lines, identities = _read(source, scratch, report, rejects, tick)
             _keep_last(scratch, lines, identities, report, rejects)
             tick(done=True)
-        report.feed_sha256, report.items_sha256 = _sha256(feed), _sha256(scratch / ITEMS_FILE)
+        report.feed_sha256, report.items_sha256 = sha256(feed), sha256(scratch / ITEMS_FILE)
         report.rejects = dict(sorted(rejects.codes.items()))
         report.rejected = sum(rejects.codes.values())
         if report.read != report.kept + report.rejected:
@@ -118,7 +118,7 @@ def ingest(
             )
         _publish(scratch, home / report.version)
         if not report.unchanged:
-            _point(home, report.version)
+            point(home / "current", report.version)
             _prune(home, {report.version, previous.version if previous else ""})
     return report
 
@@ -134,13 +134,8 @@ def read_report(catalogue: Catalogue) -> IngestReport:
 
 def check_items(catalogue: Catalogue) -> None:
     """Raise Damaged unless the catalogue's items are, byte for byte, what the ingest wrote."""
-    if _sha256(catalogue.file) != read_report(catalogue).items_sha256:
+    if sha256(catalogue.file) != read_report(catalogue).items_sha256:
         raise Damaged(f"{catalogue.file} is not what was written: ingest the feed again", ITEMS_FILE)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _STAGED = pa.schema([*ITEM_SCHEMA, pa.field("content", pa.binary(16))])
@@ -271,17 +266,6 @@ def _arrow_file(path: Path, schema: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    """One ingest at a time; the lock dies with its process."""
-    with (home / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"another ingest is writing to {home}; wait for it to end", "store") from None
-        yield
-
-
-@contextmanager
 def _scratch(home: Path) -> Iterator[Path]:
     """A temporary folder inside `home`; those of ingests that were killed go first."""
     for leftover in home.glob(".new-*"):
@@ -297,23 +281,15 @@ def _scratch(home: Path) -> Iterator[Path]:
 def _publish(scratch: Path, target: Path) -> None:
     """Moves finished files to their folder; into one that exists (the same items once more), each by an atomic step."""
     for file in scratch.iterdir():
-        _sync(file)
-    _sync(scratch)
+        sync(file)
+    sync(scratch)
     if target.exists():
         for file in scratch.iterdir():
             file.replace(target / file.name)
-        _sync(target)
+        sync(target)
     else:
         scratch.rename(target)
-    _sync(target.parent)
-
-
-def _point(home: Path, version: str) -> None:
-    link = home / ".current"
-    link.unlink(missing_ok=True)
-    link.symlink_to(version)
-    os.replace(link, home / "current")
-    _sync(home)
+    sync(target.parent)
 
 
 def _prune(home: Path, kept: set[str]) -> None:
@@ -328,11 +304,3 @@ def _current(home: Path) -> Catalogue | None:
         return Catalogue.open(home / "current")
     except EmbedError:
         return None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

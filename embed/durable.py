@@ -1,0 +1,43 @@
+"""Files that survive a kill: synced to disk, checked by hash, links moved in one step, one writer at a time."""
+
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's entries, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def point(link: Path, target: str) -> None:
+    """Make `link` a symbolic link to `target` in one atomic step, whether or not it was there before."""
+    fresh = link.with_name(f".{link.name}-{secrets.token_hex(4)}")
+    fresh.symlink_to(target)
+    fresh.replace(link)
+    sync(link.parent)
+
+
+@contextmanager
+def alone(lock: Path, taken: Exception) -> Iterator[None]:
+    """Hold the lock file, or raise `taken` where another process does; the lock dies with its process."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise taken from None
+        yield
