@@ -295,7 +295,7 @@ def test_missing_things_and_wrong_ways_are_named(service: Service, all_ids: list
     client = service.client
     for response, field in (
         (client.get("/v1/items/nope"), "item_id"),
-        (client.get("/v1/items/nope/similar"), "item_ids"),
+        (client.get("/v1/items/nope/similar"), "item_id"),
         (client.post("/v1/similar", json={"item_ids": [all_ids[0], "nope"]}), "item_ids"),
         (service.search(like=["nope"]), "like"),
         (service.search(like=[all_ids[0]], unlike=["nope"]), "unlike"),

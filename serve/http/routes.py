@@ -173,7 +173,7 @@ async def similar_to_item(request: Request) -> Response:
     wanted = _read_query(request, NeighboursQuery)
     engine = (await _live(request)).engine
     spaces = [wanted.space] if wanted.space else ()
-    found = engine.similar([unquote(request.path_params["item_id"])], wanted.k, spaces)
+    found = engine.similar([unquote(request.path_params["item_id"])], wanted.k, spaces, "item_id")
     return _respond(engine, {"items": answer_items(engine.release, found, wanted.fields)}, started)
 
 

@@ -102,9 +102,11 @@ class Engine:
         vectors = self._vectors(query)
         return self._find(vectors, query.k, self._known([*query.exclude, *query.unlike, *query.like]))
 
-    def similar(self, item_ids: Sequence[str], k: int, spaces: Sequence[str] = ()) -> list[Found]:
-        """The k items most like the given ones, which are left out."""
-        numbers = [self.number(item_id, "item_ids") for item_id in item_ids]
+    def similar(
+        self, item_ids: Sequence[str], k: int, spaces: Sequence[str] = (), field_: str = "item_ids"
+    ) -> list[Found]:
+        """The k items most like the given ones, which are left out; `field_` is what the caller knows the ids by."""
+        numbers = [self.number(item_id, field_) for item_id in item_ids]
         chosen = self._chosen_spaces(spaces, "space")
         vectors = {}
         for space in chosen:
