@@ -30,8 +30,9 @@ TEXT_MAX_TOKENS = 256  # what the model was trained with (sentence_bert_config.j
 class BundledImageEncoder:
     """Photos to unit rows of 1,280: EfficientNet-Lite0 on the centre 224 of the photo scaled to 280 on its short side.
 
-    The model's own recipe scales to 256. Looking closer, past the margins that packshots and phone photos share, was
-    chosen on the validation photos of the Grocery Store set (R@1 with photos 0.55 against 0.52).
+    The model's own recipe scales to 256. Looking closer, past the margins that packshots and phone photos share, finds
+    more once an item has photos like the query: R@1 0.55 against 0.51 on the validation photos of the Grocery Store
+    set, for 0.29 against 0.31 with the packshot alone.
     """
 
     name = "bundled"

@@ -1,7 +1,7 @@
 """Photo to product on the Grocery Store set: 969 phone photos against 81 products, with the bundled image encoder.
 
 Once with the packshot as the only image of a product, once with the 972 train photos as further images of theirs. The
-encoder's crop was chosen on the validation photos; the test photos are only measured.
+validation photos are what the encoder's crop of 280 (not 256) rests on: 0.55 against 0.51 with photos.
 """
 
 import csv
