@@ -1,14 +1,26 @@
 """From found items to what a caller reads: ids, scores, and the catalogue's fields."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import fields as fields_of
 from typing import Any
+from uuid import uuid4
 
 from embed.catalogue import Item
+from serve.http.contract import DEFAULT_FIELDS
 from serve.release import Release
-from serve.retrieve.engine import Found
+from serve.retrieve.engine import Engine, Found
 
 FIELDS = [field.name for field in fields_of(Item) if field.name != "item_id"]
+
+
+def ask(engine: Engine, question: Callable[[Engine], Sequence[Found]]) -> dict[str, Any]:
+    """A question put to an engine in this process; the answer is the object that the HTTP service gives."""
+    started = time.perf_counter()
+    found = question(engine)
+    took = round((time.perf_counter() - started) * 1000, 3)
+    items = answer_items(engine.release, found, DEFAULT_FIELDS)
+    return {"request_id": uuid4().hex, "release": engine.release.name, "took_ms": took, "items": items}
 
 
 def answer_items(release: Release, found: Sequence[Found], fields: Sequence[str]) -> list[dict[str, Any]]:

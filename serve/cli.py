@@ -194,21 +194,11 @@ def demo(
 
 
 def _ask(settings: Settings, question: Callable[[Any], Any]) -> dict[str, Any]:
-    """An answer as the service gives it, from the store's current release."""
-    import time
-    from uuid import uuid4
-
-    from serve.answer import answer_items
-    from serve.http.contract import DEFAULT_FIELDS
+    from serve.answer import ask
     from serve.release import open_current
     from serve.retrieve.engine import Engine, make_encoders
 
-    engine = Engine(open_current(settings.store), make_encoders(settings), settings)
-    started = time.perf_counter()
-    found = question(engine)
-    took = round((time.perf_counter() - started) * 1000, 3)
-    items = answer_items(engine.release, found, DEFAULT_FIELDS)
-    return {"request_id": uuid4().hex, "release": engine.release.name, "took_ms": took, "items": items}
+    return ask(Engine(open_current(settings.store), make_encoders(settings), settings), question)
 
 
 def _print(json: bool, value: Any, readable: Callable[[Any], Any]) -> None:

@@ -8,10 +8,9 @@ from rich.rule import Rule
 from rich.text import Text
 
 from serve import show
-from serve.answer import answer_items
+from serve.answer import ask
 from serve.demo.draw import Look, draw
 from serve.demo.shop import make_shop
-from serve.http.contract import DEFAULT_FIELDS
 from serve.pipeline import Progress, build
 from serve.release import open_current
 from serve.retrieve.engine import Engine, Query, make_encoders
@@ -36,35 +35,25 @@ def tour(folder: Path, progress: Progress | None = None) -> RenderableType:
     store = f"--store {settings.store}"
     mixed = Query(k=K, text="green, for travelling", like=[backpack])
     questions = [
-        (f'Words: vetrina search "{WORDS}" {store}', lambda: engine.search(Query(k=K, text=WORDS))),
+        (f'Words: vetrina search "{WORDS}" {store}', lambda engine: engine.search(Query(k=K, text=WORDS))),
         (
             f"A photo that is not in the shop: vetrina search --image {photo} {store}",
-            lambda: engine.search(Query(k=K, image=photo.read_bytes())),
+            lambda engine: engine.search(Query(k=K, image=photo.read_bytes())),
         ),
-        (f"Neighbours of an item: vetrina similar {backpack} {store}", lambda: engine.similar([backpack], K)),
+        (f"Neighbours of an item: vetrina similar {backpack} {store}", lambda engine: engine.similar([backpack], K)),
         (
             f'Like this item, but in these words: vetrina search "{mixed.text}" --like {backpack} {store}',
-            lambda: engine.search(mixed),
+            lambda engine: engine.search(mixed),
         ),
     ]
     parts: list[RenderableType] = [
         Text("A generated shop: products, pictures and shoppers are drawn or invented.", "bold"),
         show.build_report(report),
     ]
-    for title, ask in questions:
-        parts += [Rule(Text(title, "bold"), align="left"), _answered(engine, ask)]
+    for title, question in questions:
+        parts += [Rule(Text(title, "bold"), align="left"), show.answer(ask(engine, question))]
     parts += [Rule(Text("Try next", "bold"), align="left"), Text(_next(settings.store))]
     return Group(*parts)
-
-
-def _answered(engine: Engine, ask: Callable[[], list]) -> RenderableType:  # type: ignore[type-arg]
-    import time
-
-    started = time.perf_counter()
-    found = ask()
-    took = (time.perf_counter() - started) * 1000
-    items = answer_items(engine.release, found, DEFAULT_FIELDS)
-    return show.answer({"items": items, "took_ms": took, "release": engine.release.name})
 
 
 def _drawn(progress: Progress | None) -> Callable[[int, int], None] | None:
