@@ -4,25 +4,36 @@ One matrix product scores all rows: on 966 rows of 1,280 values and one thread i
 faiss.IndexFlatIP takes 0.37, with the same scores, so that a Flat index here is this and no FAISS file.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.space import Allowed, Hits, Owners, Space, Vectors, check_queries
+from index.selection import Selection
+from index.space import Hits, Owners, Space, Vectors, check_queries
 
 BLOCK = 1 << 24  # scores held at once: 64 MiB
 TIE = 1e-6  # neighbours closer than float32 arithmetic can tell apart are ties, and go by item number
-NARROW = 0.25  # share of allowed items below which copying their rows together is cheaper than scoring all
+FEW = 256  # scores that are sorted faster than the best of them are picked
+LOWEST = np.finfo(np.float32).min
+NARROW = 0.25  # share of allowed rows below which scoring them one by one is cheaper than scoring all
 
 
 @dataclass(frozen=True)
-class ItemScores:
-    """`scores` [m] and the best `rows` [m] of m items; -inf and -1 for an item that has no row in the space."""
+class Scope:
+    """What a search looks at: m `items`, whose rows begin at `starts` and end where the next one's begin.
 
-    scores: NDArray[np.float32]
-    rows: NDArray[np.int64]
+    These are places in `rows`, or rows themselves where it is None and every row is scored; `barred` [m] are then the
+    items that must not come out.
+    """
+
+    items: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    rows: NDArray[np.int64] | None = None
+    barred: NDArray[np.bool_] | None = None
 
 
 class ExactIndex:
@@ -32,134 +43,150 @@ class ExactIndex:
     """
 
     factory = "Flat"
-    effort = 0
 
     def __init__(self, space: Space, vectors: Vectors, owners: Owners, labels: Owners, items: int) -> None:
         self.space, self.vectors, self.owners, self.labels, self.items = space, vectors, owners, labels, items
-        self._starts = np.flatnonzero(np.diff(owners, prepend=-1))  # the first row of each item that has any, [m]
-        self._counts = np.diff(self._starts, append=len(owners))  # how many rows it has, [m]
-        self._present = owners[self._starts]  # its number, [m]
-        self._one_row_each = len(self._starts) == len(owners)
+        starts = np.flatnonzero(np.diff(owners, prepend=-1))  # the first row of each item that has any, [m]
+        self._all = Scope(owners[starts], starts)
+        self._one_row_each = len(starts) == len(owners)
+        self._pointer = faiss.swig_ptr(vectors)
         self._bounds = np.searchsorted(owners, np.arange(items + 1))  # item i has rows bounds[i] to bounds[i + 1] - 1
 
-    def search(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> Hits:
-        """The k best items for each of q queries [q, dim], ties by item number; `allowed` [items] limits them."""
+    def search(self, queries: Vectors, k: int, allowed: Selection | None = None) -> Hits:
+        """The k best items for each of q queries [q, dim], ties by item number; `allowed` limits them."""
         queries = check_queries(queries, self.space.dim, k)
         hits = empty_hits(len(queries), k)
-        places, barred = None, None
-        if allowed is not None:
-            barred = ~allowed[self._present]
-            if barred.sum() > (1 - NARROW) * len(barred):
-                places, barred = np.flatnonzero(~barred), None
-        if places is None:
-            vectors, starts, counts, items, rows = self.vectors, self._starts, self._counts, self._present, None
-        else:
-            rows, counts, items = self._rows_of(places), self._counts[places], self._present[places]
-            vectors, starts = self.vectors[rows], np.cumsum(counts) - counts
-        if not len(items):
+        scope = self._all if allowed is None else allowed.made_for((self, "scope"), self._scope)
+        if not len(scope.items):
             return hits
-        step = max(1, BLOCK // len(vectors))
+        rows, starts, barred = scope.rows, scope.starts, scope.barred
+        step = max(1, BLOCK // (len(self.vectors) if rows is None else len(rows)))
         for start in range(0, len(queries), step):
-            scores = queries[start : start + step] @ vectors.T  # [step, n]
+            block = queries[start : start + step]
+            scores = block @ self.vectors.T if rows is None else self._score(rows, block)  # [step, n or rows]
             best = scores if self._one_row_each else np.maximum.reduceat(scores, starts, axis=1)  # [step, m]
             if barred is not None:
                 best[:, barred] = -np.inf
-            for query, (of_items, of_rows) in enumerate(zip(best, scores, strict=True), start):
-                found = top(of_items, items, k)
-                best_row = starts[found] if self._one_row_each else _first_best(of_rows, starts[found], counts[found])
-                record(hits, query, items[found], of_items[found], best_row if rows is None else rows[best_row])
+            for query, of_items in enumerate(best, start):
+                found = top(of_items, scope.items, k)
+                record(hits, query, scope.items[found], of_items[found])
         return hits
 
     def scores_of_all(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How the unit `query` [dim] scores every item, [items]; -inf for one that has no row in the space."""
-        of_rows = self.vectors @ query
-        best = of_rows if self._one_row_each else np.maximum.reduceat(of_rows, self._starts)
+        """See VectorIndex."""
+        of_rows: NDArray[np.float32] = self.vectors @ query
+        best: NDArray[np.float32] = of_rows if self._one_row_each else np.maximum.reduceat(of_rows, self._all.starts)
         if len(best) == self.items:
             return best
         scores = np.full(self.items, -np.inf, np.float32)
-        scores[self._present] = best
+        scores[self._all.items] = best
         return scores
 
-    def scores_of(self, query: NDArray[np.float32], items: NDArray[np.int64]) -> ItemScores:
-        """How the unit `query` [dim] scores m distinct items, given in rising order, found by a search or not."""
-        at = np.searchsorted(self._present, items)
-        at[at == len(self._present)] = 0
-        known = self._present[at] == items if len(self._present) else np.zeros(len(items), np.bool_)
-        scores, rows = np.full(len(items), -np.inf, np.float32), np.full(len(items), -1, np.int64)
-        candidates = self._rows_of(at[known])
-        of_rows = self.vectors[candidates] @ query
-        best = slice(None) if self._one_row_each else best_rows(of_rows, self.owners[candidates])
-        scores[known], rows[known] = of_rows[best], candidates[best]
-        return ItemScores(scores, rows)
+    def scores_of(self, query: NDArray[np.float32], items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """See VectorIndex."""
+        starts, counts = self._bounds[items], self._bounds[items + 1] - self._bounds[items]
+        known = counts > 0
+        if self._one_row_each and known.all():
+            of_first: NDArray[np.float32] = self._score(starts, query[None])[0]
+            return of_first
+        scores = np.full(len(items), -np.inf, np.float32)
+        if known.any():
+            of_rows = self._score(_ranges(starts[known], counts[known]), query[None])[0]
+            scores[known] = np.maximum.reduceat(of_rows, np.cumsum(counts[known]) - counts[known])
+        return scores
 
-    def best_row(self, query: NDArray[np.float32], item: int) -> int | None:
-        """The item's row that the unit `query` [dim] scores best, or None where it has none in this space."""
+    def best_labels(self, query: NDArray[np.float32], items: Sequence[int]) -> list[int | None]:
+        """See VectorIndex."""
+        return [self._best_label(query, item) for item in items]
+
+    def _best_label(self, query: NDArray[np.float32], item: int) -> int | None:
         start, end = int(self._bounds[item]), int(self._bounds[item + 1])
         if end - start < 2:
-            return start if end > start else None
-        return start + int((self.vectors[start:end] @ query).argmax())
+            return int(self.labels[start]) if end > start else None
+        return int(self.labels[start + int((self.vectors[start:end] @ query).argmax())])
+
+    def rows_of(self, item: int) -> tuple[NDArray[np.int32], Vectors]:
+        """See VectorIndex."""
+        rows = slice(self._bounds[item], self._bounds[item + 1])
+        return self.labels[rows], self.vectors[rows]
+
+    def sample(self, count: int) -> Vectors:
+        """See VectorIndex."""
+        rows = np.random.default_rng(0).permutation(len(self.vectors))[:count]
+        return np.ascontiguousarray(self.vectors[np.sort(rows)])
 
     def vector_of(self, item: int) -> NDArray[np.float32] | None:
-        """The item's first row [dim] (its main image), or None where it has none in this space."""
+        """See VectorIndex."""
         start, end = int(self._bounds[item]), int(self._bounds[item + 1])
         return np.array(self.vectors[start]) if end > start else None
 
-    def _rows_of(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """All rows of the items at `places` among those that have any, one item after the other."""
-        return _ranges(self._starts[places], self._counts[places])
+    def _scope(self, allowed: Selection) -> Scope:
+        barred = ~allowed.mask[self._all.items]
+        places = np.flatnonzero(~barred)
+        items = self._all.items[places]
+        starts, counts = self._bounds[items], self._bounds[items + 1] - self._bounds[items]
+        if counts.sum() > NARROW * len(self.owners):
+            return Scope(self._all.items, self._all.starts, barred=barred)
+        return Scope(items, np.cumsum(counts) - counts, _ranges(starts, counts))
+
+    def _score(self, rows: NDArray[np.int64], queries: Vectors) -> NDArray[np.float32]:
+        """Cosines of some rows [n] with queries, [q, n]; read where they lie, as copying them takes longer."""
+        scores = np.empty((len(queries), len(rows)), np.float32)
+        rows = np.ascontiguousarray(rows)
+        at = faiss.swig_ptr(rows)
+        for of_query, query in zip(scores, queries, strict=True):
+            to, of = faiss.swig_ptr(of_query), faiss.swig_ptr(query)
+            faiss.fvec_inner_products_by_idx(to, of, self._pointer, at, self.space.dim, 1, len(rows))
+        return scores
 
 
 def top(scores: NDArray[np.float32], items: NDArray[np.integer[Any]], k: int) -> NDArray[np.int64]:
     """Where the k best of m scores are, best first, ties by item number; never at -inf."""
-    threshold = np.partition(scores, -k)[-k] - TIE if len(scores) > k else -np.inf
-    near = np.flatnonzero(scores >= max(threshold, np.finfo(np.float32).min))  # over k where the last place is tied
-    near = near[(-scores[near]).argsort(kind="stable")]
-    # Gaps, not rounding: the scores of equal rows may differ in the last bit, and so fall on both sides of any limit.
+    if len(scores) > max(4 * k, FEW):
+        threshold = np.partition(scores, -k)[-k] - TIE
+        near = np.flatnonzero(scores >= max(threshold, LOWEST))  # more than k where the last place is tied
+        near = near[(-scores[near]).argsort(kind="stable")]
+    else:
+        near = (-scores).argsort(kind="stable")
     falling = scores[near]
-    rank = np.zeros(len(near), np.int64)
-    (falling[:-1] - falling[1:] > TIE).cumsum(out=rank[1:])
-    order: NDArray[np.int64] = near[np.lexsort((items[near], rank))][:k]
+    if len(near) and falling[-1] == -np.inf:
+        near = near[: np.searchsorted(-falling, np.inf)]
+        falling = scores[near]
+    # Gaps, not rounding: the scores of equal rows may differ in the last bit, and so fall on both sides of any limit.
+    gaps = falling[:-1] - falling[1:]
+    if len(gaps) and gaps.min() <= TIE:
+        rank = np.zeros(len(near), np.int64)
+        (gaps > TIE).cumsum(out=rank[1:])
+        near = near[np.lexsort((items[near], rank))]
+    order: NDArray[np.int64] = near[:k]
     return order
 
 
-def best_rows(scores: NDArray[np.float32], owners: Owners) -> NDArray[np.int64]:
-    """For each item among `owners` [n] (in any order): the row that scores best; items in rising order."""
-    order = np.lexsort((-scores, owners))
-    owners = owners[order]
-    first = np.ones(len(order), np.bool_)
-    first[1:] = owners[1:] != owners[:-1]
-    best: NDArray[np.int64] = order[first]
-    return best
+def best_of_items(
+    scores: NDArray[np.float32], items: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The best score of each item among rows [n] in any order, and these items in rising order."""
+    order = items.argsort(kind="stable")
+    items = items[order]
+    first = np.ones(len(items), np.bool_)
+    first[1:] = items[1:] != items[:-1]
+    starts = np.flatnonzero(first)
+    return np.maximum.reduceat(scores[order], starts) if len(starts) else scores, items[starts]
 
 
 def empty_hits(queries: int, k: int) -> Hits:
     """Hits that hold nothing yet."""
     shape = (queries, k)
-    return Hits(
-        np.full(shape, -1, np.int64),
-        np.full(shape, -np.inf, np.float32),
-        np.zeros(queries, np.int64),
-        np.full(shape, -1, np.int64),
-    )
+    return Hits(np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32), np.zeros(queries, np.int64))
 
 
-def record(
-    hits: Hits, query: int, items: NDArray[np.int32], scores: NDArray[np.float32], rows: NDArray[np.int64]
-) -> None:
+def record(hits: Hits, query: int, items: NDArray[np.integer[Any]], scores: NDArray[np.float32]) -> None:
     """Write what was found, best first, into row `query` of `hits`."""
     count = len(items)
-    hits.ids[query, :count], hits.scores[query, :count], hits.rows[query, :count] = items, scores, rows
-    hits.counts[query] = count
+    hits.ids[query, :count], hits.scores[query, :count], hits.counts[query] = items, scores, count
 
 
 def _ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """The numbers start, start + 1, ... of each range, one range after the other."""
     numbers: NDArray[np.int64] = np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
     return numbers
-
-
-def _first_best(scores: NDArray[np.float32], starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The best scoring row of each range of rows."""
-    rows = _ranges(starts, counts)
-    best: NDArray[np.int64] = rows[best_rows(scores[rows], np.repeat(np.arange(len(starts), dtype=np.int32), counts))]
-    return best

@@ -1,23 +1,69 @@
 """FAISS search: the index proposes rows, exact scores order them, items come out once."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import ceil, log
 from pathlib import Path
+from threading import Lock, local
 from typing import Any
 
 import faiss
 import numpy as np
+from numpy.typing import NDArray
 
+from index import gpu
 from index.errors import Damaged, Missing
-from index.exact import ExactIndex, best_rows, empty_hits, record, top
-from index.space import Allowed, Hits, Owners, Space, Vectors, check_queries
+from index.exact import TIE, ExactIndex, empty_hits, record, top
+from index.selection import Selection
+from index.space import Hits, Owners, Space, Vectors, check_queries
 
-REFINE = 2  # rows proposed for each asked: what quantisation puts in the wrong order, exact scores put right
-NARROW = 0.1  # below this share of allowed rows exact search is both faster and complete
+ROWS_A_CENTROID = 48  # of training: k-means wants 39 at the least
+LEAST_TRAINED = 1 << 14
+COARSE_WIDTH = 8
+LEAST_PROPOSED = 10  # what `refine` was measured with: the best of one may be a few places down
+SMALL = 1e-9
+SPARSE = 0.5  # share of lists with something allowed below which only these are looked at
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard to search for the k best among a share s of the rows, where `reach` is k / s.
+
+    The best ten of a tenth of the rows lie as far away as the best hundred of all, so that one number covers both.
+    `probe` is the family's search parameter: `nprobe` of IVF, `efSearch` of HNSW. `refine` rows are proposed for each
+    that is asked for: what quantisation puts in the wrong order, exact scores put right. `microseconds` is what one
+    query took so; `exact_rows` is how many rows exact search scores in that time.
+    """
+
+    reach: float
+    probe: int
+    refine: int
+    microseconds: float = 0.0
+    exact_rows: int = 0
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A selection as an index of rows sees it: its `share` of the rows that are looked at, and where these are.
+
+    `lists` are the inverted lists that hold anything allowed, with `centroids` [m, dim]; None where nearly all do, or
+    where the family has none.
+    """
+
+    rows: int
+    share: float
+    selector: Any
+    bits: NDArray[np.uint8]  # what the selector points to
+    parameters: dict[int, Any]  # of searches through it, by effort
+    lists: NDArray[np.int64] | None = None
+    centroids: Vectors | None = None
 
 
 class FaissIndex(ExactIndex):
     """Rows [n, dim] in a FAISS index beside the vectors themselves, both usually memory-mapped.
 
-    `effort` is the family's search parameter: `nprobe` of IVF, `efSearch` of HNSW, nothing for Flat.
+    `efforts` are in rising order of reach; how far each goes was measured when the index was built.
     """
 
     def __init__(
@@ -29,58 +75,238 @@ class FaissIndex(ExactIndex):
         owners: Owners,
         labels: Owners,
         items: int,
-        effort: int,
+        efforts: Sequence[Effort],
     ) -> None:
         super().__init__(space, vectors, owners, labels, items)
         self.factory = factory
-        self.effort = effort
-        self.lists = int(index.nlist) if isinstance(index, faiss.IndexIVF) else 0
+        self.efforts = tuple(efforts)
         self._index = index
+        # Asked of FAISS once: looking into its objects takes as long as a part of a search.
+        self._is_graph, self._is_inverted = isinstance(index, faiss.IndexHNSW), isinstance(index, faiss.IndexIVF)
+        self._most = int(index.nlist) if self._is_inverted else len(owners)
+        self._parameters: dict[int, Any] = {}
+        self._of_thread = local()
+        where = gpu.card()
+        self._on_card = where.upload(index) if where is not None else None
+        self._card_lock = Lock()
+        self._rows_an_item = 1.0 if self._one_row_each else len(owners) / max(1, items)
+        self._identity = self._one_row_each and len(owners) == items  # row and item have the same number
 
-    def search(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> Hits:
-        """The k best items for each of q queries [q, dim], ties by item number; `allowed` [items] limits them.
+    def search(self, queries: Vectors, k: int, allowed: Selection | None = None) -> Hits:
+        """The k best items for each of q queries [q, dim], ties by item number; `allowed` limits them.
 
         Always k items where k are allowed: if the index proposes too few, the query is answered by exact search.
         """
         queries = check_queries(queries, self.space.dim, k)
-        rows_allowed = None if allowed is None else allowed[self.owners]
-        reachable = len(self.owners) if rows_allowed is None else int(rows_allowed.sum())
-        wanted = min(reachable, REFINE * (k if self._one_row_each else k + k * len(self.owners) // self.items))
-        if wanted == reachable or reachable < NARROW * len(self.owners):
+        rows, share, seen = len(self.owners), 1.0, None
+        if allowed is not None:
+            seen = allowed.made_for((self, "filter"), self._filter)
+            rows, share = seen.rows, max(seen.share, SMALL)
+        reach = k * self._rows_an_item / share
+        effort = self.efforts[0] if reach <= self.efforts[0].reach else self._effort(reach)
+        wanted = round(effort.refine * max(k, LEAST_PROPOSED) * self._rows_an_item)
+        if wanted >= rows or (seen is not None and rows < effort.exact_rows):
             return super().search(queries, k, allowed)
-        # The selector keeps a pointer to the bits, so they must live as long as it does.
-        bits = None if rows_allowed is None else np.packbits(rows_allowed, bitorder="little")
-        parameters = self._parameters(wanted, None if bits is None else faiss.IDSelectorBitmap(bits))
-        _, proposed = self._index.search(queries, wanted, params=parameters)
-        hits = empty_hits(len(queries), k)
-        for query, found in enumerate(proposed):
-            rows = found[found >= 0]
-            scores = self.vectors[rows] @ queries[query]
-            if not self._one_row_each:
-                best = best_rows(scores, self.owners[rows])
-                rows, scores = rows[best], scores[best]
-            order = top(scores, self.owners[rows], k)
-            if len(order) < k:
-                exact = super().search(queries[query : query + 1], k, allowed)
-                record(hits, query, exact.ids[0], exact.scores[0], exact.rows[0])
-                hits.counts[query] = exact.counts[0]
-            else:
-                record(hits, query, self.owners[rows[order]], scores[order], rows[order])
+        one = self._buffers(wanted)
+        if len(queries) == 1:
+            self._propose(queries, effort.probe, seen, one)
+            items, scores = self._order(queries, k, one)
+            if len(items) == k:
+                return Hits(items[None], scores[None], np.array((k,)))
+            return super().search(queries, k, allowed)
+        hits, proposed = empty_hits(len(queries), k), _Buffers(len(queries), wanted)
+        self._propose(queries, effort.probe, seen, proposed)
+        for number in range(len(queries)):
+            query = queries[number : number + 1]
+            one.rows[0] = proposed.rows[number]
+            items, scores = self._order(query, k, one)
+            if len(items) < k:
+                exact = super().search(query, k, allowed)
+                items, scores = exact.ids[0, : exact.counts[0]], exact.scores[0, : exact.counts[0]]
+            record(hits, number, items, scores)
         return hits
 
-    def _parameters(self, wanted: int, selector: Any) -> Any:
-        if isinstance(self._index, faiss.IndexIVF):
-            return faiss.SearchParametersIVF(nprobe=self.effort, sel=selector)
-        if isinstance(self._index, faiss.IndexHNSW):
-            return faiss.SearchParametersHNSW(efSearch=max(self.effort, wanted), sel=selector)
+    def raise_effort(self) -> bool:
+        """Search harder from now on; False where the hardest was reached."""
+        if self.efforts[0].probe >= self._most:
+            return False
+        self.efforts = tuple(
+            replace(effort, probe=min(self._most, effort.probe + max(1, effort.probe // 4))) for effort in self.efforts
+        )
+        return True
+
+    def _effort(self, reach: float) -> Effort:
+        """The effort for a reach: the next one measured, or beyond them all a power law through the last two."""
+        for effort in self.efforts:
+            if effort.reach >= reach:
+                return effort
+        far = self.efforts[-1]
+        near = self.efforts[-2] if len(self.efforts) > 1 else far
+        slope = 0.5  # at least as the square root of the reach
+        if near.reach < far.reach:
+            slope = max(slope, log(far.probe / near.probe) / log(far.reach / near.reach))
+        times = (reach / far.reach) ** slope
+        return Effort(
+            reach,
+            min(ceil(far.probe * times), self._most),
+            far.refine,
+            far.microseconds * times,
+            round(far.exact_rows * times),
+        )
+
+    def _propose(self, queries: Vectors, probe: int, seen: Filter | None, into: "_Buffers") -> None:
+        """Write rows that may be the best into `into.rows` [q, wanted], -1 where there are no more."""
+        effort = max(probe, into.wanted) if self._is_graph else probe
+        known = self._parameters if seen is None else seen.parameters
+        parameters = known.get(effort)
+        if parameters is None:  # making them takes as long as ordering what is found
+            parameters = known[effort] = self._parameters_for(effort, None if seen is None else seen.selector)
+        if seen is not None and seen.lists is not None and seen.centroids is not None:
+            self._propose_from(queries, probe, seen.lists, seen.centroids, parameters, into)
+        elif seen is None and self._on_card is not None and into.wanted <= gpu.MOST:
+            with self._card_lock:  # a card takes one search at a time
+                into.rows[:] = self._on_card.search(queries, into.wanted, params=parameters)[1]
+        else:
+            # The bare call: FAISS's own wrapper takes a fifth of a search of one query.
+            self._index.search_c(
+                len(queries), faiss.swig_ptr(queries), into.wanted, into.scores_at, into.rows_at, parameters
+            )
+
+    def _parameters_for(self, probe: int, selector: Any) -> Any:
+        if self._is_graph:
+            return faiss.SearchParametersHNSW(efSearch=probe, sel=selector)
+        if self._is_inverted:
+            return faiss.SearchParametersIVF(nprobe=probe, sel=selector)
         return faiss.SearchParameters(sel=selector)
 
+    def _propose_from(
+        self,
+        queries: Vectors,
+        probe: int,
+        lists: NDArray[np.int64],
+        centroids: Vectors,
+        parameters: Any,
+        into: "_Buffers",
+    ) -> None:
+        """As `_propose`, from the nearest of some lists: what a filter empties costs nothing and hides nothing."""
+        scores = queries @ centroids.T  # [q, m]
+        probe = parameters.nprobe = min(probe, len(lists))
+        if probe < len(lists):
+            nearest = np.argpartition(-scores, probe - 1, axis=1)[:, :probe]
+            chosen, distances = lists[nearest], np.take_along_axis(scores, nearest, 1)
+        else:
+            chosen, distances = np.tile(lists, (len(queries), 1)), np.ascontiguousarray(scores)
+        # Not FAISS's own wrapper, which does not pass parameters on, and so no selector.
+        self._index.search_preassigned_c(
+            len(queries),
+            faiss.swig_ptr(queries),
+            into.wanted,
+            faiss.swig_ptr(chosen),
+            faiss.swig_ptr(distances),
+            into.scores_at,
+            into.rows_at,
+            False,
+            parameters,
+        )
 
-def train(vectors: Vectors, factory: str) -> Any:
-    """A FAISS index of `factory` over unit rows [n, dim]. IVF is trained on at most 64 rows a centroid."""
+    def _order(self, query: Vectors, k: int, found: "_Buffers") -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k best items of the rows in `found.rows[0]`, and their scores."""
+        count = found.wanted
+        if found.rows[0, -1] < 0:  # FAISS pads at the end
+            count = int(np.count_nonzero(found.rows[0] >= 0))
+        # All by one call, best first: reading scores and sorting them here would take three times as long.
+        faiss.knn_inner_products_by_idx(
+            faiss.swig_ptr(query),
+            self._pointer,
+            found.rows_at,
+            self.space.dim,
+            1,
+            len(self.vectors),
+            count,
+            count,
+            found.scores_at,
+            found.ranked_at,
+        )
+        scores, rows = found.scores[0, :count], found.ranked[:count]
+        items = rows if self._identity else self.owners[rows].astype(np.int64)
+        if not self._one_row_each:
+            items = np.unique(items)
+            scores = self.scores_of(query[0], items)  # the best row of an item need not be among the proposed
+        elif count > 1 and (scores[:-1] - scores[1:]).min() > TIE:
+            return items[:k].copy(), scores[:k].copy()
+        order = top(scores, items, k)
+        return items[order], scores[order]
+
+    def _buffers(self, wanted: int) -> "_Buffers":
+        """This thread's own for one query: with their pointers, they take as long to make as to fill."""
+        made: dict[int, _Buffers] | None = getattr(self._of_thread, "buffers", None)
+        if made is None:
+            made = self._of_thread.buffers = {}
+        buffers = made.get(wanted)
+        if buffers is None:
+            buffers = made[wanted] = _Buffers(1, wanted)
+        return buffers
+
+    def _filter(self, allowed: Selection) -> Filter:
+        rows = allowed.mask[self.owners]
+        bits = np.packbits(rows, bitorder="little")
+        selector = faiss.IDSelectorBitmap(bits)
+        count = int(np.count_nonzero(rows))
+        if not self._is_inverted or not count:
+            return Filter(count, count / max(1, len(rows)), selector, bits, {})
+        in_lists = np.bincount(self._lists[rows], minlength=self._index.nlist)
+        lists = np.flatnonzero(in_lists)
+        seen = int(np.bincount(self._lists, minlength=self._index.nlist)[lists].sum())
+        if len(lists) > SPARSE * self._index.nlist:
+            return Filter(count, count / seen, selector, bits, {})
+        return Filter(count, count / seen, selector, bits, {}, lists, np.ascontiguousarray(self._centroids[lists]))
+
+    @cached_property
+    def _lists(self) -> NDArray[np.int32]:
+        """Which inverted list each row is in, [n]."""
+        lists = np.empty(len(self.owners), np.int32)
+        inverted = self._index.invlists
+        for each in range(self._index.nlist):
+            size = inverted.list_size(each)
+            if size:
+                lists[faiss.rev_swig_ptr(inverted.get_ids(each), size)] = each
+        return lists
+
+    @cached_property
+    def _centroids(self) -> Vectors:
+        centroids: Vectors = self._index.quantizer.reconstruct_n(0, self._index.nlist)
+        return centroids
+
+
+class _Buffers:
+    """What FAISS writes into for q queries, and where it is: `rows` and `scores` [q, wanted], `ranked` [wanted]."""
+
+    def __init__(self, queries: int, wanted: int) -> None:
+        self.wanted = wanted
+        self.rows, self.scores = np.empty((queries, wanted), np.int64), np.empty((queries, wanted), np.float32)
+        self.ranked = np.empty(wanted, np.int64)
+        self.rows_at, self.scores_at = faiss.swig_ptr(self.rows), faiss.swig_ptr(self.scores)
+        self.ranked_at = faiss.swig_ptr(self.ranked)
+
+
+def train(vectors: Vectors, factory: str, centroids: Vectors | None = None) -> Any:
+    """A FAISS index of `factory` over unit rows [n, dim], trained on a sample of them where it needs training.
+
+    `centroids` [lists, dim] are those of an inverted file with the same split, which saves finding them again.
+    """
     index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    if isinstance(index, faiss.IndexIVF) and "_HNSW" in factory:
+        # Lists are few and far apart: half of FAISS's own width finds 99 of 100 of the nearest in 8 µs less.
+        faiss.downcast_index(index.quantizer).hnsw.efSearch = COARSE_WIDTH
+    where = gpu.card()
+    if centroids is not None:
+        index.quantizer.add(centroids)
+    elif where is not None and isinstance(index, faiss.IndexIVF):
+        # Finding centroids is nearly all of the work; FAISS does it with whichever flat index it is given.
+        finder = where.upload(faiss.IndexFlatIP(vectors.shape[1]))
+        index.clustering_index = finder
     if not index.is_trained:
-        sample = min(len(vectors), 64 * index.nlist)
+        sample = min(len(vectors), max(ROWS_A_CENTROID * getattr(index, "nlist", 0), LEAST_TRAINED))
         chosen = np.sort(np.random.default_rng(0).choice(len(vectors), sample, replace=False))
         index.train(vectors[chosen])
     for start in range(0, len(vectors), 1 << 16):

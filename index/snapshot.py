@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,17 @@ import orjson
 
 from index import faiss_index
 from index.array_file import load_array
+from index.contract import VectorIndex
 from index.errors import BadQuery, Damaged, Missing
 from index.exact import TIE, ExactIndex
-from index.faiss_index import FaissIndex
+from index.faiss_index import Effort, FaissIndex
 from index.space import Owners, Space, Vectors, sound_rows
+from index.threads import one_thread
+from index.tuning import Point, Tuned, retune, tune
 
-FLAT_BELOW = 20_000  # rows up to which scanning all is fast enough on one core
-RECALL_TARGET = 0.95
-PROBES = 256  # queries that recall and latency are measured with
+QUERIES = 256  # that recall and latency are measured with
 MEASURED_K = 10
+ALIKE = 2.0  # times as many rows, or as few, up to which an earlier choice of index is taken over
 BLOCK = 1 << 14  # rows copied at once
 
 
@@ -27,30 +29,61 @@ BLOCK = 1 << 14  # rows copied at once
 class IndexReport:
     """What an index is and how it measured; also what `space.json` holds.
 
-    `recall10` is against exact search, with `PROBES` rows of the index as queries and the query's own item left out.
-    `latency_ms` is the median of one query at a time. `rejected` rows were NaN, zero or infinite.
+    `recall10` is against exact search, with rows of the index as queries and the query's own item left out.
+    `latency_ms` is the median of one query at a time on one thread. `bytes_per_vector` is what a search keeps in
+    memory, `bytes` all that lies on disk. `rejected` rows were NaN, zero or infinite. `curve` is what the tuning
+    measured, on `tuned_rows` rows, to meet `recall_target`. `uri` and `collection` say where the rows are, where an
+    engine of its own has them.
     """
 
     space: Space
     factory: str
-    effort: int
+    efforts: tuple[Effort, ...]
     rows: int
     items: int
     rejected: int
     recall10: float
     latency_ms: float
     bytes: int
+    bytes_per_vector: float
     build_s: float
+    recall_target: float
+    tuned_rows: int
+    curve: tuple[Point, ...]
+    note: str
+    uri: str = ""
+    collection: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A new Milvus collection that is to hold an index, with the columns that filters may speak of."""
+
+    uri: str
+    collection: str
+    columns: Any  # a pyarrow.Table with a row for each item
 
 
 def build(
-    folder: Path, space: Space, owners: Owners, labels: Owners, items: int, fill: Callable[[Vectors], None]
+    folder: Path,
+    space: Space,
+    owners: Owners,
+    labels: Owners,
+    items: int,
+    fill: Callable[[Vectors], None],
+    recall_target: float = 0.95,
+    memory_budget: int | None = None,
+    earlier: IndexReport | None = None,
+    target: Target | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> IndexReport:
-    """Build the index of `space` in `folder` (made here) and measure it.
+    """Build the index of `space` in `folder` (made here), the fastest that meets the target, and measure it.
 
     `owners` [n] is the item number of each row, never decreasing, each below `items`; `labels` [n] are kept with the
-    rows; `fill` writes the rows into an array [n, dim], which lies on disk. Raises BadQuery where the owners do not
-    fit.
+    rows; `fill` writes the rows into an array [n, dim], which lies on disk. The choice of an `earlier` build is taken
+    over where that was of the same space, recall target and about as many rows. With a `target` the rows go there, and
+    only what describes them stays in the folder. Raises BadQuery where the owners do not fit,
+    and where no index meets the target inside `memory_budget` bytes.
     """
     started = time.perf_counter()
     if len(owners) and ((np.diff(owners) < 0).any() or owners[0] < 0 or owners[-1] >= items):
@@ -61,37 +94,60 @@ def build(
     if len(owners):
         fill(vectors)
     vectors, kept = _drop_unsound(path, vectors)
+    vectors = vectors.view(np.ndarray)
     owners, labels = owners[kept], labels[kept]
     np.save(folder / "owners.npy", owners, allow_pickle=False)
     np.save(folder / "labels.npy", labels, allow_pickle=False)
 
-    factory = _choose_factory(len(vectors))
-    index = ExactIndex(space, vectors, owners, labels, items)
-    if factory != "Flat":
-        raw = faiss_index.train(vectors, factory)
-        faiss_index.write(raw, folder / "index.faiss")
-        index = FaissIndex(space, factory, raw, vectors, owners, labels, items, effort=1)
-    recall, latency = _reach_recall(index)
-    size = sum(file.stat().st_size for file in folder.iterdir())
+    exact = ExactIndex(space, vectors, owners, labels, items)
+    index: VectorIndex = exact
+    if target is not None:
+        from index import milvus_index
+
+        index = milvus_index.build(target.uri, target.collection, space, owners, labels, items, vectors, target.columns)
+        tuned = Tuned(index.factory, None, (), 0.0, 0.0, 4.0 * space.dim, (), "Milvus: measured, not tuned")
+        tuned_rows = 0
+    else:
+        tuned, tuned_rows = _tuned(vectors, space, recall_target, memory_budget, earlier, progress)
+        if tuned.raw is not None:
+            faiss_index.write(tuned.raw, folder / "index.faiss")
+            index = FaissIndex(space, tuned.factory, tuned.raw, vectors, owners, labels, items, tuned.efforts)
+    recall, latency = _reach_recall(index, exact, recall_target)
+    if target is not None:
+        for path in folder.iterdir():
+            path.unlink()
     report = IndexReport(
-        space,
-        factory,
-        index.effort,
-        len(owners),
-        items,
-        int((~kept).sum()),
-        recall,
-        latency,
-        size,
-        round(time.perf_counter() - started, 3),
+        space=space,
+        factory=tuned.factory,
+        efforts=index.efforts if isinstance(index, FaissIndex) else (),
+        rows=len(owners),
+        items=items,
+        rejected=int((~kept).sum()),
+        recall10=recall,
+        latency_ms=latency,
+        bytes=sum(file.stat().st_size for file in folder.iterdir()),
+        bytes_per_vector=tuned.bytes_per_vector,
+        build_s=round(time.perf_counter() - started, 3),
+        recall_target=recall_target,
+        tuned_rows=tuned_rows,
+        curve=tuned.curve,
+        note=tuned.note,
+        uri=target.uri if target else "",
+        collection=target.collection if target else "",
     )
     (folder / "space.json").write_bytes(orjson.dumps(asdict(report), option=orjson.OPT_INDENT_2))
     return report
 
 
-def open_index(folder: Path) -> ExactIndex:
-    """Memory-map the index in `folder`; raises Missing or Damaged with the file's name."""
+def open_index(folder: Path) -> VectorIndex:
+    """Memory-map the index in `folder`, or connect to where it is; raises Missing or Damaged with the file's name."""
     described = read_report(folder)
+    if described.collection:
+        from index import milvus_index
+
+        return milvus_index.open_collection(
+            described.uri, described.collection, described.space, described.items, described.rows
+        )
     owners = load_array(folder / "owners.npy", np.int32, (described.rows,))
     if len(owners) and (owners[0] < 0 or owners[-1] >= described.items or (np.diff(owners) < 0).any()):
         raise Damaged(f"{folder / 'owners.npy'} names items outside 0..{described.items - 1}", "owners.npy")
@@ -101,7 +157,7 @@ def open_index(folder: Path) -> ExactIndex:
         return ExactIndex(described.space, vectors, owners, labels, described.items)
     raw = faiss_index.read(folder / "index.faiss", described.rows, described.space.dim)
     return FaissIndex(
-        described.space, described.factory, raw, vectors, owners, labels, described.items, described.effort
+        described.space, described.factory, raw, vectors, owners, labels, described.items, described.efforts
     )
 
 
@@ -110,17 +166,34 @@ def read_report(folder: Path) -> IndexReport:
     path = folder / "space.json"
     try:
         described = orjson.loads(path.read_bytes())
-        return IndexReport(**{**described, "space": Space(**described["space"])})
+        efforts = tuple(Effort(**effort) for effort in described["efforts"])
+        curve = tuple(Point(**point) for point in described["curve"])
+        return IndexReport(**{**described, "space": Space(**described["space"]), "efforts": efforts, "curve": curve})
     except FileNotFoundError as error:
         raise Missing(f"there is no index in {folder}: {path.name} is missing", path.name) from error
     except (ValueError, TypeError, KeyError) as error:
         raise Damaged(f"{path} does not describe an index ({error})", path.name) from error
 
 
-def _choose_factory(rows: int) -> str:
-    if rows < FLAT_BELOW:
-        return "Flat"
-    return f"IVF{min(rows // 39, 4 * round(rows**0.5))},SQ8"  # FAISS wants 39 training rows a centroid
+def _tuned(
+    vectors: Vectors,
+    space: Space,
+    target: float,
+    budget: int | None,
+    earlier: IndexReport | None,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Tuned, int]:
+    """The index for these vectors, and on how many rows it was chosen."""
+    if (
+        earlier is not None
+        and (earlier.space, earlier.recall_target) == (space, target)
+        and earlier.curve
+        and earlier.tuned_rows / ALIKE <= len(vectors) <= earlier.tuned_rows * ALIKE
+    ):
+        again = retune(vectors, earlier.factory, target, budget)
+        if again is not None:
+            return replace(again, curve=earlier.curve), earlier.tuned_rows
+    return tune(vectors, target, budget, progress=progress), len(vectors)
 
 
 def _drop_unsound(path: Path, vectors: Vectors) -> tuple[Vectors, Any]:
@@ -141,29 +214,27 @@ def _drop_unsound(path: Path, vectors: Vectors) -> tuple[Vectors, Any]:
     return sound, kept
 
 
-def _reach_recall(index: ExactIndex) -> tuple[float, float]:
-    """Recall@10 and median latency in ms; an IVF's effort is doubled until recall reaches the target."""
-    if len(index.vectors) < 2:
+def _reach_recall(index: VectorIndex, exact: ExactIndex, target: float) -> tuple[float, float]:
+    """Recall@10 by item and median latency in ms; effort rises where items of several rows need more than rows do."""
+    if len(exact.vectors) < 2:
         return 1.0, 0.0
-    chosen = np.sort(
-        np.random.default_rng(0).choice(len(index.vectors), min(PROBES, len(index.vectors)), replace=False)
-    )
-    queries, own = np.ascontiguousarray(index.vectors[chosen]), index.owners[chosen]
-    exact = ExactIndex(index.space, index.vectors, index.owners, index.labels, index.items)
+    count = min(QUERIES, len(exact.vectors))
+    chosen = np.sort(np.random.default_rng(5).choice(len(exact.vectors), count, replace=False))
+    queries, own = np.ascontiguousarray(exact.vectors[chosen]), exact.owners[chosen]
     truth = exact.search(queries, MEASURED_K + 1)
     while True:
         latencies, recalls = [], []
-        for query in range(len(queries)):
-            started = time.perf_counter()
-            hits = index.search(queries[query : query + 1], MEASURED_K + 1)
-            latencies.append(time.perf_counter() - started)
-            right = truth.scores[query][truth.ids[query] != own[query]][:MEASURED_K]
-            right = right[np.isfinite(right)]
-            if len(right):
-                # By score, not by id: of items that tie for the last place, any is right.
-                found = hits.scores[0][hits.ids[0] != own[query]]
-                recalls.append(min(1.0, float((found >= right[-1] - 2 * TIE).sum()) / len(right)))
+        with one_thread():
+            for query in range(len(queries)):
+                started = time.perf_counter()
+                hits = index.search(queries[query : query + 1], MEASURED_K + 1)
+                latencies.append(time.perf_counter() - started)
+                right = truth.scores[query][truth.ids[query] != own[query]][:MEASURED_K]
+                right = right[np.isfinite(right)]
+                if len(right):
+                    # By score, not by id: of items that tie for the last place, any is right.
+                    found = hits.scores[0][hits.ids[0] != own[query]]
+                    recalls.append(min(1.0, float((found >= right[-1] - 2 * TIE).sum()) / len(right)))
         recall = float(np.mean(recalls)) if recalls else 1.0
-        if recall >= RECALL_TARGET or not isinstance(index, FaissIndex) or index.effort >= index.lists:
+        if recall >= target or not isinstance(index, FaissIndex) or not index.raise_effort():
             return round(recall, 4), round(float(np.median(latencies)) * 1000, 4)
-        index.effort *= 2

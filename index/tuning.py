@@ -1,0 +1,436 @@
+"""Tuning: which index is fastest at the recall asked for, inside the memory given, found by measuring.
+
+Every family is built on a sample first and its effort raised until the best ten are found often enough; those that
+come near the fastest there, reckoned up to the full size, are built on everything and measured again. What was
+measured on the way is the curve. Recall is of queries that took no part in choosing the effort.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from index import faiss_index
+from index.errors import BadQuery
+from index.exact import TIE, ExactIndex
+from index.faiss_index import Effort, FaissIndex
+from index.selection import Selection
+from index.space import Space, Vectors
+from index.threads import one_thread
+
+FLAT_BELOW = 4_000  # rows up to which scanning all takes a fraction of a millisecond, so that nothing is measured
+SAMPLE = 50_000  # rows that every family is tried on
+NEAR = 1.6  # times the best reckoned time up to which a family is built on everything,
+NEAR_OF_ONE_SPLIT = 2.0  # or, as k-means is what costs, one that splits the space like one of these
+SPLITS = 2
+QUERIES = 1000  # half of them choose the effort, half of them prove it
+K = 10
+TRAINING = 39  # rows for each centroid that k-means wants at the least
+PROBES = (*range(1, 9), *range(10, 17, 2), *range(20, 33, 4), 40, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+WIDTHS = (*range(10, 17, 2), *range(20, 33, 4), 40, 48, 64, 96, 128, 192, 256, 384, 512)  # of HNSW's search
+SHARES = (0.5, 0.2, 0.05, 0.01)  # of the rows allowed, beside all
+CLOSE = 1.2  # times the best time up to which indexes are timed again, in turns
+ROUNDS = 3
+STALLED = 0.001  # recall that the next effort has to add
+REACH = K + 1.0  # the query's own row is found too
+MARGIN = 0.002  # recall above the target that effort is raised to: other queries may find a little less
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement: what it cost to reach so much recall@10, on so many `rows`, one thread, one query at a time."""
+
+    factory: str
+    probe: int
+    refine: int
+    rows: int
+    recall10: float
+    queries_per_s: float
+    bytes_per_vector: float
+    build_s: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The chosen index: `raw` is FAISS's, None for Flat; `recall10` and `queries_per_s` are of held-out queries."""
+
+    factory: str
+    raw: Any
+    efforts: tuple[Effort, ...]
+    recall10: float
+    queries_per_s: float
+    bytes_per_vector: float
+    curve: tuple[Point, ...]
+    note: str
+
+
+def tune(
+    vectors: Vectors,
+    recall_target: float = 0.95,
+    memory_budget: int | None = None,
+    queries: Vectors | None = None,
+    progress: Progress | None = None,
+) -> Tuned:
+    """Choose the fastest index over unit rows [n, dim] that finds `recall_target` of the true ten best.
+
+    `memory_budget` is in bytes, of what a search holds in memory: the index, not the vectors on disk that it reads a
+    few rows of. `queries` [q, dim] are real ones where there are any; otherwise rows of the index stand for them,
+    each looking for its neighbours. Raises BadQuery where nothing inside the budget reaches the target, with what
+    would.
+    """
+    if not 0 < recall_target <= 1:
+        raise BadQuery(f"recall_target is {recall_target}: give a share above 0, up to 1", "recall_target")
+    rows, dim = vectors.shape
+    if rows < FLAT_BELOW and (memory_budget is None or rows * dim * 4 <= memory_budget):
+        note = f"Flat: below {FLAT_BELOW:,} rows scanning all of them is fast, and exact"
+        return Tuned("Flat", None, (), 1.0, 0.0, 4.0 * dim, (), note)
+    asked = _Queries.rows_of(vectors) if queries is None else _Queries(queries, None)
+    return _Trial(vectors, recall_target, memory_budget, asked, progress).run()
+
+
+def retune(
+    vectors: Vectors,
+    factory: str,
+    recall_target: float = 0.95,
+    memory_budget: int | None = None,
+    queries: Vectors | None = None,
+) -> Tuned | None:
+    """The index of a `factory` that was chosen before, its efforts measured anew; None where it no longer serves."""
+    asked = _Queries.rows_of(vectors) if queries is None else _Queries(queries, None)
+    trial = _Trial(vectors, recall_target, memory_budget, asked, None)
+    built = trial.build(factory, vectors)
+    if memory_budget is not None and built.bytes_per_vector * len(vectors) > memory_budget:
+        return None
+    tuned = trial.settle(built, f"{factory}: chosen by an earlier build, measured again")
+    return tuned and trial.complete(tuned)
+
+
+def candidates(rows: int, dim: int) -> list[str]:
+    """FAISS factory strings worth trying on so many rows: those with no more centroids than the rows can train."""
+    found = ["Flat"]
+    for centroids in sorted({_power_of_two(factor * rows**0.5) for factor in (1, 2, 4, 8)}):
+        if TRAINING * centroids <= rows:
+            coarse = f"IVF{centroids}_HNSW32" if centroids >= 512 else f"IVF{centroids}"
+            found += [f"{coarse},SQ8", f"{coarse},SQfp16", f"{coarse},RaBitQfs"]
+            if dim % 4 == 0:
+                found.append(f"{coarse},PQ{dim // 4}x4fs")
+    return [*found, "HNSW32", "HNSW32,SQ8"]
+
+
+@dataclass(frozen=True)
+class _Queries:
+    """Queries [q, dim]; `own` [q] is the row that each is, and must not count as found, if they are rows."""
+
+    vectors: Vectors
+    own: NDArray[np.int64] | None
+
+    @classmethod
+    def rows_of(cls, vectors: Vectors) -> "_Queries":
+        own = np.sort(np.random.default_rng(0).choice(len(vectors), min(QUERIES, len(vectors)), replace=False))
+        return cls(np.ascontiguousarray(vectors[own]), own)
+
+    def half(self, first: bool) -> "_Queries":
+        part = slice(None if first else 1, None, 2)
+        return _Queries(self.vectors[part], None if self.own is None else self.own[part])
+
+
+@dataclass(frozen=True)
+class _Built:
+    """An index on trial: what it costs to make and to keep."""
+
+    factory: str
+    index: ExactIndex
+    raw: Any
+    bytes_per_vector: float
+    seconds: float
+
+    def with_efforts(self, efforts: Sequence[Effort]) -> ExactIndex:
+        if not isinstance(self.index, FaissIndex):
+            return self.index
+        self.index.efforts = tuple(efforts)
+        return self.index
+
+
+class _Trial:
+    """One tuning over some vectors; `curve` grows with every measurement."""
+
+    def __init__(
+        self, vectors: Vectors, target: float, budget: int | None, queries: _Queries, progress: Progress | None
+    ) -> None:
+        self.vectors, self.target, self.budget, self.queries = vectors, target, budget, queries
+        self.curve: list[Point] = []
+        self._centroids: dict[tuple[str, int], Vectors] = {}  # by split: found once, kept as each code
+        self._progress = progress or (lambda done, total: None)
+        self._exact = _as_items(ExactIndex, vectors)
+
+    def run(self) -> Tuned:
+        rows, dim = self.vectors.shape
+        within = [name for name in candidates(rows, dim) if self._fits(_bytes(name, dim) * rows)]
+        finalists = self._finalists(within) if rows > SAMPLE else within
+        fast: list[Tuned] = []
+        for done, factory in enumerate(finalists):
+            built = self.build(factory, self.vectors)
+            if self._fits(built.bytes_per_vector * rows):
+                tuned = self.settle(built, f"{factory}: the fastest of {len(within)} tried")
+                if tuned is not None:
+                    fast.append(tuned)
+                    best = max(each.queries_per_s for each in fast)
+                    fast = [each for each in fast if each.queries_per_s > best / CLOSE]
+            self._progress(len(within) + done + 1, len(within) + len(finalists))
+        if not fast:
+            raise BadQuery(self._unreachable(), "memory_budget")
+        return self.complete(self._fastest(fast))
+
+    def build(self, factory: str, vectors: Vectors) -> _Built:
+        started = time.perf_counter()
+        if factory == "Flat":
+            return _Built(factory, _as_items(ExactIndex, vectors), None, 4.0 * vectors.shape[1], 0.0)
+        split = (_split(factory), len(vectors))
+        raw = faiss_index.train(vectors, factory, self._centroids.get(split))
+        if split[0]:
+            self._centroids[split] = raw.quantizer.reconstruct_n(0, raw.nlist)
+        seconds = time.perf_counter() - started
+        index = _as_items(FaissIndex, vectors, factory, raw)
+        return _Built(factory, index, raw, _size(raw) / len(vectors), round(seconds, 3))
+
+    def settle(self, built: _Built, note: str) -> Tuned | None:
+        """The least effort of an index that reaches the target, proven by other queries; None where none does."""
+        tried, proof = self.queries.half(True), self.queries.half(False)
+        truth, proven = _truth(self._exact, tried), _truth(self._exact, proof)
+        for effort, _, _ in self._rising(built, tried, truth, self.target + MARGIN):
+            recall, seconds = _measure(built.with_efforts((effort,)), proof, proven)
+            if recall >= self.target:
+                return Tuned(
+                    built.factory,
+                    built.raw,
+                    (replace(effort, microseconds=round(seconds * 1e6, 1)),),
+                    round(recall, 4),
+                    round(1 / seconds, 1),
+                    round(built.bytes_per_vector, 1),
+                    (),
+                    note,
+                )
+        return None
+
+    def _fastest(self, close: list[Tuned]) -> Tuned:
+        """Of several that measured much the same, the fastest in turns: what else a machine does passes in seconds."""
+        if len(close) == 1:
+            return close[0]
+        proof = self.queries.half(False)
+        truth = _truth(self._exact, proof)
+        rounds: list[list[float]] = [[] for _ in close]
+        for _ in range(ROUNDS):
+            for tuned, seconds in zip(close, rounds, strict=True):
+                built = _Built(tuned.factory, self._index(tuned.factory, tuned.raw), tuned.raw, 0, 0)
+                seconds.append(_measure(built.with_efforts(tuned.efforts), proof, truth)[1])
+        return close[int(np.argmin([np.median(seconds) for seconds in rounds]))]
+
+    def _index(self, factory: str, raw: Any) -> Any:
+        return self._exact if raw is None else _as_items(FaissIndex, self.vectors, factory, raw)
+
+    def _finalists(self, within: Sequence[str]) -> list[str]:
+        """The factories that come near the fastest on a sample, reckoned up to all rows."""
+        rows = len(self.vectors)
+        chosen = np.sort(np.random.default_rng(1).choice(rows, SAMPLE, replace=False))
+        sample = np.ascontiguousarray(self.vectors[chosen])
+        exact = _as_items(ExactIndex, sample)
+        queries = _Queries.rows_of(sample) if self.queries.own is not None else self.queries
+        tried = queries.half(True)
+        truth = _truth(exact, tried)
+        reckoned: dict[str, float] = {}
+        for done, factory in enumerate(within):
+            # An inverted file on a fraction of the rows has that much fewer lists of the same length.
+            built = self.build(_scaled(factory, SAMPLE / rows), sample)
+            reached = next(self._rising(built, tried, truth, self.target + MARGIN), None)
+            if reached is not None:
+                growth = {"Flat": rows / SAMPLE, "HNSW": math.log(rows) / math.log(SAMPLE)}
+                reckoned[factory] = reached[2] * growth.get(factory[:4], 1.0)
+            self._progress(done + 1, 2 * len(within))
+        fastest = sorted(reckoned, key=reckoned.__getitem__)
+        best = reckoned[fastest[0]] if fastest else math.inf
+        near = [name for name in fastest if reckoned[name] <= NEAR * best]
+        splits = [*dict.fromkeys(_split(name) for name in near if _split(name))][:SPLITS]
+        return [
+            name
+            for name in fastest
+            if (_split(name) in splits and reckoned[name] <= NEAR_OF_ONE_SPLIT * best)
+            or (not _split(name) and name in near)
+        ]
+
+    def _rising(
+        self, built: _Built, queries: _Queries, truth: NDArray[np.float32], target: float
+    ) -> Iterator[tuple[Effort, float, float]]:
+        """Efforts of an index that reach a recall, the fastest first, each with its recall and seconds a query."""
+        reached = []
+        for refine in _refines(built.factory):
+            best, before = math.inf, 0.0
+            for probe in _probes(built):
+                effort = Effort(REACH, probe, refine)
+                recall, seconds = _measure(built.with_efforts((effort,)), queries, truth)
+                self.curve.append(
+                    Point(
+                        built.factory,
+                        probe,
+                        refine,
+                        len(built.index.owners),
+                        round(recall, 4),
+                        round(1 / seconds, 1),
+                        round(built.bytes_per_vector, 1),
+                        built.seconds,
+                    )
+                )
+                if recall >= target:
+                    reached.append((effort, recall, seconds))
+                    best = min(best, seconds)
+                # Two more after the first that is good enough: the proof may ask for more.
+                if seconds > 1.5 * best or (len(reached) > 2 and reached[-3][0].refine == refine):
+                    break
+                if recall - before < STALLED and recall < target:  # what quantisation loses, probing does not find
+                    break
+                before = recall
+        yield from sorted(reached, key=lambda one: one[2])
+
+    def complete(self, tuned: Tuned) -> Tuned:
+        """The chosen index with its curve, and what it takes it among ever smaller shares of the rows."""
+        if tuned.raw is None:
+            return replace(tuned, efforts=(), curve=tuple(self.curve))
+        queries, rows = self.queries.half(True), len(self.vectors)
+        generator = np.random.default_rng(2)
+        built = _Built(tuned.factory, self._index(tuned.factory, tuned.raw), tuned.raw, 0, 0)
+        efforts = list(tuned.efforts)
+        for share in SHARES:
+            selection = Selection(generator.random(rows) < share)
+            truth = _truth(self._exact, queries, selection)
+            for probe in (probe for probe in _probes(built) if probe >= efforts[-1].probe):
+                effort = Effort(REACH / share, probe, efforts[0].refine)
+                recall, seconds = _measure(built.with_efforts((effort,)), queries, truth, selection)
+                if recall >= self.target:
+                    break
+            efforts.append(replace(effort, microseconds=round(seconds * 1e6, 1)))
+        pace = self._exact_pace(queries)
+        rows_for = (round(effort.microseconds / pace) for effort in efforts)
+        efforts = [replace(effort, exact_rows=count) for effort, count in zip(efforts, rows_for, strict=True)]
+        return replace(tuned, efforts=tuple(efforts), curve=tuple(self.curve))
+
+    def _exact_pace(self, queries: _Queries) -> float:
+        """Microseconds that exact search takes for each allowed row."""
+        share = min(0.2, 3000 / len(self.vectors))
+        selection = Selection(np.random.default_rng(3).random(len(self.vectors)) < share)
+        truth = np.zeros(len(queries.vectors), np.float32)
+        return 1e6 * _measure(self._exact, queries, truth, selection)[1] / max(1, selection.count)
+
+    def _fits(self, size: float) -> bool:
+        return self.budget is None or size <= self.budget
+
+    def _unreachable(self) -> str:
+        rows = len(self.vectors)
+        inside = [point for point in self.curve if self._fits(point.bytes_per_vector * rows)]
+        best = max(inside, key=lambda point: point.recall10, default=None)
+        needed = 4 * self.vectors.shape[1] * rows
+        what = f"{best.factory} finds {best.recall10:.3f}" if best else "no index fits there"
+        return (
+            f"no index inside {self.budget:,} bytes finds {self.target} of the ten nearest: {what}. Lower the recall "
+            f"target to that, or allow {needed:,} bytes, which exact search needs"
+        )
+
+
+def _as_items(kind: Any, vectors: Vectors, factory: str = "", raw: Any = None) -> Any:
+    """An index in which each row is an item of its own."""
+    numbers = np.arange(len(vectors), dtype=np.int32)
+    space = Space("tuning", vectors.shape[1], "")
+    if kind is ExactIndex:
+        return ExactIndex(space, vectors, numbers, numbers, len(vectors))
+    return FaissIndex(space, factory, raw, vectors, numbers, numbers, len(vectors), ())
+
+
+def _truth(exact: ExactIndex, queries: _Queries, allowed: Selection | None = None) -> NDArray[np.float32]:
+    """The score that a right answer must have, [q]: by score, as of rows that tie for the last place any is right."""
+    hits = exact.search(queries.vectors, K + 1, allowed)
+    least = np.full(len(hits.ids), -np.inf, np.float32)
+    for query, count in enumerate(hits.counts):
+        scores = hits.scores[query, :count]
+        if queries.own is not None:
+            scores = scores[hits.ids[query, :count] != queries.own[query]]
+        if len(scores):
+            least[query] = float(scores[:K].min()) - 2 * TIE
+    return least
+
+
+def _measure(
+    index: ExactIndex, queries: _Queries, truth: NDArray[np.float32], allowed: Selection | None = None
+) -> tuple[float, float]:
+    """Recall@10 and the median seconds of a query, asked one at a time on one thread."""
+    index.search(queries.vectors[:1], K + 1, allowed)  # what is made at first use is not what a search takes
+    seconds, found = np.empty(len(truth)), np.empty(len(truth))
+    with one_thread():
+        for query in range(len(truth)):
+            vector = queries.vectors[query : query + 1]
+            started = time.perf_counter()
+            hits = index.search(vector, K + 1, allowed)
+            seconds[query] = time.perf_counter() - started
+            right = hits.scores[0] >= truth[query]
+            if queries.own is not None:
+                right &= hits.ids[0] != queries.own[query]
+            found[query] = min(K, int(np.count_nonzero(right)))
+    possible = K if allowed is None else min(K, allowed.count)
+    return float(np.minimum(1, found / max(1, possible)).mean()), float(np.median(seconds))
+
+
+def _refines(factory: str) -> tuple[int, ...]:
+    """Rows proposed for each asked for, by how coarsely the family keeps them."""
+    if "RaBitQ" in factory or "PQ" in factory:
+        return (3, 5, 10)
+    return (1, 2) if "SQ8" in factory else (1,)
+
+
+def _probes(built: _Built) -> tuple[int, ...]:
+    if built.raw is None:
+        return (0,)
+    if not isinstance(built.raw, faiss.IndexIVF):
+        return WIDTHS
+    return (*(probe for probe in PROBES if probe < built.raw.nlist), built.raw.nlist)
+
+
+def _split(factory: str) -> str:
+    """The part of a factory that says how it splits the space into lists; empty where it does not."""
+    return factory.partition(",")[0] if factory.startswith("IVF") else ""
+
+
+def _scaled(factory: str, share: float) -> str:
+    """The factory with as many fewer centroids as the sample has rows."""
+    if not factory.startswith("IVF"):
+        return factory
+    lists, _, rest = factory[3:].partition(",")
+    count, _, coarse = lists.partition("_")
+    return f"IVF{max(1, round(int(count) * share))}{'_' * bool(coarse)}{coarse},{rest}"
+
+
+def _bytes(factory: str, dim: int) -> float:
+    """About how many bytes a vector takes: enough to leave out what can never fit."""
+    code = {"SQ8": dim, "SQfp16": 2 * dim, "RaBitQfs": dim / 8 + 8}.get(factory.rpartition(",")[2], 4 * dim)
+    if "PQ" in factory:
+        code = dim / 8
+    return code + 8 if factory.startswith("IVF") else code + 256 * factory.startswith("HNSW")
+
+
+def _size(raw: Any) -> int:
+    """The bytes of an index as a file, without writing one."""
+    total = 0
+
+    def count(block: bytes) -> None:
+        nonlocal total
+        total += len(block)
+
+    faiss.write_index(raw, faiss.PyCallbackIOWriter(count))
+    return total
+
+
+def _power_of_two(number: float) -> int:
+    return 1 << round(math.log2(number))
