@@ -1,6 +1,7 @@
 """The catalogue: what a product is, how a feed is read, mapped and cleaned into one, and how it is kept."""
 
-from embed.catalogue.catalogue import Catalogue
+from embed.catalogue.catalogue import Catalogue, as_batch
+from embed.catalogue.changes import PATCHABLE, Change, apply_patch, fold, read_item, read_patch
 from embed.catalogue.cleaning import clean, is_blank
 from embed.catalogue.feed import Feed, open_feed
 from embed.catalogue.ingest import IngestReport, check_items, ingest, read_report
@@ -11,7 +12,9 @@ from embed.catalogue.record import Raw, Record, Reject
 
 __all__ = [
     "ITEM_SCHEMA",
+    "PATCHABLE",
     "Catalogue",
+    "Change",
     "Feed",
     "IngestReport",
     "Item",
@@ -21,11 +24,16 @@ __all__ = [
     "Record",
     "Reject",
     "Source",
+    "apply_patch",
+    "as_batch",
     "check_items",
     "clean",
+    "fold",
     "ingest",
     "is_blank",
     "open_feed",
     "parse_price",
+    "read_item",
+    "read_patch",
     "read_report",
 ]

@@ -1,7 +1,8 @@
 """The catalogue on disk: cleaned items in one Arrow file, memory-mapped, read by row, column or batch."""
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,28 @@ class Catalogue:
 
     def batches(self) -> Iterator[list[Item]]:
         """All items in order, some thousands at a time."""
-        for columns in self._columns:
-            yield [_item(*row) for row in zip(*(column.to_pylist() for column in columns), strict=True)]
+        for batch in self._batches:
+            yield as_items(batch)
+
+    def record_batches(self) -> Iterator[Any]:
+        """The same as pyarrow.RecordBatches."""
+        yield from self._batches
+
+    @property
+    def table(self) -> Any:
+        """All items as a pyarrow.Table with the columns of ITEM_SCHEMA, where they lie."""
+        return self._table
+
+
+def as_items(batch: Any) -> list[Item]:
+    """The items of a pyarrow.RecordBatch with the columns of ITEM_SCHEMA."""
+    return [_item(*row) for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)]
+
+
+def as_batch(items: Sequence[Item]) -> Any:
+    """Items as a pyarrow.RecordBatch with the columns of ITEM_SCHEMA."""
+    rows = [{**asdict(item), "attributes": list(item.attributes.items())} for item in items]
+    return pa.RecordBatch.from_pylist(rows, schema=ITEM_SCHEMA)
 
 
 def _item(*values: Any) -> Item:

@@ -11,12 +11,10 @@ A kill at any instant leaves the last version in use; what it left half written 
 import hashlib
 import json
 import shutil
-import tempfile
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -33,8 +31,9 @@ from embed.catalogue.feed import Feed, open_feed
 from embed.catalogue.item import ITEM_SCHEMA, Item
 from embed.catalogue.mapping import Binding, Mapping
 from embed.catalogue.record import Reject
-from embed.durable import alone, point, sha256, sync
-from embed.errors import BadInput, Damaged, EmbedError
+from embed.catalogue.versions import arrow_file, current, prune, publish, scratch_folder
+from embed.durable import alone, point, sha256
+from embed.errors import BadInput, Damaged
 
 BATCH = 16_384
 REPORT_FILE = "report.json"
@@ -46,7 +45,8 @@ Progress = Callable[[int, int, int], None]
 class IngestReport:
     """What became of a feed: `read == kept + rejected`. `unchanged` if the catalogue already was exactly this.
 
-    `folder` is where the feed lay, and so where its images are looked for.
+    `folder` is where the feed lay, and so where its images are looked for. `journal` is the last live change that the
+    catalogue holds, `changed` how many items these have put, patched or deleted since the feed.
     """
 
     feed: str
@@ -62,6 +62,8 @@ class IngestReport:
     rejects: dict[str, int] = field(default_factory=dict)
     repaired: dict[str, int] = field(default_factory=dict)
     ignored_columns: list[str] = field(default_factory=list)
+    journal: int = 0
+    changed: dict[str, int] = field(default_factory=dict)
     took_s: float = 0.0
 
 
@@ -72,20 +74,22 @@ def ingest(
     mapping: Mapping | None = None,
     format: str | None = None,
     force: bool = False,
+    journal: int = 0,
     progress: Progress | None = None,
 ) -> IngestReport:
     """Cleans a feed into `store/catalogue` and makes it the current version.
 
-    Of records with one id the last wins. `progress(bytes_done, bytes_total, records)` is called every few thousand
-    records. Raises BadInput for a feed that cannot be mapped, and, unless `force`, for one that would empty the
-    catalogue or more than halve it (its rejects and report are in `store/catalogue/refused`); Missing; Damaged.
+    `journal` is the last live change that the feed is newer than. Of records with one id the last wins.
+    `progress(bytes_done, bytes_total, records)` is called every few thousand records. Raises BadInput for a feed that
+    cannot be mapped, and, unless `force`, for one that would empty the catalogue or more than halve it (its rejects and
+    report are in `store/catalogue/refused`); Missing; Damaged.
     """
     started = time.monotonic()
     home = store / "catalogue"
     home.mkdir(parents=True, exist_ok=True)
     taken = BadInput(f"another ingest is writing to {home}; wait for it to end", "store")
-    with alone(home / ".lock", taken), _scratch(home) as scratch:
-        report = IngestReport(feed.name, str(feed.parent.resolve()))
+    with alone(home / ".lock", taken), scratch_folder(home) as scratch:
+        report = IngestReport(feed.name, str(feed.parent.resolve()), journal=journal)
         rejects = _Rejects(scratch / "rejects.jsonl", feed.name)
         with rejects, open_feed(feed, mapping, format) as source:
             size = feed.stat().st_size
@@ -102,7 +106,7 @@ def ingest(
         report.rejected = sum(rejects.codes.values())
         if report.read != report.kept + report.rejected:
             raise AssertionError(f"read {report.read} != kept {report.kept} + rejected {report.rejected}")
-        previous = _current(home)
+        previous = current(home)
         report.unchanged = previous is not None and previous.version == report.version
         report.took_s = round(time.monotonic() - started, 3)
         (scratch / REPORT_FILE).write_text(json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -110,16 +114,16 @@ def ingest(
         if 2 * report.kept < before and not force:
             (scratch / ITEMS_FILE).unlink()
             shutil.rmtree(home / "refused", ignore_errors=True)
-            _publish(scratch, home / "refused")
+            publish(scratch, home / "refused")
             raise BadInput(
                 f"{feed.name} has {report.kept} usable products where the catalogue has {before}: not let in, for it "
                 f"would lose more than half. See {home / 'refused'}, or force it.",
                 "feed",
             )
-        _publish(scratch, home / report.version)
+        publish(scratch, home / report.version)
         if not report.unchanged:
             point(home / "current", report.version)
-            _prune(home, {report.version, previous.version if previous else ""})
+            prune(home, {report.version, previous.version if previous else ""})
     return report
 
 
@@ -154,7 +158,7 @@ def _read(
     if feed.columns:
         binding.plan(feed.columns)
         binding.check()
-    with _arrow_file(scratch / "staged.arrow", _STAGED) as staged:
+    with arrow_file(scratch / "staged.arrow", _STAGED) as staged:
         for entry in feed.records:
             report.read += 1
             outcome = entry if isinstance(entry, Reject) else clean(binding.apply(entry), repairs)
@@ -198,7 +202,7 @@ def _keep_last(
     start = 0
     with (
         pa.OSFile(str(scratch / "staged.arrow")) as file,
-        _arrow_file(scratch / ITEMS_FILE, ITEM_SCHEMA) as writer,
+        arrow_file(scratch / ITEMS_FILE, ITEM_SCHEMA) as writer,
     ):
         staged = pa.ipc.open_file(file)
         for index in range(staged.num_record_batches):
@@ -257,50 +261,3 @@ class _Rejects:
         self.codes[reject.code] += 1
         line = {"file": self._feed, **asdict(reject)}
         self._file.write(json.dumps(line).encode() + b"\n")  # ASCII: an undecodable id stays writable
-
-
-@contextmanager
-def _arrow_file(path: Path, schema: Any) -> Iterator[Any]:
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        yield writer
-
-
-@contextmanager
-def _scratch(home: Path) -> Iterator[Path]:
-    """A temporary folder inside `home`; those of ingests that were killed go first."""
-    for leftover in home.glob(".new-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
-    scratch.chmod(0o755)
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _publish(scratch: Path, target: Path) -> None:
-    """Moves finished files to their folder; into one that exists (the same items once more), each by an atomic step."""
-    for file in scratch.iterdir():
-        sync(file)
-    sync(scratch)
-    if target.exists():
-        for file in scratch.iterdir():
-            file.replace(target / file.name)
-        sync(target)
-    else:
-        scratch.rename(target)
-    sync(target.parent)
-
-
-def _prune(home: Path, kept: set[str]) -> None:
-    for folder in home.iterdir():
-        if folder.is_dir() and folder.name not in kept | {"current", "refused"} and not folder.name.startswith("."):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _current(home: Path) -> Catalogue | None:
-    """The catalogue in use; one that is missing or damaged does not stand in the way of a good one."""
-    try:
-        return Catalogue.open(home / "current")
-    except EmbedError:
-        return None
