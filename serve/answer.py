@@ -8,8 +8,8 @@ from uuid import uuid4
 
 from embed.catalogue import Item
 from serve.http.contract import DEFAULT_FIELDS
-from serve.release import Release
 from serve.retrieve.engine import Engine, Found
+from serve.view import View
 
 FIELDS = [field.name for field in fields_of(Item) if field.name != "item_id"]
 
@@ -19,28 +19,28 @@ def ask(engine: Engine, question: Callable[[Engine], Sequence[Found]]) -> dict[s
     started = time.perf_counter()
     found = question(engine)
     took = round((time.perf_counter() - started) * 1000, 3)
-    items = answer_items(engine.release, found, DEFAULT_FIELDS)
-    return {"request_id": uuid4().hex, "release": engine.release.name, "took_ms": took, "items": items}
+    items = answer_items(engine.view, found, DEFAULT_FIELDS)
+    return {"request_id": uuid4().hex, "release": engine.view.release.name, "took_ms": took, "items": items}
 
 
-def answer_items(release: Release, found: Sequence[Found], fields: Sequence[str]) -> list[dict[str, Any]]:
+def answer_items(view: View, found: Sequence[Found], fields: Sequence[str]) -> list[dict[str, Any]]:
     """The answer's items, with the wanted catalogue fields; `image` is the one that matched best, if any did."""
     return [
         {
-            "item_id": release.ids.text(one.number),
+            "item_id": view.text(one.number),
             "score": one.score,
             "sources": one.sources,
-            **item_fields(release, one.number, fields, one.image),
+            **item_fields(view, one.number, fields, one.image),
         }
         for one in found
     ]
 
 
 def item_fields(
-    release: Release, number: int, fields: Sequence[str] | None = None, image: int | None = None
+    view: View, number: int, fields: Sequence[str] | None = None, image: int | None = None
 ) -> dict[str, Any]:
     """Catalogue fields of one item, all of them without `fields`."""
-    item = release.item(number)
+    item = view.item(number)
     values = {name: getattr(item, name) for name in (FIELDS if fields is None else fields) if name != "image"}
     if fields is None or "image" in fields:
         values["image"] = item.images[image or 0] if item.images else None

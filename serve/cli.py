@@ -1,5 +1,6 @@
 """The command line: each command asks the same functions as the service, and prints what a person can read."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from rich.progress import (
 from rich.text import Text
 
 from serve import show
-from serve.errors import EXPECTED, complaint
+from serve.errors import EXPECTED, BadRequest, complaint
 from serve.settings import Settings, load_settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Vetrina: similar items and search for shops.")
@@ -42,8 +43,13 @@ Format = Annotated[
 ]
 Images = Annotated[Path | None, typer.Option("--images", help="folder of local images", show_default="the feed's")]
 K = Annotated[int, typer.Option("-k", min=1, max=1000, help="how many items")]
+Where = Annotated[str | None, typer.Option("--filter", help='JSON, such as \'{"price": {"lte": 50}}\'')]
 Spaces = Annotated[list[str] | None, typer.Option("--space", help="only this space; repeat it for several")]
 FeedFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV, TSV, JSONL, Parquet or XML feed")]
+
+
+index_app = typer.Typer(no_args_is_help=True, help="What the indexes of a release are and how they were chosen.")
+app.add_typer(index_app, name="index")
 
 
 def main() -> None:
@@ -116,6 +122,7 @@ def search(
     image: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="a photo to search for")] = None,
     like: Annotated[list[str] | None, typer.Option(help="an item to look like; repeat it for several")] = None,
     unlike: Annotated[list[str] | None, typer.Option(help="an item not to look like")] = None,
+    filter_: Where = None,
     space: Spaces = None,
     k: K = 10,
     store: Store = None,
@@ -125,20 +132,31 @@ def search(
     from serve.retrieve.engine import Query
 
     photo = image.read_bytes() if image else None
-    query = Query(k=k, text=text, image=photo, like=like or (), unlike=unlike or (), spaces=space or ())
+    query = Query(
+        k=k,
+        text=text,
+        image=photo,
+        like=like or (),
+        unlike=unlike or (),
+        spaces=space or (),
+        filter=_read_filter(filter_),
+    )
     _print(json, _ask(load_settings(store=store), lambda engine: engine.search(query)), show.answer)
 
 
 @app.command()
 def similar(
     item_ids: Annotated[list[str], typer.Argument(help="one item id or several")],
+    filter_: Where = None,
     space: Spaces = None,
     k: K = 10,
     store: Store = None,
     json: Json = False,
 ) -> None:
     """Items like the given ones."""
-    _print(json, _ask(load_settings(store=store), lambda engine: engine.similar(item_ids, k, space or ())), show.answer)
+    wanted = _read_filter(filter_)
+    answer = _ask(load_settings(store=store), lambda engine: engine.similar(item_ids, k, space or (), wanted))
+    _print(json, answer, show.answer)
 
 
 @app.command()
@@ -146,14 +164,26 @@ def serve(
     store: Store = None,
     host: Annotated[str | None, typer.Option(show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(show_default="8000")] = None,
+    workers: Annotated[int | None, typer.Option(help="processes that answer", show_default="1")] = None,
 ) -> None:
-    """Start the HTTP service; it follows new releases while it runs. The OpenAPI page is at /docs."""
+    """Start the HTTP service; it follows releases and live changes while it runs. The OpenAPI page is at /docs."""
     import uvicorn
 
-    from serve.http.app import create_app
+    from serve.http.app import SERVED
 
-    settings = load_settings(store=store, host=host, port=port)
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="info", access_log=False)
+    settings = load_settings(store=store, host=host, port=port, workers=workers)
+    os.environ[SERVED] = settings.model_dump_json()
+    # Workers are spawned, not forked, and map the same files: indexes lie in memory once, whatever their number.
+    uvicorn.run(
+        "serve.http.app:served_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        timeout_worker_healthcheck=60,
+        log_level="info",
+        access_log=False,
+    )
 
 
 @app.command()
@@ -168,6 +198,44 @@ def releases(store: Store = None, json: Json = False) -> None:
         for manifest in list_manifests(settings.store)
     ]
     _print(json, listed, show.releases)
+
+
+@app.command()
+def rollback(
+    release: Annotated[
+        str | None, typer.Argument(help="the release that is to answer", show_default="the one before the current")
+    ] = None,
+    store: Store = None,
+) -> None:
+    """Let an earlier release answer again; live changes stay. Servers follow within a second."""
+    from serve.release import make_current, open_release, release_before
+
+    settings = load_settings(store=store)
+    name = release or release_before(settings.store)
+    open_release(settings.store, name)  # checked before anything moves
+    make_current(settings.store, name)
+    out.print(Text.assemble((f"release {name} answers now", "bold green")))
+
+
+@index_app.command("curve")
+def index_curve(
+    space: Annotated[str | None, typer.Option(help="one space; without it, each")] = None,
+    out_file: Annotated[Path, typer.Option("--out", help="the picture, PNG or SVG")] = Path("index-curve.png"),
+    store: Store = None,
+) -> None:
+    """Draw what the tuning measured: recall against queries a second, and what was chosen."""
+    from serve.plot import draw_curves
+    from serve.release import open_current
+
+    settings = load_settings(store=store)
+    manifest = open_current(settings.store).manifest
+    if space is not None and space not in manifest.spaces:
+        raise BadRequest(f"there is no space {space!r}: this release has {', '.join(manifest.spaces)}", "space")
+    spaces = {name: entry for name, entry in manifest.spaces.items() if space in (None, name)}
+    for name, entry in spaces.items():
+        out.print(f"{name}: {entry.note}")
+    if draw_curves(spaces, out_file):
+        out.print(f"drawn in {out_file}")
 
 
 @app.command()
@@ -195,10 +263,19 @@ def demo(
 
 def _ask(settings: Settings, question: Callable[[Any], Any]) -> dict[str, Any]:
     from serve.answer import ask
-    from serve.release import open_current
-    from serve.retrieve.engine import Engine, make_encoders
+    from serve.live import open_engine
 
-    return ask(Engine(open_current(settings.store), make_encoders(settings), settings), question)
+    return ask(open_engine(settings), question)
+
+
+def _read_filter(text: str | None) -> dict[str, Any]:
+    try:
+        found = orjson.loads(text or "{}")
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"filter is not JSON: {error}", "filter") from error
+    if not isinstance(found, dict):
+        raise BadRequest(f"filter is {text}: give an object of conditions", "filter")
+    return found
 
 
 def _print(json: bool, value: Any, readable: Callable[[Any], Any]) -> None:

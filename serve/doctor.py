@@ -12,8 +12,11 @@ from embed.catalogue import Catalogue, check_items, read_report
 from embed.encoders import choose_device
 from embed.encoders.onnx_model import cache_folder
 from embed.vector_store import VectorStore
+from index import gpu
+from index.journal import Journal, segment_starts
+from serve.changes import LiveChange, journal_folder
 from serve.errors import EXPECTED, complaint
-from serve.release import Release, SpaceEntry, open_current, release_names, releases_folder
+from serve.release import Release, SpaceEntry, list_manifests, open_current, release_names, releases_folder
 from serve.retrieve.engine import Encoders
 from serve.settings import Settings
 
@@ -54,17 +57,28 @@ def _machine(settings: Settings) -> Iterator[Finding]:
     else:
         yield Finding("gpu", "off", "no CUDA card here: models run on the CPU")
     yield Finding("threads", "good", f"{device.threads} for each model and index call")
-    yield _faiss(device.kind)
+    gpu.allow(settings.device != "cpu")
+    yield _faiss()
+    yield from _milvus(settings)
     yield Finding("versions", "good", ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
 
 
-def _faiss(device: str) -> Finding:
+def _faiss() -> Finding:
     import faiss
 
-    gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
-    build = "faiss-gpu" if gpus else "faiss-cpu"
-    hint = "; install the extra gpu to index on the card" if device == "cuda" and not gpus else ""
-    return Finding("faiss", "good", f"{build} {faiss.__version__}, {faiss.get_compile_options().strip()}{hint}")
+    absence = gpu.absence()
+    where = (
+        f"searches and builds on the CPU, as {absence}" if absence else "builds on the card, and searches where it fits"
+    )
+    return Finding("faiss", "good", f"{faiss.__version__}, {faiss.get_compile_options().strip()}: {where}")
+
+
+def _milvus(settings: Settings) -> Iterator[Finding]:
+    if find_spec("pymilvus") is None:
+        state: Literal["off", "wrong"] = "off" if settings.index_engine == "faiss" else "wrong"
+        yield Finding("milvus", state, "not installed: pip install 'vetrina[milvus]'")
+    elif settings.index_engine == "milvus":
+        yield Finding("milvus", "good", f"new releases go to {settings.milvus_uri}")
 
 
 def _encoders(settings: Settings) -> Iterator[Finding]:
@@ -105,11 +119,12 @@ def _store(settings: Settings) -> Iterator[Finding]:
         release = open_current(store)
         yield Finding("release", "good", f"{release.name}: {release.manifest.items:,} items, every checksum right")
         for name, space in release.manifest.spaces.items():
-            state: Literal["good", "wrong"] = "good" if space.recall10 >= 0.95 else "wrong"
+            state: Literal["good", "wrong"] = "good" if space.recall10 >= space.recall_target else "wrong"
             yield Finding(f"space {name}", state, f"{space.encoder}, {space.factory}, recall@10 {space.recall10:.3f}")
             yield _vectors(settings, name, space)
     except EXPECTED as error:
         yield Finding("release", "wrong", complaint(error).message)
+    yield from _journal(settings)
     current = releases_folder(store) / "current"
     for folder in (releases_folder(store) / name for name in release_names(store)):
         try:
@@ -117,6 +132,25 @@ def _store(settings: Settings) -> Iterator[Finding]:
                 Release(folder)
         except EXPECTED as error:
             yield Finding(f"release {folder.name}", "wrong", complaint(error).message)
+
+
+def _journal(settings: Settings) -> Iterator[Finding]:
+    folder = journal_folder(settings.store)
+    starts = segment_starts(folder)
+    if not starts:
+        return
+    try:
+        journal = Journal(folder, starts[0] - 1)
+        size = 0
+        for record in journal.read():
+            LiveChange.from_record(record)
+            size += len(record.payload)
+        newest = max((manifest.journal for manifest in list_manifests(settings.store)), default=0)
+        waiting = journal.position - newest
+        detail = f"{waiting:,} live changes wait for the next build, {size / 1e6:.1f} MB kept in all"
+        yield Finding("journal", "good", detail)
+    except EXPECTED as error:
+        yield Finding("journal", "wrong", complaint(error).message)
 
 
 def _vectors(settings: Settings, name: str, space: SpaceEntry) -> Finding:

@@ -1,27 +1,127 @@
-"""The release that answers now, followed as `current` moves: the next one is opened beside it, then takes its place."""
+"""What answers now: the current release and the live changes on it, followed as both move, and changed from here.
+
+Every process that serves has one of these. It polls two things: which release is `current`, and what other processes
+wrote to the journal. Each change of either makes a new engine, and a request keeps the one it began with.
+"""
 
 import logging
 import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+
+from embed.catalogue import Item, Reject, read_item, read_patch
+from embed.catalogue import Mapping as FeedMapping
+from index.journal import Journal
+from serve.changes import Encoding, LiveChange, image_source, journal_folder, rows_for
 from serve.errors import EXPECTED, Broken, complaint
-from serve.release import current_name, open_current
-from serve.retrieve.engine import Encoders, Engine, make_encoders, make_engine
+from serve.release import Release, current_name, make_current, open_current, open_release
+from serve.retrieve.engine import Encoders, Engine, make_encoders
 from serve.settings import Settings
+from serve.view import LiveItems, Rows, View, same_content
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.1
 
 log = logging.getLogger("vetrina")
 
 
+@dataclass
+class Outcome:
+    """What became of one row of a batch of changes.
+
+    `status` is created, updated, unchanged, deleted, unknown (no such item) or rejected; a rejected row says why.
+    `warnings` tell of what was repaired or left out of a row that was taken.
+    """
+
+    item_id: str
+    status: str = ""
+    code: str = ""
+    message: str = ""
+    field: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, reject: Reject) -> "Outcome":
+        return cls(reject.item_id, "rejected", reject.code, reject.reason, reject.field)
+
+
+class _Following:
+    """One release and the changes on it, as far as the journal was read."""
+
+    def __init__(self, release: Release, settings: Settings, encoders: Encoders) -> None:
+        self.release = release
+        self._settings, self._encoders = settings, encoders
+        self.journal = Journal(journal_folder(settings.store), release.manifest.journal)
+        self.items = LiveItems(release)
+        self.view = View(release, release.manifest.journal)
+
+    def catch_up(self) -> bool:
+        """Apply what the journal says beyond here; whether there was anything."""
+        before = self.journal.position
+        try:
+            for record in self.journal.read():
+                self.apply(LiveChange.from_record(record))
+        finally:
+            if self.journal.position != before:
+                self.refresh()
+        return self.journal.position != before
+
+    def apply(self, change: LiveChange) -> None:
+        """Make one change; every process makes the same ones in the same order."""
+        if change.kind == "delete":
+            self.items.delete(change.item_id)
+        elif change.kind == "patch":
+            self.items.patch(change.item_id, change.fields)
+        elif change.item is not None:
+            rows = rows_for(self.release, change)
+            before = self.items.current(change.item_id)
+            if rows is None and (before is None or not same_content(before, change.item)):
+                rows = self._encode(change.item)
+            self.items.put(change.item, rows)
+
+    def _encode(self, item: Item) -> dict[str, Rows]:
+        """Vectors for a change that was written beside another release, by whose encoders or items it has none."""
+        self.refresh()
+        try:
+            with closing(image_source(self._settings)) as source:
+                (found,) = Encoding(self.view, self._encoders, source).rows([item])
+        except EXPECTED as error:
+            log.error("item %s has no vectors until the next build: %s", item.item_id, complaint(error).message)
+            found = None
+        nothing = {
+            name: Rows([], np.empty((0, each.dim), np.float32)) for name, each in self.release.manifest.spaces.items()
+        }
+        return nothing | {name: Rows(rows.labels, rows.vectors) for name, rows in (found or {}).items()}
+
+    def refresh(self) -> None:
+        self.view = self.items.view(self.journal.position)
+
+
+def open_engine(settings: Settings) -> Engine:
+    """The engine of the current release with its live changes, for one question; raises as `open_current` does."""
+    encoders = make_encoders(settings)
+    following = _Following(open_current(settings.store), settings, encoders)
+    following.catch_up()
+    return Engine(following.view, encoders, settings)
+
+
 class Live:
-    """Holds the engine of the current release. A request takes `engine` once and so never sees two releases."""
+    """Holds the engine of the current release. A request takes `engine` once and so never sees two states."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._mapping = FeedMapping.load(settings.mapping) if settings.mapping else None
         self._encoders: Encoders | None = None
         self._engine: Engine | None = None
+        self._following: _Following | None = None
         self._refused: str | None = None  # the release that was refused last
         self._reason = "build one with vetrina build FEED"
+        self._complained = ""  # of the journal, so that it is logged once
+        self._changing = threading.RLock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="release-follower", daemon=True)
 
@@ -46,15 +146,13 @@ class Live:
         self._thread.join()
 
     def refresh(self) -> None:
-        """Load the current release if it is not the one that answers; a broken one never takes over."""
+        """Go to the current release if it is another, and take in what the journal has new."""
         name: str | None = "current"
         try:
             name = current_name(self._settings.store)
-            if name is None or name == self._refused or (self._engine and self._engine.release.name == name):
-                return
-            self._encoders = self._encoders or make_encoders(self._settings)
-            self._engine = make_engine(open_current(self._settings.store), self._encoders, self._settings)
-            log.info("release %s answers now", name)
+            if name is not None and name not in (self._refused, self._following and self._following.release.name):
+                self._take(open_release(self._settings.store, name))
+                log.info("release %s answers now", name)
         except EXPECTED as error:
             if self._reason != complaint(error).message:
                 self._reason = complaint(error).message
@@ -63,6 +161,137 @@ class Live:
         except Exception:  # a bug met while following must end neither the following nor the service
             log.exception("release %s could not be loaded, the one before goes on", name)
             self._refused, self._reason = name, "a bug of ours, see the log"
+        self._catch_up()
+
+    def activate(self, name: str) -> None:
+        """Make a release the current one, here at once and in other processes as soon as they look.
+
+        Raises NotFound where there is none such, Broken or Damaged where it cannot be used; then nothing changes.
+        """
+        release = open_release(self._settings.store, name)
+        make_current(self._settings.store, name)
+        self._take(release)
+
+    def put(self, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
+        """Add items or replace them whole: encoded, journalled and visible here when this returns."""
+        engine = self.engine
+        outcomes: list[Outcome] = []
+        items: dict[int, Item] = {}
+        for place, values in enumerate(rows):
+            repairs: Counter[str] = Counter()
+            item = read_item(values, self._mapping, repairs)
+            if isinstance(item, Reject):
+                outcomes.append(Outcome.of(item))
+            else:
+                items[place] = item
+                outcomes.append(Outcome(item.item_id, warnings=tuple(kind for kind, count in repairs.items() if count)))
+        with closing(image_source(self._settings)) as source:
+            encoding = Encoding(engine.view, self._loaded_encoders(), source)
+            encoded = dict(zip(items, encoding.rows(list(items.values())), strict=True))
+
+        def change(place: int, before: Item | None) -> LiveChange | None:
+            item, outcome = items[place], outcomes[place]
+            outcome.warnings += tuple(encoding.failures.get(item.item_id, ()))
+            outcome.status = "created" if before is None else "unchanged" if before == item else "updated"
+            return None if before == item else LiveChange("put", item.item_id, item, rows=encoded[place])
+
+        return self._write(outcomes, change)
+
+    def patch(self, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
+        """Change fields of items that no encoder reads: no encoder is run, only the journal is written."""
+        patches = [read_patch(values) for values in rows]
+        outcomes = [
+            Outcome.of(patch) if isinstance(patch, Reject) else Outcome(str(values["item_id"]))
+            for values, patch in zip(rows, patches, strict=True)
+        ]
+
+        def change(place: int, before: Item | None) -> LiveChange | None:
+            patch, outcome = patches[place], outcomes[place]
+            assert not isinstance(patch, Reject)  # noqa: S101
+            if before is None:
+                outcome.status = "unknown"
+                return None
+            same = all(getattr(before, name) == value for name, value in patch.items())
+            outcome.status = "unchanged" if same else "updated"
+            return None if same else LiveChange("patch", outcome.item_id, fields=patch)
+
+        return self._write(outcomes, change)
+
+    def delete(self, item_ids: Sequence[str]) -> list[Outcome]:
+        """Take items away."""
+        outcomes = [Outcome(item_id) for item_id in item_ids]
+
+        def change(place: int, before: Item | None) -> LiveChange | None:
+            outcomes[place].status = "unknown" if before is None else "deleted"
+            return LiveChange("delete", item_ids[place]) if before else None
+
+        return self._write(outcomes, change)
+
+    def _write(self, outcomes: list[Outcome], change: Callable[[int, Item | None], LiveChange | None]) -> list[Outcome]:
+        """Journal what `change` makes of each row that is not rejected, and apply it; durable when this returns."""
+        with self._changing:
+            following = self._following
+            if following is None:
+                raise Broken(f"no release is loaded yet: {self._reason}", "release")
+            with following.journal.writing() as writer:
+                following.catch_up()
+                seen: set[str] = set()
+                changes: list[LiveChange] = []
+                for place, outcome in enumerate(outcomes):
+                    if outcome.status == "rejected":
+                        continue
+                    if outcome.item_id in seen:
+                        twice = f"{outcome.item_id!r} comes twice in one request: send it once"
+                        outcomes[place] = Outcome(outcome.item_id, "rejected", "duplicate_id", twice, "item_id")
+                        continue
+                    seen.add(outcome.item_id)
+                    made = change(place, following.items.current(outcome.item_id))
+                    if made is not None:
+                        changes.append(made)
+                if changes:
+                    writer.append([each.to_bytes() for each in changes])
+                    for each in changes:
+                        following.apply(each)
+            following.refresh()
+            self._answer(following)
+        return outcomes
+
+    def _take(self, release: Release) -> None:
+        """Let a release answer, with the live changes since it was built."""
+        encoders = self._loaded_encoders()
+        encoders.warm_up(release.manifest)
+        following = _Following(release, self._settings, encoders)
+        self._read(following)  # without keeping anyone waiting; what comes meanwhile is read below
+        with self._changing:
+            self._read(following)
+            self._following = following
+            self._refused = None
+            self._answer(following)
+
+    def _catch_up(self) -> None:
+        with self._changing:
+            following = self._following
+            if following is not None and self._read(following):
+                self._answer(following)
+
+    def _read(self, following: _Following) -> bool:
+        """Take in what the journal has new; where it is damaged, what comes before that is taken in."""
+        try:
+            return following.catch_up()
+        except EXPECTED as error:
+            if self._complained != complaint(error).message:
+                self._complained = complaint(error).message
+                log.error("live changes are not all there, and no new ones are taken: %s", self._complained)
+        except Exception:
+            log.exception("a live change could not be applied")
+        return True
+
+    def _answer(self, following: _Following) -> None:
+        self._engine = Engine(following.view, self._loaded_encoders(), self._settings)
+
+    def _loaded_encoders(self) -> Encoders:
+        self._encoders = self._encoders or make_encoders(self._settings)
+        return self._encoders
 
     def _follow(self) -> None:
         while not self._stop.wait(POLL_SECONDS):

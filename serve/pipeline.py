@@ -7,18 +7,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from embed.catalogue import Catalogue, IngestReport, Mapping, check_items, ingest, read_report
 from embed.durable import alone
 from embed.encode_job import SpaceVectors, encode_images, encode_texts
 from embed.encoders import choose_device, load_image_encoder, load_text_encoder
 from embed.images import ImageSource
-from index import snapshot
+from index import gpu, snapshot
 from index.ids import write_ids
+from index.milvus_index import LONGEST_TEXT
 from index.space import Space
 from index.threads import limit_threads
+from serve.changes import feed_position, fold_journal, prune_journal
 from serve.errors import BadRequest, Broken
 from serve.release import (
     ITEMS_FILE,
@@ -27,10 +33,12 @@ from serve.release import (
     check_files,
     current_name,
     draft,
+    list_manifests,
     publish,
     read_manifest,
     releases_folder,
 )
+from serve.retrieve.filters import NUMBERS, TEXTS
 from serve.settings import Settings
 
 Progress = Callable[[str, float, float, str], None]
@@ -39,11 +47,15 @@ Progress = Callable[[str, float, float, str], None]
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did; `published` is False where the current release already held exactly this."""
+    """What a build did; `published` is False where the current release already held exactly this.
+
+    `folded` tells of the live changes that came into the catalogue, if any did.
+    """
 
     manifest: Manifest
     published: bool
     ingest: IngestReport | None
+    folded: IngestReport | None
     spaces: list[SpaceVectors]
     seconds: dict[str, float]
 
@@ -69,7 +81,9 @@ def _ingest(
 ) -> IngestReport:
     mapping = Mapping.load(settings.mapping) if settings.mapping else None
     tell = (lambda done, total, rows: progress("ingest", done, total, "bytes")) if progress else None
-    return ingest(feed, settings.store, mapping=mapping, format=format_, force=force, progress=tell)
+    released = [manifest.journal for manifest in list_manifests(settings.store)]
+    position = feed_position(settings.store, feed, max(released, default=0))
+    return ingest(feed, settings.store, mapping=mapping, format=format_, force=force, journal=position, progress=tell)
 
 
 def _encode(settings: Settings, catalogue: Catalogue, progress: Progress | None) -> list[SpaceVectors]:
@@ -111,6 +125,7 @@ def build(
     with _one_job_at_a_time(settings.store):
         with _timed(seconds, "ingest"):
             ingested = _ingest(settings, feed, format_, force, progress) if feed else None
+            folded = fold_journal(settings.store)
         catalogue = Catalogue.current(settings.store)
         check_items(catalogue)
         if not len(catalogue):
@@ -122,11 +137,11 @@ def build(
         standing = _standing(settings.store, parent) if parent else None
         if not force:
             if standing is not None and standing.content == content:
-                return BuildReport(standing, False, ingested, spaces, seconds)
+                return BuildReport(standing, False, ingested, folded, spaces, seconds)
             _check_spaces(settings, standing, spaces)
         with draft(settings.store) as folder:
             with _timed(seconds, "index"):
-                entries = _build_indexes(settings, folder, catalogue, spaces, progress)
+                entries = _build_indexes(settings, folder, catalogue, spaces, standing, progress)
                 # A copy, not a link: nothing that befalls the catalogue's file befalls the release.
                 shutil.copyfile(catalogue.file, folder / ITEMS_FILE)
                 write_ids(folder, (item_id.as_py() for item_id in catalogue.ids()))
@@ -136,26 +151,44 @@ def build(
                 created_at=datetime.now(UTC),
                 catalogue=catalogue.version,
                 feed=read_report(catalogue).feed,
+                journal=read_report(catalogue).journal,
                 items=len(catalogue),
                 spaces=entries,
                 seconds=seconds,
                 versions={name: version(name) for name in ("vetrina", "torch", "onnxruntime")},
             )
             publish(settings.store, folder, manifest, settings.keep_releases)
-        return BuildReport(manifest, True, ingested, spaces, seconds)
+            prune_journal(settings.store, list_manifests(settings.store))
+        return BuildReport(manifest, True, ingested, folded, spaces, seconds)
 
 
 def _build_indexes(
-    settings: Settings, folder: Path, catalogue: Catalogue, spaces: list[SpaceVectors], progress: Progress | None
+    settings: Settings,
+    folder: Path,
+    catalogue: Catalogue,
+    spaces: list[SpaceVectors],
+    standing: Manifest | None,
+    progress: Progress | None,
 ) -> dict[str, SpaceEntry]:
     limit_threads(choose_device("cpu", settings.threads).threads)
+    gpu.allow(settings.device != "cpu")
+    budget = None if settings.index_memory_mb is None else settings.index_memory_mb << 20
     entries = {}
-    for done, vectors in enumerate(spaces):
-        if progress:
-            progress("index", done, len(spaces), "spaces")
+    for vectors in spaces:
         space = Space(vectors.space, vectors.dim, vectors.fingerprint)
+        stage = f"index {space.name}"
         report = snapshot.build(
-            folder / "spaces" / space.name, space, vectors.owners, vectors.labels, len(catalogue), vectors.gather
+            folder / "spaces" / space.name,
+            space,
+            vectors.owners,
+            vectors.labels,
+            len(catalogue),
+            vectors.gather,
+            settings.recall_target,
+            budget,
+            _earlier(settings.store, standing, space.name),
+            _target(settings, folder, catalogue, space.name),
+            partial(_tell, progress, stage) if progress else None,
         )
         entries[space.name] = SpaceEntry(
             encoder=vectors.encoder,
@@ -167,14 +200,46 @@ def _build_indexes(
             failed=len(vectors.failures),
             rejected=report.rejected,
             factory=report.factory,
-            effort=report.effort,
+            efforts=list(report.efforts),
             recall10=report.recall10,
             latency_ms=report.latency_ms,
             bytes=report.bytes,
+            bytes_per_vector=report.bytes_per_vector,
+            recall_target=report.recall_target,
+            curve=list(report.curve),
+            note=report.note,
+            uri=report.uri,
+            collection=report.collection,
         )
-    if progress:
-        progress("index", len(spaces), len(spaces), "spaces")
+        if progress:
+            progress(stage, 1, 1, "indexes")
     return entries
+
+
+def _tell(progress: Progress, stage: str, done: int, total: int) -> None:
+    progress(stage, done, total, "indexes")
+
+
+def _target(settings: Settings, folder: Path, catalogue: Catalogue, space: str) -> snapshot.Target | None:
+    """The collection that a space goes into where Milvus is the engine; its name ends in the draft's."""
+    if settings.index_engine != "milvus":
+        return None
+    columns = catalogue.table.select([*TEXTS, "category", *NUMBERS, "available"])
+    for place, column in enumerate(columns.columns):
+        if column.type == pa.string():  # one text too long for Milvus must not stop a build; filters are shorter anyway
+            short = pc.less_equal(pc.binary_length(column), LONGEST_TEXT)
+            columns = columns.set_column(
+                place, columns.field(place), pc.if_else(short, column, pa.scalar(None, pa.string()))
+            )
+    name = f"{settings.milvus_prefix}_{space}_{folder.name.rpartition('-')[2]}"
+    return snapshot.Target(settings.milvus_uri, name, columns)
+
+
+def _earlier(store: Path, standing: Manifest | None, space: str) -> snapshot.IndexReport | None:
+    """How the space was indexed in the release that serves; its choice need not be made again."""
+    if standing is None or space not in standing.spaces:
+        return None
+    return snapshot.read_report(releases_folder(store) / standing.release / "spaces" / space)
 
 
 def _content(catalogue: Catalogue, spaces: list[SpaceVectors]) -> str:

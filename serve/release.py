@@ -26,14 +26,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from embed.catalogue import Catalogue, Item
 from embed.durable import point, sha256, sync
-from index.exact import ExactIndex
+from index.contract import VectorIndex
+from index.faiss_index import Effort
 from index.ids import ItemIds, open_ids
+from index.selection import Selection, Selections
 from index.snapshot import open_index
+from index.tuning import Point
 from serve.errors import Broken, NotFound
+from serve.retrieve.filters import Filter
 
-FORMAT = 1
+FORMAT = 2
 ITEMS_FILE = "items.arrow"
 KEPT_ITEMS = 20_000
+SAMPLE = 256
 
 
 class FileSum(BaseModel):
@@ -42,7 +47,10 @@ class FileSum(BaseModel):
 
 
 class SpaceEntry(BaseModel):
-    """What a space is made by and how its index measured; `failed` images have no row, `truncated` texts were cut."""
+    """What a space is made by and how its index measured; `failed` images have no row, `truncated` texts were cut.
+
+    What the index figures mean is said in index.snapshot.IndexReport.
+    """
 
     encoder: str
     fingerprint: str
@@ -53,14 +61,22 @@ class SpaceEntry(BaseModel):
     failed: int
     rejected: int
     factory: str
-    effort: int
+    efforts: list[Effort]
     recall10: float
     latency_ms: float
     bytes: int
+    bytes_per_vector: float
+    recall_target: float
+    curve: list[Point]
+    note: str
+    uri: str
+    collection: str
 
 
 class Manifest(BaseModel):
     """What a release is. `content` is the hash of all that went in: equal content needs no second release.
+
+    `journal` is the last live change that is in it; those after it are laid on top when it is loaded.
 
     `release` is not in the file: it is the folder's name, which carries the file's hash.
     """
@@ -74,11 +90,18 @@ class Manifest(BaseModel):
     created_at: datetime
     catalogue: str
     feed: str
+    journal: int
     items: int
     spaces: dict[str, SpaceEntry]
     seconds: dict[str, float]
     versions: dict[str, str]
     files: dict[str, FileSum] = {}
+
+
+class _Format(BaseModel):
+    """What of a manifest is read first: the rest depends on it."""
+
+    format: int
 
 
 class Release:
@@ -91,7 +114,7 @@ class Release:
         # Reading a row takes some 40 µs: what is answered often is kept.
         self.item: Callable[[int], Item] = lru_cache(KEPT_ITEMS)(self.catalogue.item)
         self.ids: ItemIds = open_ids(folder)
-        self.spaces: dict[str, ExactIndex] = {
+        self.spaces: dict[str, VectorIndex] = {
             name: open_index(folder / "spaces" / name) for name in self.manifest.spaces
         }
         counts = {ITEMS_FILE: len(self.catalogue), "ids.arrow": len(self.ids)} | {
@@ -108,9 +131,19 @@ class Release:
                     f"spaces/{name}",
                 )
 
+        # What fusion holds scores against where not every item is scored.
+        self.samples = {name: index.sample(SAMPLE) for name, index in self.spaces.items()}
+        self._selections = Selections()
+
     @property
     def name(self) -> str:
         return self.manifest.release
+
+    def selection(self, filter_: Filter) -> Selection:
+        """The items that pass a filter, kept for the next request that asks by it."""
+        return self._selections.get(
+            filter_.key, lambda: Selection(filter_.mask(self.catalogue.table), filter_.expression)
+        )
 
 
 def releases_folder(store: Path) -> Path:
@@ -137,7 +170,23 @@ def open_current(store: Path) -> Release:
     name = current_name(store)
     if name is None:
         raise NotFound(f"store {store} has no release yet: run vetrina build FEED --store {store}", "store")
+    return open_release(store, name)
+
+
+def open_release(store: Path, name: str) -> Release:
+    """Open a release by name; raises NotFound where there is none such, Broken or Damaged where it cannot be used."""
+    if name not in release_names(store):
+        raise NotFound(f"store {store} has no release {name!r}: see vetrina releases", "release")
     return Release(releases_folder(store) / name)
+
+
+def release_before(store: Path) -> str:
+    """The name of the newest release older than the current one; raises NotFound where there is none."""
+    current = current_name(store)
+    older = [name for name in release_names(store) if current is not None and name < current]
+    if not older:
+        raise NotFound(f"store {store} has no release before {current or 'the first'}: see vetrina releases", "release")
+    return older[0]
 
 
 def release_names(store: Path) -> list[str]:
@@ -160,13 +209,14 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / "manifest.json"
     try:
         data = path.read_bytes()
+        found = _Format.model_validate_json(data).format
+        if found != FORMAT:
+            raise Broken(f"{path} has format {found}, this version reads {FORMAT}: build again", path.name)
         manifest = Manifest.model_validate_json(data)
     except OSError as error:
         raise Broken(f"{folder} is no release: {path.name} cannot be read ({error.strerror})", path.name) from error
     except ValidationError as error:
         raise Broken(f"{path} is damaged: {error.errors()[0]['msg']}", path.name) from error
-    if manifest.format != FORMAT:
-        raise Broken(f"{path} has format {manifest.format}, this version reads {FORMAT}: build again", path.name)
     name = _name(manifest.created_at, data)
     if folder.name != name:
         raise Broken(f"{path} is damaged or of another release: it belongs to {name}, not {folder.name}", path.name)
@@ -231,11 +281,15 @@ def publish(store: Path, folder: Path, manifest: Manifest, keep: int) -> None:
 
 
 def make_current(store: Path, name: str) -> None:
-    """Point `current` at a release in one atomic step; raises NotFound where there is no such release."""
-    folder = releases_folder(store)
-    if name not in release_names(store):
-        raise NotFound(f"store {store} has no release {name!r}: see vetrina releases", "release")
-    point(folder / "current", name)
+    """Point `current` at a release in one atomic step; where Milvus has the rows, also the aliases of its spaces."""
+    with suppress(Broken):  # then servers refuse it, and go on with the one before
+        spaces = read_manifest(releases_folder(store) / name).spaces
+        for entry in (entry for entry in spaces.values() if entry.collection):
+            from index import milvus_index
+
+            # For other clients, and first: a server follows the link, and goes by the collection's own name.
+            milvus_index.publish(entry.uri, entry.collection.rpartition("_")[0], entry.collection)
+    point(releases_folder(store) / "current", name)
 
 
 def _name(made: datetime, manifest: bytes) -> str:
@@ -248,5 +302,11 @@ def _prune(store: Path, keep: int) -> None:
     for name in release_names(store)[keep:]:
         if name != current_name(store):
             shutil.rmtree(folder / name)
+    entries = [entry for manifest in list_manifests(store) for entry in manifest.spaces.values() if entry.collection]
+    kept = {entry.collection for entry in entries}
+    for uri, prefix in {(entry.uri, entry.collection.rpartition("_")[0]) for entry in entries}:
+        from index import milvus_index
+
+        milvus_index.prune(uri, f"{prefix}_", kept)
     for stray in folder.glob(".current-*"):
         stray.unlink()

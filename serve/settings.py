@@ -3,9 +3,9 @@
 import difflib
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -18,7 +18,7 @@ from embed.images import ImageLimits
 from serve.errors import BadRequest
 
 # Variables that begin with VETRINA_ and are read elsewhere.
-OTHER_VARIABLES = {"VETRINA_CACHE", "VETRINA_CONFIG", "VETRINA_DATA"}
+OTHER_VARIABLES = {"VETRINA_CACHE", "VETRINA_CONFIG", "VETRINA_DATA", "VETRINA_SERVED", "VETRINA_MILVUS_TOKEN"}
 
 
 class Settings(BaseSettings):
@@ -40,6 +40,12 @@ class Settings(BaseSettings):
     space_weights: dict[str, Annotated[float, Field(gt=0, le=100)]] = Field(
         {"image": 1.0, "text": 1.0}, description="how much each space counts when a request fuses several"
     )
+    recall_target: float = Field(0.95, gt=0, le=1, description="share of the ten nearest that an index has to find")
+    index_memory_mb: int | None = Field(None, gt=0, description="MiB that the index of one space may take")
+    index_engine: Literal["faiss", "milvus"] = Field("faiss", description="what keeps the vectors of a release")
+    milvus_uri: str = Field("", description="address of a Milvus server, or a path that ends in .db for milvus-lite")
+    milvus_prefix: str = Field("vetrina", pattern=r"^[A-Za-z][A-Za-z0-9_]*$", description="how its collections begin")
+    workers: int = Field(1, ge=1, le=256, description="processes that answer")
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     max_request_bytes: int = Field(32 << 20, gt=0)
@@ -55,6 +61,14 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = Path(os.environ.get("VETRINA_CONFIG", "vetrina.toml"))
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+
+    @model_validator(mode="after")
+    def _check_milvus(self) -> "Settings":
+        if self.index_engine == "milvus" and not self.milvus_uri:
+            raise ValueError("index_engine is milvus: set milvus_uri")
+        if "@" in self.milvus_uri:  # it is written into releases
+            raise ValueError("milvus_uri holds a password: give it in VETRINA_MILVUS_TOKEN (user:password)")
+        return self
 
     @property
     def image_limits(self) -> ImageLimits:
@@ -77,7 +91,10 @@ def load_settings(**given: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        raise BadRequest(f"setting {name}: {first['msg']} (got {first['input']!r})", name) from error
+        given_value = f" (got {first['input']!r})" if name else ""
+        raise BadRequest(
+            f"setting {name}: {first['msg']}{given_value}".replace("setting :", "settings:"), name
+        ) from error
     except SettingsError as error:  # a variable that should hold JSON
         raise BadRequest(str(error), "settings") from error
     except ValueError as error:  # a TOML file that does not parse

@@ -95,7 +95,8 @@ def build_figures(report: "BuildReport") -> dict[str, Any]:
         "items": report.manifest.items,
         "ingest": report.ingest,
         "encoded": [space_figures(space) for space in report.spaces],
-        "spaces": {name: space.model_dump() for name, space in report.manifest.spaces.items()},
+        "folded": report.folded.changed if report.folded else None,
+        "spaces": {name: space.model_dump(exclude={"curve"}) for name, space in report.manifest.spaces.items()},
         "seconds": report.seconds,
     }
 
@@ -103,6 +104,9 @@ def build_figures(report: "BuildReport") -> dict[str, Any]:
 def build_report(report: "BuildReport") -> RenderableType:
     """What a build did, stage by stage."""
     parts: list[RenderableType] = [ingest_report(report.ingest)] if report.ingest else []
+    if report.folded:
+        folded = ", ".join(f"{count:,} {kind}" for kind, count in report.folded.changed.items()) or "nothing new"
+        parts.append(Text(f"live changes folded in since the feed: {folded}"))
     parts.append(encoded([space_figures(space) for space in report.spaces]))
     for name, space in report.manifest.spaces.items():
         parts.append(

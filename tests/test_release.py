@@ -19,7 +19,7 @@ from embed.encoders.bundled import BundledTextEncoder
 from embed.errors import BadInput
 from serve.doctor import examine
 from serve.errors import EXPECTED, BadRequest, Broken, NotFound
-from serve.live import Live
+from serve.live import Live, open_engine
 from serve.pipeline import BuildReport, build, encode_catalogue, ingest_feed
 from serve.release import (
     Release,
@@ -27,10 +27,12 @@ from serve.release import (
     list_manifests,
     make_current,
     open_current,
+    open_release,
+    release_before,
     release_names,
     releases_folder,
 )
-from serve.retrieve.engine import Query, make_encoders, make_engine
+from serve.retrieve.engine import Query, make_encoders
 from serve.settings import Settings
 
 TITLES = ["red canvas shoe", "blue wool hat", "green tea pot", "yellow rain coat", "black leather bag", "white mug"]
@@ -54,9 +56,8 @@ def rebuild(settings: Settings, titles: list[str], force: bool = False) -> Build
 
 
 def ids_found(engine_of: Settings, text: str) -> list[str]:
-    release = open_current(engine_of.store)
-    engine = make_engine(release, make_encoders(engine_of), engine_of)
-    return [release.ids.text(found.number) for found in engine.search(Query(k=3, text=text))]
+    engine = open_engine(engine_of)
+    return [engine.view.text(found.number) for found in engine.search(Query(k=3, text=text))]
 
 
 def test_a_release_holds_what_a_request_needs(built: Settings) -> None:
@@ -111,8 +112,12 @@ def test_going_back_is_one_step_and_only_to_a_release(small: Settings) -> None:
     assert open_current(small.store).name == first
     for name in ("nope", "current", "..", "", f"{second}/", ".draft-x"):
         with pytest.raises(NotFound, match="no release"):
-            make_current(small.store, name)
-    assert open_current(small.store).name == first
+            open_release(small.store, name)
+    make_current(small.store, second)
+    assert release_before(small.store) == first
+    make_current(small.store, first)
+    with pytest.raises(NotFound, match=f"no release before {first}"):
+        release_before(small.store)
 
 
 def test_current_moves_without_a_gap(small: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +175,7 @@ def test_every_damaged_file_is_refused_by_name_and_the_old_release_goes_on(built
     shutil.copytree(releases_folder(store) / old.name, newer)
     make_current(store, newer.name)
     live.refresh()
-    assert live.engine.release.name == old.name
+    assert live.engine.view.release.name == old.name
     assert live.engine.search(Query(k=1, text="red shoe"))
     wrong = [finding for finding in examine(settings) if finding.state == "wrong"]
     assert any(newer.name in finding.detail and "manifest.json" in finding.detail for finding in wrong)
@@ -237,7 +242,7 @@ def test_another_fingerprint_is_refused_with_both_sides_named(small: Settings, m
     encoders = make_encoders(small)
     monkeypatch.setattr("embed.encoders.bundled.OnnxModel", lambda *_: None)
     with pytest.raises(Broken, match=f"{ours}.*0123456789abcdef"):
-        make_engine(release, encoders, small)
+        encoders.warm_up(release.manifest)
 
 
 def test_one_job_at_a_time(small: Settings) -> None:

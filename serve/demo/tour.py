@@ -11,9 +11,9 @@ from serve import show
 from serve.answer import ask
 from serve.demo.draw import Look, draw
 from serve.demo.shop import make_shop
+from serve.live import open_engine
 from serve.pipeline import Progress, build
-from serve.release import open_current
-from serve.retrieve.engine import Engine, Query, make_encoders
+from serve.retrieve.engine import Query
 from serve.settings import load_settings
 
 K = 5
@@ -27,11 +27,11 @@ def tour(folder: Path, progress: Progress | None = None) -> RenderableType:
     if not (folder / "README.txt").exists():  # written last, so the shop is whole
         make_shop(folder, progress=_drawn(progress))
     report = build(settings, folder / "catalog.csv", progress=progress)
-    engine = Engine(open_current(settings.store), make_encoders(settings), settings)
+    engine = open_engine(settings)
     photo = folder / "photo.jpg"
     draw(PHOTO)[0].save(photo, quality=90)
     sample = engine.search(Query(k=1, text="blue backpack"))[0]
-    backpack = engine.release.ids.text(sample.number)
+    backpack = engine.view.text(sample.number)
     store = f"--store {settings.store}"
     mixed = Query(k=K, text="green, for travelling", like=[backpack])
     questions = [

@@ -1,6 +1,7 @@
 """The app: middleware, error answers, start and stop. Routes are in `routes`."""
 
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -21,6 +22,8 @@ from serve.live import Live
 from serve.settings import Settings
 
 log = logging.getLogger("vetrina")
+
+SERVED = "VETRINA_SERVED"  # the settings of the service as JSON, for its worker processes
 
 DESCRIPTION = """Similar items, and search by words, photo or example, from the release that is live.
 
@@ -67,6 +70,15 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_bug)
     return app
+
+
+def served_app() -> FastAPI:
+    """The service of one worker process; its settings are in the environment, and its share of the cores."""
+    settings = Settings(**orjson.loads(os.environ[SERVED]))
+    if not settings.threads:
+        cores = len(os.sched_getaffinity(0))
+        settings = settings.model_copy(update={"threads": max(1, cores // settings.workers)})
+    return create_app(settings)
 
 
 class Service(FastAPI):

@@ -4,12 +4,13 @@ from base64 import b64decode
 from binascii import Error as NotBase64
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, EncodedBytes, EncoderProtocol, Field
+from pydantic import BaseModel, ConfigDict, EncodedBytes, EncoderProtocol, Field, Json
 from pydantic_core import PydanticCustomError
 
 MAX_K = 1000
 MAX_IDS = 100
 MAX_EXCLUDED = 20_000
+MAX_CHANGES = 1000
 
 ItemId = Annotated[str, Field(min_length=1, max_length=512)]
 K = Annotated[int, Field(ge=1, le=MAX_K, strict=True, description="how many items to answer with")]
@@ -28,6 +29,14 @@ FieldName = Literal[
     "updated_at",
 ]
 Fields = Annotated[list[FieldName], Field(max_length=12, description="catalogue columns that come with each item")]
+FilterObject = Annotated[
+    dict[str, Any],
+    Field(
+        description="conditions on the catalogue's columns that all have to hold: a value or eq, in, gt, gte, lt, lte; "
+        "`not` takes conditions, `any` a list of them",
+        examples=[{"category": "Shoes", "price": {"lte": 50}, "not": {"brand": {"in": ["A", "B"]}}}],
+    ),
+]
 DEFAULT_FIELDS: list[FieldName] = ["title", "category", "brand", "price", "currency", "image"]
 
 
@@ -76,6 +85,7 @@ class SearchRequest(Strict):
                     "text": "for rainy days",
                     "like": ["SNK-0007"],
                     "unlike": ["MUG-0031"],
+                    "filter": {"price": {"lte": 50}},
                     "k": 5,
                     "fields": ["title", "price"],
                 },
@@ -88,6 +98,7 @@ class SearchRequest(Strict):
     like: list[ItemId] = Field([], max_length=MAX_IDS, description="items the answer should resemble")
     unlike: list[ItemId] = Field([], max_length=MAX_IDS, description="items the answer should not resemble")
     weights: Weights = Weights()
+    filter: FilterObject = {}
     exclude: list[ItemId] = Field([], max_length=MAX_EXCLUDED, description="items that must not be in the answer")
     spaces: list[str] = Field([], max_length=8, description="spaces to search; without it all that the query can enter")
     k: K = 10
@@ -103,6 +114,7 @@ class SimilarRequest(Strict):
 
     item_ids: list[ItemId] = Field(min_length=1, max_length=MAX_IDS)
     space: str | None = Field(None, description="one space; without it the fused neighbours of all")
+    filter: FilterObject = {}
     k: K = 10
     fields: Fields = DEFAULT_FIELDS
 
@@ -112,9 +124,74 @@ class NeighboursQuery(Strict):
 
     k: int = Field(10, ge=1, le=MAX_K, description="how many items to answer with")
     space: str | None = Field(None, description="one space; without it the fused neighbours of all")
+    filter: Json[dict[str, Any]] = Field({}, description="conditions as in a search, as JSON")
     fields: Fields = Field(
         DEFAULT_FIELDS, description="catalogue columns that come with each item; repeat it for several"
     )
+
+
+class ItemsRequest(Strict):
+    """Whole items under the catalogue's field names, cleaned as a feed's are."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "items": [
+                        {
+                            "item_id": "NEW-1",
+                            "title": "Dotted mug",
+                            "category": "Kitchen/Mugs",
+                            "price": "8.50 EUR",
+                            "image": "images/MUG-0031.jpg",
+                        }
+                    ]
+                }
+            ]
+        },
+    )
+
+    items: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_CHANGES)
+
+
+class PatchesRequest(Strict):
+    """Items by id with the fields that changed: price, currency, available, domain, updated_at."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"items": [{"item_id": "MUG-0031", "price": 7.9, "available": False}]}]},
+    )
+
+    items: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_CHANGES)
+
+
+class IdsRequest(Strict):
+    """Items by id."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"item_ids": ["MUG-0031"]}]})
+
+    item_ids: list[ItemId] = Field(min_length=1, max_length=MAX_CHANGES)
+
+
+class ChangedItem(BaseModel):
+    """What became of one row. A rejected one says why; warnings tell what was repaired in others, or left out."""
+
+    item_id: str
+    status: Literal["created", "updated", "unchanged", "deleted", "unknown", "rejected"]
+    code: str
+    message: str
+    field: str
+    warnings: list[str]
+
+
+class ChangesAnswer(BaseModel):
+    """The rows as they came. What was taken is durable, and visible in every process within a second."""
+
+    request_id: str
+    release: str
+    took_ms: float
+    items: list[ChangedItem]
 
 
 class AnswerItem(BaseModel):
@@ -160,11 +237,12 @@ class ReleaseSummary(BaseModel):
 
 
 class ReleasesAnswer(BaseModel):
-    """The releases of the store, newest first; `release` is the one that answers now."""
+    """The releases of the store, newest first; `release` is the one that answers now, with `changes` on top."""
 
     request_id: str
     release: str
     took_ms: float
+    changes: dict[str, int]
     releases: list[ReleaseSummary]
 
 

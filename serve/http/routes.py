@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
 from uuid import uuid4
@@ -14,16 +15,20 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from serve.answer import answer_items, item_fields
-from serve.errors import BadRequest
+from serve.errors import BadRequest, NotFound
 from serve.http.contract import (
     Answer,
+    ChangesAnswer,
+    IdsRequest,
     ItemAnswer,
+    ItemsRequest,
     NeighboursQuery,
+    PatchesRequest,
     ReleasesAnswer,
     SearchRequest,
     SimilarRequest,
 )
-from serve.live import Live
+from serve.live import Live, Outcome
 from serve.release import list_manifests
 from serve.retrieve.engine import Engine, Query
 
@@ -102,7 +107,7 @@ async def _from_form(request: Request) -> SearchRequest:
                 photo = await parts[0].read()
             elif name in LIST_FIELDS:
                 values[name] = parts
-            elif name == "weights":
+            elif name in ("weights", "filter"):
                 values[name] = _json(str(parts[0]), name)
             else:
                 values[name] = int(str(parts[0])) if name == "k" and _INTEGER.fullmatch(str(parts[0])) else parts[0]
@@ -144,11 +149,12 @@ async def search(request: Request, live: LiveRelease) -> Response:
         weights=wanted.weights.model_dump(),
         exclude=wanted.exclude,
         spaces=wanted.spaces,
+        filter=wanted.filter,
     )
     engine = live.engine
     # Encoding takes milliseconds of compute: in a thread, so that other requests are answered meanwhile.
     found = await run_in_threadpool(engine.search, query)
-    return _respond(engine, {"items": answer_items(engine.release, found, wanted.fields)}, started)
+    return _respond(engine, {"items": answer_items(engine.view, found, wanted.fields)}, started)
 
 
 @router.get("/v1/items/{item_id}", response_model=ItemAnswer, summary="One item")
@@ -157,7 +163,7 @@ async def item(item_id: ItemIdInPath, live: LiveRelease) -> Response:
     started = time.perf_counter()
     engine = live.engine
     number = engine.number(item_id)
-    return _respond(engine, {"item": {"item_id": item_id, **item_fields(engine.release, number)}}, started)
+    return _respond(engine, {"item": {"item_id": item_id, **item_fields(engine.view, number)}}, started)
 
 
 @router.get(
@@ -173,8 +179,8 @@ async def similar_to_item(request: Request) -> Response:
     wanted = _read_query(request, NeighboursQuery)
     engine = (await _live(request)).engine
     spaces = [wanted.space] if wanted.space else ()
-    found = engine.similar([unquote(request.path_params["item_id"])], wanted.k, spaces, "item_id")
-    return _respond(engine, {"items": answer_items(engine.release, found, wanted.fields)}, started)
+    found = engine.similar([unquote(request.path_params["item_id"])], wanted.k, spaces, wanted.filter, "item_id")
+    return _respond(engine, {"items": answer_items(engine.view, found, wanted.fields)}, started)
 
 
 @router.post("/v1/similar", response_model=Answer, summary="Items like several together")
@@ -182,8 +188,8 @@ async def similar_to_items(wanted: SimilarRequest, live: LiveRelease) -> Respons
     """Neighbours of the given items' common direction."""
     started = time.perf_counter()
     engine = live.engine
-    found = engine.similar(wanted.item_ids, wanted.k, [wanted.space] if wanted.space else ())
-    return _respond(engine, {"items": answer_items(engine.release, found, wanted.fields)}, started)
+    found = engine.similar(wanted.item_ids, wanted.k, [wanted.space] if wanted.space else (), wanted.filter)
+    return _respond(engine, {"items": answer_items(engine.view, found, wanted.fields)}, started)
 
 
 @router.get("/v1/releases", response_model=ReleasesAnswer, summary="Releases on disk and which one answers")
@@ -194,14 +200,45 @@ def releases(request: Request, live: LiveRelease) -> Response:
     listed = [
         {
             "release": manifest.release,
-            "current": manifest.release == engine.release.name,
+            "current": manifest.release == engine.view.release.name,
             "created_at": manifest.created_at.isoformat(),
             "items": manifest.items,
-            "spaces": {name: space.model_dump() for name, space in manifest.spaces.items()},
+            "spaces": {name: space.model_dump(exclude={"curve"}) for name, space in manifest.spaces.items()},
         }
         for manifest in list_manifests(request.app.state.settings.store)
     ]
-    return _respond(engine, {"releases": listed}, started)
+    return _respond(engine, {"changes": engine.view.changes, "releases": listed}, started)
+
+
+@router.put("/v1/items", response_model=ChangesAnswer, summary="Add or replace items")
+def put_items(wanted: ItemsRequest, live: LiveRelease) -> Response:
+    """Encoded, durable, and visible in every process within a second. Each row has a status of its own."""
+    return _changed(live, lambda: live.put(wanted.items))
+
+
+@router.patch("/v1/items", response_model=ChangesAnswer, summary="Change price or availability")
+def patch_items(wanted: PatchesRequest, live: LiveRelease) -> Response:
+    """For what no encoder reads: fast, and the other fields stay as they are."""
+    return _changed(live, lambda: live.patch(wanted.items))
+
+
+@router.delete("/v1/items", response_model=ChangesAnswer, summary="Delete several items")
+def delete_items(wanted: IdsRequest, live: LiveRelease) -> Response:
+    """Gone from every answer of every process within a second, and from the next build."""
+    return _changed(live, lambda: live.delete(wanted.item_ids))
+
+
+@router.delete("/v1/items/{item_id}", response_model=ChangesAnswer, summary="Delete an item")
+def delete_item(item_id: ItemIdInPath, live: LiveRelease) -> Response:
+    """Gone from every answer of every process within a second, and from the next build."""
+    return _changed(live, lambda: live.delete([item_id]), unknown_is_an_error=True)
+
+
+@router.post("/v1/releases/{release}/activate", response_model=ReleasesAnswer, summary="Roll forward or back")
+def activate(release: str, request: Request, live: LiveRelease) -> Response:
+    """Let another release on disk answer, once it is found whole; live changes stay."""
+    live.activate(release)
+    return releases(request, live)
 
 
 @router.get("/healthz", summary="Whether the process lives")
@@ -211,10 +248,19 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", summary="Whether a release is loaded")
 async def readyz(live: LiveRelease) -> dict[str, str]:
-    return {"status": "ready", "release": live.engine.release.name}
+    return {"status": "ready", "release": live.engine.view.release.name}
+
+
+def _changed(live: Live, change: Callable[[], list[Outcome]], unknown_is_an_error: bool = False) -> Response:
+    started = time.perf_counter()
+    outcomes = change()
+    engine = live.engine
+    if unknown_is_an_error and outcomes[0].status == "unknown":
+        raise NotFound(f"there is no item {outcomes[0].item_id!r}", "item_id", "unknown_item")
+    return _respond(engine, {"items": outcomes}, started)
 
 
 def _respond(engine: Engine, body: dict[str, Any], started: float) -> Response:
     took = round((time.perf_counter() - started) * 1000, 3)
-    head = {"request_id": uuid4().hex, "release": engine.release.name, "took_ms": took}
+    head = {"request_id": uuid4().hex, "release": engine.view.release.name, "took_ms": took}
     return Response(orjson.dumps(head | body), media_type="application/json")

@@ -1,10 +1,11 @@
-"""The engine: a question put to one release, answered with items, their scores and where these come from."""
+"""The engine: a question put to one view of the shop, answered with items, their scores and where these come from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from embed.catalogue import is_blank
@@ -17,12 +18,16 @@ from embed.encoders import (
     load_text_encoder,
 )
 from embed.images import ImageLimits, decode_image
+from index import gpu
 from index.exact import top
+from index.selection import Selection
 from index.threads import limit_threads
 from serve.errors import BadRequest, Broken, NotFound
-from serve.release import Release
-from serve.retrieve.fusion import fuse, sample_rows
+from serve.release import Manifest
+from serve.retrieve.filters import Filter, compile_filter
+from serve.retrieve.fusion import fuse
 from serve.settings import Settings
+from serve.view import View
 
 DEPTH = 50  # candidates each space proposes before fusion, at the least
 FEW = 100  # items left out up to which a search asks for that many more instead of filtering
@@ -34,6 +39,7 @@ class Query:
     """What to look for: any of words, a photo (its bytes), liked and unliked items; `weights` of these parts.
 
     `spaces` limits the search to some spaces; otherwise every space is searched that some part of the query can enter.
+    Only items come out that pass the `filter`.
     """
 
     k: int
@@ -44,6 +50,7 @@ class Query:
     weights: Mapping[str, float] = field(default_factory=dict)
     exclude: Sequence[str] = ()
     spaces: Sequence[str] = ()
+    filter: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Found(NamedTuple):
@@ -69,6 +76,11 @@ class Encoders:
             self._loaded[space, name] = load(name, self._device)
         return self._loaded[space, name]
 
+    def warm_up(self, manifest: Manifest) -> None:
+        """Load the encoders of a release, so that its first question does not wait for them."""
+        for space, entry in manifest.spaces.items():
+            self.of(space, entry.encoder, entry.fingerprint)
+
     def of(self, space: str, name: str, fingerprint: str) -> ImageEncoder | TextEncoder:
         """The encoder that made a space; Broken where the one of that name here is not the same one."""
         encoder = self.load(space, name)
@@ -82,65 +94,76 @@ class Encoders:
 
 
 class Engine:
-    """Answers questions from one release. Holds no state between questions; safe in several threads."""
+    """Answers questions from one view. Holds no state between questions; safe in several threads."""
 
-    def __init__(self, release: Release, encoders: Encoders, settings: Settings) -> None:
-        self.release = release
+    def __init__(self, view: View, encoders: Encoders, settings: Settings) -> None:
+        self.view = view
         self._encoders = encoders
         self._limits: ImageLimits = settings.image_limits
-        self._space_weights = {space: settings.space_weights.get(space, 1.0) for space in release.spaces}
-        self._everything = np.arange(release.manifest.items, dtype=np.int64)
-        self._samples = {name: sample_rows(index) for name, index in release.spaces.items()}
-
-    def warm_up(self) -> None:
-        """Load the encoders, so that the first question does not wait for them."""
-        for name, entry in self.release.manifest.spaces.items():
-            self._encoders.of(name, entry.encoder, entry.fingerprint)
+        self._space_weights = {space: settings.space_weights.get(space, 1.0) for space in view.spaces}
 
     def search(self, query: Query) -> list[Found]:
         """The k best items, best first; raises BadRequest where the query is empty or no space can take it."""
+        wanted = compile_filter(query.filter)
         vectors = self._vectors(query)
-        return self._find(vectors, query.k, self._known([*query.exclude, *query.unlike, *query.like]))
+        return self._find(vectors, query.k, self._known([*query.exclude, *query.unlike, *query.like]), wanted)
 
     def similar(
-        self, item_ids: Sequence[str], k: int, spaces: Sequence[str] = (), field_: str = "item_ids"
+        self,
+        item_ids: Sequence[str],
+        k: int,
+        spaces: Sequence[str] = (),
+        filter_: Mapping[str, Any] | None = None,
+        field_: str = "item_ids",
     ) -> list[Found]:
         """The k items most like the given ones, which are left out; `field_` is what the caller knows the ids by."""
+        wanted = compile_filter(filter_) if filter_ else None
         numbers = [self.number(item_id, field_) for item_id in item_ids]
         chosen = self._chosen_spaces(spaces, "space")
         vectors = {}
         for space in chosen:
-            known = [
-                vector for number in numbers if (vector := self.release.spaces[space].vector_of(number)) is not None
-            ]
+            known = [vector for number in numbers if (vector := self.view.spaces[space].vector_of(number)) is not None]
             if known and (direction := _direction(known, [1.0] * len(known))) is not None:
                 vectors[space] = direction
-        return self._find(vectors, k, numbers) if vectors else []
+        return self._find(vectors, k, numbers, wanted) if vectors else []
 
     def number(self, item_id: str, field_: str = "item_id") -> int:
         """An item's number; raises NotFound naming the id."""
-        number = self.release.ids.number(item_id)
+        number = self.view.number(item_id)
         if number is None:
-            raise NotFound(f"there is no item {item_id!r} in release {self.release.name}", field_, "unknown_item")
+            raise NotFound(f"there is no item {item_id!r} in release {self.view.release.name}", field_, "unknown_item")
         return number
 
-    def _find(self, vectors: Mapping[str, NDArray[np.float32]], k: int, left_out: Sequence[int]) -> list[Found]:
-        indexes = {space: self.release.spaces[space] for space in vectors}
+    def _find(
+        self,
+        vectors: Mapping[str, NDArray[np.float32]],
+        k: int,
+        left_out: Sequence[int],
+        filter_: Filter | None,
+    ) -> list[Found]:
+        indexes = {space: self.view.spaces[space] for space in vectors}
+        allowed = None if filter_ is None else self.view.selection(filter_)
         if all(index.factory == "Flat" for index in indexes.values()):
             # Exact search scores every item anyway, so the fused order is exact too.
-            items = self._everything
+            items = self.view.everything
             scores = {space: index.scores_of_all(vectors[space]) for space, index in indexes.items()}
             total = fuse(scores, scores, self._space_weights)
             total[left_out] = -np.inf
+            if allowed is not None:
+                total[~allowed.mask] = -np.inf
         else:
-            items = self._candidates(vectors, k, left_out)
-            scores = {space: index.scores_of(vectors[space], items).scores for space, index in indexes.items()}
-            samples = {space: self._samples[space] @ vector for space, vector in vectors.items()}
+            items = self._candidates(vectors, k, left_out, allowed)
+            scores = {space: index.scores_of(vectors[space], items) for space, index in indexes.items()}
+            samples = {space: self.view.release.samples[space] @ vector for space, vector in vectors.items()}
             total = fuse(scores, samples, self._space_weights)
             total[np.isin(items, left_out)] = -np.inf
+            if allowed is not None:
+                total[~allowed.mask[items]] = -np.inf
         best = top(total, items, k)
         numbers = items[best].tolist()
-        images = self._best_images(vectors["image"], numbers) if "image" in vectors else [None] * len(best)
+        images: Sequence[int | None] = [None] * len(best)
+        if "image" in vectors:
+            images = indexes["image"].best_labels(vectors["image"], numbers)
         cosines = zip(*(_rounded(of[best]) for of in scores.values()), strict=True)
         sources = [
             {space: cosine for space, cosine in zip(scores, each, strict=True) if cosine > -np.inf} for each in cosines
@@ -148,34 +171,33 @@ class Engine:
         return list(map(Found, numbers, _rounded(total[best]), sources, images))
 
     def _candidates(
-        self, vectors: Mapping[str, NDArray[np.float32]], k: int, left_out: Sequence[int]
+        self,
+        vectors: Mapping[str, NDArray[np.float32]],
+        k: int,
+        left_out: Sequence[int],
+        allowed: Selection | None,
     ) -> NDArray[np.int64]:
         """Items that any of the spaces proposes, in rising order. A few too many are cheaper than a filter."""
-        depth, allowed = (k if len(vectors) == 1 else max(DEPTH, 2 * k)), None
+        depth = k if len(vectors) == 1 else max(DEPTH, 2 * k)
         if len(left_out) <= FEW:
             depth += len(left_out)
         else:
-            allowed = np.ones(len(self.release.ids), dtype=np.bool_)
-            allowed[left_out] = False
-        found = [self.release.spaces[space].search(vector[None], depth, allowed) for space, vector in vectors.items()]
+            mask = np.ones(self.view.items, dtype=np.bool_) if allowed is None else allowed.mask.copy()
+            mask[left_out] = False
+            if allowed is None:
+                mask[self.view.gone] = False
+            allowed = Selection(mask)
+        found = [self.view.spaces[space].search(vector[None], depth, allowed) for space, vector in vectors.items()]
         return np.unique(np.concatenate([hits.ids[0, : hits.counts[0]] for hits in found]))
 
-    def _best_images(self, vector: NDArray[np.float32], numbers: Sequence[int]) -> list[int | None]:
-        """Which image of each item matches best; None for an item without any."""
-        index = self.release.spaces["image"]
-        rows = (index.best_row(vector, number) for number in numbers)
-        return [None if row is None else int(index.labels[row]) for row in rows]
-
     def _known(self, item_ids: Sequence[str]) -> list[int]:
-        return [number for item_id in item_ids if (number := self.release.ids.number(item_id)) is not None]
+        return [number for item_id in item_ids if (number := self.view.number(item_id)) is not None]
 
     def _chosen_spaces(self, wanted: Sequence[str], field_: str) -> list[str]:
         for space in wanted:
-            if space not in self.release.spaces:
-                raise BadRequest(
-                    f"there is no space {space!r}: this release has {', '.join(self.release.spaces)}", field_
-                )
-        return list(wanted or self.release.spaces)
+            if space not in self.view.spaces:
+                raise BadRequest(f"there is no space {space!r}: this release has {', '.join(self.view.spaces)}", field_)
+        return list(wanted or self.view.spaces)
 
     def _vectors(self, query: Query) -> dict[str, NDArray[np.float32]]:
         """One unit vector for each space the query enters: the weighted sum of its parts there (Rocchio 1971)."""
@@ -192,7 +214,7 @@ class Engine:
         entered: set[str] = set()
         chosen = self._chosen_spaces(query.spaces, "spaces")
         for space in chosen:
-            entry, index = self.release.manifest.spaces[space], self.release.spaces[space]
+            entry, index = self.view.release.manifest.spaces[space], self.view.spaces[space]
             found = parts.setdefault(space, [])
             takes_photo = space == "image" and query.image is not None
             if query.text is not None or takes_photo:
@@ -215,7 +237,7 @@ class Engine:
             ("like", query.like or None, "knows the liked items"),
         ):
             if given is not None and part not in entered:
-                raise BadRequest(f"no space of {', '.join(chosen)} {what} in release {self.release.name}", part)
+                raise BadRequest(f"no space of {', '.join(chosen)} {what} in release {self.view.release.name}", part)
         directions = {
             space: direction
             for space, found in parts.items()
@@ -227,16 +249,11 @@ class Engine:
         return directions
 
 
-def make_engine(release: Release, encoders: Encoders, settings: Settings) -> Engine:
-    """An engine with its encoders loaded."""
-    engine = Engine(release, encoders, settings)
-    engine.warm_up()
-    return engine
-
-
 def make_encoders(settings: Settings) -> Encoders:
     """Encoders on the device of the settings. Searches get one thread each: requests run beside each other."""
     limit_threads(1)
+    pa.set_cpu_count(1)
+    gpu.allow(settings.device != "cpu")
     return Encoders(choose_device(settings.device, settings.threads))
 
 

@@ -16,17 +16,6 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from index.exact import ExactIndex
-from index.space import Vectors
-
-SAMPLE = 256
-
-
-def sample_rows(index: ExactIndex, seed: int = 0) -> Vectors:
-    """A fixed sample [n, dim] of a space's rows, for backgrounds where not every item is scored."""
-    rows = np.random.default_rng(seed).permutation(len(index.vectors))[:SAMPLE]
-    return np.ascontiguousarray(index.vectors[np.sort(rows)])
-
 
 def fuse(
     scores: Mapping[str, NDArray[np.float32]],

@@ -1,0 +1,61 @@
+"""Pictures of what a release measured."""
+
+from collections.abc import Mapping
+from itertools import groupby
+from pathlib import Path
+
+from index.tuning import Point
+from serve.release import SpaceEntry
+
+
+def draw_curves(spaces: Mapping[str, SpaceEntry], path: Path) -> bool:
+    """Draw recall@10 against queries a second for every index that was tried; False where none had to be."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    tuned = {name: entry for name, entry in spaces.items() if entry.curve}
+    if not tuned:
+        return False
+    figure, axes = plt.subplots(1, len(tuned), figsize=(9 * len(tuned), 6), squeeze=False, layout="constrained")
+    for axis, (name, entry) in zip(axes[0], tuned.items(), strict=True):
+        rows = max(point.rows for point in entry.curve)
+        colours = mpl.color_sequences["tab20"]
+        by_factory = groupby(sorted((p for p in entry.curve if p.rows == rows), key=_place), lambda p: p.factory)
+        for number, (factory, points) in enumerate(by_factory):
+            best = _envelope(list(points))
+            chosen = factory == entry.factory
+            axis.plot(
+                [point.recall10 for point in best],
+                [point.queries_per_s for point in best],
+                marker="o",
+                markersize=4,
+                color=colours[number % len(colours)],
+                linewidth=3 if chosen else 1.2,
+                label=f"{factory} · {best[0].bytes_per_vector:.0f} B" + (" · chosen" if chosen else ""),
+            )
+        axis.axvline(entry.recall_target, color="grey", linestyle="--", linewidth=1)
+        axis.set_yscale("log")
+        axis.set_xlim(left=max(0.5, min(point.recall10 for point in entry.curve)))
+        axis.set_xlabel("recall@10 against exact search")
+        axis.set_ylabel("queries a second, one thread, one at a time")
+        axis.set_title(f"{name}: {rows:,} rows of {entry.dim}")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, title="index · bytes a vector")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return True
+
+
+def _place(point: Point) -> tuple[str, float]:
+    return point.factory, point.recall10
+
+
+def _envelope(points: list[Point]) -> list[Point]:
+    """The points of one index than which none is both faster and better, by rising recall."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: (-p.recall10, -p.queries_per_s)):
+        if not kept or point.queries_per_s > kept[-1].queries_per_s:
+            kept.append(point)
+    return kept[::-1]

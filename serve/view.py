@@ -1,0 +1,203 @@
+"""What answers at one instant: a release, and the live changes on top of it.
+
+A View never changes; each batch of changes makes the next one. An item that gets other vectors gets a number above all
+others and its old number is gone; one that only gets another price keeps its number.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from embed.catalogue import Item, apply_patch, as_batch
+from embed.compose import compose_texts
+from index.contract import VectorIndex
+from index.live import Added, LiveIndex
+from index.selection import Selection, Selections
+from index.space import Vectors
+from serve.release import Release
+from serve.retrieve.filters import Filter, Mask
+
+MOST_CHUNKS = 32
+
+
+class Rows(NamedTuple):
+    """The rows of one item in one space: which image or text each is, [n], and its vector, [n, dim]."""
+
+    labels: Sequence[int]
+    vectors: Vectors
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Items that changed together: their numbers and the items themselves."""
+
+    numbers: NDArray[np.int64]
+    items: tuple[Item, ...]
+
+    @cached_property
+    def table(self) -> Any:
+        return pa.Table.from_batches([as_batch(self.items)])
+
+
+class View:
+    """A release with live changes on top, as they are at one instant; `position` is the last change in it."""
+
+    def __init__(
+        self,
+        release: Release,
+        position: int = 0,
+        items: int | None = None,
+        spaces: Mapping[str, VectorIndex] | None = None,
+        numbers: Mapping[str, int | None] | None = None,
+        changed: Mapping[int, Item] | None = None,
+        chunks: Sequence[Changed] = (),
+        gone: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.release = release
+        self.position = position
+        self.items = release.manifest.items if items is None else items
+        self.spaces: Mapping[str, VectorIndex] = release.spaces if spaces is None else spaces
+        self._numbers, self._changed = numbers or {}, changed or {}
+        self._chunks = tuple(chunks)
+        self.gone = np.empty(0, np.int64) if gone is None else gone
+        self._selections = Selections()
+
+    def number(self, item_id: str) -> int | None:
+        """The number of an item that is there, or None."""
+        return self._numbers[item_id] if item_id in self._numbers else self.release.ids.number(item_id)
+
+    def text(self, number: int) -> str:
+        """The id of an item's number."""
+        if number < self.release.manifest.items:
+            return self.release.ids.text(number)
+        return self._changed[number].item_id
+
+    def item(self, number: int) -> Item:
+        """What the catalogue says of an item now."""
+        return self._changed.get(number) or self.release.item(number)
+
+    @cached_property
+    def everything(self) -> NDArray[np.int64]:
+        """All numbers, those of items that are gone too, [items]."""
+        return np.arange(self.items, dtype=np.int64)
+
+    @property
+    def is_changed(self) -> bool:
+        return bool(self._chunks) or len(self.gone) > 0
+
+    @property
+    def changes(self) -> dict[str, int]:
+        """How many items are changed and gone since the release was built."""
+        there = sum(number is not None for number in self._numbers.values())
+        return {"changed": there, "gone": len(self._numbers) - there}
+
+    def selection(self, filter_: Filter) -> Selection:
+        """The items that pass a filter, kept for the next request that asks by it."""
+        if not self.is_changed:
+            return self.release.selection(filter_)
+        return self._selections.get(filter_.key, lambda: Selection(self._mask(filter_)))
+
+    def _mask(self, filter_: Filter) -> Mask:
+        before = self.release.manifest.items
+        mask = np.zeros(self.items, np.bool_)
+        mask[:before] = self.release.selection(filter_).mask
+        for chunk in self._chunks:
+            mask[chunk.numbers] = filter_.mask(chunk.table)
+        mask[self.gone] = False
+        return mask
+
+
+class LiveItems:
+    """The live changes on one release as they come, in the journal's order; `view` gives their state."""
+
+    def __init__(self, release: Release) -> None:
+        self._release = release
+        self._items = release.manifest.items
+        self._added = {name: Added(index.space) for name, index in release.spaces.items()}
+        self._numbers: dict[str, int | None] = {}
+        self._changed: dict[int, Item] = {}
+        self._gone: list[int] = []
+        self._chunks: list[Changed] = []
+        self._latest: dict[int, Item] = {}  # changed since the last view
+        self._view = View(release)
+
+    def current(self, item_id: str) -> Item | None:
+        """The item as it is after all changes so far, or None."""
+        number = self._number(item_id)
+        if number is None:
+            return None
+        return self._changed.get(number) or self._release.item(number)
+
+    def put(self, item: Item, rows: Mapping[str, Rows] | None) -> None:
+        """An item is new or changed; without `rows` what encoders read of it is what it was before."""
+        number = self._number(item.item_id)
+        if rows is not None:
+            if number is not None:
+                self._forget(number)
+            number = self._items
+            self._items += 1
+            for space, of in rows.items():
+                self._added[space].append(number - self._release.manifest.items, of.labels, of.vectors)
+        assert number is not None  # noqa: S101
+        self._numbers[item.item_id] = number
+        self._changed[number] = self._latest[number] = item
+
+    def patch(self, item_id: str, fields: Mapping[str, Any]) -> None:
+        """Some fields that no encoder reads changed; nothing where there is no such item."""
+        item = self.current(item_id)
+        if item is not None:
+            self.put(apply_patch(item, fields), None)
+
+    def delete(self, item_id: str) -> None:
+        """An item is gone; nothing where there was none."""
+        number = self._number(item_id)
+        if number is not None:
+            self._forget(number)
+            self._numbers[item_id] = None
+
+    def view(self, position: int) -> View:
+        """The state now, which is that after the journal's record `position`."""
+        if self._latest:
+            self._chunks.append(_chunk(self._latest.items()))
+            self._latest = {}
+            if len(self._chunks) > MOST_CHUNKS:
+                self._chunks = [_chunk(self._changed.items())]
+        gone = np.unique(np.array(self._gone, np.int64))
+        added = self._items - self._release.manifest.items
+        spaces = {
+            name: LiveIndex(base, self._added[name].index(added), gone) if added or len(gone) else base
+            for name, base in self._release.spaces.items()
+        }
+        return View(
+            self._release,
+            position,
+            self._items,
+            spaces,
+            dict(self._numbers),
+            dict(self._changed),
+            self._chunks,
+            gone,
+        )
+
+    def _number(self, item_id: str) -> int | None:
+        return self._numbers[item_id] if item_id in self._numbers else self._release.ids.number(item_id)
+
+    def _forget(self, number: int) -> None:
+        self._gone.append(number)
+        self._changed.pop(number, None)
+        self._latest.pop(number, None)
+
+
+def same_content(first: Item, second: Item) -> bool:
+    """Whether encoders read the same of two items."""
+    return first.images == second.images and compose_texts(first) == compose_texts(second)
+
+
+def _chunk(items: Iterable[tuple[int, Item]]) -> Changed:
+    numbers, changed = zip(*items, strict=True)
+    return Changed(np.array(numbers, np.int64), tuple(changed))
