@@ -12,7 +12,7 @@ release is swapped, by real builds, which fold the live changes in, and by activ
   show the generation of the release that it names; and as every cluster is a category, an index that is not the
   catalogue's would answer with other categories than the asked item's.
 - `late_deletes`, `late_changes`: items in an answer that were deleted, or whose price was replaced, acknowledged more
-  than a second before the request began, whichever worker took it. Neighbours of changed items are asked for on purpose.
+  than a second before the request began, whichever worker took it; such neighbours are asked for on purpose.
 - `rss_growth`: proportional set size (PSS: what processes share counts once) of all workers, the last 5 s over that
   of the last 5 s of warm-up.
 - `swap_peak_over_index`: the most that workers map of the releases' files (PSS) plus the growth of their anonymous
