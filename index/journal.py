@@ -54,8 +54,9 @@ class Journal:
             assert self._segment is not None  # noqa: S101
             # Listed before reading: what begins a later segment was written after all that this one holds.
             newest = max(segment_starts(self._folder), default=0)
-            if newest == self.position + 1 and not self._segment.exists():  # read to its end, and pruned since
-                self._segment, self._offset = self._folder / _name(newest), 0
+            following = self._folder / _name(self.position + 1)
+            if not self._segment.exists() and following.exists():  # read to its end, and pruned since
+                self._segment, self._offset = following, 0
             start = int(self._segment.stem)
             for record, end in _records(self._segment, self._offset):
                 expected = start if not self._offset else max(start, min(record.sequence, self.position + 1))

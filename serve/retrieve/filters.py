@@ -6,8 +6,10 @@ All conditions of an object have to hold. A plain value means equal. A category 
 missing value meets no condition, and so passes any `not`. `attributes.NAME` holds where one of its values does.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,10 +42,11 @@ Mask = NDArray[np.bool_]
 class Test(NamedTuple):
     """A condition: `mask` takes a pyarrow.Table of items to those that pass, [items].
 
-    `expression` says the same in Milvus' language; it is empty for what that cannot say, or says otherwise of missing
-    values.
+    `key` says which, alike for all that differ in writing only. `expression` says the same in Milvus' language; it is
+    empty for what that cannot say, or says otherwise of missing values.
     """
 
+    key: str
     mask: Callable[[Any], Mask]
     expression: str
 
@@ -61,7 +64,7 @@ def compile_filter(given: Mapping[str, Any], place: str = "filter") -> Filter | 
     """The filter of a request, or None where it asks for nothing; raises BadRequest naming the place of a mistake."""
     reading = _Reading()
     test = reading.conditions(given, place, 1)
-    return Filter(orjson.dumps(given, option=orjson.OPT_SORT_KEYS), *test) if given else None
+    return Filter(blake2b(test.key.encode(), digest_size=16).digest(), test.mask, test.expression) if given else None
 
 
 @dataclass
@@ -76,22 +79,23 @@ class _Reading:
             raise BadRequest(f"{place} is nested deeper than {MAX_DEPTH} levels: make it flatter", place)
         if not isinstance(given, Mapping):
             raise BadRequest(f"{place} is {_shown(given)}: give an object of conditions", place)
+        if not given:  # it passes everything, and costs a mask as any other
+            self._count_condition(place)
         tests = [self.condition(name, value, f"{place}.{name}", depth) for name, value in given.items()]
         return _all(tests)
 
     def condition(self, name: str, value: Any, place: str, depth: int) -> Test:
-        self.read += 1
-        if self.read > MAX_CONDITIONS:
-            raise BadRequest(f"{place} is condition number {self.read}: a filter has at most {MAX_CONDITIONS}", place)
+        self._count_condition(place)
         if name == "not":
             refused = self.conditions(value, place, depth + 1)
-            return Test(lambda table: ~refused.mask(table), "")
+            return Test(f"not({refused.key})", lambda table: ~refused.mask(table), "")
         if name == "any":
             if not isinstance(value, list):
                 raise BadRequest(f"{place} is {_shown(value)}: give a list of objects", place)
             either = [self.conditions(each, f"{place}.{index}", depth + 1) for index, each in enumerate(value)]
             return _any(either)
-        if name not in COLUMNS and not (name.startswith(ATTRIBUTE) and len(name) > len(ATTRIBUTE)):
+        attribute = name.removeprefix(ATTRIBUTE) if name.startswith(ATTRIBUTE) else ""
+        if not _encodable(name) or not (attribute or name in COLUMNS[:-1]):
             raise BadRequest(f"{place}: there is no column {name!r} to filter by, only {', '.join(COLUMNS)}", place)
         operators = value if isinstance(value, Mapping) else {"eq": value}
         if not operators:
@@ -109,6 +113,7 @@ class _Reading:
             compare, sign = COMPARISONS[operator]
             limit = self.number(operand, place)
             return Test(
+                _key(name, operator, [limit]),
                 lambda table: _mask(compare(table.column(name), pa.scalar(limit, pa.float64()))),
                 f"{name} {sign} {limit}",
             )
@@ -121,11 +126,16 @@ class _Reading:
         places = [place if operator == "eq" else f"{place}.{index}" for index in range(len(operand))]
         kind = self.number if name in NUMBERS else self.switch if name == "available" else self.text
         values = [kind(each, where) for each, where in zip(operand, places, strict=True)]
-        if name.startswith(ATTRIBUTE):
-            return Test(lambda table: _has_attribute(table, name.removeprefix(ATTRIBUTE), values), "")
         if name == "category":
-            return _below([str(value).rstrip("/") for value in values])
+            values = [str(value).rstrip("/") for value in values]
+        values = sorted(set(values))
+        key = _key(name, "in", values)
+        if name.startswith(ATTRIBUTE):
+            return Test(key, lambda table: _has_attribute(table, name.removeprefix(ATTRIBUTE), values), "")
+        if name == "category":
+            return _below(key, [str(value) for value in values])
         return Test(
+            key,
             lambda table: _mask(pc.is_in(table.column(name), pa.array(values, table.column(name).type))),
             f"{name} in {orjson.dumps(values).decode()}",
         )
@@ -135,9 +145,12 @@ class _Reading:
             raise BadRequest(f"{place} is {_shown(value)}: give a number", place)
         self._count(place)
         try:
-            return float(value)
-        except OverflowError as error:
-            raise BadRequest(f"{place} is a number too large to compare with", place) from error
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise BadRequest(f"{place} is {_shown(value)}: give a number that is not infinite", place)
+        return number + 0.0  # of nought without its sign
 
     def switch(self, value: Any, place: str) -> bool:
         if not isinstance(value, bool):
@@ -153,6 +166,11 @@ class _Reading:
         self._count(place)
         return value
 
+    def _count_condition(self, place: str) -> None:
+        self.read += 1
+        if self.read > MAX_CONDITIONS:
+            raise BadRequest(f"{place} is condition number {self.read}: a filter has at most {MAX_CONDITIONS}", place)
+
     def _count(self, place: str) -> None:
         self.values += 1
         if self.values > MAX_VALUES:
@@ -160,13 +178,16 @@ class _Reading:
 
 
 def _all(tests: list[Test]) -> Test:
+    if len(tests) == 1:
+        return tests[0]
+
     def mask(table: Any) -> Mask:
         passed = np.ones(table.num_rows, np.bool_)
         for test in tests:
             passed &= test.mask(table)
         return passed
 
-    return Test(mask, _joined(tests, " and "))
+    return Test(_joined_keys("all", tests), mask, _joined(tests, " and "))
 
 
 def _any(tests: list[Test]) -> Test:
@@ -176,7 +197,15 @@ def _any(tests: list[Test]) -> Test:
             passed |= test.mask(table)
         return passed
 
-    return Test(mask, _joined(tests, " or "))
+    return Test(_joined_keys("any", tests), mask, _joined(tests, " or "))
+
+
+def _key(name: str, operator: str, values: list[Any]) -> str:
+    return orjson.dumps([name, operator, values]).decode()
+
+
+def _joined_keys(word: str, tests: list[Test]) -> str:
+    return f"{word}({','.join(sorted(test.key for test in tests))})"
 
 
 def _joined(tests: list[Test], word: str) -> str:
@@ -184,7 +213,7 @@ def _joined(tests: list[Test], word: str) -> str:
     return word.join(f"({test.expression})" for test in tests) if said else ""
 
 
-def _below(paths: list[str]) -> Test:
+def _below(key: str, paths: list[str]) -> Test:
     """Items whose category is one of the paths or lies below one."""
     prefixes = tuple(f"{path}/" for path in paths)
 
@@ -201,7 +230,7 @@ def _below(paths: list[str]) -> Test:
         for path in paths
     ]
     plain = not any(sign in path for path in paths for sign in "%_\\")
-    return Test(mask, " or ".join(tests) if plain else "")
+    return Test(key, mask, " or ".join(tests) if plain else "")
 
 
 def _mask(passed: Any) -> Mask:
