@@ -37,7 +37,10 @@ class Record(NamedTuple):
 
 
 class Journal:
-    """A reader at one place in the journal that can also write; `position` is the last sequence read or written."""
+    """A reader at one place in the journal that can also write; `position` is the last sequence read or written.
+
+    A record counts as read when the next one is asked for: one that its reader fails at comes again.
+    """
 
     def __init__(self, folder: Path, position: int = 0) -> None:
         self._folder = folder
@@ -66,10 +69,10 @@ class Journal:
                         "missing",
                         self._segment.name,
                     )
-                self._offset, self._at = end, record.at
                 if record.sequence > self.position:
-                    self.position = record.sequence
                     yield record
+                    self.position = record.sequence
+                self._offset, self._at = end, record.at
             if newest <= start:
                 return
             following = self._folder / _name(self.position + 1)

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import orjson
 
-from embed.catalogue import Catalogue, Change, IngestReport, Item, apply_patch, fold, read_report
+from embed.catalogue import Catalogue, Change, Edit, IngestReport, Item, current_edits, fold, read_report
 from embed.compose import compose_texts
 from embed.encoders import ImageEncoder, TextEncoder
+from embed.errors import EmbedError
 from embed.images import ImageRefused, ImageSource, decode_image
 from embed.vector_store import KEY_BYTES, VectorStore, as_keys, content_key
 from index.errors import Damaged
@@ -71,6 +72,11 @@ class LiveChange:
             }
         )
         return _LENGTH.pack(len(head)) + head + vectors
+
+    def edit(self, record: Record) -> Edit:
+        """What the change does to the catalogue."""
+        change: Change = {"put": self.item, "patch": self.fields, "delete": None}[self.kind]
+        return Edit(record.sequence, record.at, self.item_id, change)
 
     @classmethod
     def from_record(cls, record: Record) -> "LiveChange":
@@ -216,15 +222,14 @@ def fold_journal(store: Path) -> IngestReport | None:
 
     What comes while this goes on begins a new segment of the journal, and is folded in by the next build.
     """
-    catalogue = Catalogue.current(store)
-    journal = Journal(journal_folder(store), read_report(catalogue).journal)
-    changes: dict[str, Change] = {}
+    journal = Journal(journal_folder(store), read_report(Catalogue.current(store)).journal)
+    edits: list[Edit] = []
     encoded: dict[tuple[str, str, int], dict[bytes, Vectors]] = {}
 
     def take() -> None:
         for record in journal.read():
             change = LiveChange.from_record(record)
-            changes[change.item_id] = _merged(changes.get(change.item_id, {}), change)
+            edits.append(change.edit(record))
             for name, rows in (change.rows or {}).items():
                 of = encoded.setdefault((name, rows.fingerprint, rows.vectors.shape[1]), {})
                 of.update(zip(rows.keys, rows.vectors, strict=True))
@@ -233,42 +238,35 @@ def fold_journal(store: Path) -> IngestReport | None:
     with journal.writing() as writer:
         take()
         writer.rotate()
-    if not changes:
+    if not edits:
         return None
     for (name, fingerprint, dim), vectors in encoded.items():
         _keep_vectors(VectorStore(store, name, fingerprint, dim), vectors)
-    return fold(store, changes, journal.position)
+    return fold(store, edits, journal.position)
 
 
-def feed_position(store: Path, feed: Path, released: int) -> int:
-    """The last live change that a feed is newer than: made before the feed was written, and `released` already.
+def edits_beyond(store: Path, feed: Path, released: int) -> tuple[list[Edit], int]:
+    """What a feed must not undo, and the record of the journal up to which that is all there is.
 
-    What was not released yet is folded in whatever the feed says, for it was acknowledged; what was is superseded by a
-    feed written after it, but not by an older one.
+    These are the edits made after the feed was written, and those that are not `released` yet, whatever the feed says.
+    Without a catalogue that can be read they are taken from the journal, as far back as it goes.
     """
     folder = journal_folder(store)
-    position = max(0, segment_starts(folder)[0] - 1) if segment_starts(folder) else released
-    written = feed.stat().st_mtime
-    for record in Journal(folder, position).read():
-        if record.sequence > released or record.at > written:
-            break
-        position = record.sequence
-    return position
+    try:
+        catalogue = Catalogue.current(store)
+        edits, position = current_edits(catalogue), read_report(catalogue).journal
+    except EmbedError:  # which a good feed repairs
+        starts = segment_starts(folder)
+        journal = Journal(folder, starts[0] - 1 if starts else released)
+        edits = [LiveChange.from_record(record).edit(record) for record in journal.read()]
+        position = journal.position
+    written = feed.stat().st_mtime if feed.exists() else 0.0  # the ingest will say that there is none
+    return [edit for edit in edits if edit.sequence > released or edit.at > written], position
 
 
 def prune_journal(store: Path, manifests: Sequence[Manifest]) -> None:
     """Delete the segments that no release on disk needs to be brought up to date."""
     prune(journal_folder(store), min(manifest.journal for manifest in manifests))
-
-
-def _merged(before: Change, change: LiveChange) -> Change:
-    if change.kind == "put":
-        return change.item
-    if change.kind == "delete":
-        return None
-    if isinstance(before, Item):
-        return apply_patch(before, change.fields)
-    return None if before is None else {**before, **change.fields}
 
 
 def _keep_vectors(store: VectorStore, vectors: dict[bytes, Vectors]) -> None:

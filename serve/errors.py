@@ -69,5 +69,10 @@ def complaint(error: Exception) -> Complaint:
     raise TypeError(f"{type(error).__name__} is not an expected error") from error
 
 
+def writable(text: str) -> str:
+    """The text as it can be sent: half a surrogate pair, which a caller's JSON may hold, cannot be written as UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _snake(name: str) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")

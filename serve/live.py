@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from embed.catalogue import Item, Reject, read_item, read_patch
+from embed.catalogue import Item, Reject, read_id, read_item, read_patch
 from embed.catalogue import Mapping as FeedMapping
 from index.journal import Journal
 from serve.changes import Encoding, LiveChange, image_source, journal_folder, rows_for
-from serve.errors import EXPECTED, Broken, complaint
+from serve.errors import EXPECTED, Broken, complaint, writable
 from serve.release import Release, current_name, make_current, open_current, open_release
 from serve.retrieve.engine import Encoders, Engine, make_encoders
 from serve.settings import Settings
@@ -46,7 +46,7 @@ class Outcome:
 
     @classmethod
     def of(cls, reject: Reject) -> "Outcome":
-        return cls(reject.item_id, "rejected", reject.code, reject.reason, reject.field)
+        return cls(writable(reject.item_id), "rejected", reject.code, writable(reject.reason), writable(reject.field))
 
 
 class _Following:
@@ -123,7 +123,11 @@ class Live:
         self._complained = ""  # of the journal, so that it is logged once
         self._changing = threading.RLock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="release-follower", daemon=True)
+        # Two, as loading a release may take minutes, and changes are to be seen within a second.
+        self._followers = [
+            threading.Thread(target=self._follow, args=(look,), name=name, daemon=True)
+            for name, look in (("release-follower", self._follow_release), ("journal-follower", self._follow_journal))
+        ]
 
     @property
     def engine(self) -> Engine:
@@ -139,20 +143,28 @@ class Live:
     def start(self) -> None:
         """Load the current release if there is one, and follow it from now on."""
         self.refresh()
-        self._thread.start()
+        for thread in self._followers:
+            thread.start()
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join()
+        for thread in self._followers:
+            thread.join()
 
     def refresh(self) -> None:
         """Go to the current release if it is another, and take in what the journal has new."""
+        self._follow_release()
+        self._follow_journal()
+
+    def _follow_release(self) -> None:
         name: str | None = "current"
         try:
             name = current_name(self._settings.store)
             if name is not None and name not in (self._refused, self._following and self._following.release.name):
-                self._take(open_release(self._settings.store, name))
-                log.info("release %s answers now", name)
+                release = open_release(self._settings.store, name)
+                if current_name(self._settings.store) == name:  # else it took so long that another one is, by now
+                    self._take(release)
+                    log.info("release %s answers now", name)
         except EXPECTED as error:
             if self._reason != complaint(error).message:
                 self._reason = complaint(error).message
@@ -161,7 +173,6 @@ class Live:
         except Exception:  # a bug met while following must end neither the following nor the service
             log.exception("release %s could not be loaded, the one before goes on", name)
             self._refused, self._reason = name, "a bug of ours, see the log"
-        self._catch_up()
 
     def activate(self, name: str) -> None:
         """Make a release the current one, here at once and in other processes as soon as they look.
@@ -200,10 +211,7 @@ class Live:
     def patch(self, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
         """Change fields of items that no encoder reads: no encoder is run, only the journal is written."""
         patches = [read_patch(values) for values in rows]
-        outcomes = [
-            Outcome.of(patch) if isinstance(patch, Reject) else Outcome(str(values["item_id"]))
-            for values, patch in zip(rows, patches, strict=True)
-        ]
+        outcomes = [Outcome.of(patch) if isinstance(patch, Reject) else Outcome(patch[0]) for patch in patches]
 
         def change(place: int, before: Item | None) -> LiveChange | None:
             patch, outcome = patches[place], outcomes[place]
@@ -211,19 +219,21 @@ class Live:
             if before is None:
                 outcome.status = "unknown"
                 return None
-            same = all(getattr(before, name) == value for name, value in patch.items())
+            item_id, fields = patch
+            same = all(getattr(before, name) == value for name, value in fields.items())
             outcome.status = "unchanged" if same else "updated"
-            return None if same else LiveChange("patch", outcome.item_id, fields=patch)
+            return None if same else LiveChange("patch", item_id, fields=fields)
 
         return self._write(outcomes, change)
 
     def delete(self, item_ids: Sequence[str]) -> list[Outcome]:
         """Take items away."""
-        outcomes = [Outcome(item_id) for item_id in item_ids]
+        ids = [read_id(item_id) for item_id in item_ids]
+        outcomes = [Outcome.of(item_id) if isinstance(item_id, Reject) else Outcome(item_id) for item_id in ids]
 
         def change(place: int, before: Item | None) -> LiveChange | None:
             outcomes[place].status = "unknown" if before is None else "deleted"
-            return LiveChange("delete", item_ids[place]) if before else None
+            return LiveChange("delete", outcomes[place].item_id) if before else None
 
         return self._write(outcomes, change)
 
@@ -268,7 +278,7 @@ class Live:
             self._refused = None
             self._answer(following)
 
-    def _catch_up(self) -> None:
+    def _follow_journal(self) -> None:
         with self._changing:
             following = self._following
             if following is not None and self._read(following):
@@ -293,6 +303,6 @@ class Live:
         self._encoders = self._encoders or make_encoders(self._settings)
         return self._encoders
 
-    def _follow(self) -> None:
+    def _follow(self, look: Callable[[], None]) -> None:
         while not self._stop.wait(POLL_SECONDS):
-            self.refresh()
+            look()

@@ -24,7 +24,7 @@ from index.ids import write_ids
 from index.milvus_index import LONGEST_TEXT
 from index.space import Space
 from index.threads import limit_threads
-from serve.changes import feed_position, fold_journal, prune_journal
+from serve.changes import edits_beyond, fold_journal, prune_journal
 from serve.errors import BadRequest, Broken
 from serve.release import (
     ITEMS_FILE,
@@ -82,8 +82,17 @@ def _ingest(
     mapping = Mapping.load(settings.mapping) if settings.mapping else None
     tell = (lambda done, total, rows: progress("ingest", done, total, "bytes")) if progress else None
     released = [manifest.journal for manifest in list_manifests(settings.store)]
-    position = feed_position(settings.store, feed, max(released, default=0))
-    return ingest(feed, settings.store, mapping=mapping, format=format_, force=force, journal=position, progress=tell)
+    edits, position = edits_beyond(settings.store, feed, max(released, default=0))
+    return ingest(
+        feed,
+        settings.store,
+        mapping=mapping,
+        format=format_,
+        force=force,
+        edits=edits,
+        journal=position,
+        progress=tell,
+    )
 
 
 def _encode(settings: Settings, catalogue: Catalogue, progress: Progress | None) -> list[SpaceVectors]:

@@ -104,9 +104,10 @@ def build_figures(report: "BuildReport") -> dict[str, Any]:
 def build_report(report: "BuildReport") -> RenderableType:
     """What a build did, stage by stage."""
     parts: list[RenderableType] = [ingest_report(report.ingest)] if report.ingest else []
-    if report.folded:
-        folded = ", ".join(f"{count:,} {kind}" for kind, count in report.folded.changed.items()) or "nothing new"
-        parts.append(Text(f"live changes folded in since the feed: {folded}"))
+    if latest := report.folded or report.ingest:
+        changed = ", ".join(f"{count:,} {kind}" for kind, count in latest.changed.items())
+        if changed or report.folded:
+            parts.append(Text(f"live changes since the feed that are in: {changed or 'none that matter'}"))
     parts.append(encoded([space_figures(space) for space in report.spaces]))
     for name, space in report.manifest.spaces.items():
         parts.append(

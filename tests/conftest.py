@@ -12,15 +12,6 @@ from serve.settings import Settings
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = Path(os.environ.get("VETRINA_DATA", ROOT.parent / "shared" / "data"))
 
-KNOWN_BUGS = frozenset((Path(__file__).parent / "known_bugs.txt").read_text("utf-8").splitlines()[1:])
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test of a known bug has to fail, and is told apart from those that must pass."""
-    for item in items:
-        if item.nodeid in KNOWN_BUGS:
-            item.add_marker(pytest.mark.xfail(strict=True, reason="a known bug, see tests/known_bugs.txt"))
-
 
 @pytest.fixture(scope="session")
 def data() -> Path:

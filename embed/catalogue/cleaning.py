@@ -1,7 +1,7 @@
 """Cleaning: a raw product becomes an Item or a Reject, and what was repaired on the way is counted by kind.
 
 - **Ids** are text as given, trimmed. Whole numbers (JSON, Parquet) become their digits; other types are rejected.
-- **Text** is kept byte for byte but for surrounding space and NULs; only invisible characters read as blank.
+- **Text** is kept byte for byte but for surrounding space, NULs and halves of characters; what shows nothing is blank.
   `NaN`, `NA` and `None` are words (bread, Namibia, a perfume). `null` and `\\N` are never a product's name but a
   database's way of exporting nothing: such a title does not count as something to embed on its own.
 - **Descriptions** lose their HTML and end after MAX_DESCRIPTION characters.
@@ -13,6 +13,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -28,7 +29,7 @@ MAX_IMAGES = 20
 
 def clean(raw: Raw, repairs: Counter[str]) -> Item | Reject:
     """The product in `raw`, or why it is none; adds what it repaired to `repairs`."""
-    item_id, code, reason = _identifier(raw.item_id)
+    item_id, code, reason = identifier(raw.item_id)
     if code:
         return Reject(raw.line, code, reason, item_id, "item_id")
     title = _text(raw.title, repairs)
@@ -59,13 +60,14 @@ def is_blank(text: str) -> bool:
 
 
 _NULLS = frozenset({"null", "NULL", "Null", "\\N"})
+_HALF = re.compile("[\ud800-\udfff]")  # half of a pair that UTF-16 writes one character with; JSON lets it through
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # Letters and symbols that show nothing, beside the invisible categories.
 _FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0\ufe0e\ufe0f")
 
 
-def _identifier(value: object) -> tuple[str, str, str]:
-    """The id, or what is left of it with a reject's code and reason."""
+def identifier(value: object) -> tuple[str, str, str]:
+    """The id, or what can be shown of it with a reject's code and reason."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     elif not isinstance(value, str) and value is not None:
@@ -75,8 +77,11 @@ def _identifier(value: object) -> tuple[str, str, str]:
         return "", "missing_id", "the product has no id"
     if len(item_id) > MAX_ID:
         return item_id[:MAX_ID], "bad_id", f"the id is longer than {MAX_ID} characters"
-    if not item_id.isprintable() and _CONTROL.search(item_id):
-        return item_id, "bad_id", "the id holds control characters"
+    if not item_id.isprintable():
+        if _CONTROL.search(item_id):
+            return item_id, "bad_id", "the id holds control characters"
+        if _HALF.search(item_id):
+            return item_id.encode("utf-8", "backslashreplace").decode(), "bad_id", "the id holds half a character"
     return item_id, "", ""
 
 
@@ -100,13 +105,20 @@ def _text(value: object, repairs: Counter[str]) -> str | None:
         return None
     if isinstance(value, str):
         text = value.strip()
-        if not text or (" " < text[0] < "\x7f" and "\0" not in text):  # nearly all: nothing to repair
+        if not text or (
+            text.isascii() and " " < text[0] < "\x7f" and "\0" not in text
+        ):  # nearly all: nothing to repair
             return text or None
     else:
         if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
-            return str(value) if math.isfinite(value) else None
+            with suppress(OverflowError):  # a whole number beyond all decimal ones
+                return str(value) if math.isfinite(value) else None
         repairs["text_unreadable"] += 1
         return None
+    if _HALF.search(value):
+        repairs["half_character_replaced"] += 1
+        value = _HALF.sub("\ufffd", value)
+        text = value.strip()
     if "\0" in value:
         repairs["nul_removed"] += 1
         value = value.replace("\0", "")
@@ -173,8 +185,9 @@ def _attributes(values: dict[str, list[object]], repairs: Counter[str]) -> dict[
     for name, given in values.items():
         texts = [_flag(value) if isinstance(value, bool) else _text(value, repairs) for value in given]
         kept = list(dict.fromkeys(text for text in texts if text))
-        if kept:
-            attributes[name] = kept
+        known = _text(name, repairs)
+        if known and kept:
+            attributes[known] = kept
     return attributes
 
 

@@ -2,7 +2,8 @@
 
     STORE/catalogue/
       current -> 3f2a...      the version in use, moved in one atomic step when a new one is complete
-      3f2a.../                named by its items' content: items.arrow, rejects.jsonl, report.json
+      3f2a.../                named by its items' content: items.arrow, rejects.jsonl, report.json, and the edits
+                              that are in it (see embed.catalogue.edits)
       refused/                rejects and report of the last feed that was not let in
 
 A kill at any instant leaves the last version in use; what it left half written is removed by the next ingest.
@@ -14,7 +15,7 @@ import shutil
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -27,16 +28,14 @@ import pyarrow as pa
 
 from embed.catalogue.catalogue import ITEMS_FILE, Catalogue
 from embed.catalogue.cleaning import clean
+from embed.catalogue.edits import BATCH, Edit, merge, read_edits, write_changed, write_edits
 from embed.catalogue.feed import Feed, open_feed
 from embed.catalogue.item import ITEM_SCHEMA, Item
 from embed.catalogue.mapping import Binding, Mapping
 from embed.catalogue.record import Reject
-from embed.catalogue.versions import arrow_file, current, prune, publish, scratch_folder
+from embed.catalogue.versions import REPORT_FILE, arrow_file, current, prune, publish, scratch_folder
 from embed.durable import alone, point, sha256
 from embed.errors import BadInput, Damaged
-
-BATCH = 16_384
-REPORT_FILE = "report.json"
 
 Progress = Callable[[int, int, int], None]
 
@@ -46,7 +45,8 @@ class IngestReport:
     """What became of a feed: `read == kept + rejected`. `unchanged` if the catalogue already was exactly this.
 
     `folder` is where the feed lay, and so where its images are looked for. `journal` is the last live change that the
-    catalogue holds, `changed` how many items these have put, patched or deleted since the feed.
+    catalogue holds, `changed` how many items these have put, patched or deleted since the feed, `edits` the file of
+    those that a feed may have to make again.
     """
 
     feed: str
@@ -64,6 +64,7 @@ class IngestReport:
     ignored_columns: list[str] = field(default_factory=list)
     journal: int = 0
     changed: dict[str, int] = field(default_factory=dict)
+    edits: str = ""
     took_s: float = 0.0
 
 
@@ -74,12 +75,14 @@ def ingest(
     mapping: Mapping | None = None,
     format: str | None = None,
     force: bool = False,
+    edits: Sequence[Edit] = (),
     journal: int = 0,
     progress: Progress | None = None,
 ) -> IngestReport:
     """Cleans a feed into `store/catalogue` and makes it the current version.
 
-    `journal` is the last live change that the feed is newer than. Of records with one id the last wins.
+    Of records with one id the last wins. `edits` are made on the feed's items: what came live and is newer than the
+    feed; with them the catalogue holds the live changes up to the journal's record `journal`.
     `progress(bytes_done, bytes_total, records)` is called every few thousand records. Raises BadInput for a feed that
     cannot be mapped, and, unless `force`, for one that would empty the catalogue or more than halve it (its rejects and
     report are in `store/catalogue/refused`); Missing; Damaged.
@@ -101,6 +104,8 @@ def ingest(
             lines, identities = _read(source, scratch, report, rejects, tick)
             _keep_last(scratch, lines, identities, report, rejects)
             tick(done=True)
+        if edits:
+            _edit(scratch, edits, report)
         report.feed_sha256, report.items_sha256 = sha256(feed), sha256(scratch / ITEMS_FILE)
         report.rejects = dict(sorted(rejects.codes.items()))
         report.rejected = sum(rejects.codes.values())
@@ -109,10 +114,10 @@ def ingest(
         previous = current(home)
         report.unchanged = previous is not None and previous.version == report.version
         report.took_s = round(time.monotonic() - started, 3)
-        (scratch / REPORT_FILE).write_text(json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n", "utf-8")
         before = len(previous) if previous else 0
         if 2 * report.kept < before and not force:
             (scratch / ITEMS_FILE).unlink()
+            _write_report(scratch, report)
             shutil.rmtree(home / "refused", ignore_errors=True)
             publish(scratch, home / "refused")
             raise BadInput(
@@ -120,10 +125,7 @@ def ingest(
                 f"would lose more than half. See {home / 'refused'}, or force it.",
                 "feed",
             )
-        publish(scratch, home / report.version)
-        if not report.unchanged:
-            point(home / "current", report.version)
-            prune(home, {report.version, previous.version if previous else ""})
+        publish_version(home, scratch, report, previous)
     return report
 
 
@@ -136,10 +138,47 @@ def read_report(catalogue: Catalogue) -> IngestReport:
         raise Damaged(f"{path} cannot be read ({error}): ingest the feed again", REPORT_FILE) from error
 
 
+def current_edits(catalogue: Catalogue) -> list[Edit]:
+    """The edits that a store's catalogue has, and that a feed older than they are has to make again."""
+    name = read_report(catalogue).edits
+    return read_edits(catalogue.file.with_name(name)) if name else []
+
+
+def edited_version(version: str, told: bytes) -> str:
+    """The name of what a version comes to by edits that come to `told`."""
+    return hashlib.sha256(version.encode() + told).hexdigest()[:16]
+
+
+def publish_version(home: Path, scratch: Path, report: IngestReport, previous: Catalogue | None) -> None:
+    """Give a written version its report and its name, and make it the current one."""
+    _write_report(scratch, report)
+    publish(scratch, home / report.version)
+    if not report.unchanged:
+        point(home / "current", report.version)
+        prune(home, {report.version, previous.version if previous else ""})
+
+
 def check_items(catalogue: Catalogue) -> None:
     """Raise Damaged unless the catalogue's items are, byte for byte, what the ingest wrote."""
     if sha256(catalogue.file) != read_report(catalogue).items_sha256:
         raise Damaged(f"{catalogue.file} is not what was written: ingest the feed again", ITEMS_FILE)
+
+
+def _write_report(scratch: Path, report: IngestReport) -> None:
+    (scratch / REPORT_FILE).write_text(json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _edit(scratch: Path, edits: Sequence[Edit], report: IngestReport) -> None:
+    """Make the edits on the feed's items."""
+    fed = (scratch / ITEMS_FILE).rename(scratch / "fed.arrow")
+    with pa.OSFile(str(fed)) as file, arrow_file(scratch / ITEMS_FILE, ITEM_SCHEMA) as writer:
+        source = pa.ipc.open_file(file)
+        batches = map(source.get_batch, range(source.num_record_batches))
+        counts, told = write_changed(writer, batches, merge(edits))
+    fed.unlink()
+    report.edits = write_edits(scratch, edits)
+    if counts:
+        report.changed, report.version = dict(counts), edited_version(report.version, told)
 
 
 _STAGED = pa.schema([*ITEM_SCHEMA, pa.field("content", pa.binary(16))])

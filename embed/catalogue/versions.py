@@ -13,6 +13,8 @@ from embed.catalogue.catalogue import Catalogue
 from embed.durable import sync
 from embed.errors import EmbedError
 
+REPORT_FILE = "report.json"
+
 
 @contextmanager
 def arrow_file(path: Path, schema: Any) -> Iterator[Any]:
@@ -34,13 +36,20 @@ def scratch_folder(home: Path) -> Iterator[Path]:
 
 
 def publish(scratch: Path, target: Path) -> None:
-    """Moves finished files to their folder; into one that exists (the same items once more), each by an atomic step."""
+    """Moves finished files to their folder; into one that exists (the same items once more), each by an atomic step.
+
+    The report comes last, as it names another.
+    """
     for file in scratch.iterdir():
         sync(file)
     sync(scratch)
     if target.exists():
-        for file in scratch.iterdir():
+        written = {file.name for file in scratch.iterdir()}
+        for file in sorted(scratch.iterdir(), key=lambda file: file.name == REPORT_FILE):
             file.replace(target / file.name)
+        for file in target.glob("edits-*.jsonl"):
+            if file.name not in written:
+                file.unlink()
         sync(target)
     else:
         scratch.rename(target)

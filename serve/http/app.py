@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.errors import EXPECTED, Complaint, complaint
+from serve.errors import EXPECTED, Complaint, complaint, writable
 from serve.http.contract import ErrorAnswer
 from serve.http.routes import SEARCH_SCHEMAS, router
 from serve.live import Live
@@ -127,13 +127,8 @@ class BodyLimit:
 
 
 def _answer(found: Complaint) -> Response:
-    body = {"error": {"code": found.code, "message": _writable(found.message), "field": _writable(found.field)}}
+    body = {"error": {"code": found.code, "message": writable(found.message), "field": writable(found.field)}}
     return Response(orjson.dumps(body), found.status, media_type="application/json")
-
-
-def _writable(text: str) -> str:
-    """Half a surrogate pair, which a caller's JSON may hold, cannot be written as UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 async def _on_expected(request: Request, error: Exception) -> Response:
