@@ -314,46 +314,48 @@ def work(folder: Path) -> None:
     (folder / "done").touch()
 
 
+def files(shop: Shop) -> list[Path]:
+    return [path for path in sorted((shop.store / "vectors").rglob("*")) if path.is_file()]
+
+
 def snapshot(shop: Shop) -> dict[str, bytes]:
-    files = (path for path in sorted((shop.store / "vectors").rglob("*")) if path.is_file())
-    return {str(path.relative_to(shop.store)): path.read_bytes() for path in files}
+    return {str(path.relative_to(shop.store)): path.read_bytes() for path in files(shop)}
 
 
 def test_a_job_killed_at_any_instant_resumes_to_the_very_same_bytes(tmp_path: Path) -> None:
     untouched, killed = big_shop(tmp_path / "untouched"), big_shop(tmp_path / "killed")
     for shop in (untouched, killed):
         shop.catalogue()
-    started = time.perf_counter()
-    run(untouched.folder)
-    whole = time.perf_counter() - started
+    run(untouched)
     expected = snapshot(untouched)
     assert Counter(Path(name).suffix for name in expected) == {".arrow": 11 + 20, ".jsonl": 1}
 
     chance = random.Random(0)
-    seen = []
-    for _ in range(10):
-        run(killed.folder, kill_after=chance.uniform(0.0, whole / 6))
+    seen = [0]
+    while not (killed.folder / "done").exists():
+        # At some instant from when it begins up to a few files further: so it gets on, and is met everywhere.
+        run(killed, kill_beyond=seen[-1] + chance.randrange(-1, 10), delay=chance.uniform(0.0, 0.02))
         seen.append(len(snapshot(killed)))
-    assert len(set(seen)) > 1, "the kills all met the job at one point"
-    if not (killed.folder / "done").exists():
-        run(killed.folder)
+    assert len(set(seen)) > 3, "the kills met the job at few points"
     assert (killed.folder / "done").exists()
     assert snapshot(killed) == expected
     assert killed.images().encoded == killed.texts().encoded == 0
 
 
-def run(folder: Path, kill_after: float | None = None) -> None:
-    """The job in a process of its own; killed some time after it has begun."""
-    command = [sys.executable, "-m", "tests.test_encode_job", str(folder)]
+def run(shop: Shop, kill_beyond: int | None = None, delay: float = 0.0) -> None:
+    """The job in a process of its own; killed some time after it has written more than so many files."""
+    command = [sys.executable, __file__, str(shop.folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1])
     assert process.stdout is not None
     with process, process.stdout as output:
         assert output.readline() == b"ready\n"
-        if kill_after is not None:
-            time.sleep(kill_after)
+        if kill_beyond is not None:
+            while process.poll() is None and len(files(shop)) <= kill_beyond:
+                time.sleep(0.001)
+            time.sleep(delay)
             process.send_signal(signal.SIGKILL)
         code = process.wait()
-    assert code in ((0,) if kill_after is None else (0, -signal.SIGKILL))
+    assert code in ((0,) if kill_beyond is None else (0, -signal.SIGKILL))
 
 
 if __name__ == "__main__":
