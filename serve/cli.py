@@ -168,11 +168,14 @@ def serve(
 ) -> None:
     """Start the HTTP service; it follows releases and live changes while it runs. The OpenAPI page is at /docs."""
     import uvicorn
+    from uvicorn.config import LOGGING_CONFIG
 
     from serve.http.app import SERVED
 
     settings = load_settings(store=store, host=host, port=port, workers=workers)
     os.environ[SERVED] = settings.model_dump_json()
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # else each thread of a worker keeps a heap of its own
+    loggers = LOGGING_CONFIG["loggers"] | {"vetrina": {"handlers": ["default"], "level": "INFO", "propagate": False}}
     # Workers are spawned, not forked, and map the same files: indexes lie in memory once, whatever their number.
     uvicorn.run(
         "serve.http.app:served_app",
@@ -182,6 +185,7 @@ def serve(
         workers=settings.workers,
         timeout_worker_healthcheck=60,
         log_level="info",
+        log_config={**LOGGING_CONFIG, "loggers": loggers},
         access_log=False,
     )
 

@@ -4,12 +4,16 @@ Every process that serves has one of these. It polls two things: which release i
 wrote to the journal. Each change of either makes a new engine, and a request keeps the one it began with.
 """
 
+import fcntl
 import logging
+import os
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +23,13 @@ from embed.catalogue import Mapping as FeedMapping
 from index.journal import Journal
 from serve.changes import Encoding, LiveChange, image_source, journal_folder, rows_for
 from serve.errors import EXPECTED, Broken, complaint, writable
-from serve.release import Release, current_name, make_current, open_current, open_release
+from serve.release import Release, current_name, make_current, open_current, release_folder
 from serve.retrieve.engine import Encoders, Engine, make_encoders
 from serve.settings import Settings
 from serve.view import LiveItems, Rows, View, same_content
 
 POLL_SECONDS = 0.1
+PATIENCE_SECONDS = 60.0  # for other workers that load the same release
 
 log = logging.getLogger("vetrina")
 
@@ -109,6 +114,27 @@ def open_engine(settings: Settings) -> Engine:
     return Engine(following.view, encoders, settings)
 
 
+@contextmanager
+def _together(folder: Path, stop: threading.Event) -> Iterator[None]:
+    """Held by each process that loads the release in `folder`; leaving it waits for those that are loading it still.
+
+    So the workers of a machine go to a release within a moment, which no caller sees between them, and neither lies in
+    memory beside the other for longer. The lock dies with its process.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline and not stop.is_set():
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(0.005)
+    finally:
+        os.close(descriptor)
+
+
 class Live:
     """Holds the engine of the current release. A request takes `engine` once and so never sees two states."""
 
@@ -121,7 +147,7 @@ class Live:
         self._refused: str | None = None  # the release that was refused last
         self._reason = "build one with vetrina build FEED"
         self._complained = ""  # of the journal, so that it is logged once
-        self._changing = threading.RLock()
+        self._loading, self._changing = threading.Lock(), threading.RLock()
         self._stop = threading.Event()
         # Two, as loading a release may take minutes, and changes are to be seen within a second.
         self._followers = [
@@ -159,12 +185,10 @@ class Live:
     def _follow_release(self) -> None:
         name: str | None = "current"
         try:
-            name = current_name(self._settings.store)
-            if name is not None and name not in (self._refused, self._following and self._following.release.name):
-                release = open_release(self._settings.store, name)
-                if current_name(self._settings.store) == name:  # else it took so long that another one is, by now
-                    self._take(release)
-                    log.info("release %s answers now", name)
+            with self._loading:
+                name = current_name(self._settings.store)
+                if name is not None and name not in (self._refused, self._following and self._following.release.name):
+                    self._load(name)
         except EXPECTED as error:
             if self._reason != complaint(error).message:
                 self._reason = complaint(error).message
@@ -179,9 +203,8 @@ class Live:
 
         Raises NotFound where there is none such, Broken or Damaged where it cannot be used; then nothing changes.
         """
-        release = open_release(self._settings.store, name)
-        make_current(self._settings.store, name)
-        self._take(release)
+        with self._loading:
+            self._load(name, is_current=False)
 
     def put(self, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
         """Add items or replace them whole: encoded, journalled and visible here when this returns."""
@@ -266,17 +289,28 @@ class Live:
             self._answer(following)
         return outcomes
 
-    def _take(self, release: Release) -> None:
+    def _load(self, name: str, is_current: bool = True) -> None:
         """Let a release answer, with the live changes since it was built."""
+        started = time.monotonic()
         encoders = self._loaded_encoders()
-        encoders.warm_up(release.manifest)
-        following = _Following(release, self._settings, encoders)
-        self._read(following)  # without keeping anyone waiting; what comes meanwhile is read below
+        folder = release_folder(self._settings.store, name)
+        with _together(folder, self._stop):
+            release = Release(folder)
+            if not is_current:
+                make_current(self._settings.store, name)
+            encoders.warm_up(release.manifest)
+            following = _Following(release, self._settings, encoders)
+            self._read(following)  # without keeping anyone waiting; what comes meanwhile is read below
+            if not is_current:
+                self._stop.wait(2 * POLL_SECONDS)  # by then the others are loading it too
+        if current_name(self._settings.store) != name:  # it took so long that another one is, by now
+            return
         with self._changing:
             self._read(following)
             self._following = following
             self._refused = None
             self._answer(following)
+        log.info("release %s answers now, loaded in %.1f s", name, time.monotonic() - started)
 
     def _follow_journal(self) -> None:
         with self._changing:

@@ -37,7 +37,7 @@ from serve.retrieve.filters import Filter
 
 FORMAT = 2
 ITEMS_FILE = "items.arrow"
-KEPT_ITEMS = 20_000
+KEPT_ITEMS = 4_000
 SAMPLE = 256
 
 
@@ -175,9 +175,14 @@ def open_current(store: Path) -> Release:
 
 def open_release(store: Path, name: str) -> Release:
     """Open a release by name; raises NotFound where there is none such, Broken or Damaged where it cannot be used."""
+    return Release(release_folder(store, name))
+
+
+def release_folder(store: Path, name: str) -> Path:
+    """The folder of a release; raises NotFound where there is none such."""
     if name not in release_names(store):
         raise NotFound(f"store {store} has no release {name!r}: see vetrina releases", "release")
-    return Release(releases_folder(store) / name)
+    return releases_folder(store) / name
 
 
 def release_before(store: Path) -> str:

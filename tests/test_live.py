@@ -38,7 +38,7 @@ from serve.changes import LiveChange, journal_folder
 from serve.doctor import examine
 from serve.live import Live, open_engine
 from serve.pipeline import build
-from serve.release import Release, current_name, open_current, open_release, releases_folder
+from serve.release import Release, current_name, open_current, releases_folder
 from serve.retrieve.engine import Encoders, Engine, Query
 from serve.retrieve.filters import compile_filter
 from serve.settings import Settings
@@ -631,13 +631,13 @@ def test_changes_are_seen_while_a_release_loads(small: Settings, monkeypatch: py
     follower.start()
     is_loading, may_load = threading.Event(), threading.Event()
 
-    def slowly(store: Path, name: str) -> Release:
+    def slowly(folder: Path) -> Release:
         is_loading.set()
         may_load.wait(30)
-        return open_release(store, name)
+        return Release(folder)
 
     try:
-        monkeypatch.setattr("serve.live.open_release", slowly)
+        monkeypatch.setattr("serve.live.Release", slowly)
         writing.delete(["i1"])
         release = build(small).manifest.release
         assert is_loading.wait(10)

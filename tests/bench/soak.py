@@ -63,8 +63,8 @@ PATIENCE = 30.0  # seconds after which a request counts as failed
 CLUSTERS = 300
 SPREAD = 8  # dimensions of a cluster
 BUILDS = 2
-ACTIVATIONS = (0.22, 0.36, 0.68)  # when, as shares of the time
-WARM_UP = 1 / 6  # of the time
+ACTIVATIONS = (0.36, 0.5, 0.7)  # when, as shares of the time
+WARM_UP = 1 / 3  # of the time, until what is kept for speed is there
 GRACE = 1.0  # seconds until every worker has to know a change
 BEFORE, AFTER = 1.0, 4.0  # seconds around a swap
 EDGE = 5.0  # seconds at the start and the end over which memory is averaged
@@ -461,6 +461,7 @@ class Soak:
         self._shop = Shop(items)
         self._record = Record()
         self._generations: dict[str, int] = {}  # by release
+        self._first: str | None = None  # the release that answers when it begins
         self._swaps: list[tuple[float, str]] = []
         self._memory: list[Memory] = []
         self._workers: set[int] = set()  # the pids of all that there ever were
@@ -491,7 +492,7 @@ class Soak:
             server.terminate()
             server.wait()
         for line in self._log.read_text("utf-8", "replace").splitlines():
-            if not line.startswith("INFO:"):
+            if not line.startswith("INFO:") or " answers now" in line:
                 CONSOLE.print(f"the service says: {line}", markup=False)
         return self._figures(cpu)
 
@@ -537,9 +538,9 @@ class Soak:
         CONSOLE.print(f"built {done['release']}: {done['items']} items, {encoded} encoded, {done['seconds']}")
 
     async def _activate_often(self, port: int) -> None:
-        client = Client(CLIENTS, self._shop, self._record, port)
         for share in ACTIVATIONS:
             await asyncio.sleep(max(0.0, self._started + share * self._seconds - time.monotonic()))
+            client = Client(CLIENTS, self._shop, self._record, port)  # the service closes a connection that is idle
             newest, before = release_names(self._store)[:2]
             chosen = before if current_name(self._store) == newest else newest
             _, answer = await client.ask("POST", f"/v1/releases/{chosen}/activate")
@@ -547,7 +548,7 @@ class Soak:
                 self._activations += 1
 
     async def _watch_swaps(self, over: asyncio.Event) -> None:
-        name = current_name(self._store)
+        name = self._first = current_name(self._store)
         with Progress(console=CONSOLE) as progress:
             task = progress.add_task("soak", total=self._seconds)
             while not over.is_set():
@@ -567,7 +568,7 @@ class Soak:
             pids = children(pid)
             self._workers.update(pids)
             self._memory.append(await asyncio.to_thread(Memory.of, pids, releases_folder(self._store)))
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.1)
 
     def _is_near(self, at: float) -> bool:
         """Whether a release is swapped about now."""
@@ -626,13 +627,13 @@ class Soak:
         return figures
 
     def _slowest_swap(self) -> float:
-        """Seconds from when a release was current to the beginning of the last request that another one answered."""
-        slowest = 0.0
-        for (at, name), (following, _) in zip(self._swaps, [*self._swaps[1:], (inf, "")], strict=True):
-            others = (
-                one.started - at for one in self._record.asked if at < one.started < following and one.release != name
-            )
-            slowest = max(slowest, *others, 0.0)
+        """Seconds from when a release was current to the beginning of the last request that the one before answered."""
+        slowest, before = 0.0, self._first
+        ends = [at for at, _ in self._swaps[1:]] + [inf]
+        for (at, name), end in zip(self._swaps, ends, strict=True):
+            late = (each.started - at for each in self._record.asked if each.release == before)
+            slowest = max(slowest, *(each for each in late if each < end - at - 1))
+            before = name
         return slowest
 
 
