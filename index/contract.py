@@ -37,6 +37,3 @@ class VectorIndex(Protocol):
 
     def best_labels(self, query: NDArray[np.float32], items: Sequence[int]) -> list[int | None]:
         """For each item the label of its row that the unit `query` [dim] scores best, or None where it has none."""
-
-    def sample(self, count: int) -> Vectors:
-        """At most `count` rows, the same ones each time, [n, dim]."""

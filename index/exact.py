@@ -110,11 +110,6 @@ class ExactIndex:
         rows = slice(self._bounds[item], self._bounds[item + 1])
         return self.labels[rows], self.vectors[rows]
 
-    def sample(self, count: int) -> Vectors:
-        """See VectorIndex."""
-        rows = np.random.default_rng(0).permutation(len(self.vectors))[:count]
-        return np.ascontiguousarray(self.vectors[np.sort(rows)])
-
     def vector_of(self, item: int) -> NDArray[np.float32] | None:
         """See VectorIndex."""
         start, end = int(self._bounds[item]), int(self._bounds[item + 1])

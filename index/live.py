@@ -112,10 +112,6 @@ class LiveIndex:
         of_added = iter(self._added.best_labels(query, [item - before for item in items if item >= before]))
         return [next(of_base if item < before else of_added) for item in items]
 
-    def sample(self, count: int) -> Vectors:
-        """See VectorIndex; of the base, which stands for all."""
-        return self._base.sample(count)
-
     def _holder(self, item: int) -> tuple[VectorIndex, int]:
         return (self._base, item) if item < self._base.items else (self._added, item - self._base.items)
 

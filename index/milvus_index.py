@@ -95,7 +95,7 @@ class MilvusIndex:
     def scores_of(self, query: NDArray[np.float32], items: NDArray[np.int64]) -> NDArray[np.float32]:
         """See VectorIndex; their vectors are read."""
         step = max(1, self._batch * self.items // max(1, self.rows))
-        return self._best_scores(query, self._among("item", items, step))[items]
+        return self._best_scores(query, self._of_items(items, step))[items]
 
     def scores_of_all(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """See VectorIndex; all vectors are read, which takes seconds where a search takes milliseconds."""
@@ -119,12 +119,6 @@ class MilvusIndex:
         order = np.argsort(rows.vectors @ query, kind="stable")  # the best of an item comes last, and stays
         best = dict(zip(rows.items[order].tolist(), rows.labels[order].tolist(), strict=True))
         return [best.get(item) for item in items]
-
-    def sample(self, count: int) -> Vectors:
-        """See VectorIndex."""
-        rows = np.sort(np.random.default_rng(0).permutation(self.rows)[:count])
-        parts = [page.vectors for page in self._among("row", rows, self._batch)]
-        return np.concatenate([np.empty((0, self.space.dim), np.float32), *parts])
 
     def _condition(self, allowed: Selection) -> str:
         """A selection as an expression, by whichever list of items is shorter where it brings none."""
@@ -160,10 +154,10 @@ class MilvusIndex:
             np.maximum.at(scores, page.items, page.vectors @ query)
         return scores
 
-    def _among(self, field: str, numbers: NDArray[np.int64], step: int) -> Iterator[Rows]:
-        """The rows whose field is one of some numbers, read for so many numbers at once."""
-        for start in range(0, len(numbers), step):
-            yield self._read(_listed(field, numbers[start : start + step]))
+    def _of_items(self, items: NDArray[np.int64], step: int) -> Iterator[Rows]:
+        """The rows of some items, read for so many items at once."""
+        for start in range(0, len(items), step):
+            yield self._read(_listed("item", items[start : start + step]))
 
     def _read(self, condition: str) -> Rows:
         """The rows that meet a condition that few meet, in one call."""

@@ -23,6 +23,7 @@ QUERIES = 256  # that recall and latency are measured with
 MEASURED_K = 10
 ALIKE = 2.0  # times as many rows, or as few, up to which an earlier choice of index is taken over
 BLOCK = 1 << 14  # rows copied at once
+SAMPLE = 256  # rows that stand for all where scores of several spaces are made comparable
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ def build(
     if target is not None:
         for path in folder.iterdir():
             path.unlink()
+    chosen = np.sort(np.random.default_rng(0).permutation(len(vectors))[:SAMPLE])
+    np.save(folder / "sample.npy", vectors[chosen], allow_pickle=False)
     report = IndexReport(
         space=space,
         factory=tuned.factory,
@@ -159,6 +162,16 @@ def open_index(folder: Path) -> VectorIndex:
     return FaissIndex(
         described.space, described.factory, raw, vectors, owners, labels, described.items, described.efforts
     )
+
+
+def open_sample(folder: Path) -> Vectors:
+    """Rows that were drawn from the index in `folder` at random, [at most SAMPLE, dim]; raises as `open_index` does.
+
+    A file of their own, as reading them here and there would draw half of the index into memory.
+    """
+    described = read_report(folder)
+    sample: Vectors = load_array(folder / "sample.npy", np.float32, (min(SAMPLE, described.rows), described.space.dim))
+    return sample
 
 
 def read_report(folder: Path) -> IndexReport:

@@ -30,15 +30,14 @@ from index.contract import VectorIndex
 from index.faiss_index import Effort
 from index.ids import ItemIds, open_ids
 from index.selection import Selection, Selections
-from index.snapshot import open_index
+from index.snapshot import open_index, open_sample
 from index.tuning import Point
 from serve.errors import Broken, NotFound
 from serve.retrieve.filters import Filter
 
-FORMAT = 2
+FORMAT = 3
 ITEMS_FILE = "items.arrow"
 KEPT_ITEMS = 4_000
-SAMPLE = 256
 
 
 class FileSum(BaseModel):
@@ -132,7 +131,7 @@ class Release:
                 )
 
         # What fusion holds scores against where not every item is scored.
-        self.samples = {name: index.sample(SAMPLE) for name, index in self.spaces.items()}
+        self.samples = {name: open_sample(folder / "spaces" / name) for name in self.spaces}
         self._selections = Selections()
 
     @property

@@ -125,8 +125,6 @@ def test_everything_else_equals_exact_search(
         for ours, theirs in zip(index.rows_of(item), exact.rows_of(item), strict=True):
             assert ours.dtype == theirs.dtype
             np.testing.assert_array_equal(ours, theirs)
-    for count in (0, 100, 10_000):
-        np.testing.assert_array_equal(index.sample(count), exact.sample(count))
 
 
 def test_an_expression_gives_what_its_mask_gives(index: MilvusIndex, exact: ExactIndex, queries: Any) -> None:
@@ -165,7 +163,6 @@ def test_a_collection_without_rows(uri: str) -> None:
     assert none.search(queries, 3).counts.tolist() == [0, 0]
     assert none.scores_of_all(queries[0]).tolist() == [-np.inf] * 4
     assert none.vector_of(0) is none.best_labels(queries[0], [0])[0] is None
-    assert none.sample(3).shape == (0, DIM)
 
 
 def test_live_changes_equal_an_index_of_the_final_state(index: MilvusIndex, exact: ExactIndex, queries: Any) -> None:

@@ -15,8 +15,8 @@ release is swapped, by real builds, which fold the live changes in, and by activ
   than a second before the request began, whichever worker took it; such neighbours are asked for on purpose.
 - `rss_growth`: proportional set size (PSS: what processes share counts once) of all workers, the last 5 s over that
   of the last 5 s of warm-up.
-- `swap_peak_over_index`: the most that workers map of the releases' files (PSS) plus the growth of their anonymous
-  memory since the warm-up, in the 5 s around a swap, over the bytes of one release's index files.
+- `swap_peak_over_index`: the most that workers map of the releases' files (PSS) plus what their anonymous memory is
+  above that of the 5 s before, around a swap, over the bytes of one release's index files.
 """
 
 import argparse
@@ -582,9 +582,11 @@ class Soak:
         first = [each for each in self._memory if warm - EDGE < each.at <= warm]
         last = [each for each in self._memory if each.at > end - EDGE]
         base = mean(first, "anonymous")
-        over_index = {each: (each.mapped + each.anonymous - base) / index for each in self._memory if each.at > warm}
-        peak = max((each for each in over_index if self._is_near(each.at)), key=over_index.__getitem__)
-        outside = [value for each, value in over_index.items() if not self._is_near(each.at)]
+        peak, peak_base = max(
+            ((each, before) for at, _ in self._swaps for before in [self._before(at)] for each in self._around(at)),
+            key=lambda found: found[0].mapped + found[0].anonymous - found[1],
+        )
+        middle = [each for each in self._memory if abs(each.at - (warm + end) / 2) < EDGE / 2]
         mixed = record.foreign + sum(
             count for (name, marks), count in record.shown.items() if marks and marks != {mark(self._generations[name])}
         )
@@ -604,13 +606,13 @@ class Soak:
             "slowest_swap_s": round(self._slowest_swap(), 2),
             "rss_growth": round(mean(last, "all") / mean(first, "all"), 3),
             "rss_start_mb": round(mean(first, "all") / 1e6, 1),
+            "rss_middle_mb": round(mean(middle, "all") / 1e6, 1),
             "rss_end_mb": round(mean(last, "all") / 1e6, 1),
             "anonymous_growth_mb": round((mean(last, "anonymous") - base) / 1e6, 1),
             "mapped_growth_mb": round((mean(last, "mapped") - mean(first, "mapped")) / 1e6, 1),
-            "swap_peak_over_index": round(over_index[peak], 3),
+            "swap_peak_over_index": round((peak.mapped + peak.anonymous - peak_base) / index, 3),
             "swap_peak_mapped_mb": round(peak.mapped / 1e6, 1),
-            "swap_peak_anonymous_mb": round((peak.anonymous - base) / 1e6, 1),
-            "outside_peak_over_index": round(max(outside, default=0.0), 3),
+            "swap_peak_anonymous_mb": round((peak.anonymous - peak_base) / 1e6, 1),
             "created": record.written["created"],
             "changed": record.written["updated"],
             "deleted": record.written["deleted"],
@@ -625,6 +627,13 @@ class Soak:
             for share in (50, 99):
                 figures[f"{name}_p{share}_ms"] = round(float(np.percentile(times, share)), 2) if times else None
         return figures
+
+    def _around(self, swap: float) -> list[Memory]:
+        return [each for each in self._memory if swap - BEFORE <= each.at <= swap + AFTER]
+
+    def _before(self, swap: float) -> float:
+        """The anonymous memory before a swap."""
+        return mean([each for each in self._memory if swap - BEFORE - EDGE <= each.at < swap - BEFORE], "anonymous")
 
     def _slowest_swap(self) -> float:
         """Seconds from when a release was current to the beginning of the last request that the one before answered."""
