@@ -208,7 +208,6 @@ class Live:
 
     def put(self, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
         """Add items or replace them whole: encoded, journalled and visible here when this returns."""
-        engine = self.engine
         outcomes: list[Outcome] = []
         items: dict[int, Item] = {}
         for place, values in enumerate(rows):
@@ -220,12 +219,14 @@ class Live:
                 items[place] = item
                 outcomes.append(Outcome(item.item_id, warnings=tuple(kind for kind, count in repairs.items() if count)))
         with closing(image_source(self._settings)) as source:
-            encoding = Encoding(engine.view, self._loaded_encoders(), source)
+            encoding = Encoding(self.engine.view, self._loaded_encoders(), source)
             encoded = dict(zip(items, encoding.rows(list(items.values())), strict=True))
+        failures = encoding.failures
+        del encoding  # and with it the release, which may not be the current one any more
 
         def change(place: int, before: Item | None) -> LiveChange | None:
             item, outcome = items[place], outcomes[place]
-            outcome.warnings += tuple(encoding.failures.get(item.item_id, ()))
+            outcome.warnings += tuple(failures.get(item.item_id, ()))
             outcome.status = "created" if before is None else "unchanged" if before == item else "updated"
             return None if before == item else LiveChange("put", item.item_id, item, rows=encoded[place])
 
@@ -307,9 +308,11 @@ class Live:
             return
         with self._changing:
             self._read(following)
-            self._following = following
+            before, self._following = self._following, following
             self._refused = None
             self._answer(following)
+        if before is not None:
+            before.release.let_go()
         log.info("release %s answers now, loaded in %.1f s", name, time.monotonic() - started)
 
     def _follow_journal(self) -> None:

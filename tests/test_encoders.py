@@ -171,14 +171,14 @@ def test_a_damaged_export_is_made_again(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("VETRINA_CACHE", str(tmp_path / "cache"))
     make = Exports()
     images = np.ones((5, 3), np.float32)
-    vectors = OnnxModel("tiny", 1, make)(images=images)
+    vectors = OnnxModel("tiny", 1, make, keeps_memory=False)(images=images)
     np.testing.assert_array_equal(vectors, images * 3)
-    OnnxModel("tiny", 1, make)
+    OnnxModel("tiny", 1, make, keeps_memory=False)
     assert make.count == 1
     exported = tmp_path / "cache" / "tiny.onnx"
     whole = exported.read_bytes()
     exported.write_bytes(whole[:40] + b"!" + whole[41:])
-    np.testing.assert_array_equal(OnnxModel("tiny", 1, make)(images=images), vectors)
+    np.testing.assert_array_equal(OnnxModel("tiny", 1, make, keeps_memory=False)(images=images), vectors)
     assert make.count == 2
     assert sorted(path.name for path in exported.parent.iterdir()) == ["tiny.onnx", "tiny.sha256"]
 

@@ -49,7 +49,7 @@ class BundledImageEncoder:
         if device.kind == "cuda":
             self._run = partial(_on_cuda, _image_module().cuda().eval())
         else:
-            self._run = OnnxModel(f"bundled-image-{self.fingerprint}", device.threads, self._export)
+            self._run = OnnxModel(f"bundled-image-{self.fingerprint}", device.threads, self._export, keeps_memory=True)
 
     def prepare(self, image: Image.Image) -> Prepared:
         """RGB image to uint8 [224, 224, 3]; scaling to -1..1 is part of the model, a quarter of the bytes to move."""
@@ -95,7 +95,7 @@ class BundledTextEncoder:
         if device.kind == "cuda":
             self._run = partial(_on_cuda, _text_module().cuda().eval())
         else:
-            self._run = OnnxModel(f"bundled-text-{self.fingerprint}", device.threads, self._export)
+            self._run = OnnxModel(f"bundled-text-{self.fingerprint}", device.threads, self._export, keeps_memory=False)
 
     def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
         """n texts to [n, 384] unit rows. Texts of like length share a batch, so that little of it is padding."""
