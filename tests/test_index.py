@@ -3,6 +3,8 @@
 import io
 import pickle
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index import faiss_index, gpu, ids, snapshot, tuning
+from index import faiss_index, gpu, ids, milvus_index, snapshot, tuning
 from index.array_file import load_array
 from index.contract import VectorIndex
 from index.errors import BadQuery, Damaged, Missing
@@ -28,7 +30,7 @@ from index.space import Space
 
 ARTIFACTS = Path(__file__).parents[1] / ".." / "shared" / "inputs" / "artifacts"
 FACTORIES = ("HNSW32", "HNSW32,SQ8", "IVF16,SQ8", "IVF16,SQfp16", "IVF16_HNSW32,RaBitQfs", "IVF16,PQ8x4fs")
-FAMILIES = ("Exact", *FACTORIES, "card IVF16,SQ8", "live Exact", "live IVF16,SQ8")
+FAMILIES = ("Exact", *FACTORIES, "card IVF16,SQ8", "Milvus", "live Exact", "live IVF16,SQ8", "live Milvus")
 LEAST_RECALL = 0.92  # what is built to find 0.95 of its own rows' neighbours finds of other queries'
 ITEMS, DIM = 900, 16
 
@@ -52,7 +54,7 @@ class Case:
     index: VectorIndex
     rows: Any
     owners: Any
-    is_exact: bool
+    is_exact: bool  # milvus-lite is
 
     @property
     def items(self) -> int:
@@ -109,6 +111,12 @@ def made(folder: Path, family: str, rows: Any, owners: Any = None, items: int | 
     snapshot.build(folder / "index", Space("image", rows.shape[1], "abcd"), owners, labels, items, put(rows))
     index = snapshot.open_index(folder / "index")
     assert isinstance(index, ExactIndex)
+    if family == "Milvus":
+        pytest.importorskip("milvus_lite", reason="milvus-lite is not installed: pip install 'vetrina[test]'")
+        of_engine = milvus_index.build(
+            str(folder / "shop.db"), "shop", index.space, index.owners, index.labels, items, index.vectors
+        )
+        return Case(of_engine, index.vectors, index.owners, True)
     if family != "Exact":
         tuned = tuning.retune(index.vectors, family)
         assert tuned is not None
@@ -157,7 +165,7 @@ def changed(folder: Path, family: str, rows: Any, owners: Any, items: int) -> Ca
             number += 1
     index = LiveIndex(base, added.index(number - first_new), np.array(sorted(gone), np.int64))
     vectors = np.array([row for _, row in kept], np.float32).reshape(-1, rows.shape[1])
-    return Case(index, vectors, np.array([owner for owner, _ in kept], np.int64), family == "Exact")
+    return Case(index, vectors, np.array([owner for owner, _ in kept], np.int64), family in ("Exact", "Milvus"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -243,7 +251,7 @@ def test_queries_of_another_shape_are_refused(case: Case, shape: tuple[int, ...]
 def test_scores_rows_and_vectors_of_given_items(case: Case) -> None:
     query = clustered(1, seed=5)[0]
     right = dict(case.oracle(query))
-    items = np.array(sorted({*right, *range(1, 200, 7)}))[::2]  # also some without rows
+    items = np.array(sorted({*right, *range(1, 200, 7)}))[::9]  # also some without rows
     everything = case.index.scores_of_all(query)
     assert everything.shape == (case.items,)
     for item, score in zip(items.tolist(), case.index.scores_of(query, items).tolist(), strict=True):
@@ -667,3 +675,33 @@ def test_ids_of_two_builds_do_not_mix(tmp_path: Path) -> None:
     (tmp_path / "short/ids_order.npy").write_bytes((tmp_path / "whole/ids_order.npy").read_bytes())
     with pytest.raises(Damaged, match=r"ids_order\.npy"):
         open_ids(tmp_path / "short")
+
+
+# ------------------------------------------------------------------------------------------------------------- threads
+
+BOTH = """
+import {first}
+import {second}
+import faiss, numpy as np, torch
+from index.threads import limit_threads
+
+limit_threads(2)
+rows = np.random.default_rng(0).standard_normal((3000, 32)).astype(np.float32)
+index = faiss.index_factory(32, "IVF16,SQ8")
+index.train(rows)
+index.add(rows)
+for _ in range(3):
+    found = index.search(rows[:50], 1)[1]
+    product = torch.from_numpy(rows) @ torch.from_numpy(rows).T
+assert faiss.omp_get_max_threads() == 2
+print((product.argmax(1)[:50].numpy() == np.arange(50)).all(), (found[:, 0] == np.arange(50)).mean() > 0.9)
+"""
+
+
+@pytest.mark.parametrize(("first", "second"), [("torch", "faiss"), ("faiss", "torch")])
+def test_torch_and_faiss_may_be_imported_in_either_order(first: str, second: str) -> None:
+    """Each brings an OpenMP of its own; in one process they have crashed and hung before."""
+    command = [sys.executable, "-c", BOTH.format(first=first, second=second)]
+    folder = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["True", "True"]), done.stderr

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from PIL import Image
 
 from embed.catalogue import is_blank
 from embed.encoders import (
@@ -77,9 +78,13 @@ class Encoders:
         return self._loaded[space, name]
 
     def warm_up(self, manifest: Manifest) -> None:
-        """Load the encoders of a release, so that its first question does not wait for them."""
+        """Load the encoders of a release and use each once, so that its first question does not wait for them."""
         for space, entry in manifest.spaces.items():
-            self.of(space, entry.encoder, entry.fingerprint)
+            encoder = self.of(space, entry.encoder, entry.fingerprint)
+            if isinstance(encoder, TextEncoder):
+                encoder.encode_texts(["any"])
+            if isinstance(encoder, ImageEncoder):
+                encoder.encode_images([encoder.prepare(Image.new("RGB", (8, 8)))])
 
     def of(self, space: str, name: str, fingerprint: str) -> ImageEncoder | TextEncoder:
         """The encoder that made a space; Broken where the one of that name here is not the same one."""
