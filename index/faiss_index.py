@@ -1,9 +1,9 @@
 """FAISS search: the index proposes rows, exact scores order them, items come out once."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import ceil, log
 from pathlib import Path
 from threading import Lock, local
 from typing import Any
@@ -21,6 +21,7 @@ from index.space import Hits, Owners, Space, Vectors, check_queries
 ROWS_A_CENTROID = 48  # of training: k-means wants 39 at the least
 LEAST_TRAINED = 1 << 14
 COARSE_WIDTH = 8
+SPANNED = 20_000  # rows that the axes of a projection are found with
 LEAST_PROPOSED = 10  # what `refine` was measured with: the best of one may be a few places down
 SMALL = 1e-9
 SPARSE = 0.5  # share of lists with something allowed below which only these are looked at
@@ -32,13 +33,13 @@ class Effort:
 
     The best ten of a tenth of the rows lie as far away as the best hundred of all, so that one number covers both.
     `probe` is the family's search parameter: `nprobe` of IVF, `efSearch` of HNSW. `refine` rows are proposed for each
-    that is asked for: what quantisation puts in the wrong order, exact scores put right. `microseconds` is what one
-    query took so; `exact_rows` is how many rows exact search scores in that time.
+    that is asked for: what quantisation or projection puts in the wrong order, exact scores put right. `microseconds`
+    is what one query took so; `exact_rows` is how many rows exact search scores in that time.
     """
 
     reach: float
     probe: int
-    refine: int
+    refine: float
     microseconds: float = 0.0
     exact_rows: int = 0
 
@@ -80,14 +81,16 @@ class FaissIndex(ExactIndex):
         super().__init__(space, vectors, owners, labels, items)
         self.factory = factory
         self.efforts = tuple(efforts)
-        self._index = index
+        self._whole = index  # of which the inner one is a part
+        self._index, self._projection = unwrap(index)
         # Asked of FAISS once: looking into its objects takes as long as a part of a search.
-        self._is_graph, self._is_inverted = isinstance(index, faiss.IndexHNSW), isinstance(index, faiss.IndexIVF)
-        self._most = int(index.nlist) if self._is_inverted else len(owners)
+        self._is_graph = isinstance(self._index, faiss.IndexHNSW)
+        self._is_inverted = isinstance(self._index, faiss.IndexIVF)
+        self._most = int(self._index.nlist) if self._is_inverted else len(owners)
         self._parameters: dict[int, Any] = {}
         self._of_thread = local()
         where = gpu.card()
-        self._on_card = where.upload(index) if where is not None else None
+        self._on_card = where.upload(self._index) if where is not None else None
         self._card_lock = Lock()
         self._rows_an_item = 1.0 if self._one_row_each else len(owners) / max(1, items)
         self._identity = self._one_row_each and len(owners) == items  # row and item have the same number
@@ -111,8 +114,8 @@ class FaissIndex(ExactIndex):
         if len(queries) == 1:
             self._propose(queries, effort.probe, seen, one)
             items, scores = self._order(queries, k, one)
-            if len(items) == k:
-                return Hits(items[None], scores[None], np.array((k,)))
+            if items.shape[1] == k:
+                return Hits(items, scores, np.array((k,)))
             return super().search(queries, k, allowed)
         hits, proposed = empty_hits(len(queries), k), _Buffers(len(queries), wanted)
         self._propose(queries, effort.probe, seen, proposed)
@@ -120,10 +123,11 @@ class FaissIndex(ExactIndex):
             query = queries[number : number + 1]
             one.rows[0] = proposed.rows[number]
             items, scores = self._order(query, k, one)
-            if len(items) < k:
+            count = items.shape[1]
+            if count < k:
                 exact = super().search(query, k, allowed)
-                items, scores = exact.ids[0, : exact.counts[0]], exact.scores[0, : exact.counts[0]]
-            record(hits, number, items, scores)
+                items, scores, count = exact.ids, exact.scores, int(exact.counts[0])
+            record(hits, number, items[0, :count], scores[0, :count])
         return hits
 
     def raise_effort(self) -> bool:
@@ -144,11 +148,11 @@ class FaissIndex(ExactIndex):
         near = self.efforts[-2] if len(self.efforts) > 1 else far
         slope = 0.5  # at least as the square root of the reach
         if near.reach < far.reach:
-            slope = max(slope, log(far.probe / near.probe) / log(far.reach / near.reach))
+            slope = max(slope, math.log(far.probe / near.probe) / math.log(far.reach / near.reach))
         times = (reach / far.reach) ** slope
         return Effort(
             reach,
-            min(ceil(far.probe * times), self._most),
+            min(math.ceil(far.probe * times), self._most),
             far.refine,
             far.microseconds * times,
             round(far.exact_rows * times),
@@ -156,6 +160,8 @@ class FaissIndex(ExactIndex):
 
     def _propose(self, queries: Vectors, probe: int, seen: Filter | None, into: "_Buffers") -> None:
         """Write rows that may be the best into `into.rows` [q, wanted], -1 where there are no more."""
+        if self._projection is not None:
+            queries = queries @ self._projection
         effort = max(probe, into.wanted) if self._is_graph else probe
         known = self._parameters if seen is None else seen.parameters
         parameters = known.get(effort)
@@ -210,7 +216,7 @@ class FaissIndex(ExactIndex):
         )
 
     def _order(self, query: Vectors, k: int, found: "_Buffers") -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The k best items of the rows in `found.rows[0]`, and their scores."""
+        """The k best items of the rows in `found.rows[0]`, [1, k], and their scores; fewer where there are fewer."""
         count = found.wanted
         if found.rows[0, -1] < 0:  # FAISS pads at the end
             count = int(np.count_nonzero(found.rows[0] >= 0))
@@ -227,24 +233,24 @@ class FaissIndex(ExactIndex):
             found.scores_at,
             found.ranked_at,
         )
-        scores, rows = found.scores[0, :count], found.ranked[:count]
+        if self._one_row_each and count > k and _are_apart(found.scores[0, : k + 1].tolist()):
+            best = found.ranked[:, :k]
+            return best.copy() if self._identity else self.owners[best].astype(np.int64), found.scores[:, :k].copy()
+        scores, rows = found.scores[0, :count], found.ranked[0, :count]
         items = rows if self._identity else self.owners[rows].astype(np.int64)
         if not self._one_row_each:
             items = np.unique(items)
             scores = self.scores_of(query[0], items)  # the best row of an item need not be among the proposed
-        elif count > 1 and (scores[:-1] - scores[1:]).min() > TIE:
-            return items[:k].copy(), scores[:k].copy()
         order = top(scores, items, k)
-        return items[order], scores[order]
+        return items[order][None], scores[order][None]
 
     def _buffers(self, wanted: int) -> "_Buffers":
         """This thread's own for one query: with their pointers, they take as long to make as to fill."""
-        made: dict[int, _Buffers] | None = getattr(self._of_thread, "buffers", None)
-        if made is None:
-            made = self._of_thread.buffers = {}
-        buffers = made.get(wanted)
-        if buffers is None:
-            buffers = made[wanted] = _Buffers(1, wanted)
+        try:
+            buffers: _Buffers = self._of_thread.buffers[wanted]
+        except (AttributeError, KeyError):
+            buffers = _Buffers(1, wanted)
+            self._of_thread.__dict__.setdefault("buffers", {})[wanted] = buffers
         return buffers
 
     def _filter(self, allowed: Selection) -> Filter:
@@ -278,13 +284,23 @@ class FaissIndex(ExactIndex):
         return centroids
 
 
+def _are_apart(scores: list[float]) -> bool:
+    """Whether falling scores have no ties; of a few, in a list, that is told in a tenth of what numpy takes."""
+    above = math.inf
+    for score in scores:
+        if above - score <= TIE:
+            return False
+        above = score
+    return True
+
+
 class _Buffers:
-    """What FAISS writes into for q queries, and where it is: `rows` and `scores` [q, wanted], `ranked` [wanted]."""
+    """What FAISS writes into for q queries, and where it is: `rows` and `scores` [q, wanted], `ranked` [1, wanted]."""
 
     def __init__(self, queries: int, wanted: int) -> None:
         self.wanted = wanted
         self.rows, self.scores = np.empty((queries, wanted), np.int64), np.empty((queries, wanted), np.float32)
-        self.ranked = np.empty(wanted, np.int64)
+        self.ranked = np.empty((1, wanted), np.int64)
         self.rows_at, self.scores_at = faiss.swig_ptr(self.rows), faiss.swig_ptr(self.scores)
         self.ranked_at = faiss.swig_ptr(self.ranked)
 
@@ -292,10 +308,19 @@ class _Buffers:
 def train(vectors: Vectors, factory: str, centroids: Vectors | None = None) -> Any:
     """A FAISS index of `factory` over unit rows [n, dim], trained on a sample of them where it needs training.
 
-    `centroids` [lists, dim] are those of an inverted file with the same split, which saves finding them again.
+    `PCA48,` before the rest of the factory keeps of each row its projection on the 48 directions that hold most of all
+    rows, which is all that most catalogues fill; what is lost, exact scores put right. `centroids` [lists, dim] are
+    those of an inverted file with the same split, which saves finding them again.
     """
-    index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-    if isinstance(index, faiss.IndexIVF) and "_HNSW" in factory:
+    dim, body = split_factory(factory)
+    projection = principal_axes(vectors)[0][:, :dim] if dim else None
+    dim = dim or vectors.shape[1]
+
+    def seen(rows: Vectors) -> Vectors:
+        return np.ascontiguousarray(rows if projection is None else rows @ projection)
+
+    index = faiss.index_factory(dim, body, faiss.METRIC_INNER_PRODUCT)
+    if isinstance(index, faiss.IndexIVF) and "_HNSW" in body:
         # Lists are few and far apart: half of FAISS's own width finds 99 of 100 of the nearest in 8 µs less.
         faiss.downcast_index(index.quantizer).hnsw.efSearch = COARSE_WIDTH
     where = gpu.card()
@@ -303,15 +328,49 @@ def train(vectors: Vectors, factory: str, centroids: Vectors | None = None) -> A
         index.quantizer.add(centroids)
     elif where is not None and isinstance(index, faiss.IndexIVF):
         # Finding centroids is nearly all of the work; FAISS does it with whichever flat index it is given.
-        finder = where.upload(faiss.IndexFlatIP(vectors.shape[1]))
+        finder = where.upload(faiss.IndexFlatIP(dim))
         index.clustering_index = finder
     if not index.is_trained:
         sample = min(len(vectors), max(ROWS_A_CENTROID * getattr(index, "nlist", 0), LEAST_TRAINED))
         chosen = np.sort(np.random.default_rng(0).choice(len(vectors), sample, replace=False))
-        index.train(vectors[chosen])
+        index.train(seen(vectors[chosen]))
     for start in range(0, len(vectors), 1 << 16):
-        index.add(np.ascontiguousarray(vectors[start : start + (1 << 16)]))
-    return index
+        index.add(seen(vectors[start : start + (1 << 16)]))
+    return index if projection is None else _wrap(index, projection)
+
+
+def split_factory(factory: str) -> tuple[int, str]:
+    """To how many values a factory projects rows first, 0 for not at all, and the rest of it."""
+    first, _, rest = factory.partition(",")
+    return (int(first[3:]), rest) if first.startswith("PCA") else (0, factory)
+
+
+def principal_axes(vectors: Vectors) -> tuple[Vectors, NDArray[np.float32]]:
+    """Directions [dim, dim], as columns, and what share of the squared length of rows [n, dim] the first hold, [dim].
+
+    Not of rows less their mean, as FAISS's PCA has it: this keeps inner products, which the mean is part of.
+    """
+    chosen = np.sort(np.random.default_rng(0).permutation(len(vectors))[:SPANNED])
+    rows = vectors[chosen].astype(np.float64)
+    held, axes = np.linalg.eigh(rows.T @ rows)
+    held = np.maximum(held[::-1], 0)
+    return np.ascontiguousarray(axes[:, ::-1], np.float32), np.cumsum(held / held.sum()).astype(np.float32)
+
+
+def unwrap(index: Any) -> tuple[Any, Vectors | None]:
+    """The index that searches, and the projection [dim, d] of rows and queries before it, if there is one."""
+    if not isinstance(index, faiss.IndexPreTransform):
+        return index, None
+    linear = faiss.downcast_VectorTransform(index.chain.at(0))
+    axes = faiss.vector_to_array(linear.A).reshape(linear.d_out, linear.d_in)
+    return faiss.downcast_index(index.index), np.ascontiguousarray(axes.T)
+
+
+def _wrap(index: Any, projection: Vectors) -> Any:
+    linear = faiss.LinearTransform(*projection.shape, False)
+    faiss.copy_array_to_vector(np.ascontiguousarray(projection.T).ravel(), linear.A)
+    linear.is_trained = True
+    return faiss.IndexPreTransform(linear, index)
 
 
 def write(index: Any, path: Path) -> None:

@@ -6,6 +6,7 @@ measured on the way is the curve. Recall is of queries that took no part in choo
 """
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,8 @@ CLOSE = 1.2  # times the best time up to which indexes are timed again, in turns
 ROUNDS = 3
 STALLED = 0.001  # recall that the next effort has to add
 REACH = K + 1.0  # the query's own row is found too
+HELD = (0.9, 0.97)  # shares of what rows have that a projection may keep,
+NARROWED = 0.8  # where that takes at most this share of their values
 MARGIN = 0.002  # recall above the target that effort is raised to: other queries may find a little less
 
 Progress = Callable[[int, int], None]
@@ -49,7 +52,7 @@ class Point:
 
     factory: str
     probe: int
-    refine: int
+    refine: float
     rows: int
     recall10: float
     queries_per_s: float
@@ -112,8 +115,11 @@ def retune(
     return tuned and trial.complete(tuned)
 
 
-def candidates(rows: int, dim: int) -> list[str]:
-    """FAISS factory strings worth trying on so many rows: those with no more centroids than the rows can train."""
+def candidates(rows: int, dim: int, narrow: Sequence[int] = ()) -> list[str]:
+    """FAISS factory strings worth trying on so many rows: those with no more centroids than the rows can train.
+
+    `narrow` are numbers of values, fewer than `dim`, that hold nearly all that rows have.
+    """
     found = ["Flat"]
     for centroids in sorted({_power_of_two(factor * rows**0.5) for factor in (1, 2, 4, 8)}):
         if TRAINING * centroids <= rows:
@@ -121,7 +127,16 @@ def candidates(rows: int, dim: int) -> list[str]:
             found += [f"{coarse},SQ8", f"{coarse},SQfp16", f"{coarse},RaBitQfs"]
             if dim % 4 == 0:
                 found.append(f"{coarse},PQ{dim // 4}x4fs")
+            found += [f"PCA{width},{coarse},SQ8" for width in narrow]
     return [*found, "HNSW32", "HNSW32,SQ8"]
+
+
+def narrow(vectors: Vectors) -> list[int]:
+    """How many values hold nearly all of unit rows [n, dim], where these are clearly fewer than they have."""
+    dim = vectors.shape[1]
+    held = faiss_index.principal_axes(vectors)[1]
+    widths = {16 * math.ceil((int(np.searchsorted(held, share)) + 1) / 16) for share in HELD}
+    return sorted(width for width in widths if width <= NARROWED * dim)
 
 
 @dataclass(frozen=True)
@@ -172,7 +187,7 @@ class _Trial:
 
     def run(self) -> Tuned:
         rows, dim = self.vectors.shape
-        within = [name for name in candidates(rows, dim) if self._fits(_bytes(name, dim) * rows)]
+        within = [name for name in candidates(rows, dim, narrow(self.vectors)) if self._fits(_bytes(name, dim) * rows)]
         finalists = self._finalists(within) if rows > SAMPLE else within
         fast: list[Tuned] = []
         for done, factory in enumerate(finalists):
@@ -195,7 +210,8 @@ class _Trial:
         split = (_split(factory), len(vectors))
         raw = faiss_index.train(vectors, factory, self._centroids.get(split))
         if split[0]:
-            self._centroids[split] = raw.quantizer.reconstruct_n(0, raw.nlist)
+            inner, _ = faiss_index.unwrap(raw)
+            self._centroids[split] = inner.quantizer.reconstruct_n(0, inner.nlist)
         seconds = time.perf_counter() - started
         index = _as_items(FaissIndex, vectors, factory, raw)
         return _Built(factory, index, raw, _size(raw) / len(vectors), round(seconds, 3))
@@ -251,7 +267,7 @@ class _Trial:
             reached = next(self._rising(built, tried, truth, self.target + MARGIN), None)
             if reached is not None:
                 growth = {"Flat": rows / SAMPLE, "HNSW": math.log(rows) / math.log(SAMPLE)}
-                reckoned[factory] = reached[2] * growth.get(factory[:4], 1.0)
+                reckoned[factory] = reached[2] * growth.get(_body(factory)[:4], 1.0)
             self._progress(done + 1, 2 * len(within))
         fastest = sorted(reckoned, key=reckoned.__getitem__)
         best = reckoned[fastest[0]] if fastest else math.inf
@@ -383,37 +399,41 @@ def _measure(
     return float(np.minimum(1, found / max(1, possible)).mean()), float(np.median(seconds))
 
 
-def _refines(factory: str) -> tuple[int, ...]:
+def _refines(factory: str) -> tuple[float, ...]:
     """Rows proposed for each asked for, by how coarsely the family keeps them."""
     if "RaBitQ" in factory or "PQ" in factory:
         return (3, 5, 10)
+    if factory.startswith("PCA"):
+        return (1.5, 2, 3)
     return (1, 2) if "SQ8" in factory else (1,)
 
 
 def _probes(built: _Built) -> tuple[int, ...]:
     if built.raw is None:
         return (0,)
-    if not isinstance(built.raw, faiss.IndexIVF):
+    inner, _ = faiss_index.unwrap(built.raw)
+    if not isinstance(inner, faiss.IndexIVF):
         return WIDTHS
-    return (*(probe for probe in PROBES if probe < built.raw.nlist), built.raw.nlist)
+    return (*(probe for probe in PROBES if probe < inner.nlist), inner.nlist)
 
 
 def _split(factory: str) -> str:
     """The part of a factory that says how it splits the space into lists; empty where it does not."""
-    return factory.partition(",")[0] if factory.startswith("IVF") else ""
+    return factory.rpartition(",")[0] if _body(factory).startswith("IVF") else ""
+
+
+def _body(factory: str) -> str:
+    return faiss_index.split_factory(factory)[1]
 
 
 def _scaled(factory: str, share: float) -> str:
     """The factory with as many fewer centroids as the sample has rows."""
-    if not factory.startswith("IVF"):
-        return factory
-    lists, _, rest = factory[3:].partition(",")
-    count, _, coarse = lists.partition("_")
-    return f"IVF{max(1, round(int(count) * share))}{'_' * bool(coarse)}{coarse},{rest}"
+    return re.sub(r"IVF(\d+)", lambda count: f"IVF{max(1, round(int(count[1]) * share))}", factory)
 
 
 def _bytes(factory: str, dim: int) -> float:
     """About how many bytes a vector takes: enough to leave out what can never fit."""
+    dim, factory = faiss_index.split_factory(factory)[0] or dim, _body(factory)
     code = {"SQ8": dim, "SQfp16": 2 * dim, "RaBitQfs": dim / 8 + 8}.get(factory.rpartition(",")[2], 4 * dim)
     if "PQ" in factory:
         code = dim / 8

@@ -22,14 +22,22 @@ from index.array_file import load_array
 from index.contract import VectorIndex
 from index.errors import BadQuery, Damaged, Missing
 from index.exact import ExactIndex
-from index.faiss_index import FaissIndex
+from index.faiss_index import FaissIndex, principal_axes
 from index.ids import open_ids, write_ids
 from index.live import Added, LiveIndex
 from index.selection import Selection
 from index.space import Space
 
 ARTIFACTS = Path(__file__).parents[1] / ".." / "shared" / "inputs" / "artifacts"
-FACTORIES = ("HNSW32", "HNSW32,SQ8", "IVF16,SQ8", "IVF16,SQfp16", "IVF16_HNSW32,RaBitQfs", "IVF16,PQ8x4fs")
+FACTORIES = (
+    "HNSW32",
+    "HNSW32,SQ8",
+    "IVF16,SQ8",
+    "IVF16,SQfp16",
+    "IVF16_HNSW32,RaBitQfs",
+    "IVF16,PQ8x4fs",
+    "PCA12,IVF16,SQ8",
+)
 FAMILIES = ("Exact", *FACTORIES, "card IVF16,SQ8", "Milvus", "live Exact", "live IVF16,SQ8", "live Milvus")
 LEAST_RECALL = 0.92  # what is built to find 0.95 of its own rows' neighbours finds of other queries'
 ITEMS, DIM = 900, 16
@@ -344,7 +352,7 @@ def build(
     space = Space("image", rows.shape[1], "abcd")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "FLAT_BELOW", 100)
-        patch.setattr(tuning, "candidates", lambda rows, dim: list(factories))
+        patch.setattr(tuning, "candidates", lambda *_: list(factories))
         report = snapshot.build(folder, space, owners, owners + 1000, len(rows), put(rows), earlier=earlier, **limits)
     index = snapshot.open_index(folder)
     assert isinstance(index, ExactIndex)
@@ -422,6 +430,19 @@ def test_no_more_centroids_than_the_rows_can_train() -> None:
     assert not [name for name in tuning.candidates(6000, 30) if "PQ" in name]  # 30 cannot be cut into fours
 
 
+def test_rows_of_few_directions_are_projected_on_these() -> None:
+    flat = np.random.default_rng(3).standard_normal((8, 64))
+    rows = unit(clustered(5000, 8) @ flat + 0.01 * np.random.default_rng(4).standard_normal((5000, 64)))
+    assert tuning.narrow(rows) == [16]
+    assert tuning.narrow(clustered(5000, 64)) == [32]
+    assert tuning.narrow(unit(np.random.default_rng(5).standard_normal((5000, 64)))) == []
+    assert "PCA16,IVF64,SQ8" in tuning.candidates(5000, 64, [16])
+    axes, held = principal_axes(rows)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(64), atol=1e-5)
+    assert held[7] > 0.99
+    np.testing.assert_allclose((rows @ axes[:, :16]) @ (rows[:9] @ axes[:, :16]).T, rows @ rows[:9].T, atol=0.02)
+
+
 def test_few_rows_are_flat_and_the_report_says_so(tmp_path: Path) -> None:
     numbers = np.arange(200, dtype=np.int32)
     report = snapshot.build(tmp_path / "i", Space("s", DIM, "f"), numbers, numbers, 200, put(clustered(200)))
@@ -432,7 +453,7 @@ def test_few_rows_are_flat_and_the_report_says_so(tmp_path: Path) -> None:
 def test_the_memory_given_is_kept_and_one_too_small_is_refused_with_what_would_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tuning, "candidates", lambda rows, dim: ["Flat", "IVF64,SQ8", "IVF64,RaBitQfs", "HNSW32"])
+    monkeypatch.setattr(tuning, "candidates", lambda *_: ["Flat", "IVF64,SQ8", "IVF64,RaBitQfs", "HNSW32"])
     rows = clustered(6000, 32)
     small = tuning.tune(rows, 0.9, memory_budget=6000 * 40)
     assert small.bytes_per_vector <= 40
@@ -469,7 +490,7 @@ def test_effort_rises_where_items_have_several_rows(tmp_path: Path) -> None:
     owners = np.repeat(np.arange(500, dtype=np.int32), 4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "FLAT_BELOW", 100)
-        patch.setattr(tuning, "candidates", lambda rows, dim: ["IVF16,SQ8"])
+        patch.setattr(tuning, "candidates", lambda *_: ["IVF16,SQ8"])
         space = Space("image", DIM, "abcd")
         report = snapshot.build(tmp_path / "index", space, owners, owners, 500, put(clustered(2000)))
     assert report.recall10 >= 0.95

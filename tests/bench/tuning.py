@@ -147,7 +147,7 @@ def best_of_grid(trial: Trial) -> Contender:
     best: Contender | None = None
     rows, dim = trial.vectors.shape
     grid = tuning._Trial(trial.vectors, TARGET, None, tuning._Queries.rows_of(trial.vectors), None)
-    for factory in tuning.candidates(rows, dim):
+    for factory in tuning.candidates(rows, dim, tuning.narrow(trial.vectors)):
         if factory == "Flat":
             continue
         built = grid.build(factory, trial.vectors)
