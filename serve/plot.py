@@ -37,6 +37,8 @@ def draw_curves(spaces: Mapping[str, SpaceEntry], path: Path) -> bool:
             )
         axis.axvline(entry.recall_target, color="grey", linestyle="--", linewidth=1)
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:,.0f}")
+        axis.yaxis.set_minor_formatter("{x:,.0f}")
         axis.set_xlim(left=max(0.5, min(point.recall10 for point in entry.curve)))
         axis.set_xlabel("recall@10 against exact search")
         axis.set_ylabel("queries a second, one thread, one at a time")
