@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from embed.catalogue import Catalogue, IngestReport, Item, Mapping, Raw, Record, Reject, clean, ingest, open_feed
 from embed.catalogue.html_text import html_to_text
 from embed.catalogue.price import Price, parse_price
-from embed.catalogue.record import MAX_RECORD
 from embed.errors import BadInput, Damaged, Missing
+from embed.records import MAX_RECORD
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[1] / "../shared/data"))
 INPUTS = DATA.parent / "inputs" / "catalogue"

@@ -9,7 +9,8 @@ from embed.catalogue.ingest import IngestReport, check_items, current_edits, ing
 from embed.catalogue.item import ITEM_SCHEMA, Item
 from embed.catalogue.mapping import Mapping, Source
 from embed.catalogue.price import Price, parse_price
-from embed.catalogue.record import Raw, Record, Reject
+from embed.catalogue.raw import Raw
+from embed.records import Record, Reject
 
 __all__ = [
     "ITEM_SCHEMA",

@@ -16,10 +16,11 @@ from embed.catalogue.item import ITEM_SCHEMA, Item
 from embed.catalogue.mapping import CONTRACT_MAPPING, Binding
 from embed.catalogue.mapping import Mapping as FeedMapping
 from embed.catalogue.price import parse_price
-from embed.catalogue.record import Raw, Record, Reject
+from embed.catalogue.raw import Raw
 from embed.catalogue.versions import arrow_file, scratch_folder
 from embed.durable import alone, sha256
 from embed.errors import BadInput
+from embed.records import Record, Reject
 
 PATCHABLE = ("price", "currency", "available", "domain", "updated_at")  # what no encoder reads
 FIELDS = frozenset(part.name for part in dataclasses.fields(Item)) | {"image"}

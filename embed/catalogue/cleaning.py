@@ -20,7 +20,8 @@ from decimal import Decimal
 from embed.catalogue.html_text import html_to_text
 from embed.catalogue.item import Item
 from embed.catalogue.price import parse_currency, parse_price
-from embed.catalogue.record import Raw, Reject
+from embed.catalogue.raw import Raw
+from embed.records import Reject
 
 MAX_ID = 512
 MAX_DESCRIPTION = 20_000

@@ -32,10 +32,10 @@ from embed.catalogue.edits import BATCH, Edit, merge, read_edits, write_changed,
 from embed.catalogue.feed import Feed, open_feed
 from embed.catalogue.item import ITEM_SCHEMA, Item
 from embed.catalogue.mapping import Binding, Mapping
-from embed.catalogue.record import Reject
 from embed.catalogue.versions import REPORT_FILE, arrow_file, current, prune, publish, scratch_folder
 from embed.durable import alone, point, sha256
 from embed.errors import BadInput, Damaged
+from embed.records import Reject
 
 Progress = Callable[[int, int, int], None]
 

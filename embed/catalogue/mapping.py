@@ -26,7 +26,6 @@ Names left out keep their default: the contract's own names, or those of the kno
 failing that, whatever their case, with spaces for underscores and without a `g:` prefix.
 """
 
-import difflib
 import json
 import tomllib
 from collections import Counter
@@ -36,8 +35,9 @@ from pathlib import Path
 from typing import Any
 
 from embed.catalogue.item import Item
-from embed.catalogue.record import Raw, Record
+from embed.catalogue.raw import Raw
 from embed.errors import BadInput, Missing
+from embed.records import Record, known_names, plain_name
 
 CONTRACT = tuple(part.name for part in fields(Item) if part.name != "attributes")
 FORMATS = ("csv", "jsonl", "parquet", "merchant", "shopify")
@@ -203,11 +203,6 @@ class _Plan:
         )
 
 
-def plain_name(column: str) -> str:
-    """A column's name as names are compared."""
-    return column.strip().lower().replace(" ", "_").removeprefix("g:")
-
-
 def _flat(groups: Iterable[Iterable[Source]]) -> list[Source]:
     return [source for group in groups for source in group]
 
@@ -225,15 +220,17 @@ def _parts(value: object, separator: str) -> list[object]:
 
 
 def _mapping(toml: dict[str, Any], file: str) -> Mapping:
-    _known(toml, [part.name for part in fields(Mapping)] + ["split"], file)
+    known_names(toml, [part.name for part in fields(Mapping)] + ["split"], file)
     tables = {name: toml.get(name, {}) for name in ("columns", "split", "attributes", "defaults")}
     for name, table in tables.items():
         if not isinstance(table, dict):
             raise BadInput(f"{file}: {name} is a table, written [{name}]", name)
     contract = [*CONTRACT, "image"]
-    _known(tables["columns"], contract, f"{file} [columns]")
-    _known(tables["split"], contract, f"{file} [split]")
-    _known(tables["defaults"], [name for name in CONTRACT if name not in ("item_id", "images")], f"{file} [defaults]")
+    known_names(tables["columns"], contract, f"{file} [columns]")
+    known_names(tables["split"], contract, f"{file} [split]")
+    known_names(
+        tables["defaults"], [name for name in CONTRACT if name not in ("item_id", "images")], f"{file} [defaults]"
+    )
     columns = {}
     for name in tables["columns"] | tables["split"]:
         split = tables["split"].get(name, "")
@@ -248,7 +245,7 @@ def _mapping(toml: dict[str, Any], file: str) -> Mapping:
         if not isinstance(text, str):
             raise BadInput(f"{file}: {name} is a text in quotes, not {text!r}", name)
     if texts["format"]:
-        _known([texts["format"]], FORMATS, f"{file}: format")
+        known_names([texts["format"]], FORMATS, f"{file}: format")
     defaults = {name: str(value) for name, value in tables["defaults"].items()}
     return Mapping(columns, attributes, defaults, **texts)
 
@@ -258,16 +255,8 @@ def _source(given: object, where: str, split: str = "") -> Source:
         return Source(given, split)
     if not isinstance(given, dict) or not isinstance(given.get("column"), str):
         raise BadInput(f'{where}: give a column\'s name in quotes, or {{ column = "name", split = "|" }}', where)
-    _known(given, [part.name for part in fields(Source)], where)
+    known_names(given, [part.name for part in fields(Source)], where)
     source = Source(given["column"], given.get("split", split), given.get("json", False))
     if not isinstance(source.split, str) or not isinstance(source.json, bool):
         raise BadInput(f"{where}: split is a text in quotes, json is true or false", where)
     return source
-
-
-def _known(given: Iterable[str], known: Iterable[str], where: str) -> None:
-    for key in given:
-        if key not in (known := list(known)):
-            close = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-            raise BadInput(f"{where} does not know {key!r}; {hint}", key)

@@ -12,8 +12,8 @@ from defusedxml import DefusedXmlException, EntitiesForbidden
 from defusedxml.ElementTree import iterparse
 
 from embed.catalogue.mapping import Mapping, Source
-from embed.catalogue.record import Record
 from embed.errors import BadInput, Damaged
+from embed.records import Record
 
 MERCHANT_MAPPING = Mapping(
     {

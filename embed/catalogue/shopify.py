@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from embed.catalogue.mapping import Mapping, Source
-from embed.catalogue.record import Record, Reject
+from embed.records import Record, Reject
 
 _OPTIONS = tuple((f"Option{number} Name", f"Option{number} Value") for number in (1, 2, 3))
 USED = frozenset(

@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TextIO
 
-from embed.catalogue.record import MAX_RECORD, Record, Reject
 from embed.errors import BadInput
+from embed.records.record import MAX_RECORD, Record, Reject
 
 DELIMITERS = ",;\t|"
 

@@ -1,0 +1,173 @@
+"""A file opened for reading: its form recognised, its compression undone, its records as a stream."""
+
+import codecs
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embed.errors import BadInput, Damaged, Missing
+from embed.records.delimited import DelimitedReader, numbered_lines
+from embed.records.record import MAX_RECORD, Record, Reject
+
+
+@dataclass
+class Source:
+    """An open file; `kind` says what it is to its owner, a feed or events, and is the field that errors name.
+
+    `head` is the start of its content.
+    """
+
+    path: Path
+    kind: str
+    file: BinaryIO
+    stream: BinaryIO
+    head: bytes
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def looks_like(self) -> str:
+        """What it is by its name and start: "parquet", "jsonl", "xml", or empty for what may be a table."""
+        return _recognised(self.path, self.head, self.kind)
+
+    def position(self) -> int:
+        """How many of the file's bytes have been read."""
+        return self.file.tell()
+
+
+@dataclass
+class Parquet:
+    """The rows of a Parquet file; `position()` is about how many of its bytes have been read."""
+
+    columns: tuple[str, ...]
+    records: Iterator[Record]
+    position: Callable[[], int]
+
+
+@contextmanager
+def open_source(path: Path, kind: str) -> Iterator[Source]:
+    """Open a file, plain or gzipped. Raises Missing, BadInput or Damaged, also while it is being read."""
+    if not path.exists():
+        raise Missing(f"there is no {kind} {path}", kind)
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; name the {kind}'s file", kind)
+    try:
+        with ExitStack() as files:
+            file: BinaryIO = files.enter_context(path.open("rb"))
+            stream = file
+            if file.read(2) == b"\x1f\x8b":
+                file.seek(0)
+                stream = cast(BinaryIO, io.BufferedReader(files.enter_context(gzip.GzipFile(fileobj=file)), 1 << 18))
+            stream.seek(0)
+            head = stream.read(1 << 12)
+            stream.seek(0)
+            yield Source(path, kind, file, stream, head)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise Damaged(f"{path.name} is not whole: its compressed data break off ({error})", kind) from error
+
+
+def read_jsonl(source: Source, encoding: str = "") -> Iterator[Record | Reject]:
+    """The objects of a file with one on each line."""
+    text, undecodable = _text(source, encoding, newline="\n")
+    for number, line in numbered_lines(text):
+        if not line.strip():
+            continue
+        if len(line) > MAX_RECORD:
+            yield Reject(number, "too_long", f"the line is longer than {MAX_RECORD} characters")
+        elif not line.isascii() and undecodable.search(line):
+            yield Reject(number, "bad_encoding", "the line cannot be decoded; name the encoding in the mapping")
+        else:
+            yield _json_record(number, line)
+
+
+def read_table(source: Source, encoding: str = "", delimiter: str = "") -> DelimitedReader:
+    """The rows of a CSV or TSV file; UTF-8, or UTF-16 with a byte order mark, unless an encoding is given."""
+    text, undecodable = _text(source, encoding, newline="")
+    is_tsv = source.name.lower().removesuffix(".gz").endswith(".tsv")
+    return DelimitedReader(text, undecodable, delimiter or ("\t" if is_tsv else ""))
+
+
+def read_parquet(source: Source) -> Parquet:
+    """The rows of a Parquet file, numbered from 1."""
+    try:
+        parquet = pq.ParquetFile(source.file)
+    except (pa.ArrowException, OSError) as error:
+        raise Damaged(f"{source.name} cannot be read as Parquet: {error}", source.kind) from error
+    columns = tuple(parquet.schema_arrow.names)
+    total, size, read = parquet.metadata.num_rows, source.path.stat().st_size, 0
+
+    def records() -> Iterator[Record]:
+        nonlocal read
+        try:
+            for batch in parquet.iter_batches(4096):
+                lists = [_python(column) for column in batch.columns]
+                for row in zip(*lists, strict=True):
+                    read += 1
+                    yield Record(read, dict(zip(columns, row, strict=True)))
+        except (pa.ArrowException, OSError) as error:
+            raise Damaged(f"{source.name} is damaged after row {read}: {error}", source.kind) from error
+
+    return Parquet(columns, records(), lambda: size * read // max(total, 1))
+
+
+def _recognised(path: Path, head: bytes, kind: str) -> str:
+    name = path.name.lower().removesuffix(".gz")
+    start = head.lstrip(codecs.BOM_UTF8 + b" \r\n\t")
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if start.startswith(b"<"):
+        return "xml"
+    if name.endswith(".json") and start.startswith(b"["):
+        raise BadInput(f"{path.name} is one JSON array; write one object a line: jq -c '.[]' {path.name}", kind)
+    if name.endswith((".jsonl", ".ndjson", ".json")) or start.startswith(b"{"):
+        return "jsonl"
+    if name.endswith((".parquet", ".pq")):
+        raise Damaged(f"{path.name} is not a Parquet file, or its start is gone", kind)
+    return ""
+
+
+def _text(source: Source, encoding: str, newline: str) -> tuple[io.TextIOWrapper, re.Pattern[str]]:
+    """The file as text, and what finds what its decoder put where bytes made no sense."""
+    bom = source.head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    encoding = encoding or ("utf-16" if bom else "utf-8-sig")
+    try:
+        is_utf8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+    except LookupError:
+        raise BadInput(
+            f"there is no encoding {encoding!r}; for example latin-1, cp1252, utf-16-le", "encoding"
+        ) from None
+    errors = "surrogateescape" if is_utf8 else "replace"
+    undecodable = re.compile("[\ud800-\udfff]" if is_utf8 else "\ufffd")
+    return io.TextIOWrapper(source.stream, "utf-8-sig" if is_utf8 else encoding, errors, newline), undecodable
+
+
+def _json_record(number: int, line: str) -> Record | Reject:
+    try:
+        values = json.loads(line)  # takes NaN, as many exporters write it; cleaning deals with it
+        if "\\u" in line:
+            json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return Reject(number, "bad_encoding", "half a surrogate pair stands in the line")
+    except (ValueError, RecursionError) as error:
+        return Reject(number, "bad_json", f"not JSON: {error}")
+    if not isinstance(values, dict):
+        return Reject(number, "not_an_object", f"the line is a JSON {type(values).__name__}, not an object")
+    return Record(number, values)
+
+
+def _python(column: Any) -> list[Any]:
+    if pa.types.is_timestamp(column.type):  # nanoseconds have no datetime
+        column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+    return cast(list[Any], column.to_pylist())

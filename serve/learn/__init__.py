@@ -1,0 +1,1 @@
+"""Learning from shoppers: the event log, and what is made of it."""
