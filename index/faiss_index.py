@@ -46,7 +46,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class Filter:
-    """A selection as an index of rows sees it: its `share` of the rows that are looked at, and where these are.
+    """A selection as an index of rows sees it: its `share` of them, and where these are.
 
     `lists` are the inverted lists that hold anything allowed, with `centroids` [m, dim]; None where nearly all do, or
     where the family has none.
@@ -260,12 +260,11 @@ class FaissIndex(ExactIndex):
         count = int(np.count_nonzero(rows))
         if not self._is_inverted or not count:
             return Filter(count, count / max(1, len(rows)), selector, bits, {})
-        in_lists = np.bincount(self._lists[rows], minlength=self._index.nlist)
-        lists = np.flatnonzero(in_lists)
-        seen = int(np.bincount(self._lists, minlength=self._index.nlist)[lists].sum())
+        share = count / len(rows)
+        lists = np.flatnonzero(np.bincount(self._lists[rows], minlength=self._index.nlist))
         if len(lists) > SPARSE * self._index.nlist:
-            return Filter(count, count / seen, selector, bits, {})
-        return Filter(count, count / seen, selector, bits, {}, lists, np.ascontiguousarray(self._centroids[lists]))
+            return Filter(count, share, selector, bits, {})
+        return Filter(count, share, selector, bits, {}, lists, np.ascontiguousarray(self._centroids[lists]))
 
     @cached_property
     def _lists(self) -> NDArray[np.int32]:

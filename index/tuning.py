@@ -35,6 +35,8 @@ TRAINING = 39  # rows for each centroid that k-means wants at the least
 PROBES = (*range(1, 9), *range(10, 17, 2), *range(20, 33, 4), 40, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 WIDTHS = (*range(10, 17, 2), *range(20, 33, 4), 40, 48, 64, 96, 128, 192, 256, 384, 512)  # of HNSW's search
 SHARES = (0.5, 0.2, 0.05, 0.01)  # of the rows allowed, beside all
+GATHERED = 5  # points that rows are allowed around, where they are not just any
+REFINES = (1, 1.5, 2, 3, 5, 10, 20)
 CLOSE = 1.2  # times the best time up to which indexes are timed again, in turns
 ROUNDS = 3
 STALLED = 0.001  # recall that the next effort has to add
@@ -317,23 +319,42 @@ class _Trial:
         """The chosen index with its curve, and what it takes it among ever smaller shares of the rows."""
         if tuned.raw is None:
             return replace(tuned, efforts=(), curve=tuple(self.curve))
-        queries, rows = self.queries.half(True), len(self.vectors)
-        generator = np.random.default_rng(2)
+        queries = self.queries.half(True)
         built = _Built(tuned.factory, self._index(tuned.factory, tuned.raw), tuned.raw, 0, 0)
+        pace = self._exact_pace(queries)
         efforts = list(tuned.efforts)
         for share in SHARES:
-            selection = Selection(generator.random(rows) < share)
-            truth = _truth(self._exact, queries, selection)
-            for probe in (probe for probe in _probes(built) if probe >= efforts[-1].probe):
-                effort = Effort(REACH / share, probe, efforts[0].refine)
-                recall, seconds = _measure(built.with_efforts((effort,)), queries, truth, selection)
-                if recall >= self.target:
-                    break
-            efforts.append(replace(effort, microseconds=round(seconds * 1e6, 1)))
-        pace = self._exact_pace(queries)
+            efforts.append(self._among(built, queries, share, efforts[-1], pace * share * len(self.vectors)))
         rows_for = (round(effort.microseconds / pace) for effort in efforts)
         efforts = [replace(effort, exact_rows=count) for effort, count in zip(efforts, rows_for, strict=True)]
         return replace(tuned, efforts=tuple(efforts), curve=tuple(self.curve))
+
+    def _among(self, built: _Built, queries: _Queries, share: float, least: Effort, exact: float) -> Effort:
+        """The fastest effort that finds the best of a share of the rows, of which `exact` is what exact search takes.
+
+        The rows are any, and then those around a few points, as a category is: most queries lie far from all of these,
+        where quantisation and projection tell the rows apart least.
+        """
+        generator = np.random.default_rng(2)
+        rows = len(self.vectors)
+        scattered = generator.random(rows) < share
+        gathered = np.zeros(rows, np.bool_)
+        for centre in self.vectors[generator.integers(rows, size=GATHERED)]:
+            nearest = np.argpartition(-(self.vectors @ centre), math.ceil(share * rows / GATHERED) - 1)
+            gathered[nearest[: math.ceil(share * rows / GATHERED)]] = True
+        asked = [(mask, _truth(self._exact, queries, mask)) for mask in map(Selection, (scattered, gathered))]
+        best = replace(least, reach=REACH / share, microseconds=exact + 1)  # then exact search takes over
+        for refine in (refine for refine in REFINES if refine >= least.refine):
+            for probe in (probe for probe in _probes(built) if probe >= least.probe):
+                index = built.with_efforts((Effort(REACH / share, probe, refine),))
+                measured = [_measure(index, queries, truth, selection) for selection, truth in asked]
+                slowest = 1e6 * max(seconds for _, seconds in measured)
+                if slowest >= best.microseconds:
+                    break
+                if min(recall for recall, _ in measured) >= self.target + MARGIN:
+                    best = Effort(REACH / share, probe, refine, round(slowest, 1))
+                    break
+        return best
 
     def _exact_pace(self, queries: _Queries) -> float:
         """Microseconds that exact search takes for each allowed row."""
