@@ -24,7 +24,6 @@ COARSE_WIDTH = 8
 SPANNED = 20_000  # rows that the axes of a projection are found with
 LEAST_PROPOSED = 10  # what `refine` was measured with: the best of one may be a few places down
 SMALL = 1e-9
-SPARSE = 0.5  # share of lists with something allowed below which only these are looked at
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ class Effort:
 class Filter:
     """A selection as an index of rows sees it: its `share` of them, and where these are.
 
-    `lists` are the inverted lists that hold anything allowed, with `centroids` [m, dim]; None where nearly all do, or
-    where the family has none.
+    `lists` are the inverted lists that hold anything allowed, with `centroids` [m, dim]; None for a family without.
+    They are found exactly: a graph over centroids is made for what lies near, and what is allowed may lie anywhere.
     """
 
     rows: int
@@ -262,8 +261,6 @@ class FaissIndex(ExactIndex):
             return Filter(count, count / max(1, len(rows)), selector, bits, {})
         share = count / len(rows)
         lists = np.flatnonzero(np.bincount(self._lists[rows], minlength=self._index.nlist))
-        if len(lists) > SPARSE * self._index.nlist:
-            return Filter(count, share, selector, bits, {})
         return Filter(count, share, selector, bits, {}, lists, np.ascontiguousarray(self._centroids[lists]))
 
     @cached_property

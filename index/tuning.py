@@ -324,13 +324,13 @@ class _Trial:
         pace = self._exact_pace(queries)
         efforts = list(tuned.efforts)
         for share in SHARES:
-            efforts.append(self._among(built, queries, share, efforts[-1], pace * share * len(self.vectors)))
+            efforts.append(self._among(built, queries, share, efforts[-1]))
         rows_for = (round(effort.microseconds / pace) for effort in efforts)
         efforts = [replace(effort, exact_rows=count) for effort, count in zip(efforts, rows_for, strict=True)]
         return replace(tuned, efforts=tuple(efforts), curve=tuple(self.curve))
 
-    def _among(self, built: _Built, queries: _Queries, share: float, least: Effort, exact: float) -> Effort:
-        """The fastest effort that finds the best of a share of the rows, of which `exact` is what exact search takes.
+    def _among(self, built: _Built, queries: _Queries, share: float, least: Effort) -> Effort:
+        """The fastest effort that finds the best of a share of the rows.
 
         The rows are any, and then those around a few points, as a category is: most queries lie far from all of these,
         where quantisation and projection tell the rows apart least.
@@ -343,18 +343,20 @@ class _Trial:
             nearest = np.argpartition(-(self.vectors @ centre), math.ceil(share * rows / GATHERED) - 1)
             gathered[nearest[: math.ceil(share * rows / GATHERED)]] = True
         asked = [(mask, _truth(self._exact, queries, mask)) for mask in map(Selection, (scattered, gathered))]
-        best = replace(least, reach=REACH / share, microseconds=exact + 1)  # then exact search takes over
+        best = effort = least
         for refine in (refine for refine in REFINES if refine >= least.refine):
             for probe in (probe for probe in _probes(built) if probe >= least.probe):
-                index = built.with_efforts((Effort(REACH / share, probe, refine),))
+                effort = Effort(REACH / share, probe, refine)
+                index = built.with_efforts((effort,))
                 measured = [_measure(index, queries, truth, selection) for selection, truth in asked]
                 slowest = 1e6 * max(seconds for _, seconds in measured)
-                if slowest >= best.microseconds:
+                effort = replace(effort, microseconds=round(slowest, 1))
+                if best is not least and slowest >= best.microseconds:
                     break
                 if min(recall for recall, _ in measured) >= self.target + MARGIN:
-                    best = Effort(REACH / share, probe, refine, round(slowest, 1))
+                    best = effort
                     break
-        return best
+        return best if best is not least else effort
 
     def _exact_pace(self, queries: _Queries) -> float:
         """Microseconds that exact search takes for each allowed row."""
