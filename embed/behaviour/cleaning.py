@@ -10,16 +10,14 @@
 """
 
 import hashlib
-import math
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, tzinfo
-from decimal import Decimal
 
 import orjson
 
 from embed.behaviour.event import EVENT_TYPES, Event
-from embed.catalogue.cleaning import identifier
+from embed.catalogue.cleaning import finite, identifier
 from embed.records import Reject
 
 MAX_TEXT = 512
@@ -102,7 +100,7 @@ def _seconds(value: object, zone: tzinfo) -> float | None:
     """Epoch seconds of a time, or None where it is none."""
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=zone)).timestamp()
-    number = _finite(value)
+    number = finite(value)
     if number is not None:
         # Seconds have eleven digits until the year 5138; each finer unit has three more.
         unit = next((unit for unit in _UNITS if number < 1e11 * unit), _UNITS[-1])
@@ -120,20 +118,10 @@ def _seconds(value: object, zone: tzinfo) -> float | None:
 def _number(name: str, value: object) -> float | None:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
-    number = _finite(value)
+    number = finite(value)
     if number is None:
         raise _Refused(name, f"bad_{name}", f"{name} is {value!r:.60}: give a number")
     return number
-
-
-def _finite(value: object) -> float | None:
-    if not isinstance(value, str | int | float | Decimal) or isinstance(value, bool):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _text(name: str, value: object) -> str | None:

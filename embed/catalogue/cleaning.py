@@ -214,7 +214,7 @@ def _available(value: object, repairs: Counter[str]) -> bool:
         word = re.sub(r"[\s_-]+", "_", value.strip().lower().rsplit("/", 1)[-1])
         if word in _YES or word in _NO or not word:
             return word not in _NO
-    count = _number(value)
+    count = finite(value)
     if count is None:
         repairs["available_unknown"] += 1
         return True
@@ -228,7 +228,7 @@ def _updated_at(value: object, repairs: Counter[str]) -> float | None:
     """Epoch seconds of an epoch (seconds or milliseconds) or an ISO 8601 time; without a zone, UTC."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
-    seconds = _number(value)
+    seconds = finite(value)
     if seconds is None:
         try:
             moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
@@ -243,7 +243,8 @@ def _updated_at(value: object, repairs: Counter[str]) -> float | None:
     return seconds
 
 
-def _number(value: object) -> float | None:
+def finite(value: object) -> float | None:
+    """The number that a value is or spells; None for infinities, NaN, truth values and anything else."""
     if not isinstance(value, str | int | float | Decimal) or isinstance(value, bool):
         return None
     try:
