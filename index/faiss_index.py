@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from index import gpu
 from index.errors import Damaged, Missing
 from index.exact import TIE, ExactIndex, empty_hits, record, top
+from index.families import parse_projection
 from index.selection import Selection
 from index.space import Hits, Owners, Space, Vectors, check_queries
 
@@ -308,7 +309,7 @@ def train(vectors: Vectors, factory: str, centroids: Vectors | None = None) -> A
     rows, which is all that most catalogues fill; what is lost, exact scores put right. `centroids` [lists, dim] are
     those of an inverted file with the same split, which saves finding them again.
     """
-    dim, body = split_factory(factory)
+    dim, body = parse_projection(factory)
     projection = principal_axes(vectors)[0][:, :dim] if dim else None
     dim = dim or vectors.shape[1]
 
@@ -333,12 +334,6 @@ def train(vectors: Vectors, factory: str, centroids: Vectors | None = None) -> A
     for start in range(0, len(vectors), 1 << 16):
         index.add(seen(vectors[start : start + (1 << 16)]))
     return index if projection is None else _wrap(index, projection)
-
-
-def split_factory(factory: str) -> tuple[int, str]:
-    """To how many values a factory projects rows first, 0 for not at all, and the rest of it."""
-    first, _, rest = factory.partition(",")
-    return (int(first[3:]), rest) if first.startswith("PCA") else (0, factory)
 
 
 def principal_axes(vectors: Vectors) -> tuple[Vectors, NDArray[np.float32]]:

@@ -6,7 +6,6 @@ measured on the way is the curve. Recall is of queries that took no part in choo
 """
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from index import faiss_index
 from index.errors import BadQuery
 from index.exact import TIE, ExactIndex
 from index.faiss_index import Effort, FaissIndex
+from index.families import body, bytes_a_vector, candidates, refines, scaled, split
 from index.selection import Selection
 from index.space import Space, Vectors
 from index.threads import one_thread
@@ -31,7 +31,6 @@ NEAR_OF_ONE_SPLIT = 2.0  # or, as k-means is what costs, one that splits the spa
 SPLITS = 2
 QUERIES = 1000  # half of them choose the effort, half of them prove it
 K = 10
-TRAINING = 39  # rows for each centroid that k-means wants at the least
 PROBES = (*range(1, 9), *range(10, 17, 2), *range(20, 33, 4), 40, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 WIDTHS = (*range(10, 17, 2), *range(20, 33, 4), 40, 48, 64, 96, 128, 192, 256, 384, 512)  # of HNSW's search
 SHARES = (0.5, 0.2, 0.05, 0.01)  # of the rows allowed, beside all
@@ -117,22 +116,6 @@ def retune(
     return tuned and trial.complete(tuned)
 
 
-def candidates(rows: int, dim: int, narrow: Sequence[int] = ()) -> list[str]:
-    """FAISS factory strings worth trying on so many rows: those with no more centroids than the rows can train.
-
-    `narrow` are numbers of values, fewer than `dim`, that hold nearly all that rows have.
-    """
-    found = ["Flat"]
-    for centroids in sorted({_power_of_two(factor * rows**0.5) for factor in (1, 2, 4, 8)}):
-        if TRAINING * centroids <= rows:
-            coarse = f"IVF{centroids}_HNSW32" if centroids >= 512 else f"IVF{centroids}"
-            found += [f"{coarse},SQ8", f"{coarse},SQfp16", f"{coarse},RaBitQfs"]
-            if dim % 4 == 0:
-                found.append(f"{coarse},PQ{dim // 4}x4fs")
-            found += [f"PCA{width},{coarse},SQ8" for width in narrow]
-    return [*found, "HNSW32", "HNSW32,SQ8"]
-
-
 def narrow(vectors: Vectors) -> list[int]:
     """How many values hold nearly all of unit rows [n, dim], where these are clearly fewer than they have."""
     dim = vectors.shape[1]
@@ -189,7 +172,9 @@ class _Trial:
 
     def run(self) -> Tuned:
         rows, dim = self.vectors.shape
-        within = [name for name in candidates(rows, dim, narrow(self.vectors)) if self._fits(_bytes(name, dim) * rows)]
+        within = [
+            name for name in candidates(rows, dim, narrow(self.vectors)) if self._fits(bytes_a_vector(name, dim) * rows)
+        ]
         finalists = self._finalists(within) if rows > SAMPLE else within
         fast: list[Tuned] = []
         for done, factory in enumerate(finalists):
@@ -209,11 +194,11 @@ class _Trial:
         started = time.perf_counter()
         if factory == "Flat":
             return _Built(factory, _as_items(ExactIndex, vectors), None, 4.0 * vectors.shape[1], 0.0)
-        split = (_split(factory), len(vectors))
-        raw = faiss_index.train(vectors, factory, self._centroids.get(split))
-        if split[0]:
+        lists = (split(factory), len(vectors))
+        raw = faiss_index.train(vectors, factory, self._centroids.get(lists))
+        if lists[0]:
             inner, _ = faiss_index.unwrap(raw)
-            self._centroids[split] = inner.quantizer.reconstruct_n(0, inner.nlist)
+            self._centroids[lists] = inner.quantizer.reconstruct_n(0, inner.nlist)
         seconds = time.perf_counter() - started
         index = _as_items(FaissIndex, vectors, factory, raw)
         return _Built(factory, index, raw, _size(raw) / len(vectors), round(seconds, 3))
@@ -265,21 +250,21 @@ class _Trial:
         reckoned: dict[str, float] = {}
         for done, factory in enumerate(within):
             # An inverted file on a fraction of the rows has that much fewer lists of the same length.
-            built = self.build(_scaled(factory, SAMPLE / rows), sample)
+            built = self.build(scaled(factory, SAMPLE / rows), sample)
             reached = next(self._rising(built, tried, truth, self.target + MARGIN), None)
             if reached is not None:
                 growth = {"Flat": rows / SAMPLE, "HNSW": math.log(rows) / math.log(SAMPLE)}
-                reckoned[factory] = reached[2] * growth.get(_body(factory)[:4], 1.0)
+                reckoned[factory] = reached[2] * growth.get(body(factory)[:4], 1.0)
             self._progress(done + 1, 2 * len(within))
         fastest = sorted(reckoned, key=reckoned.__getitem__)
         best = reckoned[fastest[0]] if fastest else math.inf
         near = [name for name in fastest if reckoned[name] <= NEAR * best]
-        splits = [*dict.fromkeys(_split(name) for name in near if _split(name))][:SPLITS]
+        splits = [*dict.fromkeys(split(name) for name in near if split(name))][:SPLITS]
         return [
             name
             for name in fastest
-            if (_split(name) in splits and reckoned[name] <= NEAR_OF_ONE_SPLIT * best)
-            or (not _split(name) and name in near)
+            if (split(name) in splits and reckoned[name] <= NEAR_OF_ONE_SPLIT * best)
+            or (not split(name) and name in near)
         ]
 
     def _rising(
@@ -287,7 +272,7 @@ class _Trial:
     ) -> Iterator[tuple[Effort, float, float]]:
         """Efforts of an index that reach a recall, the fastest first, each with its recall and seconds a query."""
         reached = []
-        for refine in _refines(built.factory):
+        for refine in refines(built.factory):
             best, before = math.inf, 0.0
             for probe in _probes(built):
                 effort = Effort(REACH, probe, refine)
@@ -422,15 +407,6 @@ def _measure(
     return float(np.minimum(1, found / max(1, possible)).mean()), float(np.median(seconds))
 
 
-def _refines(factory: str) -> tuple[float, ...]:
-    """Rows proposed for each asked for, by how coarsely the family keeps them."""
-    if "RaBitQ" in factory or "PQ" in factory:
-        return (3, 5, 10)
-    if factory.startswith("PCA"):
-        return (1.5, 2, 3)
-    return (1, 2) if "SQ8" in factory else (1,)
-
-
 def _probes(built: _Built) -> tuple[int, ...]:
     if built.raw is None:
         return (0,)
@@ -438,29 +414,6 @@ def _probes(built: _Built) -> tuple[int, ...]:
     if not isinstance(inner, faiss.IndexIVF):
         return WIDTHS
     return (*(probe for probe in PROBES if probe < inner.nlist), inner.nlist)
-
-
-def _split(factory: str) -> str:
-    """The part of a factory that says how it splits the space into lists; empty where it does not."""
-    return factory.rpartition(",")[0] if _body(factory).startswith("IVF") else ""
-
-
-def _body(factory: str) -> str:
-    return faiss_index.split_factory(factory)[1]
-
-
-def _scaled(factory: str, share: float) -> str:
-    """The factory with as many fewer centroids as the sample has rows."""
-    return re.sub(r"IVF(\d+)", lambda count: f"IVF{max(1, round(int(count[1]) * share))}", factory)
-
-
-def _bytes(factory: str, dim: int) -> float:
-    """About how many bytes a vector takes: enough to leave out what can never fit."""
-    dim, factory = faiss_index.split_factory(factory)[0] or dim, _body(factory)
-    code = {"SQ8": dim, "SQfp16": 2 * dim, "RaBitQfs": dim / 8 + 8}.get(factory.rpartition(",")[2], 4 * dim)
-    if "PQ" in factory:
-        code = dim / 8
-    return code + 8 if factory.startswith("IVF") else code + 256 * factory.startswith("HNSW")
 
 
 def _size(raw: Any) -> int:
@@ -473,7 +426,3 @@ def _size(raw: Any) -> int:
 
     faiss.write_index(raw, faiss.PyCallbackIOWriter(count))
     return total
-
-
-def _power_of_two(number: float) -> int:
-    return 1 << round(math.log2(number))

@@ -297,12 +297,11 @@ class Live:
         folder = release_folder(self._settings.store, name)
         with _together(folder, self._stop):
             release = Release(folder)
-            if not is_current:
-                make_current(self._settings.store, name)
             encoders.warm_up(release.manifest)
             following = _Following(release, self._settings, encoders)
             self._read(following)  # without keeping anyone waiting; what comes meanwhile is read below
             if not is_current:
+                make_current(self._settings.store, name)
                 self._stop.wait(2 * POLL_SECONDS)  # by then the others are loading it too
         if current_name(self._settings.store) != name:  # it took so long that another one is, by now
             return

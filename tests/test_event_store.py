@@ -71,8 +71,10 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'events.db'}"
     found: str = request.getfixturevalue("postgres")
-    with create_engine(found).begin() as connection:
+    engine = create_engine(found)
+    with engine.begin() as connection:
         connection.execute(text("DROP TABLE IF EXISTS events"))
+    engine.dispose()
     return found
 
 

@@ -23,6 +23,7 @@ from index.contract import VectorIndex
 from index.errors import BadQuery, Damaged, Missing
 from index.exact import ExactIndex
 from index.faiss_index import FaissIndex, principal_axes
+from index.families import TRAINING, candidates
 from index.ids import open_ids, write_ids
 from index.live import Added, LiveIndex
 from index.selection import Selection
@@ -409,7 +410,7 @@ def tuned() -> tuning.Tuned:
 
 def test_the_target_is_met_by_queries_that_had_no_part_in_the_choice(tuned: tuning.Tuned) -> None:
     rows, queries = clustered(6000, 32), clustered(300, 32, seed=8)
-    assert tuned.factory in tuning.candidates(6000, 32)
+    assert tuned.factory in candidates(6000, 32)
     assert tuned.recall10 >= 0.95
     if tuned.raw is not None:
         numbers = np.arange(6000, dtype=np.int32)
@@ -417,17 +418,17 @@ def test_the_target_is_met_by_queries_that_had_no_part_in_the_choice(tuned: tuni
         case = Case(index, rows, numbers, False)
         assert case.recall(queries, index.search(queries, 10), 10) >= 0.92
     tried = {point.factory for point in tuned.curve}
-    assert tried == set(tuning.candidates(6000, 32))
+    assert tried == set(candidates(6000, 32))
     reached = [point for point in tuned.curve if point.recall10 >= 0.96]
     assert tuned.queries_per_s >= 0.3 * max(point.queries_per_s for point in reached)
 
 
 def test_no_more_centroids_than_the_rows_can_train() -> None:
     for rows in (500, 6_000, 300_000, 10_000_000):
-        for factory in tuning.candidates(rows, 64):
+        for factory in candidates(rows, 64):
             if factory.startswith("IVF"):
-                assert tuning.TRAINING * int(factory[3:].partition(",")[0].partition("_")[0]) <= rows
-    assert not [name for name in tuning.candidates(6000, 30) if "PQ" in name]  # 30 cannot be cut into fours
+                assert TRAINING * int(factory[3:].partition(",")[0].partition("_")[0]) <= rows
+    assert not [name for name in candidates(6000, 30) if "PQ" in name]  # 30 cannot be cut into fours
 
 
 def test_rows_of_few_directions_are_projected_on_these() -> None:
@@ -436,7 +437,7 @@ def test_rows_of_few_directions_are_projected_on_these() -> None:
     assert tuning.narrow(rows) == [16]
     assert tuning.narrow(clustered(5000, 64)) == [32]
     assert tuning.narrow(unit(np.random.default_rng(5).standard_normal((5000, 64)))) == []
-    assert "PCA16,IVF64,SQ8" in tuning.candidates(5000, 64, [16])
+    assert "PCA16,IVF64,SQ8" in candidates(5000, 64, [16])
     axes, held = principal_axes(rows)
     np.testing.assert_allclose(axes.T @ axes, np.eye(64), atol=1e-5)
     assert held[7] > 0.99

@@ -36,6 +36,7 @@ from serve import cli
 from serve.answer import ask
 from serve.changes import LiveChange, journal_folder
 from serve.doctor import examine
+from serve.errors import Broken
 from serve.live import Live, open_engine
 from serve.pipeline import build
 from serve.release import Release, current_name, open_current, releases_folder
@@ -652,6 +653,49 @@ def test_changes_are_seen_while_a_release_loads(small: Settings, monkeypatch: py
         until(lambda: follower.engine.view.release.name == current_name(small.store))
         follower.stop()
     assert state(follower.engine) == state(open_engine(small))
+
+
+def test_who_loads_a_release_waits_for_who_still_does(small: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no caller goes back and forth between releases as it meets one worker or another."""
+    slow, fast = opened(small), opened(small)
+    before = slow.engine.view.release.name
+    is_loading, may_load = threading.Event(), threading.Event()
+
+    def load(folder: Path) -> Release:
+        if threading.current_thread().name == "slow":
+            is_loading.set()
+            may_load.wait(30)
+        return Release(folder)
+
+    slow.delete(["i1"])
+    after = build(small).manifest.release
+    monkeypatch.setattr("serve.live.Release", load)
+    threads = [threading.Thread(target=each.refresh, name=name) for each, name in ((slow, "slow"), (fast, "fast"))]
+    threads[0].start()
+    assert is_loading.wait(10)
+    threads[1].start()
+    time.sleep(0.5)  # it takes a tenth of that to load
+    assert fast.engine.view.release.name == slow.engine.view.release.name == before
+    may_load.set()
+    for thread in threads:
+        thread.join()
+    assert fast.engine.view.release.name == slow.engine.view.release.name == after
+
+
+def test_a_release_that_cannot_be_used_is_not_made_current(small: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = opened(small)
+    first = live.engine.view.release.name
+    live.delete(["i1"])
+    second = build(small).manifest.release
+    live.refresh()
+
+    def refuse(*_: Any) -> None:
+        raise Broken("its encoder is another one", "spaces/text")
+
+    monkeypatch.setattr(Encoders, "warm_up", refuse)
+    with pytest.raises(Broken, match="another"):
+        live.activate(first)
+    assert live.engine.view.release.name == current_name(small.store) == second
 
 
 ODD: list[dict[str, Any]] = [

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from embed.encoders.bundled import BundledTextEncoder
@@ -351,3 +352,27 @@ def test_the_feed_of_the_drawn_shop_is_kept_whole(shop: Path, built: Settings) -
         rows = list(csv.DictReader(file))
     catalogue = open_current(built.store).catalogue
     assert [item.as_py() for item in catalogue.ids()] == [row["item_id"] for row in rows]
+
+
+def test_a_release_that_is_let_go_takes_no_memory_and_still_answers(built: Settings) -> None:
+    release = open_current(built.store)
+    if not Path("/proc/self/smaps").exists():
+        pytest.skip("only Linux tells what is mapped")
+
+    def mapped() -> int:
+        total, inside = 0, False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if line[0] in "0123456789abcdef":
+                inside = f"{built.store.resolve()}/" in line
+            elif inside and line.startswith("Rss:"):
+                total += int(line.split()[1])
+        return total
+
+    rows = {name: index.rows_of(5)[1].copy() for name, index in release.spaces.items()}
+    item = release.catalogue.item(5)
+    assert mapped() > 0
+    release.let_go()
+    assert mapped() == 0
+    for name, expected in rows.items():
+        np.testing.assert_array_equal(release.spaces[name].rows_of(5)[1], expected)
+    assert release.catalogue.item(5) == item

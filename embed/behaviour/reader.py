@@ -19,7 +19,6 @@ A file whose columns have the contract's own names needs none. Any other is desc
     type = "click"
 """
 
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -29,12 +28,23 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from embed.behaviour.cleaning import clean_event
 from embed.behaviour.event import EVENT_TYPES, Event
-from embed.errors import BadInput, Missing
-from embed.records import Record, Reject, known_names, open_source, plain_name, read_jsonl, read_parquet, read_table
+from embed.errors import BadInput
+from embed.records import (
+    Record,
+    Reject,
+    known_names,
+    open_source,
+    plain_name,
+    read_jsonl,
+    read_parquet,
+    read_table,
+    read_toml,
+)
 
 CONTRACT = tuple(part.name for part in fields(Event))
 REQUIRED = ("user_id", "item_id", "type", "timestamp")
 FORMATS = ("csv", "jsonl", "parquet")
+MOST_NAMES = 10_000  # of columns that are remembered, should records all have their own
 
 
 @dataclass(frozen=True)
@@ -52,12 +62,7 @@ class EventMapping:
     @classmethod
     def load(cls, path: Path) -> "EventMapping":
         """Read a TOML file; raises Missing, or BadInput naming what is wrong and what would be right."""
-        if not path.is_file():
-            raise Missing(f"there is no mapping {path}", "mapping")
-        try:
-            toml = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise BadInput(f"{path.name} is not TOML: {error}", "mapping") from error
+        toml = read_toml(path)
         known_names(toml, [part.name for part in fields(cls)], path.name)
         for name, value in toml.items():
             is_table = name in ("columns", "types", "defaults")
@@ -132,11 +137,10 @@ def _events(
                 plans.clear()
             plan = plans[names] = _plan(mapping, names)
             found |= plan.keys()
-            seen |= dict.fromkeys(names)
-        values = {**mapping.defaults, **{name: record.values[column] for name, column in plan.items()}}
-        for name, default in mapping.defaults.items():
-            if values[name] is None or values[name] == "":
-                values[name] = default
+            if len(seen) < MOST_NAMES:
+                seen |= dict.fromkeys(names)
+        said = {name: record.values[column] for name, column in plan.items()}
+        values = said | {name: default for name, default in mapping.defaults.items() if said.get(name) in (None, "")}
         type_ = values.get("type")
         values["type"] = mapping.types.get(type_, type_) if isinstance(type_, str) else type_
         event = clean_event(values, record.line, zone, now)

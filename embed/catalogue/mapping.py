@@ -27,7 +27,6 @@ failing that, whatever their case, with spaces for underscores and without a `g:
 """
 
 import json
-import tomllib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -36,8 +35,8 @@ from typing import Any
 
 from embed.catalogue.item import Item
 from embed.catalogue.raw import Raw
-from embed.errors import BadInput, Missing
-from embed.records import Record, known_names, plain_name
+from embed.errors import BadInput
+from embed.records import Record, known_names, plain_name, read_toml
 
 CONTRACT = tuple(part.name for part in fields(Item) if part.name != "attributes")
 FORMATS = ("csv", "jsonl", "parquet", "merchant", "shopify")
@@ -66,12 +65,7 @@ class Mapping:
     @classmethod
     def load(cls, path: Path) -> "Mapping":
         """Reads a TOML file; raises Missing, or BadInput naming what is wrong and what would be right."""
-        if not path.is_file():
-            raise Missing(f"there is no mapping {path}", "mapping")
-        try:
-            return _mapping(tomllib.loads(path.read_text(encoding="utf-8")), path.name)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise BadInput(f"{path.name} is not TOML: {error}", "mapping") from error
+        return _mapping(read_toml(path), path.name)
 
     def over(self, base: "Mapping") -> "Mapping":
         """This mapping, with `base` for what it leaves out; a column of attributes named here is not taken twice."""

@@ -1,7 +1,7 @@
 """Files of records, whatever is recorded in them: CSV, JSONL or Parquet, plain or gzipped, read as a stream."""
 
 from embed.records.delimited import DelimitedReader
-from embed.records.names import known_names, plain_name
+from embed.records.mapping_file import known_names, plain_name, read_toml
 from embed.records.reader import Parquet, Source, open_source, read_jsonl, read_parquet, read_table
 from embed.records.record import MAX_RECORD, Record, Reject
 
@@ -18,4 +18,5 @@ __all__ = [
     "read_jsonl",
     "read_parquet",
     "read_table",
+    "read_toml",
 ]

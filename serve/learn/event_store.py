@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import pyarrow as pa
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -27,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from embed.behaviour import EVENT_SCHEMA, Event
+from embed.behaviour import EVENT_SCHEMA, Event, as_batch
 from serve.errors import BadRequest, Broken
 
 PAGE = 50_000
@@ -114,10 +113,8 @@ class EventStore:
             rows = self._rows(query.order_by(_EVENTS.c.sequence).limit(PAGE))
             if not rows:
                 return
-            sequences, *columns = zip(*rows, strict=True)
-            after = sequences[-1]
-            arrays = [pa.array(values, part.type) for values, part in zip(columns, EVENT_SCHEMA, strict=True)]
-            yield after, pa.record_batch(arrays, schema=EVENT_SCHEMA)
+            after = rows[-1][0]
+            yield after, as_batch(Event(*columns) for _, *columns in rows)
 
     def close(self) -> None:
         self._engine.dispose()

@@ -28,6 +28,7 @@ from vectors import mixture
 from index import tuning
 from index.exact import ExactIndex
 from index.faiss_index import FaissIndex
+from index.families import candidates, refines
 from index.space import Space
 from index.threads import limit_threads, one_thread
 from index.tuning import K, tune
@@ -147,12 +148,12 @@ def best_of_grid(trial: Trial) -> Contender:
     best: Contender | None = None
     rows, dim = trial.vectors.shape
     grid = tuning._Trial(trial.vectors, TARGET, None, tuning._Queries.rows_of(trial.vectors), None)
-    for factory in tuning.candidates(rows, dim, tuning.narrow(trial.vectors)):
+    for factory in candidates(rows, dim, tuning.narrow(trial.vectors)):
         if factory == "Flat":
             continue
         built = grid.build(factory, trial.vectors)
         index = built.index
-        for refine in tuning._refines(factory):
+        for refine in refines(factory):
             for probe in tuning._probes(built):
                 index.efforts = (tuning.Effort(tuning.REACH, probe, refine),)
                 recall, seconds = trial.measure(lambda query, index=index: index.search(query, K).ids)

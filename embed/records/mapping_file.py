@@ -1,9 +1,22 @@
-"""Names of columns and settings: compared as people write them, and refused with what was likely meant."""
+"""Mapping files: TOML that says which name means what; a name unknown is refused with the one likely meant."""
 
 import difflib
+import tomllib
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
-from embed.errors import BadInput
+from embed.errors import BadInput, Missing
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a mapping file says; raises Missing, or BadInput where it is not TOML."""
+    if not path.is_file():
+        raise Missing(f"there is no mapping {path}", "mapping")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path.name} is not TOML: {error}", "mapping") from error
 
 
 def plain_name(column: str) -> str:
