@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import track
 
 from serve.pipeline import build
-from serve.release import open_current
-from serve.retrieve.engine import Engine, Query, make_encoders
+from serve.live import open_engine
+from serve.retrieve.engine import Engine, Query
 from serve.settings import Settings
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "grocery-store"
@@ -60,7 +60,7 @@ def shop(folder: Path, products: list[dict[str, str]], more: dict[str, list[str]
     feed.write_bytes(b"\n".join(map(orjson.dumps, rows)))
     settings = Settings(store=folder / "store", image_root=DATA)
     build(settings, feed)
-    return Engine(open_current(settings.store), make_encoders(settings), settings)
+    return open_engine(settings)
 
 
 def recall(engine: Engine, photos: list[dict[str, str]], what: str) -> tuple[float, float]:
@@ -68,7 +68,7 @@ def recall(engine: Engine, photos: list[dict[str, str]], what: str) -> tuple[flo
     first = five = 0
     for photo in track(photos, what, console=Console(stderr=True)):
         query = Query(k=5, image=(DATA / photo["photo"]).read_bytes())
-        found = [engine.release.ids.text(one.number) for one in engine.search(query)]
+        found = [engine.view.release.ids.text(one.number) for one in engine.search(query)]
         first += found[0] == photo["item_id"]
         five += photo["item_id"] in found
     return round(first / len(photos), 4), round(five / len(photos), 4)

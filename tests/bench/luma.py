@@ -19,8 +19,8 @@ from report import report
 from rich.console import Console
 from rich.progress import track
 
-from serve.release import open_current
-from serve.retrieve.engine import Engine, Query, make_encoders
+from serve.live import open_engine
+from serve.retrieve.engine import Engine, Query
 from serve.settings import Settings
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "magento-luma"
@@ -42,7 +42,7 @@ def main() -> None:
         shutil.copy(DATA / "catalog.csv", feed)
         build(feed, store)
         settings = Settings(store=store)
-        engine = Engine(open_current(store), make_encoders(settings), settings)
+        engine = open_engine(settings)
         figures = {
             "items": first["items"],
             "images": first["spaces"]["image"]["encoded"],
@@ -73,7 +73,9 @@ def encoded(report_: dict) -> int:
 
 def words(engine: Engine) -> dict[str, int]:
     """How many of the first five for "black hoodie" are hoodies, and how many of them black."""
-    items = [engine.release.catalogue.item(found.number) for found in engine.search(Query(k=5, text="black hoodie"))]
+    items = [
+        engine.view.release.catalogue.item(found.number) for found in engine.search(Query(k=5, text="black hoodie"))
+    ]
     return {
         "hoodies_in_top5": sum("hoodie" in f"{item.title} {item.category}".lower() for item in items),
         "black_in_top5": sum("Black" in item.attributes.get("color", []) for item in items),
@@ -87,7 +89,7 @@ def neighbours(engine: Engine) -> dict[str, float]:
     share that has any colour among the neighbours. `related_at_20` looks at the first 20 items, siblings of the item
     included; `related_at_20_products` counts each product once and leaves out the item's own.
     """
-    items = [item for batch in engine.release.catalogue.batches() for item in batch]
+    items = [item for batch in engine.view.release.catalogue.batches() for item in batch]
     parents = np.array([item.attributes["parent_sku"][0] for item in items])
     colors = defaultdict(int)
     for parent in parents:
@@ -108,7 +110,7 @@ def neighbours(engine: Engine) -> dict[str, float]:
             related.append(len(wanted & set(found[:20])) / len(wanted))
             products = [parent for parent in dict.fromkeys(found.tolist()) if parent != parents[number]][:20]
             related_products.append(len(wanted & set(products)) / len(wanted))
-            for space in engine.release.spaces:
+            for space in engine.view.release.spaces:
                 alone = parents[[one.number for one in engine.similar([item.item_id], 20, [space])]]
                 by_space[f"related_at_20_{space}"].append(len(wanted & set(alone)) / len(wanted))
     return {
