@@ -14,8 +14,8 @@ from report import report
 from rich.console import Console
 from rich.progress import track
 
-from serve.pipeline import build
 from serve.live import open_engine
+from serve.pipeline import build
 from serve.retrieve.engine import Engine, Query
 from serve.settings import Settings
 
