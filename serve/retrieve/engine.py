@@ -152,7 +152,7 @@ class Engine:
             # Exact search scores every item anyway, so the fused order is exact too.
             items = self.view.everything
             scores = {space: index.scores_of_all(vectors[space]) for space, index in indexes.items()}
-            total = fuse(scores, scores, self._space_weights)
+            total = self._total(scores, scores)
             total[left_out] = -np.inf
             if allowed is not None:
                 total[~allowed.mask] = -np.inf
@@ -160,7 +160,7 @@ class Engine:
             items = self._candidates(vectors, k, left_out, allowed)
             scores = {space: index.scores_of(vectors[space], items) for space, index in indexes.items()}
             samples = {space: self.view.release.samples[space] @ vector for space, vector in vectors.items()}
-            total = fuse(scores, samples, self._space_weights)
+            total = self._total(scores, samples)
             total[np.isin(items, left_out)] = -np.inf
             if allowed is not None:
                 total[~allowed.mask[items]] = -np.inf
@@ -174,6 +174,14 @@ class Engine:
             {space: cosine for space, cosine in zip(scores, each, strict=True) if cosine > -np.inf} for each in cosines
         ]
         return list(map(Found, numbers, _rounded(total[best]), sources, images))
+
+    def _total(
+        self, scores: Mapping[str, NDArray[np.float32]], backgrounds: Mapping[str, NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """The score that items are ordered by: of a single space its cosine, of several the fused one."""
+        if len(scores) == 1:
+            return next(iter(scores.values())).copy()
+        return fuse(scores, backgrounds, self._space_weights)
 
     def _candidates(
         self,

@@ -25,10 +25,8 @@ def fuse(
     """One score for each of m candidates from their scores [m] in every space that a query enters.
 
     `backgrounds` are the scores that the query gives to items picked blindly, or to all. -inf stands for an item that
-    is not in a space; one that is in none of them stays at -inf. With a single space the score is that space's own.
+    is not in a space; one that is in none of them stays at -inf.
     """
-    if len(scores) == 1:
-        return next(iter(scores.values())).copy()
     total = sum(weights[space] for space in scores)
     fused: NDArray[np.float32] = np.zeros(len(next(iter(scores.values()))), np.float32)
     nowhere = np.ones(len(fused), np.bool_)

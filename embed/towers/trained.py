@@ -1,0 +1,189 @@
+"""Trained towers: vectors of items and shoppers, and the folder that they are kept in.
+
+    towers.json            shape, vocabulary, how they were trained and how they measured, checksums
+    weights.safetensors
+    items.json             the item ids of the vocabulary
+
+The folder's name is the fingerprint: a hash of weights, shape and vocabulary.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch.nn import functional
+
+from embed.behaviour.interactions import Interactions
+from embed.catalogue import Item
+from embed.durable import sync
+from embed.errors import Damaged, Missing
+from embed.towers.batches import histories
+from embed.towers.features import Content, ItemFeatures, Vocabulary
+from embed.towers.model import Towers, TowerShape, gap_buckets
+
+FORMAT = 1
+AT_ONCE = 4096  # items that go through the item tower together
+SHOPPERS_AT_ONCE = 512
+
+
+@dataclass
+class TrainedTowers:
+    """Towers ready for use on CPU or a card. `facts` tell how they came about: data, settings, quality."""
+
+    towers: Towers
+    vocabulary: Vocabulary
+    facts: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        self.towers.to(self.device).eval()
+
+    @property
+    def shape(self) -> TowerShape:
+        return self.towers.shape
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What vectors of these towers are known by."""
+        return _fingerprint(self._files())
+
+    @torch.inference_mode()
+    def item_vectors(self, features: ItemFeatures) -> NDArray[np.float32]:
+        """Unit vectors of n items, [n, dim]."""
+        parts = [
+            functional.normalize(
+                self.towers.item_tower(
+                    features.rows(np.arange(start, min(start + AT_ONCE, len(features))), self.device)
+                ).float(),
+                dim=-1,
+            ).cpu()
+            for start in range(0, len(features), AT_ONCE)
+        ]
+        return torch.cat([*parts, torch.empty(0, self.shape.dim)]).numpy()
+
+    def vectors_of(self, items: Iterable[Item], content: Mapping[str, Content]) -> NDArray[np.float32]:
+        """Unit vectors of items of a catalogue, [n, dim]."""
+        return self.item_vectors(self.vocabulary.features(items, content))
+
+    @torch.inference_mode()
+    def user_vector(
+        self, items: NDArray[np.float32], kinds: NDArray[np.int64], times: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        """The unit vector [dim] after h interactions, the latest last: item vectors [h, dim], kinds and times [h].
+
+        Reads the last `shape.history` of them; h is at least 1.
+        """
+        recent = slice(-self.shape.history, None)
+        gaps = np.diff(times[recent], prepend=times[recent][:1]).astype(np.float32)
+        after = self.towers.user_tower(
+            torch.from_numpy(np.ascontiguousarray(items[recent]))[None].to(self.device),
+            torch.from_numpy(kinds[recent])[None].to(self.device),
+            gap_buckets(torch.from_numpy(gaps)[None].to(self.device)),
+        )
+        vector: NDArray[np.float32] = functional.normalize(after[0, -1].float(), dim=-1).cpu().numpy()
+        return vector
+
+    @torch.inference_mode()
+    def user_vectors(self, items: NDArray[np.float32], interactions: Interactions) -> NDArray[np.float32]:
+        """Unit vectors of m shoppers [m, dim] by the vectors of all items [n, dim]; zero for one without history."""
+        recent = interactions.last(self.shape.history)
+        lengths = np.diff(recent.starts)
+        found = np.zeros((len(lengths), self.shape.dim), np.float32)
+        known = torch.from_numpy(items).to(self.device)
+        order = np.argsort(lengths, kind="stable")
+        order = order[lengths[order] > 0]
+        for start in range(0, len(order), SHOPPERS_AT_ONCE):
+            users = order[start : start + SHOPPERS_AT_ONCE]
+            batch = histories(recent, recent.starts[users], recent.starts[users + 1])
+            after = self.towers.user_tower(
+                known[torch.from_numpy(batch.item).to(self.device)],
+                torch.from_numpy(batch.kind).to(self.device),
+                gap_buckets(torch.from_numpy(batch.gap).to(self.device)),
+            )
+            last = after[torch.arange(len(users)), torch.from_numpy(batch.length - 1)]
+            found[users] = functional.normalize(last.float(), dim=-1).cpu().numpy()
+        return found
+
+    def save(self, parent: Path) -> Path:
+        """Write a folder under `parent`, named by the fingerprint; it is there whole or not at all."""
+        files = self._files()
+        folder = parent / self.fingerprint
+        if folder.is_dir():
+            return folder
+        fresh = parent / f".{self.fingerprint}"
+        fresh.mkdir(parents=True, exist_ok=True)
+        for name, data in (files | {"facts.json": orjson.dumps(self.facts, option=orjson.OPT_INDENT_2)}).items():
+            (fresh / name).write_bytes(data)
+            sync(fresh / name)
+        sync(fresh)
+        fresh.rename(folder)
+        sync(parent)
+        return folder
+
+    @classmethod
+    def open(cls, folder: Path, device: str = "cpu") -> "TrainedTowers":
+        """Read what `save` wrote; raises Missing, or Damaged where it is not what was written."""
+        try:
+            files = {
+                name: (folder / name).read_bytes() for name in ("towers.json", "weights.safetensors", "items.json")
+            }
+            facts = orjson.loads((folder / "facts.json").read_bytes())
+        except OSError as error:
+            raise Missing(f"{folder} holds no towers: {error.strerror}: train them again", folder.name) from error
+        except orjson.JSONDecodeError as error:
+            raise Damaged(f"{folder / 'facts.json'} is damaged: {error}", "facts.json") from error
+        found = _fingerprint(files)
+        if found != folder.name:
+            raise Damaged(f"the towers in {folder} are damaged: they are {found}: train them again", folder.name)
+        try:
+            told = orjson.loads(files["towers.json"])
+            if told["format"] != FORMAT:
+                raise Damaged(
+                    f"the towers in {folder} have format {told['format']}, this version reads {FORMAT}: train again",
+                    folder.name,
+                )
+            vocabulary = Vocabulary(
+                orjson.loads(files["items.json"]),
+                told["tags"],
+                {name: (dim, fingerprint) for name, (dim, fingerprint) in told["spaces"].items()},
+                told["price_mean"],
+                told["price_spread"],
+            )
+            towers = Towers(TowerShape(**told["shape"]))
+            towers.load_state_dict(load_tensors(files["weights.safetensors"]))
+        except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            raise Damaged(f"the towers in {folder} cannot be used: {error}: train again", folder.name) from error
+        return cls(towers, vocabulary, facts, device)
+
+    def _files(self) -> dict[str, bytes]:
+        told = {
+            "format": FORMAT,
+            "shape": asdict(self.shape),
+            "tags": list(self.vocabulary.tags),
+            "spaces": {name: list(of) for name, of in self.vocabulary.spaces.items()},
+            "price_mean": self.vocabulary.price_mean,
+            "price_spread": self.vocabulary.price_spread,
+        }
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.towers.state_dict().items()}
+        return {
+            "towers.json": orjson.dumps(told),
+            "weights.safetensors": save_tensors(weights),
+            "items.json": orjson.dumps(list(self.vocabulary.item_ids)),
+        }
+
+
+def _fingerprint(files: Mapping[str, bytes]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(files):
+        digest.update(hashlib.blake2b(files[name]).digest())
+    return digest.hexdigest()

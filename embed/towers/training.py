@@ -1,0 +1,287 @@
+"""Training of the towers: one loop, which a kill may interrupt anywhere, and which then ends as if it had not been.
+
+The loss is sampled softmax over the next item. With m negatives drawn with probabilities q, the partition function of
+all items is estimated as `exp(s_target) + sum_j exp(s_j) / (m q_j)`: the target is always there and so needs no
+correction, each negative is corrected by the log of how often it is drawn (logQ; Bengio and Senécal 2008; Khrylchenko
+et al., "Correcting the LogQ Correction", RecSys 2025). The negatives are shared by all interactions of a batch.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+
+from embed.behaviour.interactions import Interactions
+from embed.behaviour.ranking import hits, ndcg, recall
+from embed.behaviour.splits import Holdout
+from embed.durable import sync
+from embed.towers.batches import Batch, batches, windows
+from embed.towers.features import ItemFeatures, Vocabulary
+from embed.towers.model import Towers, TowerShape, gap_buckets
+from embed.towers.trained import TrainedTowers
+
+K = 10
+MOST_SHOPPERS = 20_000  # that an epoch is validated with
+Progress = Callable[[int, int], None]  # steps done, steps in all
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train. `uniform` is the share of negatives drawn evenly, the others are drawn by how often items occur.
+
+    `tokens` are the interactions of a batch, `warm_up` the share of all steps that the rate rises in; `patience` the
+    epochs without a better validation after which training ends.
+    """
+
+    epochs: int = 40
+    patience: int = 6
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warm_up: float = 0.05
+    tokens: int = 2048
+    negatives: int = 1024
+    uniform: float = 0.5
+    seed: int = 0
+
+
+@dataclass
+class State:
+    """How far training is: epochs done, and how each measured on validation."""
+
+    epoch: int = 0
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch, counted from 1, that measured best; 0 before the first."""
+        return 1 + max(range(len(self.curve)), key=lambda epoch: self.curve[epoch]["ndcg10"]) if self.curve else 0
+
+
+class Trainer:
+    """Towers, their optimizer, and what they learn from."""
+
+    def __init__(
+        self,
+        shape: TowerShape,
+        training: Training,
+        features: ItemFeatures,
+        interactions: Interactions,
+        device: str = "cpu",
+    ) -> None:
+        self.training, self.features, self.interactions, self.device = training, features, interactions, device
+        torch.manual_seed(training.seed)
+        self.towers = Towers(shape).to(device)
+        matrices = [each for each in self.towers.parameters() if each.dim() > 1]
+        others = [each for each in self.towers.parameters() if each.dim() <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=training.learning_rate,
+            fused=True,
+        )
+        self.windows = windows(interactions, shape.history)
+        liked = np.bincount(interactions.item, weights=interactions.weight > 0, minlength=interactions.items)
+        share = liked / max(1.0, liked.sum())
+        self._probability = training.uniform / interactions.items + (1 - training.uniform) * share
+        self._cumulative = np.cumsum(self._probability)
+        learned = int((self.windows[:, 1] - self.windows[:, 0] - 1).sum())
+        self.steps = max(1, math.ceil(1.05 * learned / training.tokens))  # of an epoch, about
+
+    def train_epoch(self, epoch: int, progress: Progress | None = None) -> float:
+        """Go through all windows once; the mean loss. Seed, epoch and what was learned before decide all."""
+        random = np.random.default_rng([self.training.seed, epoch])
+        torch.manual_seed(int(random.integers(1 << 62)))
+        self.towers.train()
+        total, step = torch.zeros((), device=self.device), 0
+        for step, batch in enumerate(batches(self.interactions, self.windows, self.training.tokens, random), start=1):
+            self._set_rate((epoch + min(1.0, step / self.steps)) / self.training.epochs)
+            loss = self._loss(batch, random)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.towers.parameters(), 1.0)
+            self.optimizer.step()
+            total += loss.detach()
+            if progress:
+                progress(step, max(step, self.steps))
+        return float(total) / max(1, step)
+
+    def _set_rate(self, share: float) -> None:
+        """The rate after a share of all steps: a linear warm-up, then a cosine decay to a hundredth."""
+        warm = self.training.warm_up
+        factor = share / warm if share < warm else 0.505 + 0.495 * math.cos(math.pi * (share - warm) / (1 - warm))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.training.learning_rate * factor
+
+    def _loss(self, batch: Batch, random: np.random.Generator) -> Tensor:
+        draws = random.random(self.training.negatives) * self._cumulative[-1]
+        negatives = np.searchsorted(self._cumulative, draws).clip(max=len(self._cumulative) - 1)
+        learned = batch.weight > 0  # [b, longest]
+        targets = batch.target[learned]  # [targets]
+        weights = self._tensor(batch.weight[learned])
+        # Every item that the batch touches goes through the item tower once.
+        touched = np.concatenate([batch.histories.item.ravel(), targets, negatives])
+        items, places = np.unique(touched, return_inverse=True)
+        ends = batch.histories.item.size, batch.histories.item.size + len(targets)
+        of_history, of_targets, of_negatives = (self._tensor(part) for part in np.split(places, ends))
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
+            vectors = functional.normalize(self.towers.item_tower(self.features.rows(items, self.device)), dim=-1)
+            after = self.towers.user_tower(  # [b, longest, dim]
+                vectors[of_history].view(*batch.histories.item.shape, -1),
+                self._tensor(batch.histories.kind),
+                gap_buckets(self._tensor(batch.histories.gap)),
+            )
+        queries = functional.normalize(after[self._tensor(learned)].float(), dim=-1)  # [targets, dim]
+        scale, vectors = self.towers.log_scale.exp(), vectors.float()
+        positive = (queries * vectors[of_targets]).sum(-1) * scale  # [targets]
+        drawn = np.log(len(negatives) * self._probability[negatives]).astype(np.float32)
+        logits = queries @ vectors[of_negatives].T * scale - self._tensor(drawn)  # [targets, negatives]
+        logits = logits.masked_fill(self._tensor(targets[:, None] == negatives), -torch.inf)
+        losses = torch.logsumexp(torch.cat([positive[:, None], logits], 1), 1) - positive
+        loss: Tensor = (losses * weights).sum() / weights.sum().clamp(min=1e-9)
+        return loss
+
+    def _tensor(self, values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).to(self.device, non_blocking=True)
+
+    def trained(self, vocabulary: Vocabulary, facts: dict[str, Any]) -> TrainedTowers:
+        """The towers as they are now, ready for use."""
+        towers = Towers(self.towers.shape)
+        towers.load_state_dict(self.towers.state_dict())
+        return TrainedTowers(towers, vocabulary, facts, self.device)
+
+
+def validate(trainer: Trainer, holdout: Holdout) -> dict[str, float]:
+    """NDCG and recall of the first ten of all items, over the held-out shoppers that have a history."""
+    trained = trainer.trained(Vocabulary(), {})
+    known = holdout.of(np.flatnonzero(np.diff(holdout.history.starts) > 0)).some(MOST_SHOPPERS, trainer.training.seed)
+    if not len(known):
+        return {"ndcg10": 0.0, "recall10": 0.0}
+    vectors = trained.item_vectors(trainer.features)
+    found = hits(rank_all(trained.user_vectors(vectors, known.history), vectors, known, K), known)
+    return {"ndcg10": float(ndcg(found, known, K).mean()), "recall10": float(recall(found, known, K).mean())}
+
+
+def rank_all(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32], holdout: Holdout, k: int, at_once: int = 512
+) -> NDArray[np.int64]:
+    """The k best of all items [n, dim] for m shoppers [m, dim], without those in their history, [m, k]."""
+    items = torch.from_numpy(vectors).T
+    ranked = np.full((len(queries), k), -1, np.int64)
+    for start in range(0, len(queries), at_once):
+        rows = np.arange(start, min(start + at_once, len(queries)))
+        scores = torch.from_numpy(queries[rows]) @ items
+        seen = holdout.history.of(rows)
+        scores[torch.from_numpy(seen.user), torch.from_numpy(seen.item.astype(np.int64))] = -torch.inf
+        best = scores.topk(min(k, scores.shape[1])).indices.numpy()
+        ranked[rows, : best.shape[1]] = best
+    return ranked
+
+
+def fit(
+    trainer: Trainer,
+    holdout: Holdout | None,
+    folder: Path,
+    epochs: int | None = None,
+    progress: Progress | None = None,
+    told: Callable[[int, dict[str, float]], None] | None = None,
+) -> State:
+    """Train until validation gets no better, or, without a holdout, for `epochs`; the best epoch's weights stay.
+
+    After each epoch `folder` holds a checkpoint, from which the next call goes on; it is for the same trainer only.
+    TensorBoard reads the same folder. `told` hears of each epoch as it ends.
+    """
+    from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "checkpoint.safetensors"
+    state = _restore(trainer, checkpoint) if checkpoint.exists() else State()
+    best = {name: tensor.detach().clone() for name, tensor in trainer.towers.state_dict().items()}
+    if checkpoint.exists():
+        best = _best(checkpoint)
+    last = trainer.training.epochs if epochs is None else epochs
+    with SummaryWriter(str(folder), purge_step=state.epoch) as writer:
+        while state.epoch < last and state.epoch - state.best_epoch < trainer.training.patience:
+            tell = partial(_tell, progress, state.epoch, last) if progress else None
+            loss = trainer.train_epoch(state.epoch, tell)
+            measured = validate(trainer, holdout) if holdout is not None else {"ndcg10": float(state.epoch)}
+            state.curve.append({"loss": loss, **measured})
+            state.epoch += 1
+            if state.best_epoch == state.epoch:
+                best = {name: tensor.detach().clone() for name, tensor in trainer.towers.state_dict().items()}
+            for name, value in state.curve[-1].items():
+                writer.add_scalar(name, value, state.epoch)
+            _keep(trainer, state, best, checkpoint)
+            if told:
+                told(state.epoch, state.curve[-1])
+    trainer.towers.load_state_dict(best)
+    return state
+
+
+def _tell(progress: Progress, epoch: int, epochs: int, step: int, steps: int) -> None:
+    progress(epoch * steps + step, epochs * steps)
+
+
+def _keep(trainer: Trainer, state: State, best: dict[str, Tensor], path: Path) -> None:
+    """Write the checkpoint in one rename."""
+    tensors = {f"towers.{name}": tensor for name, tensor in trainer.towers.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+    for number, of in trainer.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in of.items()}
+    told = {"state": asdict(state), "of": _of(trainer)}
+    fresh = path.with_suffix(".tmp")
+    # Cloned, as safetensors refuses tensors that share memory.
+    save_file(
+        {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()},
+        fresh,
+        {"checkpoint": orjson.dumps(told).decode()},
+    )
+    sync(fresh)
+    fresh.replace(path)
+    sync(path.parent)
+
+
+def _restore(trainer: Trainer, path: Path) -> State:
+    """Put the trainer where the checkpoint was written."""
+    with safe_open(path, "pt", device=trainer.device) as file:
+        told = orjson.loads(file.metadata()["checkpoint"])
+        if told["of"] != _of(trainer):
+            raise ValueError(f"{path} is of another training: delete it")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    trainer.towers.load_state_dict(_under("towers", tensors))
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _under("optimizer", tensors).items():
+        number, _, part = name.partition(".")
+        states.setdefault(int(number), {})[part] = tensor
+    whole = trainer.optimizer.state_dict()
+    trainer.optimizer.load_state_dict({**whole, "state": states})
+    return State(**told["state"])
+
+
+def _best(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, "pt") as file:
+        return _under("best", {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
+    }
+
+
+def _of(trainer: Trainer) -> dict[str, Any]:
+    """What a checkpoint belongs to."""
+    return {
+        "shape": asdict(trainer.towers.shape),
+        "training": asdict(trainer.training),
+        "interactions": len(trainer.interactions),
+    }

@@ -1,0 +1,114 @@
+"""The blend: one order out of what the sources say, with weights learned from what shoppers liked next.
+
+The score of a candidate is a weighted sum of its scores in all sources, counts entering by their logarithm:
+
+    sum over sources of w * f(score),  f(x) = x for cosines and standard deviations, log(1 + x / floor) for counts
+
+Weights and floors are those under which what a shopper went on to like is likeliest among the candidates: softmax over
+each shopper's candidates, as in a conditional logit (McFadden 1974). No weight is negative.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from torch.nn import functional
+
+COUNTS = ("covisitation", "popularity")
+SOURCES = ("tower", "covisitation", "popularity", "arrivals", "content")
+
+
+class Blend(BaseModel):
+    """Weights of the sources, and the floors of those that count; a source that is not named weighs nothing."""
+
+    model_config = ConfigDict(frozen=True)
+
+    weights: dict[str, float] = {
+        "tower": 12.0,
+        "covisitation": 1.0,
+        "popularity": 0.3,
+        "arrivals": 0.3,
+        "content": 0.5,
+    }
+    floors: dict[str, float] = {"covisitation": 0.05, "popularity": 1.0}
+
+    def total(self, scores: Mapping[str, NDArray[np.float32]], count: int) -> NDArray[np.float32]:
+        """The blended score of m candidates, [m], from their scores [m] in each source that has any to give."""
+        total = np.zeros(count, np.float32)
+        for source, of in scores.items():
+            total += self.part(source, of)
+        return total
+
+    def part(self, source: str, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What a source adds to the blended score."""
+        weight = np.float32(self.weights.get(source, 0.0))
+        if source in COUNTS:
+            scores = np.log(scores / np.float32(self.floors.get(source, 1.0)) + 1)
+        return weight * scores
+
+
+@dataclass(frozen=True)
+class Case:
+    """The candidates of one shopper: their scores [m] by source, and which were liked, [m]."""
+
+    scores: Mapping[str, NDArray[np.float32]]
+    liked: NDArray[np.bool_]
+
+
+def fit(cases: Sequence[Case], sources: Sequence[str], prior: float = 1e-3) -> Blend:
+    """Learn the blend of `sources` from cases that hold something liked; the others teach nothing.
+
+    `prior` pulls weights to nothing, so that a source of which there is no evidence stays out.
+    """
+    cases = [case for case in cases if case.liked.any()]
+    if not cases:
+        return Blend()
+    most = max(len(case.liked) for case in cases)
+    scores = np.zeros((len(sources), len(cases), most), np.float32)
+    liked = np.zeros((len(cases), most), np.float32)
+    there = np.zeros((len(cases), most), np.bool_)
+    for row, case in enumerate(cases):
+        count = len(case.liked)
+        there[row, :count] = True
+        liked[row, :count] = case.liked / case.liked.sum()
+        for place, source in enumerate(sources):
+            if source in case.scores:
+                scores[place, row, :count] = case.scores[source]
+    x, y, mask = torch.from_numpy(scores), torch.from_numpy(liked), torch.from_numpy(there)
+    # In units of their own spread, so that one step size suits all.
+    spread = torch.stack([each[mask].std().clamp(min=1e-6) for each in x])
+    raw = torch.zeros(len(sources), requires_grad=True)
+    floors = torch.zeros(len(sources), requires_grad=True)
+    optimizer = torch.optim.LBFGS([raw, floors], max_iter=200, line_search_fn="strong_wolfe")
+
+    def weights_and_floors() -> tuple[torch.Tensor, torch.Tensor]:
+        return functional.softplus(raw), spread * torch.exp(floors)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        weights, floor = weights_and_floors()
+        total = torch.zeros_like(y)
+        for place, source in enumerate(sources):
+            if source in COUNTS:
+                total = total + weights[place] * torch.log(x[place] / floor[place] + 1)
+            else:
+                total = total + weights[place] * x[place] / spread[place]
+        log_likely = functional.log_softmax(total.masked_fill(~mask, -torch.inf), 1).masked_fill(~mask, 0)
+        loss: torch.Tensor = -(log_likely * y).sum(1).mean() + prior * (weights.square().sum() + floors.square().sum())
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        weights, floor = weights_and_floors()
+    counts = [source in COUNTS for source in sources]
+    return Blend(
+        weights={
+            source: float(weight if count else weight / scale)
+            for source, weight, scale, count in zip(sources, weights, spread, counts, strict=True)
+        },
+        floors={source: float(value) for source, value, count in zip(sources, floor, counts, strict=True) if count},
+    )

@@ -1,0 +1,91 @@
+"""The recommender: candidates of all sources for one shopper, blended into one order."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.exact import top
+from index.selection import Selection
+from serve.recommend.blend import Blend
+from serve.recommend.shopper import Shopper
+from serve.recommend.sources import Items, Scores, Source
+
+DEPTH = 200  # candidates each source proposes, at the least
+FEW = 200  # items left out up to which each source proposes that many more instead of being told
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """m items, best first: their blended score, their score [m] by source, and which source proposed which, [m].
+
+    A source that has nothing to go by for this shopper is not there.
+    """
+
+    items: Items
+    total: Scores
+    scores: Mapping[str, Scores]
+    proposed: Mapping[str, NDArray[np.bool_]]
+
+    def first(self, k: int) -> "Candidates":
+        """The k best."""
+        return Candidates(
+            self.items[:k],
+            self.total[:k],
+            {source: scores[:k] for source, scores in self.scores.items()},
+            {source: which[:k] for source, which in self.proposed.items()},
+        )
+
+
+class Recommender:
+    """Sources over the items 0 to `items` - 1 and the blend that orders what they propose; without state."""
+
+    def __init__(self, sources: Mapping[str, Source], blend: Blend, items: int) -> None:
+        self._sources, self._blend, self._items = sources, blend, items
+
+    def recommend(self, shopper: Shopper, k: int, left_out: Items, allowed: Selection | None = None) -> Candidates:
+        """The k best items for a shopper without those left out, of the allowed ones; k whenever there are k.
+
+        Where the sources have too few, any allowed items follow, by their number.
+        """
+        found = self.candidates(shopper, max(k, DEPTH), left_out, allowed)
+        if len(found.items) < k:
+            found = self._filled(found, k, left_out, allowed)
+        return found.first(k)
+
+    def candidates(self, shopper: Shopper, depth: int, left_out: Items, allowed: Selection | None = None) -> Candidates:
+        """What the sources propose, `depth` each, blended; without the items left out."""
+        answers = {name: answer for name, source in self._sources.items() if (answer := source.ask(shopper))}
+        if len(left_out) > FEW:
+            mask = np.ones(self._items, np.bool_) if allowed is None else allowed.mask.copy()
+            mask[left_out] = False
+            allowed = Selection(mask)
+        else:
+            depth += len(left_out)
+        proposed = {name: answer.propose(depth, allowed) for name, answer in answers.items()}
+        items = np.unique(np.concatenate([*proposed.values(), np.empty(0, np.int64)]))
+        items = items[~np.isin(items, left_out)]
+        scores = {name: answer.scores(items) for name, answer in answers.items()}
+        total = self._blend.total(scores, len(items))
+        order = top(total, items, len(items))
+        return Candidates(
+            items[order],
+            total[order],
+            {name: of[order] for name, of in scores.items()},
+            {name: np.isin(items[order], of) for name, of in proposed.items()},
+        )
+
+    def _filled(self, found: Candidates, k: int, left_out: Items, allowed: Selection | None) -> Candidates:
+        mask = np.ones(self._items, np.bool_) if allowed is None else allowed.mask.copy()
+        mask[left_out] = False
+        mask[found.items] = False
+        rest = np.flatnonzero(mask)[: k - len(found.items)]
+        nothing = np.zeros(len(rest))
+        lowest = float(found.total.min()) if len(found.items) else 0.0
+        return Candidates(
+            np.concatenate([found.items, rest]),
+            np.concatenate([found.total, nothing + min(0.0, lowest)]).astype(np.float32),
+            {name: np.concatenate([of, nothing]).astype(np.float32) for name, of in found.scores.items()},
+            {name: np.concatenate([of, nothing > 0]) for name, of in found.proposed.items()},
+        )
