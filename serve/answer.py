@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from embed.catalogue import Item
 from serve.http.contract import DEFAULT_FIELDS
+from serve.recommend.recommender import Candidates
 from serve.retrieve.engine import Engine, Found
 from serve.view import View
 
@@ -33,6 +34,23 @@ def answer_items(view: View, found: Sequence[Found], fields: Sequence[str]) -> l
             **item_fields(view, one.number, fields, one.image),
         }
         for one in found
+    ]
+
+
+def answer_candidates(view: View, found: Candidates) -> list[dict[str, Any]]:
+    """The answer's candidates: blended score, score by source, and the sources that proposed each."""
+    scores = {source: of.astype(float).round(4).tolist() for source, of in found.scores.items()}
+    proposed = {source: of.tolist() for source, of in found.proposed.items()}
+    return [
+        {
+            "item_id": view.text(number),
+            "score": total,
+            "sources": {source: of[place] for source, of in scores.items()},
+            "proposed_by": [source for source, of in proposed.items() if of[place]],
+        }
+        for place, (number, total) in enumerate(
+            zip(found.items.tolist(), found.total.astype(float).round(4).tolist(), strict=True)
+        )
     ]
 
 

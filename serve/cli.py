@@ -52,6 +52,10 @@ index_app = typer.Typer(no_args_is_help=True, help="What the indexes of a releas
 app.add_typer(index_app, name="index")
 
 
+train_app = typer.Typer(no_args_is_help=True, help="Learn from the store's events.")
+app.add_typer(train_app, name="train")
+
+
 def main() -> None:
     """The `vetrina` command: expected errors become one clear line and exit code 2 or 1."""
     try:
@@ -188,6 +192,76 @@ def serve(
         log_config={**LOGGING_CONFIG, "loggers": loggers},
         access_log=False,
     )
+
+
+@app.command()
+def events(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV, TSV, JSONL or Parquet of events")],
+    store: Store = None,
+    mapping: Annotated[Path | None, typer.Option("--mapping", help="mapping file for the file's own names")] = None,
+    json: Json = False,
+) -> None:
+    """Take a file of events into the store's log: clean, reject with reasons, report. Reading it again adds nothing."""
+    from serve.learn.import_events import import_events
+
+    settings = load_settings(store=store)
+    with _bars(json) as progress:
+        report = import_events(settings, file, mapping, progress)
+    _print(json, report, show.events_report)
+
+
+@train_app.command("towers")
+def train_towers_command(store: Store = None, json: Json = False) -> None:
+    """Train the two towers and the blend of all sources on the store's events; then build. Goes on after a kill."""
+    from serve.pipeline import train
+
+    settings = load_settings(store=store)
+    with _bars(json) as progress:
+        report = train(settings, progress)
+    _print(json, report, show.training_report)
+
+
+@app.command()
+def recommend(
+    user: Annotated[str | None, typer.Argument(help="whose events count; without one, --item")] = None,
+    item: Annotated[list[str] | None, typer.Option(help="an item clicked just now; repeat it for several")] = None,
+    filter_: Where = None,
+    k: K = 10,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """What a shopper will want next, by what was done so far."""
+    from serve.learn.event_store import open_event_store
+    from serve.recommend.known import known_of
+
+    settings = load_settings(store=store)
+    wanted = _read_filter(filter_)
+    known = known_of(
+        open_event_store(settings), settings, user, [{"item_id": of, "type": "click"} for of in item or ()]
+    )
+    answer = _ask(settings, lambda engine: engine.recommend(known.events, k, known.left_out, wanted))
+    _print(json, answer, show.answer)
+
+
+@app.command()
+def candidates(
+    out_file: Annotated[Path, typer.Option("--out", help="Parquet file: user_id, item_id, place, score, by source")],
+    users: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="text file, one user a line; without it, all")
+    ] = None,
+    filter_: Where = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=5000, help="candidates of each user")] = 100,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Candidates of many users at once, in a file for other services."""
+    from serve.recommend.bulk import write_candidates
+
+    settings = load_settings(store=store)
+    wanted = _read_filter(filter_)
+    with _bars(json) as progress:
+        report = write_candidates(settings, out_file, users, k, wanted, progress)
+    _print(json, report, show.candidates_report)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from embed.catalogue import Mapping as FeedMapping
 from index.journal import Journal
 from serve.changes import Encoding, LiveChange, image_source, journal_folder, rows_for
 from serve.errors import EXPECTED, Broken, complaint, writable
+from serve.learn.event_store import EventStore, open_event_store
+from serve.recommend.known import Known, known_of
 from serve.release import Release, current_name, make_current, open_current, release_folder
 from serve.retrieve.engine import Encoders, Engine, make_encoders
 from serve.settings import Settings
@@ -161,6 +164,15 @@ class Live:
         if self._engine is None:
             raise Broken(f"no release is loaded yet: {self._reason}", "release")
         return self._engine
+
+    @cached_property
+    def events(self) -> EventStore:
+        """The event log; raises Broken where its database cannot be used."""
+        return open_event_store(self._settings)
+
+    def known(self, user_id: str | None, history: Sequence[Mapping[str, Any]] = ()) -> Known:
+        """What to go by for a shopper, as of this moment."""
+        return known_of(self.events, self._settings, user_id, history)
 
     @property
     def ready(self) -> bool:

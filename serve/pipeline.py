@@ -11,9 +11,12 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from embed.behaviour import collect
 from embed.catalogue import Catalogue, IngestReport, Mapping, check_items, ingest, read_report
 from embed.durable import alone
 from embed.encode_job import SpaceVectors, encode_images, encode_texts
@@ -26,6 +29,10 @@ from index.space import Space
 from index.threads import limit_threads
 from serve.changes import edits_beyond, fold_journal, prune_journal
 from serve.errors import BadRequest, Broken
+from serve.learn.event_store import open_event_store
+from serve.recommend.behaviour import TOWER, Behaviour
+from serve.recommend.blend import Blend
+from serve.recommend.training_job import TrainingReport, current_towers, gathered, train_towers
 from serve.release import (
     ITEMS_FILE,
     Manifest,
@@ -34,6 +41,7 @@ from serve.release import (
     current_name,
     draft,
     list_manifests,
+    open_current,
     publish,
     read_manifest,
     releases_folder,
@@ -74,6 +82,26 @@ def encode_catalogue(settings: Settings, progress: Progress | None = None) -> li
         catalogue = Catalogue.current(settings.store)
         check_items(catalogue)
         return _encode(settings, catalogue, progress)
+
+
+def train(settings: Settings, progress: Progress | None = None) -> TrainingReport:
+    """Train towers and blend on the events of the store, with the items of its current release."""
+    with _one_job_at_a_time(settings.store):
+        release = open_current(settings.store)
+        catalogue = Catalogue.current(settings.store)
+        if catalogue.version != release.manifest.catalogue:
+            raise BadRequest(
+                f"the catalogue has changed since release {release.name}: run vetrina build first", "store"
+            )
+        spaces = _encode(settings, catalogue, progress)
+        there = {space.space: space.fingerprint for space in spaces}
+        released = {name: entry.fingerprint for name, entry in release.manifest.spaces.items()}
+        if there != released:
+            raise BadRequest(
+                f"release {release.name} has spaces {released}, the encoders now make {there}: run vetrina build first",
+                "store",
+            )
+        return train_towers(settings, release, spaces, progress)
 
 
 def _ingest(
@@ -141,7 +169,9 @@ def build(
             raise BadRequest(f"{feed or 'the catalogue'} has no usable product: there is nothing to release", "feed")
         with _timed(seconds, "encode"):
             spaces = _encode(settings, catalogue, progress)
-        content = _content(catalogue, spaces)
+        with _timed(seconds, "behaviour"):
+            behaviour = _behaviour(settings, catalogue, spaces)
+        content = _content(catalogue, spaces, behaviour)
         parent = current_name(settings.store)
         standing = _standing(settings.store, parent) if parent else None
         if not force:
@@ -151,6 +181,8 @@ def build(
         with draft(settings.store) as folder:
             with _timed(seconds, "index"):
                 entries = _build_indexes(settings, folder, catalogue, spaces, standing, progress)
+                tower = _build_tower(settings, folder, catalogue, spaces, behaviour, standing, progress)
+                behaviour.write(folder / "behaviour")
                 # A copy, not a link: nothing that befalls the catalogue's file befalls the release.
                 shutil.copyfile(catalogue.file, folder / ITEMS_FILE)
                 write_ids(folder, (item_id.as_py() for item_id in catalogue.ids()))
@@ -163,6 +195,8 @@ def build(
                 journal=read_report(catalogue).journal,
                 items=len(catalogue),
                 spaces=entries,
+                tower=tower,
+                behaviour=behaviour.facts,
                 seconds=seconds,
                 versions={name: version(name) for name in ("vetrina", "torch", "onnxruntime")},
             )
@@ -181,48 +215,115 @@ def _build_indexes(
 ) -> dict[str, SpaceEntry]:
     limit_threads(choose_device("cpu", settings.threads).threads)
     gpu.allow(settings.device != "cpu")
-    budget = None if settings.index_memory_mb is None else settings.index_memory_mb << 20
     entries = {}
     for vectors in spaces:
         space = Space(vectors.space, vectors.dim, vectors.fingerprint)
-        stage = f"index {space.name}"
-        report = snapshot.build(
-            folder / "spaces" / space.name,
-            space,
-            vectors.owners,
-            vectors.labels,
-            len(catalogue),
-            vectors.gather,
-            settings.recall_target,
-            budget,
-            _earlier(settings.store, standing, space.name),
-            _target(settings, folder, catalogue, space.name),
-            partial(_tell, progress, stage) if progress else None,
+        report = _build_index(
+            settings, folder, catalogue, space, vectors.owners, vectors.labels, vectors.gather, standing, progress
         )
-        entries[space.name] = SpaceEntry(
-            encoder=vectors.encoder,
-            fingerprint=space.fingerprint,
-            dim=space.dim,
-            rows=report.rows,
-            encoded=vectors.encoded,
-            truncated=vectors.truncated,
-            failed=len(vectors.failures),
-            rejected=report.rejected,
-            factory=report.factory,
-            efforts=list(report.efforts),
-            recall10=report.recall10,
-            latency_ms=report.latency_ms,
-            bytes=report.bytes,
-            bytes_per_vector=report.bytes_per_vector,
-            recall_target=report.recall_target,
-            curve=list(report.curve),
-            note=report.note,
-            uri=report.uri,
-            collection=report.collection,
+        entries[space.name] = _entry(
+            report, space, vectors.encoder, vectors.encoded, vectors.truncated, len(vectors.failures)
         )
-        if progress:
-            progress(stage, 1, 1, "indexes")
     return entries
+
+
+def _build_tower(
+    settings: Settings,
+    folder: Path,
+    catalogue: Catalogue,
+    spaces: list[SpaceVectors],
+    behaviour: Behaviour,
+    standing: Manifest | None,
+    progress: Progress | None,
+) -> SpaceEntry | None:
+    """The index of where the towers place the items; None without towers."""
+    towers = behaviour.towers
+    if towers is None:
+        return None
+    with gathered(folder / "gathered", spaces, len(catalogue)) as content:
+        vectors = towers.vectors_of((item for batch in catalogue.batches() for item in batch), content)
+    shutil.rmtree(folder / "gathered")
+    owners = np.arange(len(catalogue), dtype=np.int32)
+    space = Space(TOWER, vectors.shape[1], towers.fingerprint)
+
+    def fill(out: NDArray[np.float32]) -> None:
+        out[:] = vectors
+
+    report = _build_index(settings, folder, catalogue, space, owners, np.zeros_like(owners), fill, standing, progress)
+    return _entry(report, space, "towers", len(vectors), 0, 0)
+
+
+def _build_index(
+    settings: Settings,
+    folder: Path,
+    catalogue: Catalogue,
+    space: Space,
+    owners: NDArray[np.int32],
+    labels: NDArray[np.int32],
+    fill: Callable[[NDArray[np.float32]], None],
+    standing: Manifest | None,
+    progress: Progress | None,
+) -> snapshot.IndexReport:
+    stage = f"index {space.name}"
+    report = snapshot.build(
+        folder / "spaces" / space.name,
+        space,
+        owners,
+        labels,
+        len(catalogue),
+        fill,
+        settings.recall_target,
+        None if settings.index_memory_mb is None else settings.index_memory_mb << 20,
+        _earlier(settings.store, standing, space.name),
+        _target(settings, folder, catalogue, space.name),
+        partial(_tell, progress, stage) if progress else None,
+    )
+    if progress:
+        progress(stage, 1, 1, "indexes")
+    return report
+
+
+def _entry(
+    report: snapshot.IndexReport, space: Space, encoder: str, encoded: int, truncated: int, failed: int
+) -> SpaceEntry:
+    return SpaceEntry(
+        encoder=encoder,
+        fingerprint=space.fingerprint,
+        dim=space.dim,
+        rows=report.rows,
+        encoded=encoded,
+        truncated=truncated,
+        failed=failed,
+        rejected=report.rejected,
+        factory=report.factory,
+        efforts=list(report.efforts),
+        recall10=report.recall10,
+        latency_ms=report.latency_ms,
+        bytes=report.bytes,
+        bytes_per_vector=report.bytes_per_vector,
+        recall_target=report.recall_target,
+        curve=list(report.curve),
+        note=report.note,
+        uri=report.uri,
+        collection=report.collection,
+    )
+
+
+def _behaviour(settings: Settings, catalogue: Catalogue, spaces: list[SpaceVectors]) -> Behaviour:
+    """What the events of the store say of the catalogue's items, and the towers that fit its spaces."""
+    store = open_event_store(settings)
+    try:
+        interactions, collected = collect((batch for _, batch in store.batches()), catalogue.ids(), settings.signal)
+    finally:
+        store.close()
+    towers = current_towers(settings.store)
+    if towers is not None:
+        there = {space.space: space.fingerprint for space in spaces}
+        if any(there.get(name) != fingerprint for name, (_, fingerprint) in towers.vocabulary.spaces.items()):
+            towers = None  # trained on vectors of other encoders: until they are trained again, it goes without
+    blend = Blend.model_validate(towers.facts["blend"]) if towers is not None else Blend()
+    first_seen = catalogue.table["updated_at"].to_numpy()
+    return Behaviour.of(interactions, collected, first_seen, towers, blend, settings.half_lives, time.time())
 
 
 def _tell(progress: Progress, stage: str, done: int, total: int) -> None:
@@ -246,13 +347,14 @@ def _target(settings: Settings, folder: Path, catalogue: Catalogue, space: str) 
 
 def _earlier(store: Path, standing: Manifest | None, space: str) -> snapshot.IndexReport | None:
     """How the space was indexed in the release that serves; its choice need not be made again."""
-    if standing is None or space not in standing.spaces:
+    if standing is None or space not in standing.indexes:
         return None
     return snapshot.read_report(releases_folder(store) / standing.release / "spaces" / space)
 
 
-def _content(catalogue: Catalogue, spaces: list[SpaceVectors]) -> str:
+def _content(catalogue: Catalogue, spaces: list[SpaceVectors], behaviour: Behaviour) -> str:
     digest = hashlib.blake2b(catalogue.version.encode(), digest_size=16)
+    digest.update(behaviour.facts.model_dump_json(exclude={"counted_at"}).encode())
     for space in spaces:
         digest.update(f"{space.space}:{space.fingerprint}:".encode())
         digest.update(space.owners.tobytes())

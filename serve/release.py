@@ -6,7 +6,8 @@
         manifest.json          lineage, counts, fingerprints, recall, checksum of every other file
         items.arrow            the catalogue; an item's number is its row
         ids.arrow ids_order.npy
-        spaces/NAME/           an index (see index.snapshot)
+        spaces/NAME/           an index (see index.snapshot); `tower` is of the vectors that the towers give the items
+        behaviour/             counts, towers, blend (see serve.recommend.behaviour)
 
 A draft is built in a folder of its own and renamed when complete; `current` is moved by one atomic rename after that. A
 kill at any instant leaves the release before serving.
@@ -35,9 +36,10 @@ from index.selection import Selection, Selections
 from index.snapshot import open_index, open_sample
 from index.tuning import Point
 from serve.errors import Broken, NotFound
+from serve.recommend.behaviour import TOWER, Behaviour, Facts
 from serve.retrieve.filters import Filter
 
-FORMAT = 3
+FORMAT = 4
 ITEMS_FILE = "items.arrow"
 KEPT_ITEMS = 4_000
 
@@ -94,9 +96,16 @@ class Manifest(BaseModel):
     journal: int
     items: int
     spaces: dict[str, SpaceEntry]
+    tower: SpaceEntry | None
+    behaviour: Facts
     seconds: dict[str, float]
     versions: dict[str, str]
     files: dict[str, FileSum] = {}
+
+    @property
+    def indexes(self) -> dict[str, SpaceEntry]:
+        """Every index: of the spaces that encoders make, and of the tower space where there are towers."""
+        return self.spaces | ({TOWER: self.tower} if self.tower else {})
 
 
 class _Format(BaseModel):
@@ -116,25 +125,31 @@ class Release:
         # Reading a row takes some 40 µs: what is answered often is kept.
         self.item: Callable[[int], Item] = lru_cache(KEPT_ITEMS)(self.catalogue.item)
         self.ids: ItemIds = open_ids(folder)
-        self.spaces: dict[str, VectorIndex] = {
-            name: open_index(folder / "spaces" / name) for name in self.manifest.spaces
-        }
-        counts = {ITEMS_FILE: len(self.catalogue), "ids.arrow": len(self.ids)} | {
-            f"spaces/{name}": index.items for name, index in self.spaces.items()
-        }
+        indexes: dict[str, VectorIndex] = {name: open_index(folder / "spaces" / name) for name in self.manifest.indexes}
+        self.behaviour = Behaviour.open(folder / "behaviour")
+        counts = {
+            ITEMS_FILE: len(self.catalogue),
+            "ids.arrow": len(self.ids),
+            "behaviour": len(self.behaviour.popularity),
+        } | {f"spaces/{name}": index.items for name, index in indexes.items()}
         for file, count in counts.items():
             if count != self.manifest.items:
                 raise Broken(f"{folder / file} is of {count} items, the release has {self.manifest.items}", file)
-        for name, index in self.spaces.items():
-            if index.space.fingerprint != self.manifest.spaces[name].fingerprint:
+        for name, index in indexes.items():
+            expected = self.manifest.indexes[name].fingerprint
+            if name == TOWER and self.behaviour.facts.towers != expected:
+                expected = f"{self.behaviour.facts.towers} in behaviour and {expected}"
+            if index.space.fingerprint != expected:
                 raise Broken(
                     f"the index of space {name} was made by encoder {index.space.fingerprint}, the manifest says "
-                    f"{self.manifest.spaces[name].fingerprint}",
+                    f"{expected}",
                     f"spaces/{name}",
                 )
 
         # What fusion holds scores against where not every item is scored.
-        self.samples = {name: open_sample(folder / "spaces" / name) for name in self.spaces}
+        self.samples = {name: open_sample(folder / "spaces" / name) for name in indexes}
+        self.tower = indexes.pop(TOWER, None)
+        self.spaces = indexes
         self._selections = Selections()
 
     @property
@@ -302,7 +317,7 @@ def publish(store: Path, folder: Path, manifest: Manifest, keep: int) -> None:
 def make_current(store: Path, name: str) -> None:
     """Point `current` at a release in one atomic step; where Milvus has the rows, also the aliases of its spaces."""
     with suppress(Broken):  # then servers refuse it, and go on with the one before
-        spaces = read_manifest(releases_folder(store) / name).spaces
+        spaces = read_manifest(releases_folder(store) / name).indexes
         for entry in (entry for entry in spaces.values() if entry.collection):
             from index import milvus_index
 
@@ -321,7 +336,7 @@ def _prune(store: Path, keep: int) -> None:
     for name in release_names(store)[keep:]:
         if name != current_name(store):
             shutil.rmtree(folder / name)
-    entries = [entry for manifest in list_manifests(store) for entry in manifest.spaces.values() if entry.collection]
+    entries = [entry for manifest in list_manifests(store) for entry in manifest.indexes.values() if entry.collection]
     kept = {entry.collection for entry in entries}
     for uri, prefix in {(entry.uri, entry.collection.rpartition("_")[0]) for entry in entries}:
         from index import milvus_index

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -14,11 +14,27 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from embed.behaviour import EVENT_TYPES, Signal
 from embed.images import ImageLimits
+from embed.towers.settings import TowerSettings
 from serve.errors import BadRequest
 
 # Variables that begin with VETRINA_ and are read elsewhere.
 OTHER_VARIABLES = {"VETRINA_CACHE", "VETRINA_CONFIG", "VETRINA_DATA", "VETRINA_SERVED", "VETRINA_MILVUS_TOKEN"}
+
+
+SOURCES = ("tower", "covisitation", "popularity", "arrivals", "content")
+"""What proposes recommendations: see serve.recommend.sources."""
+
+
+class HalfLives(BaseModel):
+    """Days after which what was counted counts half."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    covisitation: float = Field(60.0, gt=0)
+    popularity: float = Field(14.0, gt=0)
+    arrivals: float = Field(14.0, gt=0)
 
 
 class Settings(BaseSettings):
@@ -40,6 +56,21 @@ class Settings(BaseSettings):
     space_weights: dict[str, Annotated[float, Field(gt=0, le=100)]] = Field(
         {"image": 1.0, "text": 1.0}, description="how much each space counts when a request fuses several"
     )
+    events_url: str = Field("", description="database of the events; without it SQLite in the store")
+    event_weights: dict[str, Annotated[float, Field(ge=0, le=100)]] = Field(
+        {"view": 0.5, "click": 1.0, "cart": 2.0, "purchase": 3.0, "rating": 1.0},
+        description="how much each type of event says for its item; types that are not named say nothing",
+    )
+    liked_from: float = Field(4.0, description="the rating from which an item counts as liked")
+    half_lives: HalfLives = HalfLives()
+    source_weights: dict[str, Annotated[float, Field(ge=0, le=100)]] = Field(
+        {}, description="factors on what the sources of recommendations learned to weigh; 0 turns one off"
+    )
+    leave_out: list[Literal["seen", "cart", "purchase"]] = Field(
+        ["seen", "cart", "purchase"], description="what recommendations leave out: items seen, in the cart, bought"
+    )
+    recommend_unavailable: bool = Field(False, description="whether items that are not available are recommended")
+    towers: TowerSettings = TowerSettings()
     recall_target: float = Field(0.95, gt=0, le=1, description="share of the ten nearest that an index has to find")
     index_memory_mb: int | None = Field(None, gt=0, description="MiB that the index of one space may take")
     index_engine: Literal["faiss", "milvus"] = Field("faiss", description="what keeps the vectors of a release")
@@ -69,6 +100,21 @@ class Settings(BaseSettings):
         if "@" in self.milvus_uri:  # it is written into releases
             raise ValueError("milvus_uri holds a password: give it in VETRINA_MILVUS_TOKEN (user:password)")
         return self
+
+    @model_validator(mode="after")
+    def _check_names(self) -> "Settings":
+        for name, given, known in (
+            ("event_weights", self.event_weights, EVENT_TYPES),
+            ("source_weights", self.source_weights, SOURCES),
+        ):
+            if unknown := sorted(set(given) - set(known)):
+                raise ValueError(f"{name} has {unknown[0]!r}: known are {', '.join(known)}")
+        return self
+
+    @property
+    def signal(self) -> Signal:
+        """What events say for their items."""
+        return Signal(self.event_weights, self.liked_from)
 
     @property
     def image_limits(self) -> ImageLimits:

@@ -13,7 +13,10 @@ from embed.encode_job import SpaceVectors
 
 if TYPE_CHECKING:
     from serve.doctor import Finding
+    from serve.learn.import_events import ImportReport
     from serve.pipeline import BuildReport
+    from serve.recommend.bulk import BulkReport
+    from serve.recommend.training_job import TrainingReport
 
 MARKS = {"good": ("✓", "green"), "off": ("–", "dim"), "wrong": ("✗", "bold red")}
 
@@ -152,3 +155,37 @@ def findings(found: Sequence["Finding"]) -> RenderableType:
         mark, style = MARKS[finding.state]
         table.add_row(Text(mark, style), finding.subject, finding.detail)
     return table
+
+
+def events_report(report: "ImportReport") -> RenderableType:
+    """What became of a file's events."""
+    lines = [
+        f"{report.file}: {report.read:,} read = {report.stored:,} stored + {report.duplicates:,} there already "
+        f"+ {report.rejected:,} rejected"
+    ]
+    lines += [f"  rejected {count:,} × {code}" for code, count in report.rejects.items()]
+    return Text("\n".join(lines))
+
+
+def training_report(report: "TrainingReport") -> RenderableType:
+    """What was learned from, what validation said, and how the sources are weighed."""
+    of, split = report.collected, report.split
+    lines = [
+        f"{of.events:,} events = {of.interactions:,} interactions + {of.impressions:,} impressions + {of.parked:,} of "
+        f"items not in the catalogue + {of.merged:,} signs of the same act + {of.cut:,} beyond what one shopper counts",
+        f"validation: {split['validation_shoppers']:,} shoppers, towers alone NDCG@10 "
+        f"{report.validation['ndcg10']:.4f}, recall@10 {report.validation['recall10']:.4f}, at epoch {report.epochs}",
+        "weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in report.blend.weights.items()),
+    ]
+    done = Text.assemble(
+        (f"towers {report.fingerprint}", "bold green"), f"  ({report.seconds:.0f} s); now: vetrina build"
+    )
+    return Group(Text("\n".join(lines)), done)
+
+
+def candidates_report(report: "BulkReport") -> RenderableType:
+    """How many candidates were written where."""
+    return Text(
+        f"{report.rows:,} candidates of {report.users:,} users from release {report.release} in {report.file} "
+        f"({report.seconds:.1f} s)"
+    )

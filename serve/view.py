@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from embed.catalogue import Item, apply_patch, as_batch
 from embed.compose import compose_texts
+from embed.towers.features import Content
 from index.contract import VectorIndex
 from index.live import Added, LiveIndex
 from index.selection import Selection, Selections
 from index.space import Vectors
+from serve.recommend.sources import Numbering
 from serve.release import Release
 from serve.retrieve.filters import Filter, Mask
 
@@ -53,6 +55,7 @@ class View:
         position: int = 0,
         items: int | None = None,
         spaces: Mapping[str, VectorIndex] | None = None,
+        tower: VectorIndex | None = None,
         numbers: Mapping[str, int | None] | None = None,
         changed: Mapping[int, Item] | None = None,
         chunks: Sequence[Changed] = (),
@@ -62,6 +65,7 @@ class View:
         self.position = position
         self.items = release.manifest.items if items is None else items
         self.spaces: Mapping[str, VectorIndex] = release.spaces if spaces is None else spaces
+        self.tower = release.tower if tower is None else tower
         self._numbers, self._changed = numbers or {}, changed or {}
         self._chunks = tuple(chunks)
         self.gone = np.empty(0, np.int64) if gone is None else gone
@@ -85,6 +89,22 @@ class View:
     def everything(self) -> NDArray[np.int64]:
         """All numbers, those of items that are gone too, [items]."""
         return np.arange(self.items, dtype=np.int64)
+
+    @cached_property
+    def numbering(self) -> Numbering | None:
+        """How items are numbered beside how they were when the release counted behaviour; None where as then."""
+        if not self.is_changed:
+            return None
+        then = self.release.manifest.items
+        before = np.concatenate([np.arange(then), np.full(self.items - then, -1)])
+        now = np.arange(then)
+        for item_id, number in self._numbers.items():
+            was = self.release.ids.number(item_id)
+            if was is not None:
+                now[was] = -1 if number is None else number
+                if number is not None:
+                    before[number] = was
+        return Numbering(before, now)
 
     @property
     def is_changed(self) -> bool:
@@ -119,6 +139,7 @@ class LiveItems:
         self._release = release
         self._items = release.manifest.items
         self._added = {name: Added(index.space) for name, index in release.spaces.items()}
+        self._placed = Added(release.tower.space) if release.tower else None
         self._numbers: dict[str, int | None] = {}
         self._changed: dict[int, Item] = {}
         self._gone: list[int] = []
@@ -143,6 +164,8 @@ class LiveItems:
             self._items += 1
             for space, of in rows.items():
                 self._added[space].append(number - self._release.manifest.items, of.labels, of.vectors)
+            if self._placed is not None:
+                self._placed.append(number - self._release.manifest.items, [0], self._place(item, rows))
         assert number is not None  # noqa: S101
         self._numbers[item.item_id] = number
         self._changed[number] = self._latest[number] = item
@@ -173,16 +196,32 @@ class LiveItems:
             name: LiveIndex(base, self._added[name].index(added), gone) if added or len(gone) else base
             for name, base in self._release.spaces.items()
         }
+        tower = self._release.tower
+        if tower is not None and self._placed is not None and (added or len(gone)):
+            tower = LiveIndex(tower, self._placed.index(added), gone)
         return View(
             self._release,
             position,
             self._items,
             spaces,
+            tower,
             dict(self._numbers),
             dict(self._changed),
             self._chunks,
             gone,
         )
+
+    def _place(self, item: Item, rows: Mapping[str, Rows]) -> Vectors:
+        """Where the towers place an item by its content, [1, dim]; no training has to know it."""
+        towers = self._release.behaviour.towers
+        assert towers is not None  # noqa: S101
+        content = {}
+        for space, (dim, _) in towers.vocabulary.spaces.items():
+            of = rows.get(space)
+            has_rows = of is not None and len(of.vectors) > 0
+            vectors = of.vectors[:1] if of is not None and has_rows else np.zeros((1, dim), np.float32)
+            content[space] = Content(vectors, np.array([0 if has_rows else -1]))
+        return towers.vectors_of([item], content)
 
     def _number(self, item_id: str) -> int | None:
         return self._numbers[item_id] if item_id in self._numbers else self._release.ids.number(item_id)

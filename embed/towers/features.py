@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -114,17 +115,23 @@ class Vocabulary:
         mean, spread = (float(np.mean(logs)), max(float(np.std(logs)), 1e-3)) if logs else (0.0, 0.0)
         return cls(ids, tags, dict(spaces), mean, spread)
 
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {item_id: row for row, item_id in enumerate(self.item_ids, start=1)}
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {tag: number for number, tag in enumerate(self.tags, start=1)}
+
     def features(self, items: Iterable[Item], content: Mapping[str, Content]) -> ItemFeatures:
         """The features of n items, whose content is given for every space of the vocabulary."""
-        rows = {item_id: row for row, item_id in enumerate(self.item_ids, start=1)}
-        numbers = {tag: number for number, tag in enumerate(self.tags, start=1)}
         identity: list[int] = []
         tags: list[int] = []
         starts = [0]
         prices: list[tuple[float, float, float]] = []
         for item in items:
-            identity.append(rows.get(item.item_id, 0))
-            tags += [numbers[tag] for tag in tags_of(item) if tag in numbers]
+            identity.append(self._rows.get(item.item_id, 0))
+            tags += [self._numbers[tag] for tag in tags_of(item) if tag in self._numbers]
             starts.append(len(tags))
             level = 0.0
             if item.price and self.price_spread:

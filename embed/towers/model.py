@@ -6,6 +6,7 @@ vector of its own. That own vector is left out at random in training, so that co
 Kang and McAuley, ICDM 2018), each the item's vector, what was done, and how long before the next one.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -14,53 +15,43 @@ from torch.nn import functional
 
 from embed.behaviour.interactions import KINDS
 from embed.towers.features import PRICE_PARTS, FeatureRows
+from embed.towers.settings import TowerSettings
 
 GAP_BUCKETS = 24  # of powers of two of seconds: the last is half a year
 
 
 @dataclass(frozen=True)
-class TowerShape:
-    """What the towers are made of: `items` and `tags` are how many the embeddings have rows for, 0 for none.
-
-    `content` maps a space to its dimension. `history` is how many interactions the user tower reads.
-    """
+class Sizes:
+    """How many items and tags the embeddings have rows for, 0 for none; the dimension of each content space."""
 
     items: int
     tags: int = 0
     content: dict[str, int] = field(default_factory=dict)
     price: bool = False
-    dim: int = 64
-    blocks: int = 1
-    heads: int = 2
-    history: int = 50
-    dropout: float = 0.4
-    item_dropout: float = 0.1
-    temperature: float = 0.07
 
 
 class ItemTower(nn.Module):
     """Features of n items -> vectors [n, dim], not scaled to length one."""
 
-    def __init__(self, shape: TowerShape) -> None:
+    def __init__(self, sizes: Sizes, settings: TowerSettings) -> None:
         super().__init__()
-        self.item_dropout = shape.item_dropout
-        self.identity = nn.Embedding(shape.items + 1, shape.dim, padding_idx=0) if shape.items else None
-        self.content = nn.ModuleDict(
-            {name: nn.Linear(dim, shape.dim, bias=False) for name, dim in shape.content.items()}
-        )
-        self.tags = nn.EmbeddingBag(shape.tags + 1, shape.dim, mode="mean", padding_idx=0) if shape.tags else None
-        self.price = nn.Linear(PRICE_PARTS, shape.dim, bias=False) if shape.price else None
+        dim = settings.dim
+        self.item_dropout = settings.item_dropout
+        self.identity = nn.Embedding(sizes.items + 1, dim, padding_idx=0) if sizes.items else None
+        self.content = nn.ModuleDict({name: nn.Linear(width, dim, bias=False) for name, width in sizes.content.items()})
+        self.tags = nn.EmbeddingBag(sizes.tags + 1, dim, mode="mean", padding_idx=0) if sizes.tags else None
+        self.price = nn.Linear(PRICE_PARTS, dim, bias=False) if sizes.price else None
         self.mix = nn.Sequential(
-            nn.LayerNorm(shape.dim),
-            nn.Linear(shape.dim, 2 * shape.dim),
+            nn.LayerNorm(dim),
+            nn.Linear(dim, 2 * dim),
             nn.GELU(),
-            nn.Dropout(shape.dropout),
-            nn.Linear(2 * shape.dim, shape.dim),
+            nn.Dropout(settings.dropout),
+            nn.Linear(2 * dim, dim),
         )
         self.has_content = bool(self.content or self.tags is not None or self.price is not None)
         for table in (self.identity, self.tags):
             if table is not None:
-                nn.init.normal_(table.weight, std=shape.dim**-0.5)
+                nn.init.normal_(table.weight, std=dim**-0.5)
                 with torch.no_grad():
                     table.weight[0] = 0
 
@@ -87,17 +78,18 @@ class ItemTower(nn.Module):
 class UserTower(nn.Module):
     """Histories of b shoppers -> a vector [b, length, dim] after each of their interactions."""
 
-    def __init__(self, shape: TowerShape) -> None:
+    def __init__(self, settings: TowerSettings) -> None:
         super().__init__()
-        self.shape = shape
-        self.kinds = nn.Embedding(len(KINDS), shape.dim)
-        self.gaps = nn.Embedding(GAP_BUCKETS, shape.dim)
-        self.places = nn.Embedding(shape.history, shape.dim)
+        dim = settings.dim
+        self.scale = dim**0.5
+        self.kinds = nn.Embedding(len(KINDS), dim)
+        self.gaps = nn.Embedding(GAP_BUCKETS, dim)
+        self.places = nn.Embedding(settings.history, dim)
         for table in (self.kinds, self.gaps, self.places):
             nn.init.normal_(table.weight, std=0.02)
-        self.enter = nn.Dropout(shape.dropout)
-        self.blocks = nn.ModuleList([Block(shape) for _ in range(shape.blocks)])
-        self.leave = nn.LayerNorm(shape.dim)
+        self.enter = nn.Dropout(settings.dropout)
+        self.blocks = nn.ModuleList([Block(settings) for _ in range(settings.blocks)])
+        self.leave = nn.LayerNorm(dim)
 
     def forward(self, items: Tensor, kinds: Tensor, gaps: Tensor) -> Tensor:
         """`items` [b, length, dim] are unit vectors of the item tower; `kinds` and `gaps` [b, length] are numbers.
@@ -106,7 +98,7 @@ class UserTower(nn.Module):
         so padding needs no mask, only to be left out of what is read.
         """
         places = torch.arange(items.shape[1], device=items.device)
-        hidden = items * self.shape.dim**0.5 + self.kinds(kinds) + self.gaps(gaps) + self.places(places)
+        hidden = items * self.scale + self.kinds(kinds) + self.gaps(gaps) + self.places(places)
         hidden = self.enter(hidden)
         for block in self.blocks:
             hidden = block(hidden)
@@ -117,20 +109,21 @@ class UserTower(nn.Module):
 class Block(nn.Module):
     """Pre-norm causal self-attention and a feed-forward layer."""
 
-    def __init__(self, shape: TowerShape) -> None:
+    def __init__(self, settings: TowerSettings) -> None:
         super().__init__()
-        self.heads, self.dropout = shape.heads, shape.dropout
-        self.before_attention, self.before_feed = nn.LayerNorm(shape.dim), nn.LayerNorm(shape.dim)
-        self.attend = nn.Linear(shape.dim, 3 * shape.dim)
-        self.project = nn.Linear(shape.dim, shape.dim)
+        dim = settings.dim
+        self.heads, self.dropout = settings.heads, settings.dropout
+        self.before_attention, self.before_feed = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attend = nn.Linear(dim, 3 * dim)
+        self.project = nn.Linear(dim, dim)
         self.feed = nn.Sequential(
-            nn.Linear(shape.dim, 2 * shape.dim),
+            nn.Linear(dim, 2 * dim),
             nn.GELU(),
-            nn.Dropout(shape.dropout),
-            nn.Linear(2 * shape.dim, shape.dim),
-            nn.Dropout(shape.dropout),
+            nn.Dropout(settings.dropout),
+            nn.Linear(2 * dim, dim),
+            nn.Dropout(settings.dropout),
         )
-        self.drop = nn.Dropout(shape.dropout)
+        self.drop = nn.Dropout(settings.dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
         batch, length, dim = hidden.shape
@@ -148,11 +141,11 @@ class Block(nn.Module):
 class Towers(nn.Module):
     """Both towers. Scores are cosines of their vectors, divided by a temperature that is learned with them."""
 
-    def __init__(self, shape: TowerShape) -> None:
+    def __init__(self, sizes: Sizes, settings: TowerSettings) -> None:
         super().__init__()
-        self.shape = shape
-        self.item_tower, self.user_tower = ItemTower(shape), UserTower(shape)
-        self.log_scale = nn.Parameter(torch.tensor(-torch.log(torch.tensor(shape.temperature)).item()))
+        self.sizes, self.settings = sizes, settings
+        self.item_tower, self.user_tower = ItemTower(sizes, settings), UserTower(settings)
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(settings.temperature)))
 
 
 def gap_buckets(seconds: Tensor) -> Tensor:

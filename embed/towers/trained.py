@@ -1,10 +1,11 @@
 """Trained towers: vectors of items and shoppers, and the folder that they are kept in.
 
-    towers.json            shape, vocabulary, how they were trained and how they measured, checksums
-    weights.safetensors
+    towers.json            sizes, settings, vocabulary
     items.json             the item ids of the vocabulary
+    weights.safetensors
+    facts.json             how they were trained and how they measured
 
-The folder's name is the fingerprint: a hash of weights, shape and vocabulary.
+The folder's name is the fingerprint: a hash of all but the facts.
 """
 
 import hashlib
@@ -29,7 +30,8 @@ from embed.durable import sync
 from embed.errors import Damaged, Missing
 from embed.towers.batches import histories
 from embed.towers.features import Content, ItemFeatures, Vocabulary
-from embed.towers.model import Towers, TowerShape, gap_buckets
+from embed.towers.model import Sizes, Towers, gap_buckets
+from embed.towers.settings import TowerSettings
 
 FORMAT = 1
 AT_ONCE = 4096  # items that go through the item tower together
@@ -49,8 +51,8 @@ class TrainedTowers:
         self.towers.to(self.device).eval()
 
     @property
-    def shape(self) -> TowerShape:
-        return self.towers.shape
+    def settings(self) -> TowerSettings:
+        return self.towers.settings
 
     @cached_property
     def fingerprint(self) -> str:
@@ -69,7 +71,7 @@ class TrainedTowers:
             ).cpu()
             for start in range(0, len(features), AT_ONCE)
         ]
-        return torch.cat([*parts, torch.empty(0, self.shape.dim)]).numpy()
+        return torch.cat([*parts, torch.empty(0, self.settings.dim)]).numpy()
 
     def vectors_of(self, items: Iterable[Item], content: Mapping[str, Content]) -> NDArray[np.float32]:
         """Unit vectors of items of a catalogue, [n, dim]."""
@@ -81,9 +83,9 @@ class TrainedTowers:
     ) -> NDArray[np.float32]:
         """The unit vector [dim] after h interactions, the latest last: item vectors [h, dim], kinds and times [h].
 
-        Reads the last `shape.history` of them; h is at least 1.
+        Reads the last `settings.history` of them; h is at least 1.
         """
-        recent = slice(-self.shape.history, None)
+        recent = slice(-self.settings.history, None)
         gaps = np.diff(times[recent], prepend=times[recent][:1]).astype(np.float32)
         after = self.towers.user_tower(
             torch.from_numpy(np.ascontiguousarray(items[recent]))[None].to(self.device),
@@ -96,9 +98,9 @@ class TrainedTowers:
     @torch.inference_mode()
     def user_vectors(self, items: NDArray[np.float32], interactions: Interactions) -> NDArray[np.float32]:
         """Unit vectors of m shoppers [m, dim] by the vectors of all items [n, dim]; zero for one without history."""
-        recent = interactions.last(self.shape.history)
+        recent = interactions.last(self.settings.history)
         lengths = np.diff(recent.starts)
-        found = np.zeros((len(lengths), self.shape.dim), np.float32)
+        found = np.zeros((len(lengths), self.settings.dim), np.float32)
         known = torch.from_numpy(items).to(self.device)
         order = np.argsort(lengths, kind="stable")
         order = order[lengths[order] > 0]
@@ -159,7 +161,7 @@ class TrainedTowers:
                 told["price_mean"],
                 told["price_spread"],
             )
-            towers = Towers(TowerShape(**told["shape"]))
+            towers = Towers(Sizes(**told["sizes"]), TowerSettings(**told["settings"]))
             towers.load_state_dict(load_tensors(files["weights.safetensors"]))
         except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             raise Damaged(f"the towers in {folder} cannot be used: {error}: train again", folder.name) from error
@@ -168,7 +170,8 @@ class TrainedTowers:
     def _files(self) -> dict[str, bytes]:
         told = {
             "format": FORMAT,
-            "shape": asdict(self.shape),
+            "sizes": asdict(self.towers.sizes),
+            "settings": self.settings.model_dump(),
             "tags": list(self.vocabulary.tags),
             "spaces": {name: list(of) for name, of in self.vocabulary.spaces.items()},
             "price_mean": self.vocabulary.price_mean,

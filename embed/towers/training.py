@@ -28,31 +28,13 @@ from embed.behaviour.splits import Holdout
 from embed.durable import sync
 from embed.towers.batches import Batch, batches, windows
 from embed.towers.features import ItemFeatures, Vocabulary
-from embed.towers.model import Towers, TowerShape, gap_buckets
+from embed.towers.model import Sizes, Towers, gap_buckets
+from embed.towers.settings import TowerSettings
 from embed.towers.trained import TrainedTowers
 
 K = 10
 MOST_SHOPPERS = 20_000  # that an epoch is validated with
 Progress = Callable[[int, int], None]  # steps done, steps in all
-
-
-@dataclass(frozen=True)
-class Training:
-    """How to train. `uniform` is the share of negatives drawn evenly, the others are drawn by how often items occur.
-
-    `tokens` are the interactions of a batch, `warm_up` the share of all steps that the rate rises in; `patience` the
-    epochs without a better validation after which training ends.
-    """
-
-    epochs: int = 40
-    patience: int = 6
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    warm_up: float = 0.05
-    tokens: int = 2048
-    negatives: int = 1024
-    uniform: float = 0.5
-    seed: int = 0
 
 
 @dataclass
@@ -73,38 +55,38 @@ class Trainer:
 
     def __init__(
         self,
-        shape: TowerShape,
-        training: Training,
+        settings: TowerSettings,
+        sizes: Sizes,
         features: ItemFeatures,
         interactions: Interactions,
         device: str = "cpu",
     ) -> None:
-        self.training, self.features, self.interactions, self.device = training, features, interactions, device
-        torch.manual_seed(training.seed)
-        self.towers = Towers(shape).to(device)
+        self.settings, self.features, self.interactions, self.device = settings, features, interactions, device
+        torch.manual_seed(settings.seed)
+        self.towers = Towers(sizes, settings).to(device)
         matrices = [each for each in self.towers.parameters() if each.dim() > 1]
         others = [each for each in self.towers.parameters() if each.dim() <= 1]
         self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=training.learning_rate,
+            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=settings.learning_rate,
             fused=True,
         )
-        self.windows = windows(interactions, shape.history)
+        self.windows = windows(interactions, settings.history)
         liked = np.bincount(interactions.item, weights=interactions.weight > 0, minlength=interactions.items)
         share = liked / max(1.0, liked.sum())
-        self._probability = training.uniform / interactions.items + (1 - training.uniform) * share
+        self._probability = settings.uniform / interactions.items + (1 - settings.uniform) * share
         self._cumulative = np.cumsum(self._probability)
         learned = int((self.windows[:, 1] - self.windows[:, 0] - 1).sum())
-        self.steps = max(1, math.ceil(1.05 * learned / training.tokens))  # of an epoch, about
+        self.steps = max(1, math.ceil(1.05 * learned / settings.tokens))  # of an epoch, about
 
     def train_epoch(self, epoch: int, progress: Progress | None = None) -> float:
         """Go through all windows once; the mean loss. Seed, epoch and what was learned before decide all."""
-        random = np.random.default_rng([self.training.seed, epoch])
+        random = np.random.default_rng([self.settings.seed, epoch])
         torch.manual_seed(int(random.integers(1 << 62)))
         self.towers.train()
         total, step = torch.zeros((), device=self.device), 0
-        for step, batch in enumerate(batches(self.interactions, self.windows, self.training.tokens, random), start=1):
-            self._set_rate((epoch + min(1.0, step / self.steps)) / self.training.epochs)
+        for step, batch in enumerate(batches(self.interactions, self.windows, self.settings.tokens, random), start=1):
+            self._set_rate((epoch + min(1.0, step / self.steps)) / self.settings.epochs)
             loss = self._loss(batch, random)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -117,13 +99,13 @@ class Trainer:
 
     def _set_rate(self, share: float) -> None:
         """The rate after a share of all steps: a linear warm-up, then a cosine decay to a hundredth."""
-        warm = self.training.warm_up
+        warm = self.settings.warm_up
         factor = share / warm if share < warm else 0.505 + 0.495 * math.cos(math.pi * (share - warm) / (1 - warm))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.training.learning_rate * factor
+            group["lr"] = self.settings.learning_rate * factor
 
     def _loss(self, batch: Batch, random: np.random.Generator) -> Tensor:
-        draws = random.random(self.training.negatives) * self._cumulative[-1]
+        draws = random.random(self.settings.negatives) * self._cumulative[-1]
         negatives = np.searchsorted(self._cumulative, draws).clip(max=len(self._cumulative) - 1)
         learned = batch.weight > 0  # [b, longest]
         targets = batch.target[learned]  # [targets]
@@ -155,7 +137,7 @@ class Trainer:
 
     def trained(self, vocabulary: Vocabulary, facts: dict[str, Any]) -> TrainedTowers:
         """The towers as they are now, ready for use."""
-        towers = Towers(self.towers.shape)
+        towers = Towers(self.towers.sizes, self.settings)
         towers.load_state_dict(self.towers.state_dict())
         return TrainedTowers(towers, vocabulary, facts, self.device)
 
@@ -163,7 +145,7 @@ class Trainer:
 def validate(trainer: Trainer, holdout: Holdout) -> dict[str, float]:
     """NDCG and recall of the first ten of all items, over the held-out shoppers that have a history."""
     trained = trainer.trained(Vocabulary(), {})
-    known = holdout.of(np.flatnonzero(np.diff(holdout.history.starts) > 0)).some(MOST_SHOPPERS, trainer.training.seed)
+    known = holdout.of(np.flatnonzero(np.diff(holdout.history.starts) > 0)).some(MOST_SHOPPERS, trainer.settings.seed)
     if not len(known):
         return {"ndcg10": 0.0, "recall10": 0.0}
     vectors = trained.item_vectors(trainer.features)
@@ -208,9 +190,9 @@ def fit(
     best = {name: tensor.detach().clone() for name, tensor in trainer.towers.state_dict().items()}
     if checkpoint.exists():
         best = _best(checkpoint)
-    last = trainer.training.epochs if epochs is None else epochs
+    last = trainer.settings.epochs if epochs is None else epochs
     with SummaryWriter(str(folder), purge_step=state.epoch) as writer:
-        while state.epoch < last and state.epoch - state.best_epoch < trainer.training.patience:
+        while state.epoch < last and state.epoch - state.best_epoch < trainer.settings.patience:
             tell = partial(_tell, progress, state.epoch, last) if progress else None
             loss = trainer.train_epoch(state.epoch, tell)
             measured = validate(trainer, holdout) if holdout is not None else {"ndcg10": float(state.epoch)}
@@ -281,7 +263,7 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _of(trainer: Trainer) -> dict[str, Any]:
     """What a checkpoint belongs to."""
     return {
-        "shape": asdict(trainer.towers.shape),
-        "training": asdict(trainer.training),
+        "settings": trainer.settings.model_dump(),
+        "sizes": asdict(trainer.towers.sizes),
         "interactions": len(trainer.interactions),
     }

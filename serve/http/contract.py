@@ -11,8 +11,12 @@ MAX_K = 1000
 MAX_IDS = 100
 MAX_EXCLUDED = 20_000
 MAX_CHANGES = 1000
+MAX_EVENTS = 1000
+MAX_HISTORY = 200
+MAX_CANDIDATES = 5000
 
 ItemId = Annotated[str, Field(min_length=1, max_length=512)]
+UserId = Annotated[str, Field(min_length=1, max_length=512)]
 K = Annotated[int, Field(ge=1, le=MAX_K, strict=True, description="how many items to answer with")]
 FieldName = Literal[
     "title",
@@ -128,6 +132,112 @@ class NeighboursQuery(Strict):
     fields: Fields = Field(
         DEFAULT_FIELDS, description="catalogue columns that come with each item; repeat it for several"
     )
+
+
+class HistoryEvent(Strict):
+    """Something that a shopper without an id did just now."""
+
+    item_id: ItemId
+    type: Literal["view", "click", "cart", "purchase", "rating", "dislike"] = "click"
+    timestamp: float | str | None = Field(None, description="epoch seconds or ISO 8601; without it, the events' order")
+    value: float | None = Field(None, description="of a rating")
+
+
+class RecommendRequest(Strict):
+    """For a shopper who is known by id, or for one who is known by `history`, or by both, or by nothing."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"user_id": "u00001", "k": 5},
+                {"history": [{"item_id": "SNK-0007"}, {"item_id": "SNK-0012", "type": "cart"}], "k": 5},
+            ]
+        },
+    )
+
+    user_id: UserId | None = Field(None, description="whose events count; an unknown one gets what is popular and new")
+    history: list[HistoryEvent] = Field(
+        [], max_length=MAX_HISTORY, description="what was done, the latest last; after what is known of user_id"
+    )
+    filter: FilterObject = {}
+    exclude: list[ItemId] = Field([], max_length=MAX_EXCLUDED, description="items that must not be in the answer")
+    k: K = 10
+    fields: Fields = DEFAULT_FIELDS
+
+
+class CandidatesRequest(Strict):
+    """As recommend, for another service to choose from: thousands, with what each source says of each."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"user_id": "u00001", "k": 100}]})
+
+    user_id: UserId | None = None
+    history: list[HistoryEvent] = Field([], max_length=MAX_HISTORY)
+    filter: FilterObject = {}
+    exclude: list[ItemId] = Field([], max_length=MAX_EXCLUDED)
+    k: int = Field(500, ge=1, le=MAX_CANDIDATES, strict=True)
+
+
+class CandidateItem(BaseModel):
+    """A candidate: its blended score, its score in every source that had anything to go by, who proposed it."""
+
+    item_id: str
+    score: float
+    sources: dict[str, float]
+    proposed_by: list[str]
+
+
+class CandidatesAnswer(BaseModel):
+    """Candidates, best first."""
+
+    request_id: str
+    release: str
+    took_ms: float
+    items: list[CandidateItem]
+
+
+class EventsRequest(Strict):
+    """Events under the contract's names, cleaned as files of them are; `timestamp` is now where it is not given."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"events": [{"user_id": "u00001", "item_id": "SNK-0007", "type": "click", "event_id": "e-1"}]}]
+        },
+    )
+
+    events: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_EVENTS)
+
+
+class TakenEvent(BaseModel):
+    """What became of one event: parked is kept too, for when the catalogue has its item."""
+
+    event_id: str
+    status: Literal["stored", "parked", "duplicate", "rejected"]
+    code: str
+    message: str
+    field: str
+
+
+class EventsAnswer(BaseModel):
+    """The events as they came. What was taken is durable, and the very next answer goes by it."""
+
+    request_id: str
+    release: str
+    took_ms: float
+    events: list[TakenEvent]
+
+
+class UserAnswer(BaseModel):
+    """What is known of a user: how many events, and the last of them."""
+
+    request_id: str
+    release: str
+    took_ms: float
+    user_id: str
+    known: bool
+    events: int
+    history: list[dict[str, Any]]
 
 
 class ItemsRequest(Strict):

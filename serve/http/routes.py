@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
 from uuid import uuid4
@@ -14,21 +15,29 @@ from pydantic import AfterValidator, BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from serve.answer import answer_items, item_fields
+from serve.answer import answer_candidates, answer_items, item_fields
 from serve.errors import BadRequest, NotFound
 from serve.http.contract import (
+    MAX_HISTORY,
     Answer,
+    CandidatesAnswer,
+    CandidatesRequest,
     ChangesAnswer,
+    EventsAnswer,
+    EventsRequest,
     IdsRequest,
     ItemAnswer,
     ItemsRequest,
     NeighboursQuery,
     PatchesRequest,
+    RecommendRequest,
     ReleasesAnswer,
     SearchRequest,
     SimilarRequest,
+    UserAnswer,
 )
 from serve.live import Live, Outcome
+from serve.recommend.known import take_events
 from serve.release import list_manifests
 from serve.retrieve.engine import Engine, Query
 
@@ -68,6 +77,7 @@ async def _live(request: Request) -> Live:  # async, as FastAPI sends plain func
 
 
 LiveRelease = Annotated[Live, Depends(_live)]
+UserIdInPath = Annotated[str, AfterValidator(unquote)]
 ItemIdInPath = Annotated[str, AfterValidator(unquote)]  # the app routes on the path as sent
 
 
@@ -190,6 +200,47 @@ async def similar_to_items(wanted: SimilarRequest, live: LiveRelease) -> Respons
     engine = live.engine
     found = engine.similar(wanted.item_ids, wanted.k, [wanted.space] if wanted.space else (), wanted.filter)
     return _respond(engine, {"items": answer_items(engine.view, found, wanted.fields)}, started)
+
+
+@router.post("/v1/recommend", response_model=Answer, summary="What a shopper will want next")
+def recommend(wanted: RecommendRequest, live: LiveRelease) -> Response:
+    """By what the shopper did until this moment; an unknown one gets what is popular and new."""
+    started = time.perf_counter()
+    engine, known = live.engine, live.known(wanted.user_id, [event.model_dump() for event in wanted.history])
+    found = engine.recommend(known.events, wanted.k, [*known.left_out, *wanted.exclude], wanted.filter)
+    return _respond(engine, {"items": answer_items(engine.view, found, wanted.fields)}, started)
+
+
+@router.post("/v1/candidates", response_model=CandidatesAnswer, summary="Candidates for another service")
+def candidates(wanted: CandidatesRequest, live: LiveRelease) -> Response:
+    """Up to thousands, with their score in each source and who proposed them."""
+    started = time.perf_counter()
+    engine, known = live.engine, live.known(wanted.user_id, [event.model_dump() for event in wanted.history])
+    found = engine.candidates(known.events, wanted.k, [*known.left_out, *wanted.exclude], wanted.filter)
+    return _respond(engine, {"items": answer_candidates(engine.view, found)}, started)
+
+
+@router.post("/v1/events", response_model=EventsAnswer, summary="What shoppers did")
+def events(wanted: EventsRequest, live: LiveRelease) -> Response:
+    """Durable when this answers, and the very next answer of every process goes by it. Send an `event_id`, so that
+    what is sent again is known again. Each event has a status of its own."""
+    started = time.perf_counter()
+    engine = live.engine
+    taken = take_events(live.events, wanted.events, lambda item_id: engine.view.number(item_id) is not None)
+    return _respond(engine, {"events": taken}, started)
+
+
+@router.get("/v1/users/{user_id}", response_model=UserAnswer, summary="What is known of a user")
+def user(user_id: UserIdInPath, live: LiveRelease) -> Response:
+    """How many events there are, and the last of them, the latest first."""
+    started = time.perf_counter()
+    count = live.events.count(user_id)
+    history = [
+        {name: value for name, value in asdict(event).items() if value is not None and name != "user_id"}
+        for event in reversed(live.events.recent(user_id, MAX_HISTORY))
+    ]
+    body = {"user_id": user_id, "known": count > 0, "events": count, "history": history}
+    return _respond(live.engine, body, started)
 
 
 @router.get("/v1/releases", response_model=ReleasesAnswer, summary="Releases on disk and which one answers")

@@ -28,8 +28,10 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from embed.behaviour import EVENT_SCHEMA, Event, as_batch
 from serve.errors import BadRequest, Broken
+from serve.settings import Settings
 
 PAGE = 50_000
+MOST_ITEMS = 20_000
 _METADATA = MetaData()
 _SEQUENCE = BigInteger().with_variant(Integer, "sqlite")  # in SQLite only this is the row's own number
 _EVENTS = Table(
@@ -99,17 +101,47 @@ class EventStore:
         )
         return [Event(*row) for row in reversed(self._rows(query))]
 
-    def count(self) -> int:
-        """How many events there are."""
-        return int(self._rows(select(func.count()).select_from(_EVENTS))[0][0])
+    def count(self, user_id: str | None = None) -> int:
+        """How many events there are, in all or of a user."""
+        query = select(func.count()).select_from(_EVENTS)
+        return int(self._rows(query if user_id is None else query.where(_EVENTS.c.user_id == user_id))[0][0])
 
-    def batches(self, after: int = 0) -> Iterator[tuple[int, Any]]:
+    def items(self, user_id: str, types: Sequence[str]) -> list[str]:
+        """The items that the user has events of these types with, each once, at most MOST_ITEMS of the latest."""
+        latest = func.max(_EVENTS.c.sequence)
+        query = (
+            select(_EVENTS.c.item_id)
+            .where(_EVENTS.c.user_id == user_id, _EVENTS.c.type.in_(types))
+            .group_by(_EVENTS.c.item_id)
+            .order_by(latest.desc())
+            .limit(MOST_ITEMS)
+        )
+        return [item_id for (item_id,) in self._rows(query)]
+
+    def users(self) -> Iterator[str]:
+        """The ids of all users, in order."""
+        after = ""
+        while True:
+            query = select(_EVENTS.c.user_id).where(_EVENTS.c.user_id > after).distinct().order_by(_EVENTS.c.user_id)
+            rows = self._rows(query.limit(PAGE))
+            if not rows:
+                return
+            yield from (user_id for (user_id,) in rows)
+            after = rows[-1][0]
+
+    def last(self) -> int:
+        """The number of the last event, 0 for none."""
+        return int(self._rows(select(func.coalesce(func.max(_EVENTS.c.sequence), 0)))[0][0])
+
+    def batches(self, after: int = 0, until: int | None = None) -> Iterator[tuple[int, Any]]:
         """All events in the order they came, as pyarrow.RecordBatches of EVENT_SCHEMA, each with its last number.
 
-        `after` is such a number: only what came since.
+        `after` and `until` are such numbers: only what came since, and only up to there.
         """
         while True:
             query = select(_EVENTS.c.sequence, *_COLUMNS).where(_EVENTS.c.sequence > after)
+            if until is not None:
+                query = query.where(_EVENTS.c.sequence <= until)
             rows = self._rows(query.order_by(_EVENTS.c.sequence).limit(PAGE))
             if not rows:
                 return
@@ -129,6 +161,12 @@ class EventStore:
     def _broken(self, error: SQLAlchemyError) -> Broken:
         where = self._url.render_as_string(hide_password=True)
         return Broken(f"the events in {where} cannot be used: {str(error).splitlines()[0]}", "events")
+
+
+def open_event_store(settings: Settings) -> EventStore:
+    """The event log of a store: its own SQLite file, or the database that `events_url` names."""
+    settings.store.mkdir(parents=True, exist_ok=True)
+    return EventStore(settings.events_url or f"sqlite:///{settings.store / 'events.sqlite'}")
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict
 from torch.nn import functional
 
 COUNTS = ("covisitation", "popularity")
-SOURCES = ("tower", "covisitation", "popularity", "arrivals", "content")
 
 
 class Blend(BaseModel):
@@ -34,6 +33,11 @@ class Blend(BaseModel):
         "content": 0.5,
     }
     floors: dict[str, float] = {"covisitation": 0.05, "popularity": 1.0}
+
+    def scaled(self, factors: Mapping[str, float]) -> "Blend":
+        """With the weights of some sources multiplied."""
+        weights = {name: weight * factors.get(name, 1.0) for name, weight in self.weights.items()}
+        return self.model_copy(update={"weights": weights})
 
     def total(self, scores: Mapping[str, NDArray[np.float32]], count: int) -> NDArray[np.float32]:
         """The blended score of m candidates, [m], from their scores [m] in each source that has any to give."""

@@ -39,10 +39,14 @@ class Candidates:
 
 
 class Recommender:
-    """Sources over the items 0 to `items` - 1 and the blend that orders what they propose; without state."""
+    """Sources over the items 0 to `items` - 1 and the blend that orders what they propose; without state.
 
-    def __init__(self, sources: Mapping[str, Source], blend: Blend, items: int) -> None:
+    `gone` are items that never come out.
+    """
+
+    def __init__(self, sources: Mapping[str, Source], blend: Blend, items: int, gone: Items | None = None) -> None:
         self._sources, self._blend, self._items = sources, blend, items
+        self._gone = np.empty(0, np.int64) if gone is None else gone
 
     def recommend(self, shopper: Shopper, k: int, left_out: Items, allowed: Selection | None = None) -> Candidates:
         """The k best items for a shopper without those left out, of the allowed ones; k whenever there are k.
@@ -58,9 +62,7 @@ class Recommender:
         """What the sources propose, `depth` each, blended; without the items left out."""
         answers = {name: answer for name, source in self._sources.items() if (answer := source.ask(shopper))}
         if len(left_out) > FEW:
-            mask = np.ones(self._items, np.bool_) if allowed is None else allowed.mask.copy()
-            mask[left_out] = False
-            allowed = Selection(mask)
+            allowed = Selection(self._mask(left_out, allowed))
         else:
             depth += len(left_out)
         proposed = {name: answer.propose(depth, allowed) for name, answer in answers.items()}
@@ -77,8 +79,7 @@ class Recommender:
         )
 
     def _filled(self, found: Candidates, k: int, left_out: Items, allowed: Selection | None) -> Candidates:
-        mask = np.ones(self._items, np.bool_) if allowed is None else allowed.mask.copy()
-        mask[left_out] = False
+        mask = self._mask(left_out, allowed)
         mask[found.items] = False
         rest = np.flatnonzero(mask)[: k - len(found.items)]
         nothing = np.zeros(len(rest))
@@ -89,3 +90,10 @@ class Recommender:
             {name: np.concatenate([of, nothing]).astype(np.float32) for name, of in found.scores.items()},
             {name: np.concatenate([of, nothing > 0]) for name, of in found.proposed.items()},
         )
+
+    def _mask(self, left_out: Items, allowed: Selection | None) -> NDArray[np.bool_]:
+        """The items that may come out, [items]."""
+        mask = np.ones(self._items, np.bool_) if allowed is None else allowed.mask.copy()
+        mask[self._gone] = False
+        mask[left_out] = False
+        return mask

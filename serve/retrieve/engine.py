@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from embed.behaviour import Event
 from embed.catalogue import is_blank
 from embed.encoders import (
     Device,
@@ -24,6 +26,9 @@ from index.exact import top
 from index.selection import Selection
 from index.threads import limit_threads
 from serve.errors import BadRequest, Broken, NotFound
+from serve.recommend.behaviour import TOWER
+from serve.recommend.recommender import Candidates, Recommender
+from serve.recommend.shopper import Shopper
 from serve.release import Manifest
 from serve.retrieve.filters import Filter, compile_filter
 from serve.retrieve.fusion import fuse
@@ -105,7 +110,9 @@ class Engine:
         self.view = view
         self._encoders = encoders
         self._limits: ImageLimits = settings.image_limits
+        self._settings = settings
         self._space_weights = {space: settings.space_weights.get(space, 1.0) for space in view.spaces}
+        self._spaces = dict(view.spaces) | ({TOWER: view.tower} if view.tower is not None else {})
 
     def search(self, query: Query) -> list[Found]:
         """The k best items, best first; raises BadRequest where the query is empty or no space can take it."""
@@ -127,10 +134,62 @@ class Engine:
         chosen = self._chosen_spaces(spaces, "space")
         vectors = {}
         for space in chosen:
-            known = [vector for number in numbers if (vector := self.view.spaces[space].vector_of(number)) is not None]
+            known = [vector for number in numbers if (vector := self._spaces[space].vector_of(number)) is not None]
             if known and (direction := _direction(known, [1.0] * len(known))) is not None:
                 vectors[space] = direction
         return self._find(vectors, k, numbers, wanted) if vectors else []
+
+    def recommend(
+        self,
+        events: Sequence[Event],
+        k: int,
+        left_out: Sequence[str] = (),
+        filter_: Mapping[str, Any] | None = None,
+    ) -> list[Found]:
+        """The k items that a shopper will want next, by what was done so far, the latest event last; none is fine.
+
+        Without the items left out; unknown ones among them are no mistake. Always k where k pass the filter.
+        """
+        found = self.candidates(events, k, left_out, filter_)
+        sources = [
+            dict(zip(found.scores, each, strict=True))
+            for each in zip(*(_rounded(of) for of in found.scores.values()), strict=True)
+        ]
+        numbers, totals = found.items.tolist(), _rounded(found.total)
+        return [
+            Found(number, total, of, None)
+            for number, total, of in zip(numbers, totals, sources or [{}] * len(numbers), strict=True)
+        ]
+
+    def candidates(
+        self,
+        events: Sequence[Event],
+        k: int,
+        left_out: Sequence[str] = (),
+        filter_: Mapping[str, Any] | None = None,
+    ) -> Candidates:
+        """What `recommend` answers with, under the items' numbers, and with who proposed what."""
+        conditions = dict(filter_ or {})
+        if not self._settings.recommend_unavailable:
+            conditions.setdefault("available", True)
+        wanted = compile_filter(conditions)
+        allowed = None if wanted is None else self.view.selection(wanted)
+        if allowed is not None and allowed.count == self.view.items - len(self.view.gone):
+            allowed = None  # everything there is: searching needs no filter
+        numbers = np.unique(np.array(self._known(left_out), np.int64))
+        return self._recommender.recommend(self.shopper(events), k, numbers, allowed)
+
+    def shopper(self, events: Sequence[Event]) -> Shopper:
+        """What the events say of a shopper, under the items' numbers."""
+        return Shopper.from_events(events, self.view.number, self._settings.signal)
+
+    @cached_property
+    def _recommender(self) -> Recommender:
+        view, behaviour = self.view, self.view.release.behaviour
+        blend = behaviour.facts.blend.scaled(self._settings.source_weights)
+        sources = behaviour.sources(self._spaces, view.release.samples, self._space_weights, view.numbering)
+        wanted = {name: source for name, source in sources.items() if blend.weights.get(name, 0) > 0}
+        return Recommender(wanted, blend, view.items, view.gone)
 
     def number(self, item_id: str, field_: str = "item_id") -> int:
         """An item's number; raises NotFound naming the id."""
@@ -146,7 +205,7 @@ class Engine:
         left_out: Sequence[int],
         filter_: Filter | None,
     ) -> list[Found]:
-        indexes = {space: self.view.spaces[space] for space in vectors}
+        indexes = {space: self._spaces[space] for space in vectors}
         allowed = None if filter_ is None else self.view.selection(filter_)
         if all(index.factory == "Flat" for index in indexes.values()):
             # Exact search scores every item anyway, so the fused order is exact too.
@@ -200,7 +259,7 @@ class Engine:
             if allowed is None:
                 mask[self.view.gone] = False
             allowed = Selection(mask)
-        found = [self.view.spaces[space].search(vector[None], depth, allowed) for space, vector in vectors.items()]
+        found = [self._spaces[space].search(vector[None], depth, allowed) for space, vector in vectors.items()]
         return np.unique(np.concatenate([hits.ids[0, : hits.counts[0]] for hits in found]))
 
     def _known(self, item_ids: Sequence[str]) -> list[int]:
@@ -208,8 +267,8 @@ class Engine:
 
     def _chosen_spaces(self, wanted: Sequence[str], field_: str) -> list[str]:
         for space in wanted:
-            if space not in self.view.spaces:
-                raise BadRequest(f"there is no space {space!r}: this release has {', '.join(self.view.spaces)}", field_)
+            if space not in self._spaces:
+                raise BadRequest(f"there is no space {space!r}: this release has {', '.join(self._spaces)}", field_)
         return list(wanted or self.view.spaces)
 
     def _vectors(self, query: Query) -> dict[str, NDArray[np.float32]]:
@@ -227,10 +286,10 @@ class Engine:
         entered: set[str] = set()
         chosen = self._chosen_spaces(query.spaces, "spaces")
         for space in chosen:
-            entry, index = self.view.release.manifest.spaces[space], self.view.spaces[space]
+            entry, index = self.view.release.manifest.indexes[space], self._spaces[space]
             found = parts.setdefault(space, [])
             takes_photo = space == "image" and query.image is not None
-            if query.text is not None or takes_photo:
+            if space != TOWER and (query.text is not None or takes_photo):
                 encoder = self._encoders.of(space, entry.encoder, entry.fingerprint)
                 if query.text is not None and isinstance(encoder, TextEncoder):
                     found.append((encoder.encode_texts([query.text]).vectors[0], weights["text"]))

@@ -3,7 +3,7 @@
 Amazon Beauty and Toys in `sequences/`: one line a shopper, items in order of time, five or more each. The last item is
 the test, the one before it validation. All items are ranked, those of the history are left out. Epochs and the blend
 are chosen on validation; then the towers are trained anew on training and validation together for that number of
-epochs, and the test items are looked at once. Settings of the towers were tuned on validation too (`TUNED`).
+epochs, and the test items are looked at once. The defaults of the towers were tuned on validation too.
 
 The item tower sees the items' attribute numbers, which come with the data, as tags; there are no texts or images.
 Takes about 40 minutes on two cores; `--set beauty` or `--set toys` runs one.
@@ -26,9 +26,10 @@ from embed.behaviour import Holdout, Interactions, Split, leave_one_out
 from embed.behaviour.interactions import KINDS
 from embed.behaviour.ranking import hits, ndcg, recall
 from embed.towers.features import PRICE_PARTS, ItemFeatures, Vocabulary
-from embed.towers.model import TowerShape
+from embed.towers.model import Sizes
+from embed.towers.settings import TowerSettings
 from embed.towers.trained import TrainedTowers
-from embed.towers.training import Trainer, Training, fit
+from embed.towers.training import Trainer, fit
 from index.exact import ExactIndex
 from index.space import Space
 from serve.recommend.blend import Blend, Case
@@ -43,7 +44,6 @@ SETS = {"beauty": "Beauty", "toys": "Toys_and_Games"}
 SEED = 0
 K = 10
 BLEND_CASES = 4000
-TUNED = {"dim": 64, "blocks": 1, "heads": 2, "dropout": 0.4, "item_dropout": 0.1}
 CONSOLE = Console(stderr=True)
 
 
@@ -97,16 +97,15 @@ def run(name: str, split: Split, tags: list[list[int]]) -> tuple[dict[str, tuple
         np.concatenate([[0], np.cumsum([len(of) for of in tags])]).astype(np.int64),
         np.zeros((len(tags), PRICE_PARTS), np.float32),
     )
-    shape = TowerShape(items=len(tags), tags=int(flat.max()), **TUNED)
-    training = Training(seed=SEED)
+    sizes, settings = Sizes(items=len(tags), tags=int(flat.max())), TowerSettings(seed=SEED)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        chosen = Trainer(shape, training, features, split.train)
+        chosen = Trainer(settings, sizes, features, split.train)
         state = fit(chosen, split.validation, Path(folder) / "choose", told=lambda epoch, of: tell(name, epoch, of))
         first = chosen.trained(Vocabulary(), {})
         blend = learn_blend(split, first, features)
         CONSOLE.print(name, "epochs", state.best_epoch, "blend", blend)
-        final = Trainer(shape, training, features, split.before_test)
+        final = Trainer(settings, sizes, features, split.before_test)
         fit(final, None, Path(folder) / "final", epochs=state.best_epoch)
     trained = final.trained(Vocabulary(), {})
     seconds = time.perf_counter() - started

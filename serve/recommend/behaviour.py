@@ -1,0 +1,169 @@
+"""What a release knows of behaviour: counts, the towers, and the blend; written with it and never changed.
+
+behaviour/
+  behaviour.json           what it was made of: see Facts
+  covisitation_*.npy       see serve.recommend.covisitation
+  popularity.npy           [items], see serve.recommend.sources
+  first_seen.npy           [items], epoch seconds, NaN where the catalogue does not say
+  towers/FINGERPRINT/      see embed.towers.trained; its vectors are the space `tower`
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from embed.behaviour import Collected, Interactions
+from embed.towers.trained import TrainedTowers
+from index.contract import VectorIndex
+from serve.recommend.blend import Blend
+from serve.recommend.covisitation import Covisitation
+from serve.recommend.shopper import Shopper
+from serve.recommend.sources import (
+    ContentSource,
+    CovisitationSource,
+    FixedSource,
+    Items,
+    Numbering,
+    Scores,
+    Source,
+    TowerSource,
+    arrivals,
+    popularity,
+    ranked,
+)
+from serve.settings import HalfLives
+
+TOWER = "tower"
+"""The name of the space that the towers make."""
+
+
+class Facts(BaseModel):
+    """What behaviour a release was made of, and by which towers, if any."""
+
+    counted_at: float
+    events: int
+    shoppers: int
+    interactions: int
+    parked: int
+    towers: str | None
+    half_lives: HalfLives
+    blend: Blend
+
+
+@dataclass
+class Behaviour:
+    """The counts of n items, the towers, and how to blend what they say."""
+
+    facts: Facts
+    covisitation: Covisitation
+    popularity: Scores
+    first_seen: NDArray[np.float64]
+    towers: TrainedTowers | None = None
+
+    @classmethod
+    def of(
+        cls,
+        interactions: Interactions,
+        collected: Collected,
+        first_seen: NDArray[np.float64],
+        towers: TrainedTowers | None,
+        blend: Blend,
+        half_lives: HalfLives,
+        now: float,
+    ) -> "Behaviour":
+        """Count interactions as they are worth at `now` (epoch seconds)."""
+        facts = Facts(
+            counted_at=now,
+            events=collected.events,
+            shoppers=len(interactions.users),
+            interactions=len(interactions),
+            parked=collected.parked,
+            towers=towers.fingerprint if towers else None,
+            half_lives=half_lives,
+            blend=blend,
+        )
+        counted = Covisitation.count(interactions, now, half_lives.covisitation)
+        return cls(facts, counted, popularity(interactions, now, half_lives.popularity), first_seen, towers)
+
+    @cached_property
+    def _popular(self) -> Items:
+        return ranked(self.popularity)
+
+    @cached_property
+    def _arrived(self) -> tuple[Scores, Items]:
+        return self._arrivals(time.time())
+
+    def _arrivals(self, now: float) -> tuple[Scores, Items]:
+        scores = arrivals(self.first_seen, now, self.facts.half_lives.arrivals)
+        return scores, ranked(scores)
+
+    def sources(
+        self,
+        spaces: Mapping[str, VectorIndex],
+        samples: Mapping[str, NDArray[np.float32]],
+        weights: Mapping[str, float],
+        numbering: Numbering | None = None,
+        now: float | None = None,
+    ) -> dict[str, Source]:
+        """The sources over the spaces of a view; `numbering` where live changes have given items other numbers.
+
+        `now` is the time by which items are new, if not that of the clock.
+        """
+        arrived, by_arrival = self._arrived if now is None else self._arrivals(now)
+        sources: dict[str, Source] = {
+            "covisitation": CovisitationSource(self.covisitation, numbering),
+            "popularity": FixedSource(self.popularity, self._popular, numbering),
+            "arrivals": FixedSource(arrived, by_arrival, numbering),
+        }
+        content = {name: index for name, index in spaces.items() if name != TOWER}
+        if content:
+            sources["content"] = ContentSource(content, samples, weights)
+        if self.towers is not None and TOWER in spaces:
+            sources[TOWER] = TowerSource(spaces[TOWER], ShopperVector(self.towers, spaces[TOWER]))
+        return sources
+
+    def write(self, folder: Path) -> None:
+        """Write it into a folder, which is made."""
+        folder.mkdir()
+        self.covisitation.write(folder)
+        np.save(folder / "popularity.npy", self.popularity, allow_pickle=False)
+        np.save(folder / "first_seen.npy", self.first_seen, allow_pickle=False)
+        (folder / "behaviour.json").write_text(self.facts.model_dump_json(indent=2))
+        if self.towers is not None:
+            self.towers.save(folder / "towers")
+
+    @classmethod
+    def open(cls, folder: Path) -> "Behaviour":
+        """Open what `write` wrote; its files were checked with the release. Raises Damaged where they do not fit."""
+        facts = Facts.model_validate_json((folder / "behaviour.json").read_bytes())
+        return cls(
+            facts,
+            Covisitation.open(folder),
+            np.load(folder / "popularity.npy", allow_pickle=False),
+            np.load(folder / "first_seen.npy", allow_pickle=False),
+            TrainedTowers.open(folder / "towers" / facts.towers) if facts.towers else None,
+        )
+
+
+@dataclass(frozen=True)
+class ShopperVector:
+    """The user tower over the vectors that an index has of a shopper's items."""
+
+    towers: TrainedTowers
+    index: VectorIndex
+
+    def __call__(self, shopper: Shopper) -> NDArray[np.float32] | None:
+        """The shopper's unit vector [dim], or None where no item of the history is in the space."""
+        recent = shopper.last(self.towers.settings.history)
+        vectors = [self.index.vector_of(item) for item in recent.item.tolist()]
+        there = np.array([vector is not None for vector in vectors], np.bool_)
+        if not there.any():
+            return None
+        known = np.stack([vector for vector in vectors if vector is not None])
+        return self.towers.user_vector(known, recent.kind[there], recent.time[there])

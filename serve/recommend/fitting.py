@@ -1,0 +1,138 @@
+"""Fitting: towers and blend from what shoppers did, by the rules of embed.behaviour.splits.
+
+First towers learn from the time before validation; validation tells how many epochs are best, and then the blend how
+much each source is worth beside them. Last, new towers learn from everything for as many epochs.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embed.behaviour import Collected, Holdout, Interactions, Split
+from embed.towers.features import ItemFeatures, Vocabulary
+from embed.towers.model import Sizes
+from embed.towers.settings import TowerSettings
+from embed.towers.trained import TrainedTowers
+from embed.towers.training import State, Trainer, fit
+from index.contract import VectorIndex
+from index.exact import ExactIndex
+from index.space import Space
+from serve.recommend.behaviour import TOWER, Behaviour
+from serve.recommend.blend import Blend, Case
+from serve.recommend.blend import fit as fit_blend
+from serve.recommend.recommender import DEPTH, Recommender
+from serve.recommend.shopper import Shopper
+from serve.recommend.sources import Source
+from serve.settings import SOURCES, HalfLives
+
+BLEND_SHOPPERS = 3000
+Progress = Callable[[str, float, float, str], None]
+"""stage, done, total, unit"""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What there is to learn from besides interactions: n items, their features and their content spaces.
+
+    `samples` and `weights` by space are what fusion needs, `first_seen` [n] when each item came.
+    """
+
+    vocabulary: Vocabulary
+    features: ItemFeatures
+    spaces: Mapping[str, VectorIndex]
+    samples: Mapping[str, NDArray[np.float32]]
+    weights: Mapping[str, float]
+    first_seen: NDArray[np.float64]
+    half_lives: HalfLives
+    device: str = "cpu"
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def trainer(self, settings: TowerSettings, interactions: Interactions) -> Trainer:
+        """A trainer of new towers."""
+        sizes = Sizes(
+            len(self.vocabulary.item_ids),
+            len(self.vocabulary.tags),
+            {space: dim for space, (dim, _) in self.vocabulary.spaces.items()},
+            self.vocabulary.price_spread > 0,
+        )
+        return Trainer(settings, sizes, self.features, interactions, self.device)
+
+    def sources(
+        self, interactions: Interactions, now: float, towers: TrainedTowers | None, blend: Blend | None = None
+    ) -> dict[str, Source]:
+        """The sources as they would have been at `now`, made of the interactions before it."""
+        collected = Collected(len(interactions), len(interactions), 0, 0, 0, 0, 0)
+        behaviour = Behaviour.of(
+            interactions, collected, self.first_seen, towers, blend or Blend(), self.half_lives, now
+        )
+        spaces = dict(self.spaces)
+        if towers is not None:
+            vectors = towers.item_vectors(self.features)
+            owners = np.arange(len(vectors), dtype=np.int32)
+            space = Space(TOWER, vectors.shape[1], towers.fingerprint)
+            spaces[TOWER] = ExactIndex(space, vectors, owners, owners, len(vectors))
+        return behaviour.sources(spaces, self.samples, self.weights, now=now)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What validation chose: towers that know the time before it, epochs, and the blend."""
+
+    towers: TrainedTowers
+    state: State
+    blend: Blend
+
+
+def choose(
+    material: Material,
+    split: Split,
+    settings: TowerSettings,
+    folder: Path,
+    now: float,
+    progress: Progress | None = None,
+) -> Chosen:
+    """Train on `split.train` until validation gets no better, and learn the blend there; `now` is where it begins."""
+    trainer = material.trainer(settings, split.train)
+    tell = (lambda done, total: progress("train", done, total, "steps")) if progress else None
+    state = fit(trainer, split.validation, folder, progress=tell)
+    towers = trainer.trained(material.vocabulary, {})
+    sources = material.sources(split.train, now, towers)
+    blend = learn_blend(sources, split.validation, settings.seed, progress)
+    return Chosen(towers, state, blend)
+
+
+def learn_blend(sources: Mapping[str, Source], holdout: Holdout, seed: int, progress: Progress | None = None) -> Blend:
+    """The blend under which what the held-out shoppers liked is likeliest among what the sources propose."""
+    recommender = Recommender(sources, Blend(), holdout.history.items)
+    held = holdout.some(BLEND_SHOPPERS, seed)
+    cases = []
+    for user in range(len(held)):
+        shopper = Shopper.of(held.history, user)
+        found = recommender.candidates(shopper, DEPTH, np.unique(shopper.item))
+        targets = held.targets[held.starts[user] : held.starts[user + 1]]
+        cases.append(Case(found.scores, np.isin(found.items, targets)))
+        if progress:
+            progress("learn the blend", user + 1, len(held), "shoppers")
+    return fit_blend(cases, [source for source in SOURCES if source in sources])
+
+
+def finish(
+    material: Material,
+    interactions: Interactions,
+    settings: TowerSettings,
+    epochs: int,
+    folder: Path,
+    facts: dict[str, Any],
+    progress: Progress | None = None,
+) -> TrainedTowers:
+    """New towers from all interactions, trained for the number of epochs that validation chose."""
+    trainer = material.trainer(settings, interactions)
+    tell = (lambda done, total: progress("train on all", done, total, "steps")) if progress else None
+    fit(trainer, None, folder, epochs, tell)
+    return trainer.trained(material.vocabulary, facts)

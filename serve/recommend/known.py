@@ -1,0 +1,74 @@
+"""What is known of a shopper when asked: the events of the log, and those that the request brings."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from embed.behaviour import EVENT_TYPES, Event, clean_event
+from embed.records import Reject
+from serve.errors import BadRequest, writable
+from serve.learn.event_store import EventStore
+from serve.settings import Settings
+
+MOST_RECENT = 200  # events of a shopper that an answer goes by
+SEEN = tuple(type_ for type_ in EVENT_TYPES if type_ != "impression")
+TYPES = {"seen": SEEN, "cart": ("cart",), "purchase": ("purchase",)}
+
+
+@dataclass(frozen=True)
+class Known:
+    """A shopper's events, the latest last, and the items that are not to be recommended again."""
+
+    events: Sequence[Event] = ()
+    left_out: Sequence[str] = ()
+
+
+def known_of(
+    store: EventStore, settings: Settings, user_id: str | None, history: Sequence[Mapping[str, Any]] = ()
+) -> Known:
+    """What to go by for a shopper; raises BadRequest for a history that holds what is no event."""
+    types = sorted({type_ for name in settings.leave_out for type_ in TYPES[name]})
+    events = [] if user_id is None else store.recent(user_id, MOST_RECENT)
+    left_out = [] if user_id is None or not types else store.items(user_id, types)
+    now = time.time()
+    for place, told in enumerate(history):
+        values = {"user_id": user_id or "anonymous", "timestamp": now, **_given(told)}
+        event = clean_event(values, place)
+        if isinstance(event, Reject):
+            raise BadRequest(event.reason, f"history.{place}.{event.field}", event.code)
+        events.append(event)
+        if event.type in types:
+            left_out.append(event.item_id)
+    return Known(events[-MOST_RECENT:], left_out)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of one event: stored, parked (stored for when its item is known), duplicate or rejected."""
+
+    event_id: str
+    status: str
+    code: str = ""
+    message: str = ""
+    field: str = ""
+
+
+def take_events(store: EventStore, rows: Sequence[Mapping[str, Any]], knows: Callable[[str], bool]) -> list[Taken]:
+    """Clean and keep events, on disk when this returns; `knows` tells whether there is an item of an id."""
+    now = time.time()
+    cleaned = [clean_event({"timestamp": now, **_given(values)}, place) for place, values in enumerate(rows)]
+    new = iter(store.add([event for event in cleaned if isinstance(event, Event)]))
+    taken = []
+    for event in cleaned:
+        if isinstance(event, Reject):
+            taken.append(Taken("", "rejected", event.code, writable(event.reason), event.field))
+        elif not next(new):
+            taken.append(Taken(event.event_id, "duplicate"))
+        else:
+            taken.append(Taken(event.event_id, "stored" if knows(event.item_id) else "parked"))
+    return taken
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,184 @@
+"""The training job: events of the store -> towers and blend, resumable; the next build takes them into its release.
+
+    STORE/towers/
+      current -> FINGERPRINT
+      FINGERPRINT/          see embed.towers.trained; its facts hold the blend and how validation measured
+      training/             job.json, checkpoints while a job runs, and what TensorBoard shows of the last
+
+What the job learns from is fixed when it begins, as events keep coming: a job that was killed goes on with the same.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from pydantic import BaseModel
+
+from embed.behaviour import Collected, Split, collect, split_by_time
+from embed.durable import point, sync
+from embed.encode_job import SpaceVectors
+from embed.encoders import choose_device
+from embed.towers.features import Content, Vocabulary
+from embed.towers.settings import TowerSettings
+from embed.towers.trained import TrainedTowers
+from serve.errors import BadRequest
+from serve.learn.event_store import EventStore, open_event_store
+from serve.recommend.blend import Blend
+from serve.recommend.fitting import Chosen, Material, Progress, choose, finish
+from serve.release import Release
+from serve.settings import Settings
+
+FEWEST = 50  # shoppers in validation, below which nothing can be chosen by it
+
+
+class Job(BaseModel):
+    """What a job learns from: so that one that was killed goes on, and any other begins anew."""
+
+    events_until: int
+    now: float
+    release: str
+    settings: TowerSettings
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What came of a job: how validation measured at the best epoch, the blend, what there was to learn from."""
+
+    fingerprint: str
+    epochs: int
+    validation: Mapping[str, float]
+    blend: Blend
+    collected: Collected
+    split: Mapping[str, int | float]
+    seconds: float
+
+
+def current_towers(store: Path) -> TrainedTowers | None:
+    """The towers trained last, or None before the first; raises Missing or Damaged where they cannot be used."""
+    link = store / "towers" / "current"
+    if not link.is_symlink():
+        return None
+    return TrainedTowers.open(link.parent / os.readlink(link))
+
+
+@contextmanager
+def gathered(folder: Path, spaces: Sequence[SpaceVectors], items: int) -> Iterator[dict[str, Content]]:
+    """The vectors of each space as files mapped into memory, with the first row of each item."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {}
+    for space in spaces:
+        path = folder / f"{space.space}.npy"
+        shape = (len(space.owners), space.dim)
+        vectors = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        space.gather(vectors)
+        content[space.space] = Content.first_rows(vectors, space.owners, items)
+    yield content
+    for space in spaces:
+        (folder / f"{space.space}.npy").unlink()
+
+
+def train_towers(
+    settings: Settings, release: Release, spaces: Sequence[SpaceVectors], progress: Progress | None = None
+) -> TrainingReport:
+    """Train towers and blend on all events of the store, and make them the current ones.
+
+    `spaces` are the vectors of the release's catalogue. Raises BadRequest where there is too little to learn from.
+    """
+    started = time.perf_counter()
+    folder = settings.store / "towers" / "training"
+    events = open_event_store(settings)
+    try:
+        job = _job(settings, release, events, folder)
+        interactions, collected = collect(
+            (batch for _, batch in events.batches(until=job.events_until)), release.catalogue.ids(), settings.signal
+        )
+    finally:
+        events.close()
+    split = split_by_time(interactions, validation=0.1, test=0.0)
+    if len(split.validation) < FEWEST:
+        raise BadRequest(
+            f"there is too little behaviour to learn from: {len(interactions):,} interactions of "
+            f"{len(interactions.users):,} shoppers with items of release {release.name} ({collected.parked:,} events "
+            f"of other items), {len(split.validation)} shoppers in the last tenth; at least {FEWEST} are needed",
+            "events",
+        )
+    with material_of(settings, release, spaces, folder) as material:
+        chosen = choose(material, split, job.settings, folder / "choose", job.now, progress)
+        facts = _facts(job, chosen, split, collected)
+        towers = finish(
+            material, interactions, job.settings, chosen.state.best_epoch, folder / "finish", facts, progress
+        )
+    saved = towers.save(settings.store / "towers")
+    point(saved.parent / "current", saved.name)
+    for part in ("choose", "finish"):
+        (folder / part / "checkpoint.safetensors").unlink()
+    (folder / "job.json").unlink()
+    for other in saved.parent.iterdir():
+        if other.is_dir() and not other.is_symlink() and other.name not in (saved.name, "training"):
+            shutil.rmtree(other)
+    return TrainingReport(
+        saved.name,
+        chosen.state.best_epoch,
+        facts["validation"],
+        chosen.blend,
+        collected,
+        split.report,
+        round(time.perf_counter() - started, 1),
+    )
+
+
+@contextmanager
+def material_of(
+    settings: Settings, release: Release, spaces: Sequence[SpaceVectors], folder: Path
+) -> Iterator[Material]:
+    """What a release has to learn from besides its shoppers' behaviour."""
+    with gathered(folder / "gathered", spaces, len(release.catalogue)) as content:
+        dims = {space.space: (space.dim, space.fingerprint) for space in spaces}
+        vocabulary = Vocabulary.learn((item for batch in release.catalogue.batches() for item in batch), dims)
+        features = vocabulary.features((item for batch in release.catalogue.batches() for item in batch), content)
+        yield Material(
+            vocabulary,
+            features,
+            release.spaces,
+            release.samples,
+            {space: settings.space_weights.get(space, 1.0) for space in release.spaces},
+            release.behaviour.first_seen,
+            settings.half_lives,
+            choose_device(settings.device, settings.threads).kind,
+        )
+
+
+def _job(settings: Settings, release: Release, events: EventStore, folder: Path) -> Job:
+    """The job that was killed, if it is the same as the one asked for; else a new one, in an emptied folder."""
+    path = folder / "job.json"
+    new = Job(events_until=events.last(), now=time.time(), release=release.name, settings=settings.towers)
+    if path.exists():
+        killed = Job.model_validate_json(path.read_bytes())
+        if (killed.release, killed.settings) == (new.release, new.settings):
+            return killed
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text(new.model_dump_json())
+    sync(fresh)
+    fresh.replace(path)
+    return new
+
+
+def _facts(job: Job, chosen: Chosen, split: Split, collected: Collected) -> dict[str, Any]:
+    best = chosen.state.curve[chosen.state.best_epoch - 1]
+    return {
+        "job": orjson.loads(job.model_dump_json()),
+        "epochs": chosen.state.best_epoch,
+        "validation": {name: round(value, 4) for name, value in best.items()},
+        "blend": chosen.blend.model_dump(),
+        "split": split.report,
+        "events": asdict(collected),
+    }
