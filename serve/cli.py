@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,6 +55,10 @@ app.add_typer(index_app, name="index")
 
 train_app = typer.Typer(no_args_is_help=True, help="Learn from the store's events.")
 app.add_typer(train_app, name="train")
+
+
+tune_app = typer.Typer(no_args_is_help=True, help="Look for better settings.")
+app.add_typer(tune_app, name="tune")
 
 
 def main() -> None:
@@ -219,6 +224,46 @@ def train_towers_command(store: Store = None, json: Json = False) -> None:
     with _bars(json) as progress:
         report = train(settings, progress)
     _print(json, report, show.training_report)
+
+
+@tune_app.command("towers")
+def tune_towers_command(
+    trials: Annotated[int, typer.Option(min=1, help="settings to try, after those that were tried before")] = 20,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Look for better settings of the towers; prints them for vetrina.toml. Stop and go on at any time."""
+    from serve.pipeline import tune
+
+    settings = load_settings(store=store)
+    with _bars(json) as progress:
+        report = tune(settings, trials, progress)
+    _print(json, show.tuning_figures(report), show.tuning_report)
+
+
+@app.command()
+def evaluate(
+    out_file: Annotated[Path, typer.Option("--out", help="the figures as JSON; the chart beside it as PNG")] = Path(
+        "evaluation.json"
+    ),
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """How good recommendations are on held-out time, stage by stage and beside plain baselines; all items ranked."""
+    import tempfile
+
+    from serve.pipeline import evaluate as run
+    from serve.plot import draw_evaluation
+
+    settings = load_settings(store=store)
+    with _bars(json) as progress, tempfile.TemporaryDirectory() as folder:
+        found = run(settings, Path(folder), progress)
+    figures = asdict(found)
+    out_file.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
+    draw_evaluation(found, out_file.with_suffix(".png"))
+    _print(json, figures, lambda _: show.evaluation(found))
+    if not json:
+        out.print(f"written to {out_file}, drawn in {out_file.with_suffix('.png')}")
 
 
 @app.command()

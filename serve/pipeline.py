@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from embed.behaviour import collect
+from embed.behaviour import collect, split_by_time
 from embed.catalogue import Catalogue, IngestReport, Mapping, check_items, ingest, read_report
 from embed.durable import alone
 from embed.encode_job import SpaceVectors, encode_images, encode_texts
@@ -29,13 +29,24 @@ from index.space import Space
 from index.threads import limit_threads
 from serve.changes import edits_beyond, fold_journal, prune_journal
 from serve.errors import BadRequest, Broken
+from serve.evaluation.evaluate import Evaluation
+from serve.evaluation.evaluate import evaluate as run_evaluation
 from serve.learn.event_store import open_event_store
 from serve.recommend.behaviour import TOWER, Behaviour
 from serve.recommend.blend import Blend
-from serve.recommend.training_job import TrainingReport, current_towers, gathered, train_towers
+from serve.recommend.training_job import (
+    TrainingReport,
+    check_enough,
+    current_towers,
+    gathered,
+    material_of,
+    train_towers,
+)
+from serve.recommend.tuning import TuningReport, tune_towers
 from serve.release import (
     ITEMS_FILE,
     Manifest,
+    Release,
     SpaceEntry,
     check_files,
     current_name,
@@ -87,21 +98,43 @@ def encode_catalogue(settings: Settings, progress: Progress | None = None) -> li
 def train(settings: Settings, progress: Progress | None = None) -> TrainingReport:
     """Train towers and blend on the events of the store, with the items of its current release."""
     with _one_job_at_a_time(settings.store):
-        release = open_current(settings.store)
-        catalogue = Catalogue.current(settings.store)
-        if catalogue.version != release.manifest.catalogue:
-            raise BadRequest(
-                f"the catalogue has changed since release {release.name}: run vetrina build first", "store"
-            )
-        spaces = _encode(settings, catalogue, progress)
-        there = {space.space: space.fingerprint for space in spaces}
-        released = {name: entry.fingerprint for name, entry in release.manifest.spaces.items()}
-        if there != released:
-            raise BadRequest(
-                f"release {release.name} has spaces {released}, the encoders now make {there}: run vetrina build first",
-                "store",
-            )
-        return train_towers(settings, release, spaces, progress)
+        return train_towers(settings, *_released(settings, progress), progress)
+
+
+def evaluate(settings: Settings, folder: Path, progress: Progress | None = None) -> Evaluation:
+    """Measure the pipeline beside baselines on the last tenth of the events; `folder` is for what it works with."""
+    with _one_job_at_a_time(settings.store):
+        release, spaces = _released(settings, progress)
+    store = open_event_store(settings)
+    interactions, _ = collect((batch for _, batch in store.batches()), release.catalogue.ids(), settings.signal)
+    store.close()
+    split = split_by_time(interactions)
+    check_enough(split, interactions)
+    with material_of(settings, release, spaces, folder) as material:
+        return run_evaluation(material, split, settings.towers, folder, progress)
+
+
+def tune(settings: Settings, trials: int, progress: Progress | None = None) -> TuningReport:
+    """Look for better settings of the towers on validation, going on with the trials that are there."""
+    with _one_job_at_a_time(settings.store):
+        return tune_towers(settings, *_released(settings, progress), trials, progress)
+
+
+def _released(settings: Settings, progress: Progress | None) -> tuple[Release, list[SpaceVectors]]:
+    """The current release and the vectors of its catalogue, from which towers learn; refused where they differ."""
+    release = open_current(settings.store)
+    catalogue = Catalogue.current(settings.store)
+    if catalogue.version != release.manifest.catalogue:
+        raise BadRequest(f"the catalogue has changed since release {release.name}: run vetrina build first", "store")
+    spaces = _encode(settings, catalogue, progress)
+    there = {space.space: space.fingerprint for space in spaces}
+    released = {name: entry.fingerprint for name, entry in release.manifest.spaces.items()}
+    if there != released:
+        raise BadRequest(
+            f"release {release.name} has spaces {released}, the encoders now make {there}: run vetrina build first",
+            "store",
+        )
+    return release, spaces
 
 
 def _ingest(

@@ -5,6 +5,7 @@ from itertools import groupby
 from pathlib import Path
 
 from index.tuning import Point
+from serve.evaluation.evaluate import FUSED, Evaluation
 from serve.release import SpaceEntry
 
 
@@ -61,3 +62,27 @@ def _envelope(points: list[Point]) -> list[Point]:
         if not kept or point.queries_per_s > kept[-1].queries_per_s:
             kept.append(point)
     return kept[::-1]
+
+
+def draw_evaluation(found: Evaluation, file: Path) -> None:
+    """Write bars of NDCG@10 with their intervals, the baselines in another colour, to a PNG or SVG file."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    systems = sorted(found.systems.items(), key=lambda each: each[1].means["ndcg10"])
+    figure, axis = plt.subplots(figsize=(8, 0.4 * len(systems) + 1.6))
+    for place, (name, of) in enumerate(systems):
+        mean, (low, high) = of.means["ndcg10"], of.intervals["ndcg10"]
+        colour = "#014f86" if name == FUSED else "#b8b8b8" if name in found.baselines else "#61a5c2"
+        axis.barh(place, mean, color=colour, height=0.7)
+        axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], color="black", capsize=3, linewidth=1)
+        axis.annotate(f"{mean:.4f}", (high, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axis.set_yticks(range(len(systems)), [name for name, _ in systems])
+    axis.set_xlabel(f"NDCG@10 of {next(iter(found.systems.values())).shoppers:,} held-out shoppers, 95 % intervals")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.margins(x=0.12)
+    figure.tight_layout()
+    figure.savefig(file, dpi=150)
+    plt.close(figure)

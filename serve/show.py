@@ -13,10 +13,12 @@ from embed.encode_job import SpaceVectors
 
 if TYPE_CHECKING:
     from serve.doctor import Finding
+    from serve.evaluation.evaluate import Evaluation
     from serve.learn.import_events import ImportReport
     from serve.pipeline import BuildReport
     from serve.recommend.bulk import BulkReport
     from serve.recommend.training_job import TrainingReport
+    from serve.recommend.tuning import TuningReport
 
 MARKS = {"good": ("✓", "green"), "off": ("–", "dim"), "wrong": ("✗", "bold red")}
 
@@ -188,4 +190,56 @@ def candidates_report(report: "BulkReport") -> RenderableType:
     return Text(
         f"{report.rows:,} candidates of {report.users:,} users from release {report.release} in {report.file} "
         f"({report.seconds:.1f} s)"
+    )
+
+
+def tuning_figures(report: "TuningReport") -> dict[str, Any]:
+    return {
+        "settings": report.settings.model_dump(),
+        "ndcg10": report.ndcg10,
+        "trials": report.trials,
+        "pruned": report.pruned,
+    }
+
+
+def tuning_report(found: dict[str, Any]) -> RenderableType:
+    """The best settings as they are written in vetrina.toml."""
+    settings = "\n".join(f"{name} = {value}" for name, value in found["settings"].items())
+    trials = (
+        f"{found['trials']} trials, {found['pruned']} of them cut short; the best has NDCG@10 {found['ndcg10']:.4f}"
+    )
+    return Text(f"{trials}; for vetrina.toml:\n\n[towers]\n{settings}")
+
+
+def evaluation(found: "Evaluation") -> RenderableType:
+    """Each system on the whole test, best last, then the slices."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in ("NDCG@10", "", "R@10", "R@100", "MRR", "coverage", "novelty", "new"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for part, systems in {"all shoppers": found.systems, **found.slices}.items():
+        shoppers = next(iter(systems.values())).shoppers
+        table.add_row(Text(f"{part} ({shoppers:,})", "bold"))
+        for name, of in sorted(systems.items(), key=lambda each: each[1].means["ndcg10"]):
+            low, high = of.intervals["ndcg10"]
+            means = of.means
+            table.add_row(
+                name,
+                f"{means['ndcg10']:.4f}",
+                Text(f"{low:.4f}–{high:.4f}", "dim"),
+                f"{means['recall10']:.4f}",
+                f"{means['recall100']:.4f}",
+                f"{means['mrr']:.4f}",
+                f"{of.coverage:.3f}",
+                f"{of.novelty:.1f}",
+                f"{of.new_items:.3f}",
+            )
+    split = found.split
+    return Group(
+        Text(
+            f"learned from {split['train_interactions']:,} interactions of {split['train_shoppers']:,} shoppers; "
+            f"tested with {split['test_targets']:,} items liked by {split['test_shoppers']:,} shoppers later"
+        ),
+        table,
+        Text("intervals: 95 % bootstrap over shoppers; new: share of the items shown that nobody had had", "dim"),
     )

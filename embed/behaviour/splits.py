@@ -51,8 +51,10 @@ class Holdout:
 
 @dataclass(frozen=True)
 class Split:
-    """`train` to learn from; `validation` and `test` to measure on, the second after the first."""
+    """`train` to learn from; `validation` and `test` to measure on, which begin at the two moments (epoch seconds)."""
 
+    validation_from: float
+    test_from: float
     train: Interactions
     validation: Holdout
     before_test: Interactions
@@ -63,10 +65,10 @@ class Split:
 def split_by_time(interactions: Interactions, validation: float = 0.1, test: float = 0.1) -> Split:
     """The last `test` of all liked interactions and the `validation` before those are held out, by moments in time."""
     liked = np.sort(interactions.time[interactions.weight > 0])
-    if not len(liked):
-        first = second = np.inf
-    else:
-        first, second = (liked[int(len(liked) * (1 - share))] for share in (validation + test, test))
+    first, second = (
+        float(liked[int(len(liked) * (1 - share))]) if share and len(liked) else np.inf
+        for share in (validation + test, test)
+    )
     return split_at(interactions, first, second)
 
 
@@ -75,7 +77,8 @@ def split_at(interactions: Interactions, validation_from: float, test_from: floa
     train = interactions.where(interactions.time < validation_from)
     before_test = interactions.where(interactions.time < test_from)
     during = (interactions.time >= validation_from) & (interactions.time < test_from)
-    return _split(train, interactions.where(during), before_test, interactions.where(interactions.time >= test_from))
+    test = interactions.where(interactions.time >= test_from)
+    return _split((validation_from, test_from), train, interactions.where(during), before_test, test)
 
 
 def leave_one_out(interactions: Interactions) -> Split:
@@ -86,10 +89,17 @@ def leave_one_out(interactions: Interactions) -> Split:
     is_test, is_validation = (from_end == 1) & enough, (from_end == 2) & enough
     before_test = interactions.where(~is_test)
     train = interactions.where(~is_test & ~is_validation)
-    return _split(train, interactions.where(is_validation), before_test, interactions.where(is_test))
+    latest = float(interactions.time.max(initial=0.0))  # there is no one moment: nothing is older than another thing
+    return _split((latest, latest), train, interactions.where(is_validation), before_test, interactions.where(is_test))
 
 
-def _split(train: Interactions, validation: Interactions, before_test: Interactions, test: Interactions) -> Split:
+def _split(
+    moments: tuple[float, float],
+    train: Interactions,
+    validation: Interactions,
+    before_test: Interactions,
+    test: Interactions,
+) -> Split:
     held = _holdout(train, validation), _holdout(before_test, test)
     report: dict[str, int | float] = {"train_interactions": len(train), "train_shoppers": _shoppers(train)}
     known = np.zeros(train.items, np.bool_)
@@ -102,7 +112,7 @@ def _split(train: Interactions, validation: Interactions, before_test: Interacti
             f"{name}_cold_targets": int((~known[part.targets]).sum()),
         }
         known[before_test.item] = True
-    return Split(train, held[0], before_test, held[1], report)
+    return Split(*moments, train, held[0], before_test, held[1], report)
 
 
 def _holdout(before: Interactions, after: Interactions) -> Holdout:

@@ -94,15 +94,14 @@ def choose(
     split: Split,
     settings: TowerSettings,
     folder: Path,
-    now: float,
     progress: Progress | None = None,
 ) -> Chosen:
-    """Train on `split.train` until validation gets no better, and learn the blend there; `now` is where it begins."""
+    """Train on `split.train` until validation gets no better, and learn the blend there."""
     trainer = material.trainer(settings, split.train)
     tell = (lambda done, total: progress("train", done, total, "steps")) if progress else None
     state = fit(trainer, split.validation, folder, progress=tell)
     towers = trainer.trained(material.vocabulary, {})
-    sources = material.sources(split.train, now, towers)
+    sources = material.sources(split.train, split.validation_from, towers)
     blend = learn_blend(sources, split.validation, settings.seed, progress)
     return Chosen(towers, state, blend)
 

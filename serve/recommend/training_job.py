@@ -21,7 +21,7 @@ import numpy as np
 import orjson
 from pydantic import BaseModel
 
-from embed.behaviour import Collected, Split, collect, split_by_time
+from embed.behaviour import Collected, Interactions, Split, collect, split_by_time
 from embed.durable import point, sync
 from embed.encode_job import SpaceVectors
 from embed.encoders import choose_device
@@ -42,7 +42,6 @@ class Job(BaseModel):
     """What a job learns from: so that one that was killed goes on, and any other begins anew."""
 
     events_until: int
-    now: float
     release: str
     settings: TowerSettings
 
@@ -102,15 +101,9 @@ def train_towers(
     finally:
         events.close()
     split = split_by_time(interactions, validation=0.1, test=0.0)
-    if len(split.validation) < FEWEST:
-        raise BadRequest(
-            f"there is too little behaviour to learn from: {len(interactions):,} interactions of "
-            f"{len(interactions.users):,} shoppers with items of release {release.name} ({collected.parked:,} events "
-            f"of other items), {len(split.validation)} shoppers in the last tenth; at least {FEWEST} are needed",
-            "events",
-        )
+    check_enough(split, interactions)
     with material_of(settings, release, spaces, folder) as material:
-        chosen = choose(material, split, job.settings, folder / "choose", job.now, progress)
+        chosen = choose(material, split, job.settings, folder / "choose", progress)
         facts = _facts(job, chosen, split, collected)
         towers = finish(
             material, interactions, job.settings, chosen.state.best_epoch, folder / "finish", facts, progress
@@ -155,10 +148,21 @@ def material_of(
         )
 
 
+def check_enough(split: Split, interactions: Interactions) -> None:
+    """Raise BadRequest where validation has too few shoppers to choose anything by."""
+    if len(split.validation) < FEWEST:
+        raise BadRequest(
+            f"there is too little behaviour to learn from: {len(interactions):,} interactions of "
+            f"{len(interactions.users):,} shoppers with items of the catalogue, {len(split.validation)} shoppers to "
+            f"validate with; at least {FEWEST} are needed: take events in with vetrina events FILE",
+            "events",
+        )
+
+
 def _job(settings: Settings, release: Release, events: EventStore, folder: Path) -> Job:
     """The job that was killed, if it is the same as the one asked for; else a new one, in an emptied folder."""
     path = folder / "job.json"
-    new = Job(events_until=events.last(), now=time.time(), release=release.name, settings=settings.towers)
+    new = Job(events_until=events.last(), release=release.name, settings=settings.towers)
     if path.exists():
         killed = Job.model_validate_json(path.read_bytes())
         if (killed.release, killed.settings) == (new.release, new.settings):
