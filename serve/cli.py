@@ -88,7 +88,7 @@ def ingest_command(
     from serve.pipeline import ingest_feed
 
     settings = load_settings(store=store, mapping=mapping)
-    with _bars(json) as progress:
+    with bars(json) as progress:
         report = ingest_feed(settings, feed, format_, force, progress)
     _print(json, report, show.ingest_report)
 
@@ -99,7 +99,7 @@ def encode(store: Store = None, images: Images = None, json: Json = False) -> No
     from serve.pipeline import encode_catalogue
 
     settings = load_settings(store=store, image_root=images)
-    with _bars(json) as progress:
+    with bars(json) as progress:
         spaces = encode_catalogue(settings, progress)
     _print(json, [show.space_figures(space) for space in spaces], show.encoded)
 
@@ -120,7 +120,7 @@ def build(
     from serve.pipeline import build as run
 
     settings = load_settings(store=store, mapping=mapping, image_root=images)
-    with _bars(json) as progress:
+    with bars(json) as progress:
         report = run(settings, feed, format_, force, progress)
     _print(json, show.build_figures(report), lambda _: show.build_report(report))
 
@@ -210,7 +210,7 @@ def events(
     from serve.learn.import_events import import_events
 
     settings = load_settings(store=store)
-    with _bars(json) as progress:
+    with bars(json) as progress:
         report = import_events(settings, file, mapping, progress)
     _print(json, report, show.events_report)
 
@@ -221,7 +221,7 @@ def train_towers_command(store: Store = None, json: Json = False) -> None:
     from serve.pipeline import train
 
     settings = load_settings(store=store)
-    with _bars(json) as progress:
+    with bars(json) as progress:
         report = train(settings, progress)
     _print(json, report, show.training_report)
 
@@ -236,7 +236,7 @@ def tune_towers_command(
     from serve.pipeline import tune
 
     settings = load_settings(store=store)
-    with _bars(json) as progress:
+    with bars(json) as progress:
         report = tune(settings, trials, progress)
     _print(json, show.tuning_figures(report), show.tuning_report)
 
@@ -256,7 +256,7 @@ def evaluate(
     from serve.plot import draw_evaluation
 
     settings = load_settings(store=store)
-    with _bars(json) as progress, tempfile.TemporaryDirectory() as folder:
+    with bars(json) as progress, tempfile.TemporaryDirectory() as folder:
         found = run(settings, Path(folder), progress)
     figures = asdict(found)
     out_file.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
@@ -304,7 +304,7 @@ def candidates(
 
     settings = load_settings(store=store)
     wanted = _read_filter(filter_)
-    with _bars(json) as progress:
+    with bars(json) as progress:
         report = write_candidates(settings, out_file, users, k, wanted, progress)
     _print(json, report, show.candidates_report)
 
@@ -379,7 +379,7 @@ def demo(
     """Draw the demo shop, build it, and show what it answers."""
     from serve.demo.tour import tour
 
-    with _bars(quiet=False) as progress:
+    with bars(quiet=False) as progress:
         answers = tour(folder, progress)
     out.print(answers)
 
@@ -434,7 +434,7 @@ class _Count(MofNCompleteColumn):
 
 
 @contextmanager
-def _bars(quiet: bool) -> Iterator[Callable[[str, float, float, str], None] | None]:
+def bars(quiet: bool) -> Iterator[Callable[[str, float, float, str], None] | None]:
     """A bar for each stage with count, rate and time left; nothing where a program reads."""
     if quiet:
         yield None

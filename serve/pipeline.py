@@ -98,13 +98,13 @@ def encode_catalogue(settings: Settings, progress: Progress | None = None) -> li
 def train(settings: Settings, progress: Progress | None = None) -> TrainingReport:
     """Train towers and blend on the events of the store, with the items of its current release."""
     with _one_job_at_a_time(settings.store):
-        return train_towers(settings, *_released(settings, progress), progress)
+        return train_towers(settings, *released(settings, progress), progress)
 
 
 def evaluate(settings: Settings, folder: Path, progress: Progress | None = None) -> Evaluation:
     """Measure the pipeline beside baselines on the last tenth of the events; `folder` is for what it works with."""
     with _one_job_at_a_time(settings.store):
-        release, spaces = _released(settings, progress)
+        release, spaces = released(settings, progress)
     store = open_event_store(settings)
     interactions, _ = collect((batch for _, batch in store.batches()), release.catalogue.ids(), settings.signal)
     store.close()
@@ -117,10 +117,10 @@ def evaluate(settings: Settings, folder: Path, progress: Progress | None = None)
 def tune(settings: Settings, trials: int, progress: Progress | None = None) -> TuningReport:
     """Look for better settings of the towers on validation, going on with the trials that are there."""
     with _one_job_at_a_time(settings.store):
-        return tune_towers(settings, *_released(settings, progress), trials, progress)
+        return tune_towers(settings, *released(settings, progress), trials, progress)
 
 
-def _released(settings: Settings, progress: Progress | None) -> tuple[Release, list[SpaceVectors]]:
+def released(settings: Settings, progress: Progress | None) -> tuple[Release, list[SpaceVectors]]:
     """The current release and the vectors of its catalogue, from which towers learn; refused where they differ."""
     release = open_current(settings.store)
     catalogue = Catalogue.current(settings.store)

@@ -23,9 +23,9 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A drawn shop of 72 items: catalog.csv and images."""
+    """A drawn shop of 72 items: catalog.csv, images, and the events of 400 shoppers."""
     folder = tmp_path_factory.mktemp("shop")
-    make_shop(folder, items=72, shoppers=20)
+    make_shop(folder, items=72, shoppers=400)
     return folder
 
 

@@ -8,7 +8,7 @@ et al., "Correcting the LogQ Correction", RecSys 2025). The negatives are shared
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,10 @@ class Trainer:
         interactions: Interactions,
         device: str = "cpu",
     ) -> None:
-        self.settings, self.features, self.interactions, self.device = settings, features, interactions, device
+        self.settings, self.interactions, self.device = settings, interactions, device
+        # An item that nobody had is known by its content alone; an embedding of its own would say nothing.
+        counts = np.bincount(interactions.item, minlength=interactions.items)
+        self.features = replace(features, identity=np.where(counts > 0, features.identity, 0))
         torch.manual_seed(settings.seed)
         self.towers = Towers(sizes, settings).to(device)
         matrices = [each for each in self.towers.parameters() if each.dim() > 1]
@@ -72,9 +75,9 @@ class Trainer:
             fused=True,
         )
         self.windows = windows(interactions, settings.history)
-        liked = np.bincount(interactions.item, weights=interactions.weight > 0, minlength=interactions.items)
-        share = liked / max(1.0, liked.sum())
-        self._probability = settings.uniform / interactions.items + (1 - settings.uniform) * share
+        # Nor is it drawn as a negative, which would teach that nobody wants what is new.
+        known = (counts > 0) / max(1, int(np.count_nonzero(counts)))
+        self._probability = settings.uniform * known + (1 - settings.uniform) * counts / max(1, int(counts.sum()))
         self._cumulative = np.cumsum(self._probability)
         learned = int((self.windows[:, 1] - self.windows[:, 0] - 1).sum())
         self.steps = max(1, math.ceil(1.05 * learned / settings.tokens))  # of an epoch, about
@@ -139,6 +142,10 @@ class Trainer:
         """The towers as they are now, ready for use."""
         towers = Towers(self.towers.sizes, self.settings)
         towers.load_state_dict(self.towers.state_dict())
+        if towers.item_tower.identity is not None:
+            unknown = np.setdiff1d(np.arange(self.towers.sizes.items + 1), self.features.identity)
+            with torch.no_grad():
+                towers.item_tower.identity.weight[torch.from_numpy(unknown)] = 0
         return TrainedTowers(towers, vocabulary, facts, self.device)
 
 

@@ -81,12 +81,12 @@ async def measure(ids: list[str]) -> dict[str, float]:
     return figures
 
 
-async def ready(port: int, item_id: str) -> list[str]:
+async def ready(port: int, item_id: str, space: str = "image") -> list[str]:
     """Wait until the server answers; what it answers."""
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=5) as client:
         for _ in range(600):
             try:
-                answer = await client.get(f"/v1/items/{item_id}/similar?space=image")
+                answer = await client.get(f"/v1/items/{item_id}/similar?space={space}")
             except httpx.TransportError:
                 await asyncio.sleep(0.1)
                 continue

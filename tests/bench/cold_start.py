@@ -1,0 +1,107 @@
+"""Items that nobody had: a tenth of all items is taken out of what is learned from, and looked for in the test.
+
+On ml-100k (titles, genres, years) and on the demo shop (pictures, words, attributes, prices). The held-out shoppers and
+their histories are those of `vetrina evaluate`, without these items; the targets are these items alone. Everything is
+ranked, as ever, so that an item nobody had stands against those that all know.
+"""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from movies import movie_store
+from report import report
+from rich.console import Console
+from rich.table import Table
+
+from embed.behaviour import Holdout, Split, collect, split_by_time
+from embed.behaviour.ranking import hits, recall
+from serve.cli import bars
+from serve.demo.shop import make_shop
+from serve.evaluation.baselines import rank_baseline
+from serve.evaluation.evaluate import only_targets, rank_all
+from serve.evaluation.measures import DEEP, interval
+from serve.learn.event_store import open_event_store
+from serve.learn.import_events import import_events
+from serve.pipeline import Progress, build, released
+from serve.recommend.fitting import choose, finish
+from serve.recommend.recommender import Recommender
+from serve.recommend.training_job import material_of
+from serve.settings import Settings
+
+SEED = 0
+SHARE = 0.1
+
+
+def main() -> None:
+    figures: dict[str, float | int | str | None] = {}
+    table = Table("set", "system", "Recall@100 of new items", "95 %")
+    for name, make in (("ml", movie_store), ("demo", demo_store)):
+        with tempfile.TemporaryDirectory() as folder, bars(quiet=False) as progress:
+            settings = make(Path(folder), progress)
+            found, targets = run(settings, Path(folder) / "work", progress)
+        figures[f"{name}_targets"] = targets
+        for system, (mean, low, high) in found.items():
+            table.add_row(name, system, f"{mean:.4f}", f"{low:.4f}–{high:.4f}")
+            figures |= {f"{name}_{system}_recall100": mean}
+    Console().print(table)
+    report("cold_start", figures, SEED, ("torch", "implicit"))
+
+
+def demo_store(folder: Path, progress: Progress | None = None) -> Settings:
+    make_shop(folder)
+    settings = Settings(store=folder / "store")
+    build(settings, folder / "catalog.csv", progress=progress)
+    import_events(settings, folder / "events.jsonl", progress=progress)
+    return settings
+
+
+def run(
+    settings: Settings, folder: Path, progress: Progress | None
+) -> tuple[dict[str, tuple[float, float, float]], int]:
+    """Recall@100 of items that nobody had, with its interval, by system; and how many such targets there are."""
+    release, spaces = released(settings, progress)
+    store = open_event_store(settings)
+    interactions, _ = collect((batch for _, batch in store.batches()), release.catalogue.ids(), settings.signal)
+    store.close()
+    items = interactions.items
+    cold = np.zeros(items, np.bool_)
+    cold[np.random.default_rng(SEED).choice(items, int(items * SHARE), replace=False)] = True
+    split = without(split_by_time(interactions), cold)
+    with material_of(settings, release, spaces, folder) as material:
+        chosen = choose(material, split, settings.towers, folder / "choose", progress)
+        towers = finish(
+            material, split.before_test, settings.towers, chosen.state.best_epoch, folder / "finish", {}, progress
+        )
+        sources = material.sources(split.before_test, split.test_from, towers)
+        ours = rank_all(Recommender(sources, chosen.blend, items), split.test, "ours", progress)
+        alone = rank_all(Recommender({"tower": sources["tower"]}, chosen.blend, items), split.test, "tower", progress)
+    ranked = {"ours": ours, "tower": alone}
+    for name in ("popularity", "iALS"):
+        ranked[name.lower()], _ = rank_baseline(name, split, DEEP, SEED)
+    found = {}
+    for name, of in ranked.items():
+        each = recall(hits(of, split.test), split.test, DEEP)
+        found[name] = (round(float(each.mean()), 4), *interval(each, SEED))
+    return found, len(split.test.targets)
+
+
+def without(split: Split, cold: np.ndarray) -> Split:
+    """The split with the cold items in nothing that is learned from or known, and as the only targets of the test."""
+
+    def warm(holdout: Holdout) -> Holdout:
+        return replace(holdout, history=holdout.history.where(~cold[holdout.history.item]))
+
+    validation = warm(only_targets(split.validation, ~cold[split.validation.targets])[1])
+    return replace(
+        split,
+        train=split.train.where(~cold[split.train.item]),
+        before_test=split.before_test.where(~cold[split.before_test.item]),
+        validation=validation,
+        test=warm(only_targets(split.test, cold[split.test.targets])[1]),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""How long `/v1/recommend` takes: 100,000 items, one client, the service on one core, all sources, no scorer.
+
+Items have drawn text vectors in clusters; shoppers walk within them, so that every source has something to say. The
+towers are trained for one epoch: what they know is beside the point here, their size is not.
+"""
+
+import asyncio
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import orjson
+from http_service import ready
+from report import report
+from rich.console import Console
+from rich.progress import track
+from soak import CLUSTERS, keep_vectors
+
+from serve.cli import bars
+from serve.learn.event_store import open_event_store
+from serve.learn.import_events import import_events
+from serve.live import open_engine
+from serve.pipeline import build, ingest_feed, train
+from serve.recommend.behaviour import ShopperVector
+from serve.recommend.known import known_of
+from serve.settings import Settings
+
+SEED = 0
+ITEMS, SHOPPERS, EVENTS = 100_000, 10_000, 25
+REQUESTS = 500
+PORT = 18_441
+K = 10
+NOW = 1_700_000_000
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, bars(quiet=False) as progress:
+        shop = Path(folder)
+        draw(shop)
+        settings = Settings(store=shop / "store", towers={"epochs": 1})  # type: ignore[arg-type]
+        ingest_feed(settings, shop / "items.jsonl", progress=progress)
+        keep_vectors(settings.store)
+        build(settings, progress=progress)
+        import_events(settings, shop / "events.jsonl", progress=progress)
+        train(settings, progress)
+        build(settings, progress=progress)
+        figures = {**inside(settings), **asyncio.run(over_http(settings))}
+    report("latency", figures, SEED, ("torch", "faiss-cpu", "fastapi", "uvicorn"))
+
+
+def draw(shop: Path) -> None:
+    """The feed and the events of a shop whose shoppers stay in a few clusters each."""
+    source = random.Random(SEED)
+    with (shop / "items.jsonl").open("wb") as file:
+        for number in range(ITEMS):
+            kind = number % CLUSTERS
+            item = {
+                "item_id": f"sku-{number}",
+                "title": f"Thing {number} of {kind}",
+                "category": f"Kind {kind}",
+                "price": round(source.lognormvariate(3, 1), 2),
+                "updated_at": NOW - source.randrange(400) * 86_400,
+            }
+            file.write(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE))
+    with (shop / "events.jsonl").open("wb") as file:
+        for user in range(SHOPPERS):
+            kinds = [source.randrange(CLUSTERS) for _ in range(3)]
+            start = NOW - source.randrange(60) * 86_400
+            for step in range(EVENTS):
+                number = int(source.paretovariate(1.2)) % (ITEMS // CLUSTERS) * CLUSTERS + source.choice(kinds)
+                event = {
+                    "user_id": f"u{user}",
+                    "item_id": f"sku-{number}",
+                    "type": source.choice(["view", "click", "click", "cart", "purchase"]),
+                    "timestamp": start + 60 * step,
+                }
+                file.write(orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def inside(settings: Settings) -> dict[str, float]:
+    """Medians of the parts, in this process."""
+    engine, store = open_engine(settings), open_event_store(settings)
+    towers, index = engine.view.release.behaviour.towers, engine.view.tower
+    assert towers is not None
+    assert index is not None
+    vector = ShopperVector(towers, index)
+    took: dict[str, list[float]] = {"events": [], "user_tower": [], "engine": []}
+    for user in track(range(REQUESTS), "inside", console=Console(stderr=True)):
+        moments = [time.perf_counter()]
+        known = known_of(store, settings, f"u{user}")
+        moments.append(time.perf_counter())
+        vector(engine.shopper(known.events))
+        moments.append(time.perf_counter())
+        engine.recommend(known.events, K, known.left_out)
+        moments.append(time.perf_counter())
+        for of, seconds in zip(took.values(), np.diff(moments), strict=True):
+            of.append(seconds * 1000)
+    return {f"{name}_p50_ms": round(statistics.median(of), 3) for name, of in took.items()} | {
+        "tower_index": index.factory,  # type: ignore[dict-item]
+        "items": engine.view.items,
+    }
+
+
+async def over_http(settings: Settings) -> dict[str, float]:
+    command = [sys.executable, "-m", "uvicorn", "minimal_app:vetrina", "--port", str(PORT), "--log-level", "warning"]
+    environment = os.environ | {"VETRINA_STORE": str(settings.store), "VETRINA_THREADS": "1"}
+    server = subprocess.Popen(
+        ["taskset", "-c", "0", *command, "--no-access-log"], cwd=Path(__file__).parent, env=environment
+    )
+    os.sched_setaffinity(0, {1 % (os.cpu_count() or 1)})
+    try:
+        await ready(PORT, "sku-0", "text")
+        reader, writer = await asyncio.open_connection("127.0.0.1", PORT)
+        took = []
+        for user in track(range(REQUESTS + 50), "over http", console=Console(stderr=True)):
+            body = orjson.dumps({"user_id": f"u{user}", "k": K})
+            head = f"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+            started = time.perf_counter()
+            writer.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            if not answer.startswith(b"HTTP/1.1 200"):
+                raise SystemExit(answer.decode())
+            length = next(line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            await reader.readexactly(int(length.split(b":")[1]))
+            took.append((time.perf_counter() - started) * 1000)
+        writer.close()
+    finally:
+        server.terminate()
+        server.wait()
+    took = sorted(took[50:])
+    return {
+        "recommend_p50_ms": round(statistics.median(took), 2),
+        "recommend_p95_ms": round(took[int(0.95 * len(took))], 2),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""A store of the ml-100k movies and ratings, which benchmarks share: titles, genres, years; no pictures, no prices."""
+
+import csv
+import os
+from pathlib import Path
+
+import orjson
+
+from serve.learn.import_events import import_events
+from serve.pipeline import Progress, build
+from serve.settings import Settings
+
+DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "ml-100k"
+
+
+def movie_store(folder: Path, progress: Progress | None = None) -> Settings:
+    """Build the store in `folder` and take the ratings in; a rating of 4 or more is a liked item."""
+    with (DATA / "catalog.csv").open(encoding="utf-8") as file, (folder / "movies.jsonl").open("wb") as feed:
+        for row in csv.DictReader(file):
+            item = {
+                "item_id": row["item_id"],
+                "title": row["title"],
+                "category": "Movies",
+                "attributes": {"genre": row["genres"].split(), "year": [row["year"]]},
+            }
+            feed.write(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE))
+    (folder / "ratings.toml").write_text('[columns]\nvalue = "rating"\n\n[defaults]\ntype = "rating"\n')
+    settings = Settings(store=folder / "store")
+    build(settings, folder / "movies.jsonl", progress=progress)
+    import_events(settings, DATA / "events.csv", folder / "ratings.toml", progress)
+    return settings

@@ -1,0 +1,252 @@
+"""From events to recommendations: taking events in, training, building, and asking over HTTP and the command line."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serve.errors import BadRequest
+from serve.learn.event_store import open_event_store
+from serve.learn.import_events import REJECTS, import_events
+from serve.live import open_engine
+from serve.pipeline import build, train
+from serve.recommend.bulk import write_candidates
+from serve.recommend.known import known_of
+from serve.release import open_current
+from serve.settings import Settings
+from tests.test_http import Service, good, served
+
+QUICK = {"epochs": 4, "dim": 16, "patience": 4}
+
+
+@pytest.fixture(scope="module")
+def trained(shop: Path, built: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A store with events taken in, towers trained, and a release that has them."""
+    store = tmp_path_factory.mktemp("trained") / "store"
+    shutil.copytree(built.store, store, symlinks=True)
+    configured = Settings(store=store, image_root=shop, towers=QUICK)  # type: ignore[arg-type]
+    report = import_events(configured, shop / "events.jsonl")
+    assert report.read == report.stored > 5000
+    train(configured)
+    assert build(configured).published
+    return configured
+
+
+@pytest.fixture
+def service(trained: Settings) -> Any:
+    with served(trained) as running:
+        yield running
+
+
+def recommended(service: Service, **body: Any) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = good(service.client.post("/v1/recommend", json=body))["items"]
+    return items
+
+
+def sent(service: Service, *events: dict[str, Any]) -> list[dict[str, Any]]:
+    taken: list[dict[str, Any]] = good(service.client.post("/v1/events", json={"events": list(events)}))["events"]
+    return taken
+
+
+def some_items(service: Service, count: int) -> list[str]:
+    return [item["item_id"] for item in recommended(service, k=count)]
+
+
+def test_a_release_holds_what_was_learned_and_says_so(trained: Settings) -> None:
+    release = open_current(trained.store)
+    facts = release.manifest.behaviour
+    assert release.manifest.tower is not None
+    assert facts.towers == release.manifest.tower.fingerprint == release.tower.space.fingerprint  # type: ignore[union-attr]
+    assert facts.shoppers > 300
+    assert set(facts.blend.weights) == {"tower", "covisitation", "popularity", "arrivals", "content"}
+    assert release.behaviour.towers is not None
+    assert release.behaviour.towers.facts["validation"]["ndcg10"] > 0
+
+
+def test_training_again_on_the_same_makes_the_same(trained: Settings, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(trained.store, store, symlinks=True)
+    again = trained.model_copy(update={"store": store})
+    before = open_current(store).manifest.behaviour
+    assert train(again).fingerprint == before.towers
+    assert not build(again).published
+
+
+def test_too_little_behaviour_is_said(built: Settings, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(built.store, store, symlinks=True)
+    with pytest.raises(BadRequest, match="too little behaviour to learn from: 0 interactions"):
+        train(Settings(store=store, image_root=built.store.parent))
+
+
+def test_what_a_shopper_just_did_changes_the_next_answer(service: Service) -> None:
+    assert good(service.client.get("/v1/users/somebody new"))["known"] is False
+    before = recommended(service, user_id="somebody new", k=5)
+    assert {source for item in before for source in item["sources"]} <= {"popularity", "arrivals"}
+    first, second = before[0]["item_id"], before[1]["item_id"]
+    event = {"user_id": "somebody new", "item_id": first, "type": "click", "event_id": "one"}
+    assert sent(service, event, event | {"event_id": "two", "item_id": second, "type": "purchase"}, event) == [
+        {"event_id": "one", "status": "stored", "code": "", "message": "", "field": ""},
+        {"event_id": "two", "status": "stored", "code": "", "message": "", "field": ""},
+        {"event_id": "one", "status": "duplicate", "code": "", "message": "", "field": ""},
+    ]
+    after = recommended(service, user_id="somebody new", k=70)
+    assert not {first, second} & {item["item_id"] for item in after}
+    assert "tower" in after[0]["sources"]
+    told = good(service.client.get("/v1/users/somebody new"))
+    assert (told["known"], told["events"], [event["event_id"] for event in told["history"]]) == (
+        True,
+        2,
+        ["two", "one"],
+    )
+
+
+def test_every_row_of_a_batch_has_its_own_status(service: Service) -> None:
+    item = some_items(service, 1)[0]
+    taken = sent(
+        service,
+        {"user_id": "u", "item_id": "not there yet", "type": "view", "event_id": "parked"},
+        {"user_id": "u", "item_id": item, "type": "stare"},
+        {"user_id": "u", "type": "view"},
+        {"user_id": "u", "item_id": item, "type": "view", "timestamp": "2019-01-01T00:00:00+02:00"},
+        {"user_id": "u", "item_id": item, "type": "view", "timestamp": 4e9},
+    )
+    assert [event["status"] for event in taken] == ["parked", "rejected", "rejected", "stored", "rejected"]
+    assert [event["field"] for event in taken] == ["", "type", "item_id", "", "timestamp"]
+
+
+def test_an_anonymous_session_is_answered_by_its_history_and_leaves_no_trace(
+    service: Service, trained: Settings
+) -> None:
+    store = open_event_store(trained)
+    before = store.count()
+    items = some_items(service, 12)
+    history = [{"item_id": items[4]}, {"item_id": items[9], "type": "cart"}]
+    found = recommended(service, history=history, k=10)
+    assert not {items[4], items[9]} & {item["item_id"] for item in found}
+    assert [item["item_id"] for item in found] != [item["item_id"] for item in recommended(service, k=10)]
+    assert store.count() == before
+    refused = service.client.post("/v1/recommend", json={"history": [{"item_id": "x", "type": "rating"}]})
+    assert refused.status_code == 422
+    assert refused.json()["error"]["field"] == "history.0.value"
+
+
+def test_filters_and_exclusions_hold_and_k_come_whenever_there_are_k(service: Service) -> None:
+    everything = some_items(service, 1000)
+    assert len(everything) == len(set(everything)) == 72
+    category = recommended(service, k=1)[0]["category"]
+    of_category = recommended(service, k=1000, filter={"category": category})
+    assert {item["category"] for item in of_category} == {category}
+    assert {item["item_id"] for item in of_category} == {
+        item["item_id"] for item in recommended(service, k=1000) if item["category"] == category
+    }
+    left = recommended(service, k=1000, exclude=everything[:50])
+    assert [item["item_id"] for item in left] == everything[50:]
+
+
+def test_candidates_say_who_proposed_them_and_come_in_the_same_order(service: Service, trained: Settings) -> None:
+    user = next(open_event_store(trained).users())
+    found = good(service.client.post("/v1/candidates", json={"user_id": user, "k": 5000}))["items"]
+    assert [item["item_id"] for item in found[:10]] == [
+        item["item_id"] for item in recommended(service, user_id=user, k=10)
+    ]
+    assert all(item["proposed_by"] for item in found[:10])
+    assert all(set(item["proposed_by"]) <= set(item["sources"]) for item in found)
+
+
+def test_items_put_live_are_recommended_and_unavailable_ones_are_not(trained: Settings, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(trained.store, store, symlinks=True)
+    with served(trained.model_copy(update={"store": store})) as service:
+        liked = some_items(service, 1)[0]
+        item = good(service.client.get(f"/v1/items/{liked}"))["item"]
+        new = {name: item[name] for name in ("title", "description", "category", "brand", "price", "images")}
+        put = service.client.put("/v1/items", json={"items": [new | {"item_id": "NEW"}]})
+        assert good(put)["items"][0]["status"] == "created"
+        history = [{"item_id": liked}]
+        found = [each["item_id"] for each in recommended(service, history=history, k=10)]
+        assert "NEW" in found  # as it looks and reads like what was clicked; nobody has ever had it
+        near = good(service.client.get(f"/v1/items/{liked}/similar", params={"space": "tower", "k": 72}))["items"]
+        assert "NEW" in [each["item_id"] for each in near]
+        assert good(service.client.patch("/v1/items", json={"items": [{"item_id": "NEW", "available": False}]}))
+        found = [each["item_id"] for each in recommended(service, history=history, k=1000)]
+        assert "NEW" not in found
+        assert len(found) == 71
+        service.client.delete(f"/v1/items/{liked}")
+        found = [each["item_id"] for each in recommended(service, k=1000)]
+        assert liked not in found
+        assert len(found) == 71
+
+
+def test_what_is_left_out_is_a_setting(trained: Settings) -> None:
+    store = open_event_store(trained)
+    user = next(
+        user for user in store.users() if store.items(user, ["purchase"]) and len(store.items(user, ["view"])) > 2
+    )
+    bought, seen = set(store.items(user, ["purchase"])), set(store.items(user, ["view", "click", "purchase"]))
+    for leave_out, gone, there in (
+        (["seen", "cart", "purchase"], seen, set[str]()),
+        (["purchase"], bought, seen - bought),
+        ([], set[str](), bought),
+    ):
+        configured = trained.model_copy(update={"leave_out": leave_out})
+        known = known_of(store, configured, user)
+        engine = open_engine(configured)
+        found = {engine.view.text(one.number) for one in engine.recommend(known.events, 1000, known.left_out)}
+        assert not found & gone
+        assert there <= found
+
+
+def test_a_source_can_be_turned_off(trained: Settings) -> None:
+    engine = open_engine(trained.model_copy(update={"source_weights": {"tower": 0.0}}))
+    user = next(open_event_store(trained).users())
+    events = open_event_store(trained).recent(user, 50)
+    assert all("tower" not in one.sources for one in engine.recommend(events, 10))
+    with pytest.raises(ValueError, match="source_weights has 'towr'"):
+        Settings(source_weights={"towr": 1.0})
+
+
+def test_candidates_of_all_users_come_in_one_file(trained: Settings, tmp_path: Path) -> None:
+    users = tmp_path / "users.txt"
+    known = list(open_event_store(trained).users())
+    users.write_text("\n".join([*known[:3], "nobody", ""]))
+    report = write_candidates(trained, tmp_path / "out.parquet", users, 7, {})
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert (report.users, report.rows, table.num_rows) == (4, 28, 28)
+    assert table["user_id"].to_pylist() == [user for user in [*known[:3], "nobody"] for _ in range(7)]
+    assert table["place"].to_pylist()[:7] == [1, 2, 3, 4, 5, 6, 7]
+    assert table["tower"][21].as_py() is None
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_file_of_events_may_be_taken_in_twice_and_its_rejects_are_listed(tmp_path: Path) -> None:
+    configured = Settings(store=tmp_path / "store")
+    good_event = {"user_id": "u", "item_id": "i", "type": "click", "timestamp": 1_600_000_000}
+    file = tmp_path / "events.jsonl"
+    file.write_bytes(b"\n".join([orjson.dumps(good_event), orjson.dumps(good_event | {"type": "stare"}), b"{"]))
+    first, again = import_events(configured, file), import_events(configured, file)
+    assert (first.read, first.stored, first.duplicates, first.rejected) == (3, 1, 0, 2)
+    assert (again.read, again.stored, again.duplicates, again.rejected) == (3, 0, 1, 2)
+    rejects = [json.loads(line) for line in (configured.store / REJECTS).read_text().splitlines()]
+    assert [reject["line"] for reject in rejects] == [2, 3]
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c"]), max_size=6), st.integers(1, 5))
+@settings(max_examples=30, deadline=None)
+def test_any_history_is_answered(trained: Settings, history: list[str], k: int) -> None:
+    engine = open_engine_once(trained)
+    known = known_of(open_event_store(trained), trained, None, [{"item_id": item, "type": "view"} for item in history])
+    assert len(engine.recommend(known.events, k, known.left_out)) == k
+
+
+ENGINES: dict[Path, Any] = {}
+
+
+def open_engine_once(configured: Settings) -> Any:
+    return ENGINES.setdefault(configured.store, open_engine(configured))
