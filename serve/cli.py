@@ -352,9 +352,9 @@ def index_curve(
 
     settings = load_settings(store=store)
     manifest = open_current(settings.store).manifest
-    if space is not None and space not in manifest.spaces:
-        raise BadRequest(f"there is no space {space!r}: this release has {', '.join(manifest.spaces)}", "space")
-    spaces = {name: entry for name, entry in manifest.spaces.items() if space in (None, name)}
+    if space is not None and space not in manifest.indexes:
+        raise BadRequest(f"there is no space {space!r}: this release has {', '.join(manifest.indexes)}", "space")
+    spaces = {name: entry for name, entry in manifest.indexes.items() if space in (None, name)}
     for name, entry in spaces.items():
         out.print(f"{name}: {entry.note}")
     if draw_curves(spaces, out_file):

@@ -16,7 +16,7 @@ from index import gpu
 from index.journal import Journal, segment_starts
 from serve.changes import LiveChange, journal_folder
 from serve.errors import EXPECTED, complaint
-from serve.release import Release, SpaceEntry, list_manifests, open_current, release_names, releases_folder
+from serve.release import Manifest, Release, SpaceEntry, list_manifests, open_current, release_names, releases_folder
 from serve.retrieve.engine import Encoders
 from serve.settings import Settings
 
@@ -118,10 +118,12 @@ def _store(settings: Settings) -> Iterator[Finding]:
     try:
         release = open_current(store)
         yield Finding("release", "good", f"{release.name}: {release.manifest.items:,} items, every checksum right")
-        for name, space in release.manifest.spaces.items():
+        for name, space in release.manifest.indexes.items():
             state: Literal["good", "wrong"] = "good" if space.recall10 >= space.recall_target else "wrong"
             yield Finding(f"space {name}", state, f"{space.encoder}, {space.factory}, recall@10 {space.recall10:.3f}")
-            yield _vectors(settings, name, space)
+            if name in release.manifest.spaces:
+                yield _vectors(settings, name, space)
+        yield _behaviour(release.manifest)
     except EXPECTED as error:
         yield Finding("release", "wrong", complaint(error).message)
     yield from _journal(settings)
@@ -151,6 +153,15 @@ def _journal(settings: Settings) -> Iterator[Finding]:
         yield Finding("journal", "good", detail)
     except EXPECTED as error:
         yield Finding("journal", "wrong", complaint(error).message)
+
+
+def _behaviour(manifest: Manifest) -> Finding:
+    facts = manifest.behaviour
+    if not facts.events:
+        return Finding("behaviour", "off", "no events yet: vetrina events FILE, then vetrina build")
+    towers = f"towers {facts.towers}" if facts.towers else "no towers: vetrina train towers, then vetrina build"
+    told = f"{facts.events:,} events of {facts.shoppers:,} shoppers, {facts.parked:,} of unknown items; {towers}"
+    return Finding("behaviour", "good", told)
 
 
 def _vectors(settings: Settings, name: str, space: SpaceEntry) -> Finding:

@@ -188,6 +188,8 @@ class Live:
         self._stop.set()
         for thread in self._followers:
             thread.join()
+        if "events" in vars(self):  # it was used
+            self.events.close()
 
     def refresh(self) -> None:
         """Go to the current release if it is another, and take in what the journal has new."""
@@ -310,6 +312,7 @@ class Live:
         with _together(folder, self._stop):
             release = Release(folder)
             encoders.warm_up(release.manifest)
+            release.behaviour.warm_up()
             following = _Following(release, self._settings, encoders)
             self._read(following)  # without keeping anyone waiting; what comes meanwhile is read below
             if not is_current:

@@ -101,7 +101,7 @@ def build_figures(report: "BuildReport") -> dict[str, Any]:
         "ingest": report.ingest,
         "encoded": [space_figures(space) for space in report.spaces],
         "folded": report.folded.changed if report.folded else None,
-        "spaces": {name: space.model_dump(exclude={"curve"}) for name, space in report.manifest.spaces.items()},
+        "spaces": {name: space.model_dump(exclude={"curve"}) for name, space in report.manifest.indexes.items()},
         "seconds": report.seconds,
     }
 
@@ -114,7 +114,7 @@ def build_report(report: "BuildReport") -> RenderableType:
         if changed or report.folded:
             parts.append(Text(f"live changes since the feed that are in: {changed or 'none that matter'}"))
     parts.append(encoded([space_figures(space) for space in report.spaces]))
-    for name, space in report.manifest.spaces.items():
+    for name, space in report.manifest.indexes.items():
         parts.append(
             Text(
                 f"index {name}: {space.factory}, {space.rows:,} × {space.dim}, recall@10 {space.recall10:.3f}, "

@@ -10,12 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from serve.errors import BadRequest
 from serve.learn.event_store import open_event_store
 from serve.learn.import_events import REJECTS, import_events
 from serve.live import open_engine
-from serve.pipeline import build, train
+from serve.pipeline import build, evaluate, train, tune
+from serve.plot import draw_evaluation
 from serve.recommend.bulk import write_candidates
 from serve.recommend.known import known_of
 from serve.release import open_current
@@ -105,6 +107,18 @@ def test_what_a_shopper_just_did_changes_the_next_answer(service: Service) -> No
         2,
         ["two", "one"],
     )
+
+
+def test_an_event_counts_in_the_next_answer_of_another_worker(service: Service, trained: Settings) -> None:
+    with served(trained) as other:
+        first = some_items(service, 1)[0]
+        for place in range(5):
+            item = recommended(other, user_id="wanderer", k=1)[0]["item_id"]
+            sent(service, {"user_id": "wanderer", "item_id": item, "type": "click", "event_id": f"step {place}"})
+            there = recommended(other, user_id="wanderer", k=70)
+            assert item not in [each["item_id"] for each in there]
+            assert there == recommended(service, user_id="wanderer", k=70)
+        assert first not in [each["item_id"] for each in there]
 
 
 def test_every_row_of_a_batch_has_its_own_status(service: Service) -> None:
@@ -210,6 +224,35 @@ def test_a_source_can_be_turned_off(trained: Settings) -> None:
     assert all("tower" not in one.sources for one in engine.recommend(events, 10))
     with pytest.raises(ValueError, match="source_weights has 'towr'"):
         Settings(source_weights={"towr": 1.0})
+
+
+def test_evaluation_measures_every_stage_beside_the_baselines(trained: Settings, tmp_path: Path) -> None:
+    found = evaluate(trained, tmp_path)
+    assert set(found.systems) == {
+        *("tower", "covisitation", "popularity", "arrivals", "content", "fused"),
+        *("popularity (all time)", "item-kNN", "iALS", "BPR"),
+    }
+    for of in found.systems.values():
+        assert of.shoppers == found.split["test_shoppers"] > 50
+        for name, mean in of.means.items():
+            low, high = of.intervals[name]
+            assert 0 <= low <= mean <= high <= 1
+        assert 0 <= of.means["recall10"] <= of.means["recall100"]
+    # 72 items: everything that was not seen is among the first hundred.
+    assert found.systems["fused"].means["recall100"] == 1
+    draw_evaluation(found, tmp_path / "chart.png")
+    assert Image.open(tmp_path / "chart.png").size[0] > 500
+
+
+def test_tuning_goes_on_where_it_was(trained: Settings, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(trained.store, store, symlinks=True)
+    again = trained.model_copy(update={"store": store, "towers": trained.towers.model_copy(update={"epochs": 1})})
+    assert tune(again, 1).trials == 1
+    report = tune(again, 1)
+    assert report.trials == 2
+    assert report.ndcg10 > 0
+    assert not list((store / "towers" / "tuning").rglob("*.npy"))
 
 
 def test_candidates_of_all_users_come_in_one_file(trained: Settings, tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def releases(request: Request, live: LiveRelease) -> Response:
             "current": manifest.release == engine.view.release.name,
             "created_at": manifest.created_at.isoformat(),
             "items": manifest.items,
-            "spaces": {name: space.model_dump(exclude={"curve"}) for name, space in manifest.spaces.items()},
+            "spaces": {name: space.model_dump(exclude={"curve"}) for name, space in manifest.indexes.items()},
         }
         for manifest in list_manifests(request.app.state.settings.store)
     ]
