@@ -224,6 +224,8 @@ def train_towers_command(store: Store = None, json: Json = False) -> None:
     with bars(json) as progress:
         report = train(settings, progress)
     _print(json, report, show.training_report)
+    if not json:
+        out.print("the next vetrina build takes them into its release")
 
 
 @tune_app.command("towers")

@@ -1,6 +1,7 @@
-"""The demo from end to end: draw the shop, build it, ask it four questions, say what to try next."""
+"""The demo from end to end: draw the shop, build it, learn from its shoppers, ask it, say what to try next."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -11,12 +12,17 @@ from serve import show
 from serve.answer import ask
 from serve.demo.draw import Look, draw
 from serve.demo.shop import make_shop
+from serve.learn.event_store import open_event_store
+from serve.learn.import_events import import_events
 from serve.live import open_engine
-from serve.pipeline import Progress, build
+from serve.pipeline import Progress, build, train
+from serve.recommend.known import known_of
+from serve.recommend.training_job import current_towers
 from serve.retrieve.engine import Query
 from serve.settings import load_settings
 
 K = 5
+SHOPPER = "u00042"
 WORDS = "warm hoodie for cold evenings"
 PHOTO = Look(kind="mug", variant=0, color="yellow", pattern="dotted", seed=77)  # not an item of the shop
 
@@ -27,12 +33,19 @@ def tour(folder: Path, progress: Progress | None = None) -> RenderableType:
     if not (folder / "README.txt").exists():  # written last, so the shop is whole
         make_shop(folder, progress=_drawn(progress))
     report = build(settings, folder / "catalog.csv", progress=progress)
+    taken = import_events(settings, folder / "events.jsonl", progress=progress)
+    if taken.stored or current_towers(settings.store) is None:
+        learned = train(settings, progress)
+        report = replace(build(settings, progress=progress), ingest=report.ingest)
+    else:
+        learned = None
     engine = open_engine(settings)
     photo = folder / "photo.jpg"
     draw(PHOTO)[0].save(photo, quality=90)
     sample = engine.search(Query(k=1, text="blue backpack"))[0]
     backpack = engine.view.text(sample.number)
     store = f"--store {settings.store}"
+    known = known_of(open_event_store(settings), settings, SHOPPER)
     mixed = Query(k=K, text="green, for travelling", like=[backpack])
     questions = [
         (f'Words: vetrina search "{WORDS}" {store}', lambda engine: engine.search(Query(k=K, text=WORDS))),
@@ -45,10 +58,16 @@ def tour(folder: Path, progress: Progress | None = None) -> RenderableType:
             f'Like this item, but in these words: vetrina search "{mixed.text}" --like {backpack} {store}',
             lambda engine: engine.search(mixed),
         ),
+        (
+            f"What a shopper will want next: vetrina recommend {SHOPPER} {store}",
+            lambda engine: engine.recommend(known.events, K, known.left_out),
+        ),
     ]
     parts: list[RenderableType] = [
         Text("A generated shop: products, pictures and shoppers are drawn or invented.", "bold"),
         show.build_report(report),
+        show.events_report(taken),
+        *([show.training_report(learned)] if learned else []),
     ]
     for title, question in questions:
         parts += [Rule(Text(title, "bold"), align="left"), show.answer(ask(engine, question))]
@@ -64,6 +83,7 @@ def _next(store: Path) -> str:
     lines = (
         ("make serve", "the HTTP service, described at /docs"),
         (f'vetrina search "white mug with dots" --store {store}', "your own words"),
+        (f"vetrina evaluate --store {store}", "how good its recommendations are, beside plain baselines"),
         (f"vetrina doctor --store {store}", "what this machine and this store can do"),
         ("vetrina build feed.csv --store my-store", "your own products"),
     )
