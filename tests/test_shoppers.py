@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_http import Service, good, served
 
 from serve.errors import BadRequest
 from serve.learn.event_store import open_event_store
@@ -22,7 +23,6 @@ from serve.recommend.bulk import write_candidates
 from serve.recommend.known import known_of
 from serve.release import open_current
 from serve.settings import Settings
-from tests.test_http import Service, good, served
 
 QUICK = {"epochs": 4, "dim": 16, "patience": 4}
 
@@ -233,7 +233,7 @@ def test_evaluation_measures_every_stage_beside_the_baselines(trained: Settings,
         *("popularity (all time)", "item-kNN", "iALS", "BPR"),
     }
     for of in found.systems.values():
-        assert of.shoppers == found.split["test_shoppers"] > 50
+        assert of.shoppers == found.split["test_shoppers"] > 20
         for name, mean in of.means.items():
             low, high = of.intervals[name]
             assert 0 <= low <= mean <= high <= 1

@@ -82,13 +82,14 @@ class EventStore:
             .on_conflict_do_nothing(index_elements=[_EVENTS.c.event_id])
             .returning(_EVENTS.c.event_id)
         )
-        rows = {each.event_id: asdict(each) for each in reversed(events)}  # the first of each id
+        first: dict[str, int] = {}
+        for place, each in enumerate(events):
+            first.setdefault(each.event_id, place)
         try:
             with self._engine.begin() as connection:
-                new = set(connection.scalars(statement, [*reversed(rows.values())]))
+                new = set(connection.scalars(statement, [asdict(events[place]) for place in first.values()]))
         except SQLAlchemyError as error:
             raise self._broken(error) from error
-        first = {each.event_id: place for place, each in reversed([*enumerate(events)])}
         return [each.event_id in new and first[each.event_id] == place for place, each in enumerate(events)]
 
     def recent(self, user_id: str, limit: int) -> list[Event]:

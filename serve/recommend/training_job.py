@@ -35,7 +35,7 @@ from serve.recommend.fitting import Chosen, Material, Progress, choose, finish
 from serve.release import Release
 from serve.settings import Settings
 
-FEWEST = 50  # shoppers in validation, below which nothing can be chosen by it
+FEWEST = 20  # shoppers in validation, below which nothing can be chosen by it
 
 
 class Job(BaseModel):
