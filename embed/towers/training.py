@@ -46,8 +46,9 @@ class State:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch, counted from 1, that measured best; 0 before the first."""
-        return 1 + max(range(len(self.curve)), key=lambda epoch: self.curve[epoch]["ndcg10"]) if self.curve else 0
+        """The epoch, counted from 1, that measured best, or the last where nothing was measured; 0 before the first."""
+        gains = [measured.get("ndcg10", epoch) for epoch, measured in enumerate(self.curve)]
+        return 1 + gains.index(max(gains)) if gains else 0
 
 
 class Trainer:
@@ -202,7 +203,7 @@ def fit(
         while state.epoch < last and state.epoch - state.best_epoch < trainer.settings.patience:
             tell = partial(_tell, progress, state.epoch, last) if progress else None
             loss = trainer.train_epoch(state.epoch, tell)
-            measured = validate(trainer, holdout) if holdout is not None else {"ndcg10": float(state.epoch)}
+            measured = validate(trainer, holdout) if holdout is not None else {}
             state.curve.append({"loss": loss, **measured})
             state.epoch += 1
             if state.best_epoch == state.epoch:
