@@ -1,4 +1,4 @@
-"""The two towers: items and shoppers' histories become vectors of one space, where a dot product says what comes next.
+"""The two towers: items and shoppers' histories become vectors, whose inner product says what comes next.
 
 The item tower adds what it knows of an item: its content (image, text, tags, price) through a small network, and a
 vector of its own. That own vector is left out at random in training, so that content alone places a new item well
@@ -6,7 +6,6 @@ vector of its own. That own vector is left out at random in training, so that co
 Kang and McAuley, ICDM 2018), each the item's vector, what was done, and how long before the next one.
 """
 
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -31,7 +30,7 @@ class Sizes:
 
 
 class ItemTower(nn.Module):
-    """Features of n items -> vectors [n, dim], not scaled to length one."""
+    """Features of n items -> vectors [n, dim]; the longer, the more they are wanted by everybody."""
 
     def __init__(self, sizes: Sizes, settings: TowerSettings) -> None:
         super().__init__()
@@ -92,7 +91,7 @@ class UserTower(nn.Module):
         self.leave = nn.LayerNorm(dim)
 
     def forward(self, items: Tensor, kinds: Tensor, gaps: Tensor) -> Tensor:
-        """`items` [b, length, dim] are unit vectors of the item tower; `kinds` and `gaps` [b, length] are numbers.
+        """`items` [b, length, dim] are vectors of the item tower; `kinds` and `gaps` [b, length] are numbers.
 
         Rows are filled from the left. What is beyond a row's end changes nothing before it, as attention is causal;
         so padding needs no mask, only to be left out of what is read.
@@ -139,13 +138,18 @@ class Block(nn.Module):
 
 
 class Towers(nn.Module):
-    """Both towers. Scores are cosines of their vectors, divided by a temperature that is learned with them."""
+    """Both towers. The score of an item is the inner product of its vector and the shopper's.
+
+    `reach` is the length of the longest item vector: see embed.towers.trained, which makes cosines of inner products.
+    """
+
+    reach: Tensor
 
     def __init__(self, sizes: Sizes, settings: TowerSettings) -> None:
         super().__init__()
         self.sizes, self.settings = sizes, settings
         self.item_tower, self.user_tower = ItemTower(sizes, settings), UserTower(settings)
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(settings.temperature)))
+        self.register_buffer("reach", torch.ones(()))
 
 
 def gap_buckets(seconds: Tensor) -> Tensor:

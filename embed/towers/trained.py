@@ -6,6 +6,10 @@
     facts.json             how they were trained and how they measured
 
 The folder's name is the fingerprint: a hash of all but the facts.
+
+The towers score by inner products, an index by cosines of unit vectors. So item vectors are divided by the length of
+the longest and get one value more, which makes their length one; shoppers' vectors get a zero there. The order by
+cosine is then that by inner product (Bachrach et al., "Speeding Up the Xbox Recommender System", RecSys 2014).
 """
 
 import hashlib
@@ -22,6 +26,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch import Tensor
 from torch.nn import functional
 
 from embed.behaviour.interactions import Interactions
@@ -54,6 +59,11 @@ class TrainedTowers:
     def settings(self) -> TowerSettings:
         return self.towers.settings
 
+    @property
+    def width(self) -> int:
+        """The dimension of the space: one more than that of the towers."""
+        return self.settings.dim + 1
+
     @cached_property
     def fingerprint(self) -> str:
         """What vectors of these towers are known by."""
@@ -61,59 +71,73 @@ class TrainedTowers:
 
     @torch.inference_mode()
     def item_vectors(self, features: ItemFeatures) -> NDArray[np.float32]:
-        """Unit vectors of n items, [n, dim]."""
+        """Unit vectors of n items, [n, width]."""
+        vectors = self._raw(features) / self.towers.reach.cpu()
+        length = vectors.norm(dim=-1, keepdim=True)
+        vectors = vectors / length.clamp(min=1)  # an item of later may be longer than the longest was
+        rest = (1 - length.clamp(max=1).square()).clamp(min=0).sqrt()
+        return torch.cat([vectors, rest], dim=-1).numpy()
+
+    @torch.inference_mode()
+    def set_reach(self, features: ItemFeatures) -> None:
+        """Fit the space to the longest vector of n items."""
+        self.towers.reach.fill_(self._raw(features).norm(dim=-1).max().clamp(min=1e-6))
+
+    def _raw(self, features: ItemFeatures) -> Tensor:
+        """What the item tower makes of n items, [n, dim]."""
         parts = [
-            functional.normalize(
-                self.towers.item_tower(
-                    features.rows(np.arange(start, min(start + AT_ONCE, len(features))), self.device)
-                ).float(),
-                dim=-1,
-            ).cpu()
+            self.towers.item_tower(
+                features.rows(np.arange(start, min(start + AT_ONCE, len(features))), self.device)
+            ).float()
             for start in range(0, len(features), AT_ONCE)
         ]
-        return torch.cat([*parts, torch.empty(0, self.settings.dim)]).numpy()
+        return torch.cat([*parts, torch.empty(0, self.settings.dim, device=self.device)]).cpu()
+
+    def _user(self, items: Tensor, kinds: Tensor, gaps: Tensor) -> Tensor:
+        """The user tower over vectors of this space, [b, length, width], to unit vectors of it."""
+        after = self.towers.user_tower(items[..., :-1] * self.towers.reach, kinds, gap_buckets(gaps)).float()
+        return functional.pad(functional.normalize(after, dim=-1), (0, 1)).cpu()
 
     def vectors_of(self, items: Iterable[Item], content: Mapping[str, Content]) -> NDArray[np.float32]:
-        """Unit vectors of items of a catalogue, [n, dim]."""
+        """Unit vectors of items of a catalogue, [n, width]."""
         return self.item_vectors(self.vocabulary.features(items, content))
 
     @torch.inference_mode()
     def user_vector(
         self, items: NDArray[np.float32], kinds: NDArray[np.int64], times: NDArray[np.float64]
     ) -> NDArray[np.float32]:
-        """The unit vector [dim] after h interactions, the latest last: item vectors [h, dim], kinds and times [h].
+        """The unit vector [width] after h interactions, the latest last: item vectors [h, width], kinds and times [h].
 
         Reads the last `settings.history` of them; h is at least 1.
         """
         recent = slice(-self.settings.history, None)
         gaps = np.diff(times[recent], prepend=times[recent][:1]).astype(np.float32)
-        after = self.towers.user_tower(
+        after = self._user(
             torch.from_numpy(np.ascontiguousarray(items[recent]))[None].to(self.device),
             torch.from_numpy(kinds[recent])[None].to(self.device),
-            gap_buckets(torch.from_numpy(gaps)[None].to(self.device)),
+            torch.from_numpy(gaps)[None].to(self.device),
         )
-        vector: NDArray[np.float32] = functional.normalize(after[0, -1].float(), dim=-1).cpu().numpy()
+        vector: NDArray[np.float32] = after[0, -1].numpy()
         return vector
 
     @torch.inference_mode()
     def user_vectors(self, items: NDArray[np.float32], interactions: Interactions) -> NDArray[np.float32]:
-        """Unit vectors of m shoppers [m, dim] by the vectors of all items [n, dim]; zero for one without history."""
+        """Unit vectors of m shoppers [m, width] by those of all items [n, width]; zero for one without history."""
         recent = interactions.last(self.settings.history)
         lengths = np.diff(recent.starts)
-        found = np.zeros((len(lengths), self.settings.dim), np.float32)
+        found = np.zeros((len(lengths), self.width), np.float32)
         known = torch.from_numpy(items).to(self.device)
         order = np.argsort(lengths, kind="stable")
         order = order[lengths[order] > 0]
         for start in range(0, len(order), SHOPPERS_AT_ONCE):
             users = order[start : start + SHOPPERS_AT_ONCE]
             batch = histories(recent, recent.starts[users], recent.starts[users + 1])
-            after = self.towers.user_tower(
+            after = self._user(
                 known[torch.from_numpy(batch.item).to(self.device)],
                 torch.from_numpy(batch.kind).to(self.device),
-                gap_buckets(torch.from_numpy(batch.gap).to(self.device)),
+                torch.from_numpy(batch.gap).to(self.device),
             )
-            last = after[torch.arange(len(users)), torch.from_numpy(batch.length - 1)]
-            found[users] = functional.normalize(last.float(), dim=-1).cpu().numpy()
+            found[users] = after[torch.arange(len(users)), torch.from_numpy(batch.length - 1)].numpy()
         return found
 
     def save(self, parent: Path) -> Path:

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional
 
 from embed.behaviour.interactions import Interactions
 from embed.behaviour.ranking import hits, ndcg, recall
@@ -120,17 +119,16 @@ class Trainer:
         ends = batch.histories.item.size, batch.histories.item.size + len(targets)
         of_history, of_targets, of_negatives = (self._tensor(part) for part in np.split(places, ends))
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
-            vectors = functional.normalize(self.towers.item_tower(self.features.rows(items, self.device)), dim=-1)
+            vectors = self.towers.item_tower(self.features.rows(items, self.device))  # [items, dim]
             after = self.towers.user_tower(  # [b, longest, dim]
                 vectors[of_history].view(*batch.histories.item.shape, -1),
                 self._tensor(batch.histories.kind),
                 gap_buckets(self._tensor(batch.histories.gap)),
             )
-        queries = functional.normalize(after[self._tensor(learned)].float(), dim=-1)  # [targets, dim]
-        scale, vectors = self.towers.log_scale.exp(), vectors.float()
-        positive = (queries * vectors[of_targets]).sum(-1) * scale  # [targets]
+        queries, vectors = after[self._tensor(learned)].float(), vectors.float()  # [targets, dim], [items, dim]
+        positive = (queries * vectors[of_targets]).sum(-1)  # [targets]
         drawn = np.log(len(negatives) * self._probability[negatives]).astype(np.float32)
-        logits = queries @ vectors[of_negatives].T * scale - self._tensor(drawn)  # [targets, negatives]
+        logits = queries @ vectors[of_negatives].T - self._tensor(drawn)  # [targets, negatives]
         logits = logits.masked_fill(self._tensor(targets[:, None] == negatives), -torch.inf)
         losses = torch.logsumexp(torch.cat([positive[:, None], logits], 1), 1) - positive
         loss: Tensor = (losses * weights).sum() / weights.sum().clamp(min=1e-9)
@@ -147,7 +145,9 @@ class Trainer:
             unknown = np.setdiff1d(np.arange(self.towers.sizes.items + 1), self.features.identity)
             with torch.no_grad():
                 towers.item_tower.identity.weight[torch.from_numpy(unknown)] = 0
-        return TrainedTowers(towers, vocabulary, facts, self.device)
+        trained = TrainedTowers(towers, vocabulary, facts, self.device)
+        trained.set_reach(self.features)
+        return trained
 
 
 def validate(trainer: Trainer, holdout: Holdout) -> dict[str, float]:

@@ -132,9 +132,7 @@ class Behaviour:
         """Work out what is kept, and use the towers once, so that the first question does not wait for it."""
         _ = self._popular, self._arrived
         if self.towers is not None:
-            self.towers.user_vector(
-                np.zeros((1, self.towers.settings.dim), np.float32), np.zeros(1, np.int64), np.zeros(1)
-            )
+            self.towers.user_vector(np.zeros((1, self.towers.width), np.float32), np.zeros(1, np.int64), np.zeros(1))
 
     def write(self, folder: Path) -> None:
         """Write it into a folder, which is made."""

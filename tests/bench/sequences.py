@@ -97,7 +97,7 @@ def run(name: str, split: Split, tags: list[list[int]]) -> tuple[dict[str, tuple
         np.concatenate([[0], np.cumsum([len(of) for of in tags])]).astype(np.int64),
         np.zeros((len(tags), PRICE_PARTS), np.float32),
     )
-    sizes, settings = Sizes(items=len(tags), tags=int(flat.max())), TowerSettings(seed=SEED)
+    sizes, settings = Sizes(items=len(tags), tags=int(flat.max())), TowerSettings(seed=SEED, item_dropout=0.0)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         chosen = Trainer(settings, sizes, features, split.train)
