@@ -14,6 +14,7 @@ from scipy import sparse
 
 from embed.behaviour import Holdout, Interactions, Split
 from embed.behaviour.ranking import hits, ndcg
+from index.threads import one_thread
 
 K = 10
 BASELINES = ("popularity", "item-kNN", "iALS", "BPR")
@@ -70,25 +71,32 @@ def _personal(
     from implicit.bpr import BayesianPersonalizedRanking
     from implicit.nearest_neighbours import CosineRecommender
 
-    model: Any
-    if name == "item-kNN":
-        model = CosineRecommender(K=given["neighbours"], num_threads=1)
-    elif name == "iALS":
-        model = AlternatingLeastSquares(
-            given["factors"], 0.05, given["alpha"], iterations=15, num_threads=1, random_state=seed, use_gpu=False
-        )
-    else:
-        model = BayesianPersonalizedRanking(
-            given["factors"],
-            learning_rate=0.05,
-            regularization=0.01,
-            iterations=given["iterations"],
-            num_threads=1,
-            random_state=seed,
-            use_gpu=False,
-        )
     matrix = _matrix(liked)
-    model.fit(matrix, show_progress=False)
+    model: Any
+    with one_thread():
+        if name == "item-kNN":
+            model = CosineRecommender(K=given["neighbours"], num_threads=1)
+        elif name == "iALS":
+            model = AlternatingLeastSquares(
+                given["factors"],
+                regularization=0.05,
+                alpha=given["alpha"],
+                iterations=15,
+                num_threads=1,
+                random_state=seed,
+                use_gpu=False,
+            )
+        else:
+            model = BayesianPersonalizedRanking(
+                given["factors"],
+                learning_rate=0.05,
+                regularization=0.01,
+                iterations=given["iterations"],
+                num_threads=1,
+                random_state=seed,
+                use_gpu=False,
+            )
+        model.fit(matrix, show_progress=False)
     # More than k, as what was seen, liked or not, is left out after.
     place = {user: row for row, user in enumerate(liked.users)}
     rows = np.array([place[user] for user in histories.users], np.int32)

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from embed.behaviour import collect, split_by_time
 from embed.encode_job import SpaceVectors
@@ -19,6 +20,14 @@ from serve.recommend.training_job import check_enough, material_of
 from serve.release import Release
 from serve.settings import Settings
 
+RANGES: dict[str, tuple[Any, Any]] = {
+    "dim": (16, 256),
+    "blocks": (1, 3),
+    "dropout": (0.1, 0.7),
+    "item_dropout": (0.0, 0.5),
+    "learning_rate": (1e-3, 0.03),
+    "weight_decay": (1e-3, 0.3),
+}
 STEADY = 5  # epochs and trials before a trial may be cut short
 
 
@@ -59,21 +68,22 @@ def tune_towers(
         pruner=optuna.pruners.MedianPruner(n_startup_trials=STEADY, n_warmup_steps=STEADY),
     )
     if not study.trials:
-        study.enqueue_trial({name: getattr(settings.towers, name) for name in ("dim", "blocks", "dropout")})
+        first = {name: getattr(settings.towers, name) for name in RANGES}
+        study.enqueue_trial(
+            {name: value for name, value in first.items() if RANGES[name][0] <= value <= RANGES[name][1]}
+        )
     with material_of(settings, release, spaces, folder / "tuning") as material:
 
         def run(trial: optuna.Trial) -> float:
-            chosen = TowerSettings(
-                **{
-                    **settings.towers.model_dump(),
-                    "dim": trial.suggest_categorical("dim", [32, 64, 128]),
-                    "blocks": trial.suggest_int("blocks", 1, 3),
-                    "dropout": trial.suggest_float("dropout", 0.1, 0.6, step=0.1),
-                    "item_dropout": trial.suggest_float("item_dropout", 0.0, 0.5, step=0.1),
-                    "learning_rate": trial.suggest_float("learning_rate", 5e-4, 8e-3, log=True),
-                    "weight_decay": trial.suggest_float("weight_decay", 1e-3, 0.3, log=True),
-                }
-            )
+            tried = {
+                "dim": trial.suggest_int("dim", *RANGES["dim"], step=16),
+                "blocks": trial.suggest_int("blocks", *RANGES["blocks"]),
+                "dropout": trial.suggest_float("dropout", *RANGES["dropout"]),
+                "item_dropout": trial.suggest_float("item_dropout", *RANGES["item_dropout"]),
+                "learning_rate": trial.suggest_float("learning_rate", *RANGES["learning_rate"], log=True),
+                "weight_decay": trial.suggest_float("weight_decay", *RANGES["weight_decay"], log=True),
+            }
+            chosen = TowerSettings(**{**settings.towers.model_dump(), **tried})
 
             def told(epoch: int, measured: dict[str, float]) -> None:
                 trial.report(measured["ndcg10"], epoch)
