@@ -515,7 +515,7 @@ def test_the_openapi_document_holds_together(service: Service, all_ids: list[str
                 for example in resolve(schema["$ref"])["examples"]:
                     known = known_ids(example, all_ids)
                     answer = good(service.client.request(method, path, json=known))
-                        assert answer["events" if path == "/v1/events" else "items"]
+                    assert answer["events" if path == "/v1/events" else "items"]
                     tried += 1
     assert tried >= 3
 
