@@ -218,7 +218,7 @@ def events(
 @train_app.command("towers")
 def train_towers_command(store: Store = None, json: Json = False) -> None:
     """Train the two towers and the blend of all sources on the store's events; then build. Goes on after a kill."""
-    from serve.pipeline import train
+    from serve.learning import train
 
     settings = load_settings(store=store)
     with bars(json) as progress:
@@ -235,7 +235,7 @@ def tune_towers_command(
     json: Json = False,
 ) -> None:
     """Look for better settings of the towers; prints them for vetrina.toml. Stop and go on at any time."""
-    from serve.pipeline import tune
+    from serve.learning import tune
 
     settings = load_settings(store=store)
     with bars(json) as progress:
@@ -254,7 +254,7 @@ def evaluate(
     """How good recommendations are on held-out time, stage by stage and beside plain baselines; all items ranked."""
     import tempfile
 
-    from serve.pipeline import evaluate as run
+    from serve.learning import evaluate as run
     from serve.plot import draw_evaluation
 
     settings = load_settings(store=store)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from embed.behaviour import collect, split_by_time
+from embed.behaviour import collect
 from embed.catalogue import Catalogue, IngestReport, Mapping, check_items, ingest, read_report
 from embed.durable import alone
 from embed.encode_job import SpaceVectors, encode_images, encode_texts
@@ -29,30 +29,21 @@ from index.space import Space
 from index.threads import limit_threads
 from serve.changes import edits_beyond, fold_journal, prune_journal
 from serve.errors import BadRequest, Broken
-from serve.evaluation.evaluate import Evaluation
-from serve.evaluation.evaluate import evaluate as run_evaluation
 from serve.learn.event_store import open_event_store
 from serve.recommend.behaviour import TOWER, Behaviour
 from serve.recommend.blend import Blend
 from serve.recommend.training_job import (
-    TrainingReport,
-    check_enough,
     current_towers,
     gathered,
-    material_of,
-    train_towers,
 )
-from serve.recommend.tuning import TuningReport, tune_towers
 from serve.release import (
     ITEMS_FILE,
     Manifest,
-    Release,
     SpaceEntry,
     check_files,
     current_name,
     draft,
     list_manifests,
-    open_current,
     publish,
     read_manifest,
     releases_folder,
@@ -83,58 +74,16 @@ def ingest_feed(
     settings: Settings, feed: Path, format_: str | None = None, force: bool = False, progress: Progress | None = None
 ) -> IngestReport:
     """Read a feed into the store's catalogue."""
-    with _one_job_at_a_time(settings.store):
+    with one_job_at_a_time(settings.store):
         return _ingest(settings, feed, format_, force, progress)
 
 
 def encode_catalogue(settings: Settings, progress: Progress | None = None) -> list[SpaceVectors]:
     """Encode what is new in the store's catalogue; the rows of each space."""
-    with _one_job_at_a_time(settings.store):
+    with one_job_at_a_time(settings.store):
         catalogue = Catalogue.current(settings.store)
         check_items(catalogue)
-        return _encode(settings, catalogue, progress)
-
-
-def train(settings: Settings, progress: Progress | None = None) -> TrainingReport:
-    """Train towers and blend on the events of the store, with the items of its current release."""
-    with _one_job_at_a_time(settings.store):
-        return train_towers(settings, *released(settings, progress), progress)
-
-
-def evaluate(settings: Settings, folder: Path, progress: Progress | None = None) -> Evaluation:
-    """Measure the pipeline beside baselines on the last tenth of the events; `folder` is for what it works with."""
-    with _one_job_at_a_time(settings.store):
-        release, spaces = released(settings, progress)
-    store = open_event_store(settings)
-    interactions, _ = collect((batch for _, batch in store.batches()), release.catalogue.ids(), settings.signal)
-    store.close()
-    split = split_by_time(interactions)
-    check_enough(split, interactions)
-    with material_of(settings, release, spaces, folder) as material:
-        return run_evaluation(material, split, settings.towers, folder, progress)
-
-
-def tune(settings: Settings, trials: int, progress: Progress | None = None) -> TuningReport:
-    """Look for better settings of the towers on validation, going on with the trials that are there."""
-    with _one_job_at_a_time(settings.store):
-        return tune_towers(settings, *released(settings, progress), trials, progress)
-
-
-def released(settings: Settings, progress: Progress | None) -> tuple[Release, list[SpaceVectors]]:
-    """The current release and the vectors of its catalogue, from which towers learn; refused where they differ."""
-    release = open_current(settings.store)
-    catalogue = Catalogue.current(settings.store)
-    if catalogue.version != release.manifest.catalogue:
-        raise BadRequest(f"the catalogue has changed since release {release.name}: run vetrina build first", "store")
-    spaces = _encode(settings, catalogue, progress)
-    there = {space.space: space.fingerprint for space in spaces}
-    released = {name: entry.fingerprint for name, entry in release.manifest.spaces.items()}
-    if there != released:
-        raise BadRequest(
-            f"release {release.name} has spaces {released}, the encoders now make {there}: run vetrina build first",
-            "store",
-        )
-    return release, spaces
+        return encode(settings, catalogue, progress)
 
 
 def _ingest(
@@ -156,7 +105,7 @@ def _ingest(
     )
 
 
-def _encode(settings: Settings, catalogue: Catalogue, progress: Progress | None) -> list[SpaceVectors]:
+def encode(settings: Settings, catalogue: Catalogue, progress: Progress | None) -> list[SpaceVectors]:
     device = choose_device(settings.device, settings.threads)
     root = settings.image_root or Path(read_report(catalogue).folder)
     source = ImageSource(root, allow_http=settings.allow_http_images, limits=settings.image_limits)
@@ -192,7 +141,7 @@ def build(
     of its rows.
     """
     seconds: dict[str, float] = {}
-    with _one_job_at_a_time(settings.store):
+    with one_job_at_a_time(settings.store):
         with _timed(seconds, "ingest"):
             ingested = _ingest(settings, feed, format_, force, progress) if feed else None
             folded = fold_journal(settings.store)
@@ -201,7 +150,7 @@ def build(
         if not len(catalogue):
             raise BadRequest(f"{feed or 'the catalogue'} has no usable product: there is nothing to release", "feed")
         with _timed(seconds, "encode"):
-            spaces = _encode(settings, catalogue, progress)
+            spaces = encode(settings, catalogue, progress)
         with _timed(seconds, "behaviour"):
             behaviour = _behaviour(settings, catalogue, spaces)
         content = _content(catalogue, spaces, behaviour)
@@ -422,7 +371,7 @@ def _check_spaces(settings: Settings, standing: Manifest | None, spaces: list[Sp
 
 
 @contextmanager
-def _one_job_at_a_time(store: Path) -> Iterator[None]:
+def one_job_at_a_time(store: Path) -> Iterator[None]:
     """Ingest, encode and build write to the same files; the lock dies with its process."""
     store.mkdir(parents=True, exist_ok=True)
     taken = Broken(f"another build is at work in store {store}: wait for it to end", "store")

@@ -16,8 +16,9 @@ from test_http import Service, good, served
 from serve.errors import BadRequest
 from serve.learn.event_store import open_event_store
 from serve.learn.import_events import REJECTS, import_events
+from serve.learning import evaluate, train, tune
 from serve.live import open_engine
-from serve.pipeline import build, evaluate, train, tune
+from serve.pipeline import build
 from serve.plot import draw_evaluation
 from serve.recommend.bulk import write_candidates
 from serve.recommend.known import known_of

@@ -14,8 +14,9 @@ from serve.demo.draw import Look, draw
 from serve.demo.shop import make_shop
 from serve.learn.event_store import open_event_store
 from serve.learn.import_events import import_events
+from serve.learning import train
 from serve.live import open_engine
-from serve.pipeline import Progress, build, train
+from serve.pipeline import Progress, build
 from serve.recommend.known import known_of
 from serve.recommend.training_job import current_towers
 from serve.retrieve.engine import Query

@@ -24,7 +24,8 @@ from serve.evaluation.evaluate import only_targets, rank_all
 from serve.evaluation.measures import DEEP, interval
 from serve.learn.event_store import open_event_store
 from serve.learn.import_events import import_events
-from serve.pipeline import Progress, build, released
+from serve.learning import released
+from serve.pipeline import Progress, build
 from serve.recommend.fitting import choose, finish
 from serve.recommend.recommender import Recommender
 from serve.recommend.training_job import material_of

@@ -25,8 +25,9 @@ from soak import CLUSTERS, keep_vectors
 from serve.cli import bars
 from serve.learn.event_store import open_event_store
 from serve.learn.import_events import import_events
+from serve.learning import train
 from serve.live import open_engine
-from serve.pipeline import build, ingest_feed, train
+from serve.pipeline import build, ingest_feed
 from serve.recommend.behaviour import ShopperVector
 from serve.recommend.known import known_of
 from serve.settings import Settings

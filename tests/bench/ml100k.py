@@ -14,7 +14,8 @@ from rich.console import Console
 from serve import show
 from serve.cli import bars
 from serve.evaluation.evaluate import FUSED
-from serve.pipeline import build, evaluate
+from serve.learning import evaluate
+from serve.pipeline import build
 
 SEED = 0
 

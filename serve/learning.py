@@ -1,0 +1,58 @@
+"""Jobs that learn from the store's events, with the items of its current release: train, tune, evaluate."""
+
+from pathlib import Path
+
+from embed.behaviour import collect, split_by_time
+from embed.catalogue import Catalogue
+from embed.encode_job import SpaceVectors
+from serve.errors import BadRequest
+from serve.evaluation.evaluate import Evaluation
+from serve.evaluation.evaluate import evaluate as run_evaluation
+from serve.learn.event_store import open_event_store
+from serve.pipeline import Progress, encode, one_job_at_a_time
+from serve.recommend.training_job import TrainingReport, check_enough, material_of, train_towers
+from serve.recommend.tuning import TuningReport, tune_towers
+from serve.release import Release, open_current
+from serve.settings import Settings
+
+
+def train(settings: Settings, progress: Progress | None = None) -> TrainingReport:
+    """Train towers and blend on the events of the store, with the items of its current release."""
+    with one_job_at_a_time(settings.store):
+        return train_towers(settings, *released(settings, progress), progress)
+
+
+def evaluate(settings: Settings, folder: Path, progress: Progress | None = None) -> Evaluation:
+    """Measure the pipeline beside baselines on the last tenth of the events; `folder` is for what it works with."""
+    with one_job_at_a_time(settings.store):
+        release, spaces = released(settings, progress)
+    store = open_event_store(settings)
+    interactions, _ = collect((batch for _, batch in store.batches()), release.catalogue.ids(), settings.signal)
+    store.close()
+    split = split_by_time(interactions)
+    check_enough(split, interactions)
+    with material_of(settings, release, spaces, folder) as material:
+        return run_evaluation(material, split, settings.towers, folder, progress)
+
+
+def tune(settings: Settings, trials: int, progress: Progress | None = None) -> TuningReport:
+    """Look for better settings of the towers on validation, going on with the trials that are there."""
+    with one_job_at_a_time(settings.store):
+        return tune_towers(settings, *released(settings, progress), trials, progress)
+
+
+def released(settings: Settings, progress: Progress | None) -> tuple[Release, list[SpaceVectors]]:
+    """The current release and the vectors of its catalogue, from which towers learn; refused where they differ."""
+    release = open_current(settings.store)
+    catalogue = Catalogue.current(settings.store)
+    if catalogue.version != release.manifest.catalogue:
+        raise BadRequest(f"the catalogue has changed since release {release.name}: run vetrina build first", "store")
+    spaces = encode(settings, catalogue, progress)
+    there = {space.space: space.fingerprint for space in spaces}
+    released = {name: entry.fingerprint for name, entry in release.manifest.spaces.items()}
+    if there != released:
+        raise BadRequest(
+            f"release {release.name} has spaces {released}, the encoders now make {there}: run vetrina build first",
+            "store",
+        )
+    return release, spaces
