@@ -116,11 +116,11 @@ class Behaviour:
         `now` is the time by which items are new, if not that of the clock.
         """
         arrived, by_arrival = self._arrived if now is None else self._arrivals(now)
-        sources: dict[str, Source] = {
-            "covisitation": CovisitationSource(self.covisitation, numbering),
-            "popularity": FixedSource(self.popularity, self._popular, numbering),
-            "arrivals": FixedSource(arrived, by_arrival, numbering),
-        }
+        sources: dict[str, Source] = {"covisitation": CovisitationSource(self.covisitation, numbering)}
+        if len(self._popular):
+            sources["popularity"] = FixedSource(self.popularity, self._popular, numbering)
+        if len(by_arrival):
+            sources["arrivals"] = FixedSource(arrived, by_arrival, numbering)
         content = {name: index for name, index in spaces.items() if name != TOWER}
         if content:
             sources["content"] = ContentSource(content, samples, weights)
