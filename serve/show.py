@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from serve.recommend.training_job import TrainingReport
     from serve.recommend.tuning import TuningReport
 
+MOST_COLUMNS = 3  # of sources, beside which there is room for a title
 MARKS = {"good": ("✓", "green"), "off": ("–", "dim"), "wrong": ("✗", "bold red")}
 
 
@@ -29,6 +30,8 @@ def answer(found: dict[str, Any]) -> RenderableType:
     if not items:
         return Text("nothing found", style="dim")
     spaces = sorted({space for item in items for space in item["sources"]})
+    if len(spaces) > MOST_COLUMNS:  # of recommendations: the JSON has them
+        spaces = []
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     # Where room is short the title gives way, never an id, a price or a score.
     table.add_column("#", justify="right", style="dim", min_width=2)
@@ -179,9 +182,7 @@ def training_report(report: "TrainingReport") -> RenderableType:
         f"{report.validation['ndcg10']:.4f}, recall@10 {report.validation['recall10']:.4f}, at epoch {report.epochs}",
         "weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in report.blend.weights.items()),
     ]
-    done = Text.assemble(
-        (f"towers {report.fingerprint}", "bold green"), f"  ({report.seconds:.0f} s); now: vetrina build"
-    )
+    done = Text.assemble((f"towers {report.fingerprint}", "bold green"), f"  ({report.seconds:.0f} s)")
     return Group(Text("\n".join(lines)), done)
 
 
