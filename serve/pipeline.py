@@ -305,7 +305,9 @@ def _behaviour(settings: Settings, catalogue: Catalogue, spaces: list[SpaceVecto
             towers = None  # trained on vectors of other encoders: until they are trained again, it goes without
     blend = Blend.model_validate(towers.facts["blend"]) if towers is not None else Blend()
     first_seen = catalogue.table["updated_at"].to_numpy()
-    return Behaviour.of(interactions, collected, first_seen, towers, blend, settings.half_lives, time.time())
+    # Counts are worth what they were at the last event: a log that has stood still for a year has not gone stale.
+    now = min(time.time(), float(interactions.time.max(initial=0.0)))
+    return Behaviour.of(interactions, collected, first_seen, towers, blend, settings.half_lives, now)
 
 
 def _tell(progress: Progress, stage: str, done: int, total: int) -> None:
