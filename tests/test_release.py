@@ -363,7 +363,7 @@ def test_a_release_that_is_let_go_takes_no_memory_and_still_answers(built: Setti
         total, inside = 0, False
         for line in Path("/proc/self/smaps").read_text().splitlines():
             if line[0] in "0123456789abcdef":
-                inside = f"{built.store.resolve()}/" in line
+                inside = f"{built.store.resolve()}/releases/" in line
             elif inside and line.startswith("Rss:"):
                 total += int(line.split()[1])
         return total

@@ -1,12 +1,10 @@
 """The towers: batches, causality, learning, new items, resumption after kills, and what is kept on disk."""
 
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +20,7 @@ from embed.towers.features import Content, ItemFeatures, Vocabulary
 from embed.towers.model import Sizes, UserTower
 from embed.towers.settings import TowerSettings
 from embed.towers.trained import TrainedTowers
-from embed.towers.training import State, Trainer, fit, validate
+from embed.towers.training import Trainer, fit, validate
 
 ITEMS, KINDS_OF_ITEMS = 60, 6
 SMALL = TowerSettings(dim=16, epochs=12, patience=12, tokens=256, negatives=32, dropout=0.1, learning_rate=0.01)
@@ -148,30 +146,30 @@ def test_one_shopper_is_placed_as_many_are(tmp_path: Path) -> None:
         np.testing.assert_allclose(found[user], alone, atol=1e-5)
 
 
-def run_to_the_end(folder: Path) -> State:
-    """What the subprocess of the test below does."""
+def run_to_the_end(folder: Path, epoch_ended: Any) -> None:
+    """What the processes of the test below do."""
     held = leave_one_out(sequences([12] * 80)).validation
-    return fit(trainer(), held, folder, told=lambda epoch, _: print(epoch, flush=True))
+    fit(trainer(), held, folder, told=lambda *_: epoch_ended.set())
 
 
 def test_ten_kills_change_nothing_of_what_is_learned(tmp_path: Path) -> None:
     """Each run is killed at another moment of an epoch; the next goes on from the last checkpoint."""
+    held = leave_one_out(sequences([12] * 80)).validation
     straight = trainer()
-    expected = fit(straight, leave_one_out(sequences([12] * 80)).validation, tmp_path / "straight")
+    expected = fit(straight, held, tmp_path / "straight")
     folder = tmp_path / "killed"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["embed.towers.training", "torch.utils.tensorboard", "pytest"])
     for kill in range(10):
-        process = subprocess.Popen(
-            [sys.executable, __file__, str(folder)], stdout=subprocess.PIPE, text=True, env=environment
-        )
-        assert process.stdout is not None
-        process.stdout.readline()  # an epoch has ended, so that each run gets one further
+        epoch_ended = processes.Event()
+        process = processes.Process(target=run_to_the_end, args=(folder, epoch_ended))
+        process.start()
+        assert epoch_ended.wait(60)  # so that each run gets one epoch further
         time.sleep(0.01 * kill)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        process.kill()
+        process.join()
     resumed = trainer()
-    state = fit(resumed, leave_one_out(sequences([12] * 80)).validation, folder)
+    state = fit(resumed, held, folder)
     assert state == expected
     for (name, one), other in zip(
         straight.towers.state_dict().items(), resumed.towers.state_dict().values(), strict=True
@@ -235,7 +233,3 @@ def test_features_say_what_an_item_is_called_by_and_what_it_costs() -> None:
 def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="does not divide dim 64"):
         TowerSettings(dim=64, heads=3)
-
-
-if __name__ == "__main__":
-    run_to_the_end(Path(sys.argv[1]))

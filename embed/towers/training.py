@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional
 
 from embed.behaviour.interactions import Interactions
 from embed.behaviour.ranking import hits, ndcg, recall
@@ -113,7 +114,8 @@ class Trainer:
         learned = batch.weight > 0  # [b, longest]
         targets = batch.target[learned]  # [targets]
         weights = self._tensor(batch.weight[learned])
-        # Every item that the batch touches goes through the item tower once.
+        # Every item that the batch touches goes through the item tower once. Its vector is looked up by embedding(), as
+        # the gradient of vectors[rows] is summed by several threads in any order, and so differs from run to run.
         touched = np.concatenate([batch.histories.item.ravel(), targets, negatives])
         items, places = np.unique(touched, return_inverse=True)
         ends = batch.histories.item.size, batch.histories.item.size + len(targets)
@@ -121,14 +123,14 @@ class Trainer:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
             vectors = self.towers.item_tower(self.features.rows(items, self.device))  # [items, dim]
             after = self.towers.user_tower(  # [b, longest, dim]
-                vectors[of_history].view(*batch.histories.item.shape, -1),
+                functional.embedding(of_history, vectors).view(*batch.histories.item.shape, -1),
                 self._tensor(batch.histories.kind),
                 gap_buckets(self._tensor(batch.histories.gap)),
             )
         queries, vectors = after[self._tensor(learned)].float(), vectors.float()  # [targets, dim], [items, dim]
-        positive = (queries * vectors[of_targets]).sum(-1)  # [targets]
+        positive = (queries * functional.embedding(of_targets, vectors)).sum(-1)  # [targets]
         drawn = np.log(len(negatives) * self._probability[negatives]).astype(np.float32)
-        logits = queries @ vectors[of_negatives].T - self._tensor(drawn)  # [targets, negatives]
+        logits = queries @ functional.embedding(of_negatives, vectors).T - self._tensor(drawn)  # [targets, negatives]
         logits = logits.masked_fill(self._tensor(targets[:, None] == negatives), -torch.inf)
         losses = torch.logsumexp(torch.cat([positive[:, None], logits], 1), 1) - positive
         loss: Tensor = (losses * weights).sum() / weights.sum().clamp(min=1e-9)
