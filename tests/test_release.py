@@ -2,15 +2,15 @@
 
 import csv
 import fcntl
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -296,15 +296,18 @@ def test_a_kill_at_any_instant_loses_nothing(shop: Path, tmp_path: Path) -> None
     with (shop / "catalog.csv").open() as file:
         feed.write_text("".join(line for number, line in enumerate(file) if number <= 12))
 
-    def start(store: Path) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-c", "from serve.cli import main; main()", "build", str(feed), "--json"]
-        options = ["--store", str(store), "--images", str(shop)]
-        return subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    processes = multiprocessing.get_context("forkserver")  # in which everything is imported already
+    processes.set_forkserver_preload(["serve.pipeline", "pytest"])
+
+    def start(store: Path) -> BaseProcess:
+        process = processes.Process(target=build, args=(Settings(store=store, image_root=shop), feed))
+        process.start()
+        return process
 
     alone = tmp_path / "alone"
     process = start(alone)
     began = wait_for(alone / ".build.lock", process)
-    assert process.wait() == 0
+    assert ended(process) == 0
     took = time.monotonic() - began
 
     def torture(seed: int) -> int:
@@ -317,11 +320,11 @@ def test_a_kill_at_any_instant_loses_nothing(shop: Path, tmp_path: Path) -> None
             process = start(store)
             wait_for(store / ".build.lock", process)
             time.sleep(instant)
-            process.send_signal(signal.SIGKILL)
-            kills += process.wait() == -signal.SIGKILL
+            process.kill()
+            kills += ended(process) == -signal.SIGKILL
             if current_name(store):  # whatever happened, what serves is whole
                 assert open_current(store).manifest.items == 12
-        assert start(store).wait() == 0
+        assert ended(start(store)) == 0
         return kills
 
     with ThreadPoolExecutor(2) as pool:
@@ -333,8 +336,13 @@ def test_a_kill_at_any_instant_loses_nothing(shop: Path, tmp_path: Path) -> None
         assert ids_found(Settings(store=store), "red shoe") == ids_found(Settings(store=alone), "red shoe")
 
 
-def wait_for(path: Path, process: "subprocess.Popen[bytes]") -> float:
-    while not path.exists() and process.poll() is None:
+def ended(process: BaseProcess) -> int | None:
+    process.join()
+    return process.exitcode
+
+
+def wait_for(path: Path, process: BaseProcess) -> float:
+    while not path.exists() and process.is_alive():
         time.sleep(0.005)
     return time.monotonic()
 
