@@ -72,15 +72,6 @@ def test_a_release_holds_what_was_learned_and_says_so(trained: Settings) -> None
     assert release.behaviour.towers.facts["validation"]["ndcg10"] > 0
 
 
-def test_training_again_on_the_same_makes_the_same(trained: Settings, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    shutil.copytree(trained.store, store, symlinks=True)
-    again = trained.model_copy(update={"store": store})
-    before = open_current(store).manifest.behaviour
-    assert train(again).fingerprint == before.towers
-    assert not build(again).published
-
-
 def test_too_little_behaviour_is_said(built: Settings, tmp_path: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(built.store, store, symlinks=True)
