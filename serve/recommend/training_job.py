@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import torch
 from pydantic import BaseModel
 
 from embed.behaviour import Collected, Interactions, Split, collect, split_by_time
@@ -132,6 +133,8 @@ def material_of(
     settings: Settings, release: Release, spaces: Sequence[SpaceVectors], folder: Path
 ) -> Iterator[Material]:
     """What a release has to learn from besides its shoppers' behaviour."""
+    device = choose_device(settings.device, settings.threads)
+    torch.set_num_threads(device.threads)  # what is learned depends on it in the last bits
     with gathered(folder / "gathered", spaces, len(release.catalogue)) as content:
         dims = {space.space: (space.dim, space.fingerprint) for space in spaces}
         vocabulary = Vocabulary.learn((item for batch in release.catalogue.batches() for item in batch), dims)
@@ -144,7 +147,7 @@ def material_of(
             {space: settings.space_weights.get(space, 1.0) for space in release.spaces},
             release.behaviour.first_seen,
             settings.half_lives,
-            choose_device(settings.device, settings.threads).kind,
+            device.kind,
         )
 
 

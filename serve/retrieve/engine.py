@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -324,6 +325,7 @@ class Engine:
 def make_encoders(settings: Settings) -> Encoders:
     """Encoders on the device of the settings. Searches get one thread each: requests run beside each other."""
     limit_threads(1)
+    torch.set_num_threads(1)  # of the towers; encoders that run in torch set their own
     pa.set_cpu_count(1)
     gpu.allow(settings.device != "cpu")
     return Encoders(choose_device(settings.device, settings.threads))
