@@ -42,8 +42,16 @@ def trained(shop: Path, built: Settings, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def service(trained: Settings) -> Any:
-    with served(trained) as running:
+def copied(trained: Settings, tmp_path: Path) -> Settings:
+    """The trained store again, to be changed."""
+    store = tmp_path / "store"
+    shutil.copytree(trained.store, store, symlinks=True)
+    return trained.model_copy(update={"store": store})
+
+
+@pytest.fixture
+def service(copied: Settings) -> Any:
+    with served(copied) as running:
         yield running
 
 
@@ -70,6 +78,12 @@ def test_a_release_holds_what_was_learned_and_says_so(trained: Settings) -> None
     assert set(facts.blend.weights) == {"tower", "covisitation", "popularity", "arrivals", "content"}
     assert release.behaviour.towers is not None
     assert release.behaviour.towers.facts["validation"]["ndcg10"] > 0
+
+
+def test_training_again_on_the_same_makes_the_same(copied: Settings) -> None:
+    before = open_current(copied.store).manifest.behaviour
+    assert train(copied).fingerprint == before.towers
+    assert not build(copied).published
 
 
 def test_too_little_behaviour_is_said(built: Settings, tmp_path: Path) -> None:
@@ -101,8 +115,8 @@ def test_what_a_shopper_just_did_changes_the_next_answer(service: Service) -> No
     )
 
 
-def test_an_event_counts_in_the_next_answer_of_another_worker(service: Service, trained: Settings) -> None:
-    with served(trained) as other:
+def test_an_event_counts_in_the_next_answer_of_another_worker(service: Service, copied: Settings) -> None:
+    with served(copied) as other:
         first = some_items(service, 1)[0]
         for place in range(5):
             item = recommended(other, user_id="wanderer", k=1)[0]["item_id"]
@@ -128,9 +142,9 @@ def test_every_row_of_a_batch_has_its_own_status(service: Service) -> None:
 
 
 def test_an_anonymous_session_is_answered_by_its_history_and_leaves_no_trace(
-    service: Service, trained: Settings
+    service: Service, copied: Settings
 ) -> None:
-    store = open_event_store(trained)
+    store = open_event_store(copied)
     before = store.count()
     items = some_items(service, 12)
     history = [{"item_id": items[4]}, {"item_id": items[9], "type": "cart"}]
@@ -156,8 +170,8 @@ def test_filters_and_exclusions_hold_and_k_come_whenever_there_are_k(service: Se
     assert [item["item_id"] for item in left] == everything[50:]
 
 
-def test_candidates_say_who_proposed_them_and_come_in_the_same_order(service: Service, trained: Settings) -> None:
-    user = next(open_event_store(trained).users())
+def test_candidates_say_who_proposed_them_and_come_in_the_same_order(service: Service, copied: Settings) -> None:
+    user = next(open_event_store(copied).users())
     found = good(service.client.post("/v1/candidates", json={"user_id": user, "k": 5000}))["items"]
     assert [item["item_id"] for item in found[:10]] == [
         item["item_id"] for item in recommended(service, user_id=user, k=10)
@@ -166,28 +180,25 @@ def test_candidates_say_who_proposed_them_and_come_in_the_same_order(service: Se
     assert all(set(item["proposed_by"]) <= set(item["sources"]) for item in found)
 
 
-def test_items_put_live_are_recommended_and_unavailable_ones_are_not(trained: Settings, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    shutil.copytree(trained.store, store, symlinks=True)
-    with served(trained.model_copy(update={"store": store})) as service:
-        liked = some_items(service, 1)[0]
-        item = good(service.client.get(f"/v1/items/{liked}"))["item"]
-        new = {name: item[name] for name in ("title", "description", "category", "brand", "price", "images")}
-        put = service.client.put("/v1/items", json={"items": [new | {"item_id": "NEW"}]})
-        assert good(put)["items"][0]["status"] == "created"
-        history = [{"item_id": liked}]
-        found = [each["item_id"] for each in recommended(service, history=history, k=10)]
-        assert "NEW" in found  # as it looks and reads like what was clicked; nobody has ever had it
-        near = good(service.client.get(f"/v1/items/{liked}/similar", params={"space": "tower", "k": 72}))["items"]
-        assert "NEW" in [each["item_id"] for each in near]
-        assert good(service.client.patch("/v1/items", json={"items": [{"item_id": "NEW", "available": False}]}))
-        found = [each["item_id"] for each in recommended(service, history=history, k=1000)]
-        assert "NEW" not in found
-        assert len(found) == 71
-        service.client.delete(f"/v1/items/{liked}")
-        found = [each["item_id"] for each in recommended(service, k=1000)]
-        assert liked not in found
-        assert len(found) == 71
+def test_items_put_live_are_recommended_and_unavailable_ones_are_not(service: Service) -> None:
+    liked = some_items(service, 1)[0]
+    item = good(service.client.get(f"/v1/items/{liked}"))["item"]
+    new = {name: item[name] for name in ("title", "description", "category", "brand", "price", "images")}
+    put = service.client.put("/v1/items", json={"items": [new | {"item_id": "NEW"}]})
+    assert good(put)["items"][0]["status"] == "created"
+    history = [{"item_id": liked}]
+    found = [each["item_id"] for each in recommended(service, history=history, k=10)]
+    assert "NEW" in found  # as it looks and reads like what was clicked; nobody has ever had it
+    near = good(service.client.get(f"/v1/items/{liked}/similar", params={"space": "tower", "k": 72}))["items"]
+    assert "NEW" in [each["item_id"] for each in near]
+    assert good(service.client.patch("/v1/items", json={"items": [{"item_id": "NEW", "available": False}]}))
+    found = [each["item_id"] for each in recommended(service, history=history, k=1000)]
+    assert "NEW" not in found
+    assert len(found) == 71
+    service.client.delete(f"/v1/items/{liked}")
+    found = [each["item_id"] for each in recommended(service, k=1000)]
+    assert liked not in found
+    assert len(found) == 71
 
 
 def test_what_is_left_out_is_a_setting(trained: Settings) -> None:
@@ -236,15 +247,13 @@ def test_evaluation_measures_every_stage_beside_the_baselines(trained: Settings,
     assert Image.open(tmp_path / "chart.png").size[0] > 500
 
 
-def test_tuning_goes_on_where_it_was(trained: Settings, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    shutil.copytree(trained.store, store, symlinks=True)
-    again = trained.model_copy(update={"store": store, "towers": trained.towers.model_copy(update={"epochs": 1})})
+def test_tuning_goes_on_where_it_was(copied: Settings) -> None:
+    again = copied.model_copy(update={"towers": copied.towers.model_copy(update={"epochs": 1})})
     assert tune(again, 1).trials == 1
     report = tune(again, 1)
     assert report.trials == 2
     assert report.ndcg10 > 0
-    assert not list((store / "towers" / "tuning").rglob("*.npy"))
+    assert not list((copied.store / "towers" / "tuning").rglob("*.npy"))
 
 
 def test_candidates_of_all_users_come_in_one_file(trained: Settings, tmp_path: Path) -> None:
