@@ -29,8 +29,8 @@ class VectorIndex(Protocol):
     def scores_of_all(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """How the unit `query` [dim] scores every item, [items]; -inf for one that has no row in the space."""
 
-    def vector_of(self, item: int) -> NDArray[np.float32] | None:
-        """The item's first row [dim] (its main image), or None where it has none in this space."""
+    def vectors_of(self, items: NDArray[np.int64]) -> Vectors:
+        """The first row of each of m items (its main image), [m, dim]; zeros for one without rows."""
 
     def rows_of(self, item: int) -> tuple[NDArray[np.int32], Vectors]:
         """The labels [n] and vectors [n, dim] of all rows of an item."""

@@ -110,10 +110,12 @@ class ExactIndex:
         rows = slice(self._bounds[item], self._bounds[item + 1])
         return self.labels[rows], self.vectors[rows]
 
-    def vector_of(self, item: int) -> NDArray[np.float32] | None:
+    def vectors_of(self, items: NDArray[np.int64]) -> Vectors:
         """See VectorIndex."""
-        start, end = int(self._bounds[item]), int(self._bounds[item + 1])
-        return np.array(self.vectors[start]) if end > start else None
+        known = self._bounds[items + 1] > self._bounds[items]
+        vectors = np.zeros((len(items), self.space.dim), np.float32)
+        vectors[known] = self.vectors[self._bounds[items[known]]]
+        return vectors
 
     def _scope(self, allowed: Selection) -> Scope:
         barred = ~allowed.mask[self._all.items]

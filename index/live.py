@@ -95,10 +95,13 @@ class LiveIndex:
         scores[self._gone] = -np.inf
         return scores
 
-    def vector_of(self, item: int) -> NDArray[np.float32] | None:
+    def vectors_of(self, items: NDArray[np.int64]) -> Vectors:
         """See VectorIndex."""
-        index, number = self._holder(item)
-        return index.vector_of(number)
+        vectors = np.empty((len(items), self.space.dim), np.float32)
+        of_base = items < self._base.items
+        vectors[of_base] = self._base.vectors_of(items[of_base])
+        vectors[~of_base] = self._added.vectors_of(items[~of_base] - self._base.items)
+        return vectors
 
     def rows_of(self, item: int) -> tuple[NDArray[np.int32], Vectors]:
         """See VectorIndex."""

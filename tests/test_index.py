@@ -270,10 +270,13 @@ def test_scores_rows_and_vectors_of_given_items(case: Case) -> None:
         labels, vectors = case.index.rows_of(item)
         if item in right:
             np.testing.assert_allclose(vectors, theirs, atol=1e-6)
-            np.testing.assert_allclose(case.index.vector_of(item), theirs[0], atol=1e-6)
+            np.testing.assert_allclose(case.index.vectors_of(np.array([item])), theirs[:1], atol=1e-6)
             assert case.index.best_labels(query, [item])[0] == labels[int((theirs @ query).argmax())]
     nowhere = next(item for item in range(1, 200, 7) if item not in right)
-    assert case.index.vector_of(nowhere) is None
+    some = np.array([item, nowhere, items[0], item])
+    for vector, each in zip(case.index.vectors_of(some), some.tolist(), strict=True):
+        theirs = case.rows[case.owners == each]
+        np.testing.assert_allclose(vector, theirs[0] if len(theirs) else np.zeros_like(vector), atol=1e-6)
     assert case.index.best_labels(query, [nowhere])[0] is None
     assert len(case.index.rows_of(nowhere)[0]) == 0
 
@@ -309,7 +312,7 @@ def test_no_row_and_one_row(tmp_path: Path, family: str) -> None:
     none = made(tmp_path / "none", family, np.empty((0, 4)), items=5)
     for allowed in (None, np.ones(none.items, np.bool_), np.zeros(none.items, np.bool_)):
         none.check(query, 3, none.index.search(query, 3, None if allowed is None else none.selection(allowed)), allowed)
-    assert none.index.vector_of(0) is None
+    assert not none.index.vectors_of(np.array([0])).any()
     assert none.index.scores_of(query[0], np.arange(5)).tolist() == [-np.inf] * 5
     one = made(tmp_path / "one", family, np.eye(1, 4), owners=[3], items=5)
     assert one.index.search(query, 3).ids.tolist() == [[3, -1, -1]] * 2

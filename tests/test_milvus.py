@@ -119,9 +119,10 @@ def test_everything_else_equals_exact_search(
     np.testing.assert_allclose(index.scores_of_all(query), exact.scores_of_all(query), atol=1e-5)
     for items in (some, NUMBERS, some[:0]):
         np.testing.assert_allclose(index.scores_of(query, items), exact.scores_of(query, items), atol=1e-5)
+    shuffled = np.array([8, 0, 299, 8, 1])
+    np.testing.assert_array_equal(index.vectors_of(shuffled), exact.vectors_of(shuffled))
     for item in some.tolist():
         assert index.best_labels(query, [item])[0] == exact.best_labels(query, [item])[0]
-        np.testing.assert_array_equal(index.vector_of(item), exact.vector_of(item))
         for ours, theirs in zip(index.rows_of(item), exact.rows_of(item), strict=True):
             assert ours.dtype == theirs.dtype
             np.testing.assert_array_equal(ours, theirs)
@@ -162,7 +163,8 @@ def test_a_collection_without_rows(uri: str) -> None:
     queries = np.ones((2, DIM), np.float32)
     assert none.search(queries, 3).counts.tolist() == [0, 0]
     assert none.scores_of_all(queries[0]).tolist() == [-np.inf] * 4
-    assert none.vector_of(0) is none.best_labels(queries[0], [0])[0] is None
+    assert not none.vectors_of(np.array([0])).any()
+    assert none.best_labels(queries[0], [0])[0] is None
 
 
 def test_live_changes_equal_an_index_of_the_final_state(index: MilvusIndex, exact: ExactIndex, queries: Any) -> None:

@@ -167,9 +167,8 @@ class ShopperVector:
     def __call__(self, shopper: Shopper) -> NDArray[np.float32] | None:
         """The shopper's unit vector [dim], or None where no item of the history is in the space."""
         recent = shopper.last(self.towers.settings.history)
-        vectors = [self.index.vector_of(item) for item in recent.item.tolist()]
-        there = np.array([vector is not None for vector in vectors], np.bool_)
+        vectors = self.index.vectors_of(recent.item)
+        there = vectors.any(axis=1)
         if not there.any():
             return None
-        known = np.stack([vector for vector in vectors if vector is not None])
-        return self.towers.user_vector(known, recent.kind[there], recent.time[there])
+        return self.towers.user_vector(vectors[there], recent.kind[there], recent.time[there])

@@ -106,14 +106,11 @@ class ContentSource:
         self._spaces, self._samples, self._weights = spaces, samples, weights
 
     def ask(self, shopper: Shopper) -> Proposals | None:
-        liked = shopper.item[shopper.weight > 0][-RECENT:][::-1].tolist()
+        liked = shopper.item[shopper.weight > 0][-RECENT:][::-1]
+        worth = (FADE ** np.arange(len(liked))).astype(np.float32)
         queries = {}
         for space, index in self._spaces.items():
-            total = np.zeros(index.space.dim, np.float32)
-            for back, item in enumerate(liked):
-                vector = index.vector_of(item)
-                if vector is not None:
-                    total += np.float32(FADE**back) * vector
+            total = worth @ index.vectors_of(liked)
             length = float(np.linalg.norm(total))
             if length > 1e-6:
                 queries[space] = total / np.float32(length)

@@ -131,14 +131,14 @@ class Engine:
     ) -> list[Found]:
         """The k items most like the given ones, which are left out; `field_` is what the caller knows the ids by."""
         wanted = compile_filter(filter_) if filter_ else None
-        numbers = [self.number(item_id, field_) for item_id in item_ids]
+        numbers = np.array([self.number(item_id, field_) for item_id in item_ids], np.int64)
         chosen = self._chosen_spaces(spaces, "space")
         vectors = {}
         for space in chosen:
-            known = [vector for number in numbers if (vector := self._spaces[space].vector_of(number)) is not None]
+            known = [vector for vector in self._spaces[space].vectors_of(numbers) if vector.any()]
             if known and (direction := _direction(known, [1.0] * len(known))) is not None:
                 vectors[space] = direction
-        return self._find(vectors, k, numbers, wanted) if vectors else []
+        return self._find(vectors, k, numbers.tolist(), wanted) if vectors else []
 
     def recommend(
         self,
@@ -299,11 +299,11 @@ class Engine:
                     pixels = encoder.prepare(decode_image(query.image, self._limits, shrink_to=encoder.shrink_to))
                     found.append((encoder.encode_images([pixels])[0], weights["image"]))
                     entered.add("image")
-            for number, weight in [(n, weights["like"]) for n in liked] + [(n, -weights["unlike"]) for n in unliked]:
-                vector = index.vector_of(number)
-                if vector is not None:
-                    found.append((vector, weight))
-                    entered.add("like" if number in liked else "unlike")
+            for part, numbers, weight in (("like", liked, weights["like"]), ("unlike", unliked, -weights["unlike"])):
+                for vector in index.vectors_of(np.array(numbers, np.int64)):
+                    if vector.any():
+                        found.append((vector, weight))
+                        entered.add(part)
         for part, given, what in (
             ("text", query.text, "takes words"),
             ("image", query.image, "takes photos"),

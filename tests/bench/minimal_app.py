@@ -33,7 +33,7 @@ async def similar(item_id: str, k: int = 10, space: str | None = None) -> dict[s
     own = rows[item_id]
     scores: dict[int, dict[str, float]] = {}
     for name in [space] if space else list(indexes):
-        query = release.spaces[name].vector_of(own)[None]
+        query = release.spaces[name].vectors_of(np.array([own]))
         owners = release.spaces[name].owners
         found_scores, found = indexes[name].search(query, ROWS_PER_ITEM * (k + 1))
         for number, score in zip(owners[found[0]].tolist(), found_scores[0].tolist(), strict=True):
