@@ -107,7 +107,9 @@ class FaissIndex(ExactIndex):
             rows, share = seen.rows, max(seen.share, SMALL)
         reach = k * self._rows_an_item / share
         effort = self.efforts[0] if reach <= self.efforts[0].reach else self._effort(reach)
-        wanted = round(effort.refine * max(k, LEAST_PROPOSED) * self._rows_an_item)
+        # Efforts are measured with k = 10. For more, codes need no more room a row than without a filter.
+        room = max(effort.refine * LEAST_PROPOSED, self.efforts[0].refine * k)
+        wanted = round(room * self._rows_an_item)
         if wanted >= rows or (seen is not None and rows < effort.exact_rows):
             return super().search(queries, k, allowed)
         one = self._buffers(wanted)

@@ -19,7 +19,8 @@ class ItemIds:
     """n distinct ids; an id's number is its position. Files are memory-mapped, so workers share them."""
 
     def __init__(self, ids: pa.StringArray, order: NDArray[np.int64], hashes: NDArray[np.uint64]) -> None:
-        self._ids, self._order, self._hashes = ids, order, hashes
+        self._ids = ids
+        self._order, self._hashes = np.asarray(order), np.asarray(hashes)  # a memmap's every slice costs microseconds
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -33,8 +34,8 @@ class ItemIds:
 
     def number(self, item_id: str) -> int | None:
         """The number of this id, or None where there is no such item."""
-        wanted = _hash(item_id)
-        at = int(np.searchsorted(self._hashes, wanted))
+        wanted = np.uint64(_hash(item_id))  # a plain int would turn all hashes into floats first
+        at = int(self._hashes.searchsorted(wanted))
         while at < len(self._hashes) and self._hashes[at] == wanted:
             number = int(self._order[at])
             if self.text(number) == item_id:

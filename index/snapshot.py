@@ -77,14 +77,16 @@ def build(
     earlier: IndexReport | None = None,
     target: Target | None = None,
     progress: Callable[[int, int], None] | None = None,
+    queries: Vectors | None = None,
 ) -> IndexReport:
     """Build the index of `space` in `folder` (made here), the fastest that meets the target, and measure it.
 
     `owners` [n] is the item number of each row, never decreasing, each below `items`; `labels` [n] are kept with the
     rows; `fill` writes the rows into an array [n, dim], which lies on disk. The choice of an `earlier` build is taken
     over where that was of the same space, recall target and about as many rows. With a `target` the rows go there, and
-    only what describes them stays in the folder. Raises BadQuery where the owners do not fit,
-    and where no index meets the target inside `memory_budget` bytes.
+    only what describes them stays in the folder. `queries` [q, dim] are real ones to choose and measure by, where they
+    are of another kind than the rows; otherwise rows look for their neighbours. Raises BadQuery where the owners do not
+    fit, and where no index meets the target inside `memory_budget` bytes.
     """
     started = time.perf_counter()
     if len(owners) and ((np.diff(owners) < 0).any() or owners[0] < 0 or owners[-1] >= items):
@@ -109,11 +111,11 @@ def build(
         tuned = Tuned(index.factory, None, (), 0.0, 0.0, 4.0 * space.dim, (), "Milvus: measured, not tuned")
         tuned_rows = 0
     else:
-        tuned, tuned_rows = _tuned(vectors, space, recall_target, memory_budget, earlier, progress)
+        tuned, tuned_rows = _tuned(vectors, space, recall_target, memory_budget, earlier, progress, queries)
         if tuned.raw is not None:
             faiss_index.write(tuned.raw, folder / "index.faiss")
             index = FaissIndex(space, tuned.factory, tuned.raw, vectors, owners, labels, items, tuned.efforts)
-    recall, latency = _reach_recall(index, exact, recall_target)
+    recall, latency = _reach_recall(index, exact, recall_target, queries)
     if target is not None:
         for path in folder.iterdir():
             path.unlink()
@@ -195,6 +197,7 @@ def _tuned(
     budget: int | None,
     earlier: IndexReport | None,
     progress: Callable[[int, int], None] | None,
+    queries: Vectors | None,
 ) -> tuple[Tuned, int]:
     """The index for these vectors, and on how many rows it was chosen."""
     if (
@@ -203,10 +206,10 @@ def _tuned(
         and earlier.curve
         and earlier.tuned_rows / ALIKE <= len(vectors) <= earlier.tuned_rows * ALIKE
     ):
-        again = retune(vectors, earlier.factory, target, budget)
+        again = retune(vectors, earlier.factory, target, budget, queries)
         if again is not None:
             return replace(again, curve=earlier.curve), earlier.tuned_rows
-    return tune(vectors, target, budget, progress=progress), len(vectors)
+    return tune(vectors, target, budget, queries, progress), len(vectors)
 
 
 def _drop_unsound(path: Path, vectors: Vectors) -> tuple[Vectors, Any]:
@@ -227,13 +230,14 @@ def _drop_unsound(path: Path, vectors: Vectors) -> tuple[Vectors, Any]:
     return sound, kept
 
 
-def _reach_recall(index: VectorIndex, exact: ExactIndex, target: float) -> tuple[float, float]:
+def _reach_recall(index: VectorIndex, exact: ExactIndex, target: float, real: Vectors | None) -> tuple[float, float]:
     """Recall@10 by item and median latency in ms; effort rises where items of several rows need more than rows do."""
     if len(exact.vectors) < 2:
         return 1.0, 0.0
-    count = min(QUERIES, len(exact.vectors))
-    chosen = np.sort(np.random.default_rng(5).choice(len(exact.vectors), count, replace=False))
-    queries, own = np.ascontiguousarray(exact.vectors[chosen]), exact.owners[chosen]
+    pool = exact.vectors if real is None else real
+    chosen = np.sort(np.random.default_rng(5).choice(len(pool), min(QUERIES, len(pool)), replace=False))
+    queries = np.ascontiguousarray(pool[chosen])
+    own = exact.owners[chosen] if real is None else np.full(len(chosen), -1)
     truth = exact.search(queries, MEASURED_K + 1)
     while True:
         latencies, recalls = [], []

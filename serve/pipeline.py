@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from embed.behaviour import collect
+from embed.behaviour import Interactions, collect
 from embed.catalogue import Catalogue, IngestReport, Mapping, check_items, ingest, read_report
 from embed.durable import alone
 from embed.encode_job import SpaceVectors, encode_images, encode_texts
@@ -51,6 +51,8 @@ from serve.release import (
 from serve.retrieve.filters import NUMBERS, TEXTS
 from serve.settings import Settings
 
+MOST_ASKING = 1000  # shoppers whose vectors an index is chosen by
+FEWEST_ASKING = 50
 Progress = Callable[[str, float, float, str], None]
 """stage, done, total, unit: told as work goes on."""
 
@@ -152,7 +154,7 @@ def build(
         with _timed(seconds, "encode"):
             spaces = encode(settings, catalogue, progress)
         with _timed(seconds, "behaviour"):
-            behaviour = _behaviour(settings, catalogue, spaces)
+            behaviour, interactions = _behaviour(settings, catalogue, spaces)
         content = _content(catalogue, spaces, behaviour)
         parent = current_name(settings.store)
         standing = _standing(settings.store, parent) if parent else None
@@ -163,7 +165,7 @@ def build(
         with draft(settings.store) as folder:
             with _timed(seconds, "index"):
                 entries = _build_indexes(settings, folder, catalogue, spaces, standing, progress)
-                tower = _build_tower(settings, folder, catalogue, spaces, behaviour, standing, progress)
+                tower = _build_tower(settings, folder, catalogue, spaces, behaviour, interactions, standing, progress)
                 behaviour.write(folder / "behaviour")
                 # A copy, not a link: nothing that befalls the catalogue's file befalls the release.
                 shutil.copyfile(catalogue.file, folder / ITEMS_FILE)
@@ -215,10 +217,11 @@ def _build_tower(
     catalogue: Catalogue,
     spaces: list[SpaceVectors],
     behaviour: Behaviour,
+    interactions: Interactions,
     standing: Manifest | None,
     progress: Progress | None,
 ) -> SpaceEntry | None:
-    """The index of where the towers place the items; None without towers."""
+    """The index of where the towers place the items, chosen by what shoppers will ask of it; None without towers."""
     towers = behaviour.towers
     if towers is None:
         return None
@@ -231,7 +234,12 @@ def _build_tower(
     def fill(out: NDArray[np.float32]) -> None:
         out[:] = vectors
 
-    report = _build_index(settings, folder, catalogue, space, owners, np.zeros_like(owners), fill, standing, progress)
+    known = np.flatnonzero(np.diff(interactions.starts) > 0)
+    asking = np.random.default_rng(0).permutation(known)[:MOST_ASKING]
+    queries = towers.user_vectors(vectors, interactions.of(np.sort(asking))) if len(asking) >= FEWEST_ASKING else None
+    report = _build_index(
+        settings, folder, catalogue, space, owners, np.zeros_like(owners), fill, standing, progress, queries
+    )
     return _entry(report, space, "towers", len(vectors), 0, 0)
 
 
@@ -245,6 +253,7 @@ def _build_index(
     fill: Callable[[NDArray[np.float32]], None],
     standing: Manifest | None,
     progress: Progress | None,
+    queries: NDArray[np.float32] | None = None,
 ) -> snapshot.IndexReport:
     stage = f"index {space.name}"
     report = snapshot.build(
@@ -259,6 +268,7 @@ def _build_index(
         _earlier(settings.store, standing, space.name),
         _target(settings, folder, catalogue, space.name),
         partial(_tell, progress, stage) if progress else None,
+        queries,
     )
     if progress:
         progress(stage, 1, 1, "indexes")
@@ -291,7 +301,7 @@ def _entry(
     )
 
 
-def _behaviour(settings: Settings, catalogue: Catalogue, spaces: list[SpaceVectors]) -> Behaviour:
+def _behaviour(settings: Settings, catalogue: Catalogue, spaces: list[SpaceVectors]) -> tuple[Behaviour, Interactions]:
     """What the events of the store say of the catalogue's items, and the towers that fit its spaces."""
     store = open_event_store(settings)
     try:
@@ -307,7 +317,8 @@ def _behaviour(settings: Settings, catalogue: Catalogue, spaces: list[SpaceVecto
     first_seen = catalogue.table["updated_at"].to_numpy()
     # Counts are worth what they were at the last event: a log that has stood still for a year has not gone stale.
     now = min(time.time(), float(interactions.time.max(initial=0.0)))
-    return Behaviour.of(interactions, collected, first_seen, towers, blend, settings.half_lives, now)
+    behaviour = Behaviour.of(interactions, collected, first_seen, towers, blend, settings.half_lives, now)
+    return behaviour, interactions
 
 
 def _tell(progress: Progress, stage: str, done: int, total: int) -> None:

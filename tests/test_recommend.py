@@ -87,7 +87,10 @@ def test_covisitation_counts_what_others_went_to(
     for back, (item, weight) in enumerate(reversed(history)):
         expected += FADE**back * (weight > 0) * matrix[item]
     asked = shopper([item for item, _ in history], [weight for _, weight in history])
-    found = Covisitation.count(given_, NOW, half_life).scores(asked.item, asked.weight)
+    reached, scores = Covisitation.count(given_, NOW, half_life).reached(asked.item, asked.weight)
+    assert (np.diff(reached) > 0).all()
+    found = np.zeros(8, np.float32)
+    found[reached] = scores
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
 
 
@@ -193,6 +196,20 @@ def test_the_blend_finds_what_each_source_is_worth() -> None:
     at = np.linspace(0, 4, 9).astype(np.float32)
     curve = blend.part("covisitation", at)
     np.testing.assert_allclose(curve - curve[0], 1.5 * np.log(at / 0.5 + 1), atol=0.3)
+
+
+def test_what_nobody_had_is_taken_for_what_counts_say_on_average() -> None:
+    random = np.random.default_rng(0)
+    cases = []
+    for _ in range(3000):
+        counts = random.exponential(3.0, 30).astype(np.float32)
+        utility = np.log(counts / 0.5 + 1) + random.gumbel(size=30)
+        new = random.random(30) < 0.2
+        cases.append(Case({"popularity": np.where(new, 0, counts)}, np.arange(30) == utility.argmax()))
+    blend = fit(cases, ["popularity"])
+    total = blend.total({"popularity": np.array([0, 0.4, 1.7, 6], np.float32)}, 4)
+    assert total[1] < total[0] < total[3]
+    assert total[0] == pytest.approx(total[2], abs=0.5)
 
 
 def test_cases_that_hold_nothing_liked_teach_nothing() -> None:

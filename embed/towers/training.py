@@ -8,24 +8,21 @@ et al., "Correcting the LogQ Correction", RecSys 2025). The negatives are shared
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
 from embed.behaviour.interactions import Interactions
 from embed.behaviour.ranking import hits, ndcg, recall
 from embed.behaviour.splits import Holdout
-from embed.durable import sync
+from embed.fitting import Progress, State
+from embed.fitting import fit as run
 from embed.towers.batches import Batch, batches, windows
 from embed.towers.features import ItemFeatures, Vocabulary
 from embed.towers.model import Sizes, Towers, gap_buckets
@@ -34,21 +31,6 @@ from embed.towers.trained import TrainedTowers
 
 K = 10
 MOST_SHOPPERS = 20_000  # that an epoch is validated with
-Progress = Callable[[int, int], None]  # steps done, steps in all
-
-
-@dataclass
-class State:
-    """How far training is: epochs done, and how each measured on validation."""
-
-    epoch: int = 0
-    curve: list[dict[str, float]] = field(default_factory=list)
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch, counted from 1, that measured best, or the last where nothing was measured; 0 before the first."""
-        gains = [measured.get("ndcg10", epoch) for epoch, measured in enumerate(self.curve)]
-        return 1 + gains.index(max(gains)) if gains else 0
 
 
 class Trainer:
@@ -136,6 +118,18 @@ class Trainer:
         loss: Tensor = (losses * weights).sum() / weights.sum().clamp(min=1e-9)
         return loss
 
+    @property
+    def module(self) -> Towers:
+        return self.towers
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to."""
+        return {
+            "settings": self.settings.model_dump(),
+            "sizes": asdict(self.towers.sizes),
+            "interactions": len(self.interactions),
+        }
+
     def _tensor(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self.device, non_blocking=True)
 
@@ -187,93 +181,14 @@ def fit(
     progress: Progress | None = None,
     told: Callable[[int, dict[str, float]], None] | None = None,
 ) -> State:
-    """Train until validation gets no better, or, without a holdout, for `epochs`; the best epoch's weights stay.
-
-    After each epoch `folder` holds a checkpoint, from which the next call goes on; it is for the same trainer only.
-    TensorBoard reads the same folder. `told` hears of each epoch as it ends.
-    """
-    from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.safetensors"
-    state = _restore(trainer, checkpoint) if checkpoint.exists() else State()
-    best = {name: tensor.detach().clone() for name, tensor in trainer.towers.state_dict().items()}
-    if checkpoint.exists():
-        best = _best(checkpoint)
-    last = trainer.settings.epochs if epochs is None else epochs
-    with SummaryWriter(str(folder), purge_step=state.epoch) as writer:
-        while state.epoch < last and state.epoch - state.best_epoch < trainer.settings.patience:
-            tell = partial(_tell, progress, state.epoch, last) if progress else None
-            loss = trainer.train_epoch(state.epoch, tell)
-            measured = validate(trainer, holdout) if holdout is not None else {}
-            state.curve.append({"loss": loss, **measured})
-            state.epoch += 1
-            if state.best_epoch == state.epoch:
-                best = {name: tensor.detach().clone() for name, tensor in trainer.towers.state_dict().items()}
-            for name, value in state.curve[-1].items():
-                writer.add_scalar(name, value, state.epoch)
-            _keep(trainer, state, best, checkpoint)
-            if told:
-                told(state.epoch, state.curve[-1])
-    trainer.towers.load_state_dict(best)
-    return state
-
-
-def _tell(progress: Progress, epoch: int, epochs: int, step: int, steps: int) -> None:
-    progress(epoch * steps + step, epochs * steps)
-
-
-def _keep(trainer: Trainer, state: State, best: dict[str, Tensor], path: Path) -> None:
-    """Write the checkpoint in one rename."""
-    tensors = {f"towers.{name}": tensor for name, tensor in trainer.towers.state_dict().items()}
-    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
-    for number, of in trainer.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in of.items()}
-    told = {"state": asdict(state), "of": _of(trainer)}
-    fresh = path.with_suffix(".tmp")
-    # Cloned, as safetensors refuses tensors that share memory.
-    save_file(
-        {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()},
-        fresh,
-        {"checkpoint": orjson.dumps(told).decode()},
+    """Train until validation gets no better, or, without a holdout, for `epochs`; see embed.fitting.fit."""
+    return run(
+        trainer,
+        folder,
+        trainer.settings.epochs if epochs is None else epochs,
+        trainer.settings.patience,
+        (lambda: validate(trainer, holdout)) if holdout is not None else None,
+        "ndcg10",
+        progress,
+        told,
     )
-    sync(fresh)
-    fresh.replace(path)
-    sync(path.parent)
-
-
-def _restore(trainer: Trainer, path: Path) -> State:
-    """Put the trainer where the checkpoint was written."""
-    with safe_open(path, "pt", device=trainer.device) as file:
-        told = orjson.loads(file.metadata()["checkpoint"])
-        if told["of"] != _of(trainer):
-            raise ValueError(f"{path} is of another training: delete it")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    trainer.towers.load_state_dict(_under("towers", tensors))
-    states: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _under("optimizer", tensors).items():
-        number, _, part = name.partition(".")
-        states.setdefault(int(number), {})[part] = tensor
-    whole = trainer.optimizer.state_dict()
-    trainer.optimizer.load_state_dict({**whole, "state": states})
-    return State(**told["state"])
-
-
-def _best(path: Path) -> dict[str, Tensor]:
-    with safe_open(path, "pt") as file:
-        return _under("best", {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
-    }
-
-
-def _of(trainer: Trainer) -> dict[str, Any]:
-    """What a checkpoint belongs to."""
-    return {
-        "settings": trainer.settings.model_dump(),
-        "sizes": asdict(trainer.towers.sizes),
-        "interactions": len(trainer.interactions),
-    }

@@ -6,6 +6,9 @@ The score of a candidate is a weighted sum of its scores in all sources, counts 
 
 Weights and floors are those under which what a shopper went on to like is likeliest among the candidates: softmax over
 each shopper's candidates, as in a conditional logit (McFadden 1974). No weight is negative.
+
+That nobody had an item yet is no sign that nobody wants it: an item without any behaviour gets `new` in place of what
+counts would say. How much that is, is learned from items that are treated as if nobody had had them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,6 +36,7 @@ class Blend(BaseModel):
         "content": 0.5,
     }
     floors: dict[str, float] = {"covisitation": 0.05, "popularity": 1.0}
+    new: float = 0.0
 
     def scaled(self, factors: Mapping[str, float]) -> "Blend":
         """With the weights of some sources multiplied."""
@@ -44,6 +48,7 @@ class Blend(BaseModel):
         total = np.zeros(count, np.float32)
         for source, of in scores.items():
             total += self.part(source, of)
+        total[nobody_had(scores, count)] += np.float32(self.new)
         return total
 
     def part(self, source: str, scores: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -62,6 +67,11 @@ class Case:
     liked: NDArray[np.bool_]
 
 
+def nobody_had(scores: Mapping[str, NDArray[np.float32]], count: int) -> NDArray[np.bool_]:
+    """Which of m candidates have no behaviour at all, by their scores [m] in each source, [m]."""
+    return scores["popularity"] == 0 if "popularity" in scores else np.zeros(count, np.bool_)
+
+
 def fit(cases: Sequence[Case], sources: Sequence[str], prior: float = 1e-3) -> Blend:
     """Learn the blend of `sources` from cases that hold something liked; the others teach nothing.
 
@@ -74,10 +84,12 @@ def fit(cases: Sequence[Case], sources: Sequence[str], prior: float = 1e-3) -> B
     scores = np.zeros((len(sources), len(cases), most), np.float32)
     liked = np.zeros((len(cases), most), np.float32)
     there = np.zeros((len(cases), most), np.bool_)
+    new = np.zeros((len(cases), most), np.float32)
     for row, case in enumerate(cases):
         count = len(case.liked)
         there[row, :count] = True
         liked[row, :count] = case.liked / case.liked.sum()
+        new[row, :count] = nobody_had(case.scores, count)
         for place, source in enumerate(sources):
             if source in case.scores:
                 scores[place, row, :count] = case.scores[source]
@@ -86,7 +98,8 @@ def fit(cases: Sequence[Case], sources: Sequence[str], prior: float = 1e-3) -> B
     spread = torch.stack([each[mask].std().clamp(min=1e-6) for each in x])
     raw = torch.zeros(len(sources), requires_grad=True)
     floors = torch.zeros(len(sources), requires_grad=True)
-    optimizer = torch.optim.LBFGS([raw, floors], max_iter=200, line_search_fn="strong_wolfe")
+    of_new, is_new = torch.zeros((), requires_grad=True), torch.from_numpy(new)
+    optimizer = torch.optim.LBFGS([raw, floors, of_new], max_iter=200, line_search_fn="strong_wolfe")
 
     def weights_and_floors() -> tuple[torch.Tensor, torch.Tensor]:
         return functional.softplus(raw), spread * torch.exp(floors)
@@ -94,14 +107,15 @@ def fit(cases: Sequence[Case], sources: Sequence[str], prior: float = 1e-3) -> B
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         weights, floor = weights_and_floors()
-        total = torch.zeros_like(y)
+        total = of_new * is_new
         for place, source in enumerate(sources):
             if source in COUNTS:
                 total = total + weights[place] * torch.log(x[place] / floor[place] + 1)
             else:
                 total = total + weights[place] * x[place] / spread[place]
         log_likely = functional.log_softmax(total.masked_fill(~mask, -torch.inf), 1).masked_fill(~mask, 0)
-        loss: torch.Tensor = -(log_likely * y).sum(1).mean() + prior * (weights.square().sum() + floors.square().sum())
+        pulled = weights.square().sum() + floors.square().sum() + of_new.square()
+        loss: torch.Tensor = -(log_likely * y).sum(1).mean() + prior * pulled
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
@@ -115,4 +129,5 @@ def fit(cases: Sequence[Case], sources: Sequence[str], prior: float = 1e-3) -> B
             for source, weight, scale, count in zip(sources, weights, spread, counts, strict=True)
         },
         floors={source: float(value) for source, value, count in zip(sources, floor, counts, strict=True) if count},
+        new=of_new.item(),
     )

@@ -55,25 +55,38 @@ class Covisitation:
     @classmethod
     def open(cls, folder: Path) -> "Covisitation":
         """Map what `write` wrote."""
-        return cls(*(np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in FILES))
+        # As plain arrays: every slice of a memmap costs microseconds.
+        return cls(*(np.asarray(np.load(folder / name, mmap_mode="r", allow_pickle=False)) for name in FILES))
 
     def write(self, folder: Path) -> None:
         arrays: tuple[NDArray[Any], ...] = (self._starts, self._items, self._scores)
         for name, values in zip(FILES, arrays, strict=True):
             np.save(folder / name, values, allow_pickle=False)
 
-    def scores(self, history: NDArray[np.int64], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How a history [h], the latest last, scores every item, [n]; 0 for what nothing led to."""
-        scores = np.zeros(len(self._starts) - 1, np.float32)
-        worth = 1.0
-        for item, weight in zip(history[::-1].tolist(), weights[::-1].tolist(), strict=True):
-            if worth < 1e-3:
-                break
-            if weight > 0:  # what was disliked leads nowhere
-                row = slice(self._starts[item], self._starts[item + 1])
-                scores[self._items[row]] += np.float32(worth) * self._scores[row]
-            worth *= FADE
-        return scores
+    def reached(
+        self, history: NDArray[np.int64], weights: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The m items that a history [h], the latest last, leads to, in rising order [m], and their scores [m]."""
+        worth = FADE ** np.arange(len(history))[::-1]
+        leads = (weights > 0) & (worth > 1e-3)  # what was disliked leads nowhere
+        rows = [slice(self._starts[item], self._starts[item + 1]) for item in history[leads].tolist()]
+        parts = [self._scores[row] * np.float32(of) for row, of in zip(rows, worth[leads].tolist(), strict=True)]
+        items = np.concatenate([np.empty(0, np.int64), *(self._items[row] for row in rows)]).astype(np.int64)
+        order = items.argsort(kind="stable")
+        items, scores = items[order], np.concatenate([np.empty(0, np.float32), *parts])[order]
+        first = np.flatnonzero(np.diff(items, prepend=-1))
+        return items[first], np.add.reduceat(scores, first) if len(first) else scores
+
+    def pairs(self, history: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What each of h items adds to the score of each of m others, [m, h]; 0 for an item under the number -1."""
+        found = np.zeros((len(items), len(history)), np.float32)
+        for place, item in enumerate(history.tolist()):
+            row = slice(self._starts[item], self._starts[item + 1]) if item >= 0 else slice(0, 0)
+            reached = self._items[row]
+            if len(reached):
+                at = np.searchsorted(reached, items).clip(max=len(reached) - 1)
+                found[:, place] = np.where(reached[at] == items, self._scores[row][at], 0)
+        return found
 
 
 def _strongest(

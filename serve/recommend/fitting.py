@@ -5,7 +5,7 @@ much each source is worth beside them. Last, new towers learn from everything fo
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed.behaviour import Collected, Holdout, Interactions, Split
+from embed.fitting import State
 from embed.towers.features import ItemFeatures, Vocabulary
 from embed.towers.model import Sizes
 from embed.towers.settings import TowerSettings
 from embed.towers.trained import TrainedTowers
-from embed.towers.training import State, Trainer, fit
+from embed.towers.training import Trainer, fit
 from index.contract import VectorIndex
 from index.exact import ExactIndex
 from index.space import Space
 from serve.recommend.behaviour import TOWER, Behaviour
-from serve.recommend.blend import Blend, Case
+from serve.recommend.blend import COUNTS, Blend, Case
 from serve.recommend.blend import fit as fit_blend
 from serve.recommend.recommender import DEPTH, Recommender
 from serve.recommend.shopper import Shopper
@@ -30,6 +31,7 @@ from serve.recommend.sources import Source
 from serve.settings import SOURCES, HalfLives
 
 BLEND_SHOPPERS = 3000
+STRANGE = 0.1  # share of items that the blend is learned with as if nobody had had them
 Progress = Callable[[str, float, float, str], None]
 """stage, done, total, unit"""
 
@@ -53,6 +55,11 @@ class Material:
     def __len__(self) -> int:
         return len(self.features)
 
+    @property
+    def has_content(self) -> bool:
+        """Whether anything is known of an item that nobody had yet."""
+        return bool(self.vocabulary.spaces or self.vocabulary.tags)
+
     def trainer(self, settings: TowerSettings, interactions: Interactions) -> Trainer:
         """A trainer of new towers."""
         sizes = Sizes(
@@ -64,16 +71,24 @@ class Material:
         return Trainer(settings, sizes, self.features, interactions, self.device)
 
     def sources(
-        self, interactions: Interactions, now: float, towers: TrainedTowers | None, blend: Blend | None = None
+        self,
+        interactions: Interactions,
+        now: float,
+        towers: TrainedTowers | None,
+        strange: NDArray[np.bool_] | None = None,
     ) -> dict[str, Source]:
-        """The sources as they would have been at `now`, made of the interactions before it."""
+        """The sources as they would have been at `now`, made of the interactions before it.
+
+        The towers go by the content alone of items that are `strange` [items].
+        """
         collected = Collected(len(interactions), len(interactions), 0, 0, 0, 0, 0)
-        behaviour = Behaviour.of(
-            interactions, collected, self.first_seen, towers, blend or Blend(), self.half_lives, now
-        )
+        behaviour = Behaviour.of(interactions, collected, self.first_seen, towers, Blend(), self.half_lives, now)
         spaces = dict(self.spaces)
         if towers is not None:
-            vectors = towers.item_vectors(self.features)
+            features = self.features
+            if strange is not None:
+                features = replace(features, identity=np.where(strange, 0, features.identity))
+            vectors = towers.item_vectors(features)
             owners = np.arange(len(vectors), dtype=np.int32)
             space = Space(TOWER, vectors.shape[1], towers.fingerprint)
             spaces[TOWER] = ExactIndex(space, vectors, owners, owners, len(vectors))
@@ -101,13 +116,23 @@ def choose(
     tell = (lambda done, total: progress("train", done, total, "steps")) if progress else None
     state = fit(trainer, split.validation, folder, progress=tell)
     towers = trainer.trained(material.vocabulary, {})
-    sources = material.sources(split.train, split.validation_from, towers)
-    blend = learn_blend(sources, split.validation, settings.seed, progress)
+    strange = np.random.default_rng(settings.seed).random(len(material)) < (STRANGE if material.has_content else 0)
+    sources = material.sources(split.train, split.validation_from, towers, strange)
+    blend = learn_blend(sources, split.validation, strange, settings.seed, progress)
     return Chosen(towers, state, blend)
 
 
-def learn_blend(sources: Mapping[str, Source], holdout: Holdout, seed: int, progress: Progress | None = None) -> Blend:
-    """The blend under which what the held-out shoppers liked is likeliest among what the sources propose."""
+def learn_blend(
+    sources: Mapping[str, Source],
+    holdout: Holdout,
+    strange: NDArray[np.bool_],
+    seed: int,
+    progress: Progress | None = None,
+) -> Blend:
+    """The blend under which what the held-out shoppers liked is likeliest among what the sources propose.
+
+    Items that are `strange` [items] are taken for items that nobody had yet.
+    """
     recommender = Recommender(sources, Blend(), holdout.history.items)
     held = holdout.some(BLEND_SHOPPERS, seed)
     cases = []
@@ -115,7 +140,14 @@ def learn_blend(sources: Mapping[str, Source], holdout: Holdout, seed: int, prog
         shopper = Shopper.of(held.history, user)
         found = recommender.candidates(shopper, DEPTH, np.unique(shopper.item))
         targets = held.targets[held.starts[user] : held.starts[user + 1]]
-        cases.append(Case(found.scores, np.isin(found.items, targets)))
+        unknown = strange[found.items]
+        by_others = [which for source, which in found.proposed.items() if source not in COUNTS]
+        kept = ~unknown | np.logical_or.reduce([*by_others, np.zeros(len(unknown), np.bool_)])
+        scores = {
+            source: np.where(unknown, 0, of)[kept] if source in COUNTS else of[kept]
+            for source, of in found.scores.items()
+        }
+        cases.append(Case(scores, np.isin(found.items, targets)[kept]))
         if progress:
             progress("learn the blend", user + 1, len(held), "shoppers")
     return fit_blend(cases, [source for source in SOURCES if source in sources])

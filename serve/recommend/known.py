@@ -30,7 +30,11 @@ def known_of(
     """What to go by for a shopper; raises BadRequest for a history that holds what is no event."""
     types = sorted({type_ for name in settings.leave_out for type_ in TYPES[name]})
     events = [] if user_id is None else store.recent(user_id, MOST_RECENT)
-    left_out = [] if user_id is None or not types else store.items(user_id, types)
+    if len(events) < MOST_RECENT:  # these are all there are
+        left_out = list(dict.fromkeys(event.item_id for event in events if event.type in types))
+    else:
+        assert user_id is not None  # noqa: S101
+        left_out = store.items(user_id, types)
     now = time.time()
     for place, told in enumerate(history):
         values = {"user_id": user_id or "anonymous", "timestamp": now, **_given(told)}

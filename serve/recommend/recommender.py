@@ -1,5 +1,6 @@
 """The recommender: candidates of all sources for one shopper, blended into one order."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,9 @@ from serve.recommend.blend import Blend
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import Items, Scores, Source
 
-DEPTH = 200  # candidates each source proposes, at the least
+DEPTH = 200  # candidates that are looked for, at the least
+# How many of these each source proposes: those that order well by themselves the most; neighbours by content cost most.
+SHARES = {"tower": 1.0, "covisitation": 1.0, "popularity": 0.5, "arrivals": 0.25, "content": 0.25}
 FEW = 200  # items left out up to which each source proposes that many more instead of being told
 
 
@@ -58,16 +61,30 @@ class Recommender:
             found = self._filled(found, k, left_out, allowed)
         return found.first(k)
 
-    def candidates(self, shopper: Shopper, depth: int, left_out: Items, allowed: Selection | None = None) -> Candidates:
-        """What the sources propose, `depth` each, blended; without the items left out."""
+    def candidates(
+        self,
+        shopper: Shopper,
+        depth: int,
+        left_out: Items,
+        allowed: Selection | None = None,
+        also: Items | None = None,
+    ) -> Candidates:
+        """What the sources propose, `depth` or a share of it each, blended; without the items left out.
+
+        `also` are items that are scored with them, whether or not any source proposes them.
+        """
         answers = {name: answer for name, source in self._sources.items() if (answer := source.ask(shopper))}
-        if len(left_out) > FEW:
-            allowed = Selection(self._mask(left_out, allowed))
-        else:
-            depth += len(left_out)
-        proposed = {name: answer.propose(depth, allowed) for name, answer in answers.items()}
+        spare = len(left_out)
+        if spare > FEW:
+            allowed, spare = Selection(self._mask(left_out, allowed)), 0
+        proposed = {
+            name: answer.propose(math.ceil(depth * SHARES.get(name, 1.0)) + spare, allowed)
+            for name, answer in answers.items()
+        }
         items = np.unique(np.concatenate([*proposed.values(), np.empty(0, np.int64)]))
         items = items[~np.isin(items, left_out)]
+        if also is not None:
+            items = np.union1d(items, also)
         scores = {name: answer.scores(items) for name, answer in answers.items()}
         total = self._blend.total(scores, len(items))
         order = top(total, items, len(items))
@@ -75,7 +92,7 @@ class Recommender:
             items[order],
             total[order],
             {name: of[order] for name, of in scores.items()},
-            {name: np.isin(items[order], of) for name, of in proposed.items()},
+            {name: _among(items, of)[order] for name, of in proposed.items()},
         )
 
     def _filled(self, found: Candidates, k: int, left_out: Items, allowed: Selection | None) -> Candidates:
@@ -97,3 +114,11 @@ class Recommender:
         mask[self._gone] = False
         mask[left_out] = False
         return mask
+
+
+def _among(items: Items, some: Items) -> NDArray[np.bool_]:
+    """Which of m items in rising order, [m], are among some others."""
+    found = np.zeros(len(items) + 1, np.bool_)
+    at = items.searchsorted(some)
+    found[at] = np.append(items, -1)[at] == some
+    return found[:-1]

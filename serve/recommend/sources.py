@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from embed.behaviour import Interactions
 from index.contract import VectorIndex
+from index.exact import top
 from index.selection import Selection
 from serve.recommend.covisitation import DAY, Covisitation
 from serve.recommend.shopper import Shopper
@@ -74,11 +75,12 @@ class CovisitationSource:
 
     def ask(self, shopper: Shopper) -> Proposals | None:
         history = shopper.item if self._numbering is None else self._numbering.before[shopper.item]
-        scores = self._counts.scores(history[history >= 0], shopper.weight[history >= 0])
-        reached = np.flatnonzero(scores)
-        if not len(reached):
-            return None
-        return _Ordered(scores, reached[np.argsort(-scores[reached], kind="stable")], self._numbering)
+        items, scores = self._counts.reached(history[history >= 0], shopper.weight[history >= 0])
+        if self._numbering is not None:
+            items = self._numbering.now[items]
+            order = items.argsort(kind="stable")[np.count_nonzero(items < 0) :]
+            items, scores = items[order], scores[order]
+        return _Few(items, scores) if len(items) else None
 
 
 class FixedSource:
@@ -144,6 +146,24 @@ class _Near:
             hits = self._spaces[space].search(query[None], depth, allowed)
             found.append(hits.ids[0, : hits.counts[0]])
         return found[0] if len(found) == 1 else np.unique(np.concatenate(found))
+
+
+class _Few:
+    """Some items in rising order, [m], and their scores, [m]; all others score 0."""
+
+    def __init__(self, items: Items, scores: Scores) -> None:
+        self._items, self._scores = items, scores
+
+    def scores(self, items: Items) -> Scores:
+        at = self._items.searchsorted(items).clip(max=len(self._items) - 1)
+        return np.where(self._items[at] == items, self._scores[at], 0).astype(np.float32)
+
+    def propose(self, depth: int, allowed: Selection | None) -> Items:
+        items, scores = self._items, self._scores
+        if allowed is not None:
+            there = allowed.mask[items]
+            items, scores = items[there], scores[there]
+        return items[top(scores, items, depth)]
 
 
 class _Ordered:

@@ -12,8 +12,9 @@ from typing import Any
 
 from embed.behaviour import collect, split_by_time
 from embed.encode_job import SpaceVectors
+from embed.fitting import State
 from embed.towers.settings import TowerSettings
-from embed.towers.training import State, fit
+from embed.towers.training import fit
 from serve.learn.event_store import open_event_store
 from serve.recommend.fitting import Progress
 from serve.recommend.training_job import check_enough, material_of

@@ -1,0 +1,1 @@
+"""Ranking: what decides among candidates: features, the scorer and its training, rules, diversity, explanations."""

@@ -1,0 +1,192 @@
+"""Examples: what the scorer learns from. Candidates of shoppers at moments of the past, and what came of them.
+
+Two kinds of case, both with everything as it was at the moment, by the rules of embed.behaviour.splits:
+
+- **shown**: a list from the log of impressions. What came of each item is what the log says; places are known.
+- **sought**: a shopper who went on to like something new. That is set against candidates of the pipeline that nothing
+  came of, the better ones likelier (hard negatives), and against items drawn at random.
+
+Shown lists also get some of these negatives: items that nobody is ever shown would otherwise be a blind spot.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embed.behaviour import Interactions
+from embed.behaviour.interactions import KINDS
+from serve.rank.features import HISTORY, Context, FeatureMaker, Features, Layout, hour_of
+from serve.rank.settings import HEADS, ScorerSettings
+from serve.rank.shown import ACTS, Shown
+from serve.recommend.recommender import DEPTH, Recommender
+from serve.recommend.shopper import Shopper
+
+MOST_INVERSE = 10.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """Features of m candidates of one shopper, what came of them [m, heads], and which were `shown` [m]."""
+
+    features: Features
+    labels: NDArray[np.bool_]
+    shown: NDArray[np.bool_]
+    position: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """n candidates of c cases. Of each row its features, its case [n], labels [n, heads], weight [n], `shown` [n].
+
+    Histories are by case, padded on the left: `kinds`, `gaps` and `there` [c, HISTORY]; so are `pairs` [n, HISTORY, p].
+    """
+
+    values: NDArray[np.float32]
+    pairs: NDArray[np.float16]
+    case: NDArray[np.int64]
+    labels: NDArray[np.bool_]
+    weight: NDArray[np.float32]
+    shown: NDArray[np.bool_]
+    kinds: NDArray[np.int64]
+    gaps: NDArray[np.float32]
+    there: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.case)
+
+    def of(self, cases: NDArray[np.bool_]) -> "Examples":
+        """Those of some cases, whose numbers stay."""
+        rows = cases[self.case]
+        return Examples(
+            self.values[rows],
+            self.pairs[rows],
+            self.case[rows],
+            self.labels[rows],
+            self.weight[rows],
+            self.shown[rows],
+            self.kinds,
+            self.gaps,
+            self.there,
+        )
+
+    @classmethod
+    def stacked(cls, cases: Iterator[Case], layout: Layout, settings: ScorerSettings) -> "Examples":
+        """All cases one after the other."""
+        values, pairs, number, labels, weights, shown, kinds, gaps, there = ([] for _ in range(9))
+        for place, case in enumerate(cases):
+            features, history = case.features, case.features.pairs.shape[1]
+            values.append(features.values)
+            padded = np.zeros((len(features), HISTORY, len(layout.channels)), np.float16)
+            padded[:, HISTORY - history :] = features.pairs
+            pairs.append(padded)
+            number.append(np.full(len(features), place))
+            labels.append(case.labels)
+            weights.append(_weights(case, settings))
+            shown.append(case.shown)
+            before = HISTORY - history
+            kinds.append(np.pad(features.kinds, (before, 0)))
+            gaps.append(np.pad(features.gaps, (before, 0)))
+            there.append(np.pad(np.ones(history, np.float32), (before, 0)))
+        if not values:
+            raise ValueError("there is no case to learn from")
+        return cls(
+            np.concatenate(values),
+            np.concatenate(pairs),
+            np.concatenate(number),
+            np.concatenate(labels),
+            np.concatenate(weights),
+            np.concatenate(shown),
+            np.stack(kinds),
+            np.stack(gaps),
+            np.stack(there),
+        )
+
+
+def _weights(case: Case, settings: ScorerSettings) -> NDArray[np.float32]:
+    """What each row counts: what happened at a place where few look, by the inverse of how many do."""
+    weight = np.ones(len(case.labels), np.float32)
+    if settings.position_power:
+        placed = ~np.isnan(case.position) & case.labels.any(1)
+        weight[placed] = np.minimum(MOST_INVERSE, (1 + case.position[placed]) ** settings.position_power)
+    return weight
+
+
+class CaseMaker:
+    """Makes cases with the sources and features of one moment; what shoppers did until later is in `interactions`."""
+
+    def __init__(
+        self,
+        recommender: Recommender,
+        maker: FeatureMaker,
+        interactions: Interactions,
+        settings: ScorerSettings,
+        has_times: bool = True,
+    ) -> None:
+        self._recommender, self._maker, self._settings = recommender, maker, settings
+        self._interactions, self._has_times = interactions, has_times
+        self._user = {name: number for number, name in enumerate(interactions.users.tolist())}
+        self._random = np.random.default_rng(settings.seed)
+
+    def before(self, user: int, moment: float) -> Shopper:
+        """A shopper as known before a moment."""
+        whole = Shopper.of(self._interactions, user)
+        count = int(np.searchsorted(whole.time, moment))
+        return Shopper(whole.item[:count], whole.kind[:count], whole.time[:count], whole.weight[:count])
+
+    def shown(self, lists: Shown, chosen: NDArray[np.int64]) -> Iterator[Case]:
+        """The cases of some lists."""
+        for number in chosen.tolist():
+            rows = slice(lists.starts[number], lists.starts[number + 1])
+            items, first = np.unique(lists.item[rows], return_index=True)
+            name, moment = lists.users[number], float(lists.times[number])
+            user = self._user.get(name)
+            nobody = Shopper(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0, np.float32))
+            shopper = nobody if user is None else self.before(user, moment)
+            yield self._case(shopper, items, lists.labels[rows][first], moment, lists.position[rows][first])
+
+    def sought(self, shopper: Shopper, liked: NDArray[np.int64], labels: NDArray[np.bool_], moment: float) -> Case:
+        """The case of a shopper who went on to like some items [m], given in rising order, with labels [m, heads]."""
+        return self._case(shopper, liked, labels, moment)
+
+    def _case(
+        self,
+        shopper: Shopper,
+        items: NDArray[np.int64],
+        labels: NDArray[np.bool_],
+        moment: float,
+        position: NDArray[np.float32] | None = None,
+    ) -> Case:
+        """The items of a case and negatives beside them."""
+        settings, total = self._settings, self._interactions.items
+        left_out = np.setdiff1d(shopper.item, items)
+        random = np.setdiff1d(self._random.integers(0, total, settings.random), left_out)
+        found = self._recommender.candidates(shopper, DEPTH, left_out, also=np.union1d(items, random))
+        wanted = np.isin(found.items, items)
+        others = np.flatnonzero(~wanted)
+        drawn = np.flatnonzero(np.isin(found.items, np.setdiff1d(random, items)))
+        if len(others) > settings.hard:
+            # Likelier by place: the chance falls with its square root.
+            worth = 1 / np.sqrt(1 + others)
+            others = self._random.choice(others, settings.hard, replace=False, p=worth / worth.sum())
+        places = np.union1d(np.union1d(np.flatnonzero(wanted), others), drawn)
+        numbers = found.items[places]
+        at = np.searchsorted(items, numbers).clip(max=len(items) - 1)
+        own = items[at] == numbers
+        all_labels = np.zeros((len(places), len(HEADS)), np.bool_)
+        all_labels[own] = labels[at[own]]
+        all_positions = np.full(len(places), np.nan, np.float32)
+        if position is not None:
+            all_positions[own] = position[at[own]]
+        hour = hour_of(moment) if self._has_times else None
+        context = Context(moment, hour, position=all_positions)
+        features = self._maker.make(shopper, found, context, places)
+        is_shown = own if position is not None else np.zeros(len(places), np.bool_)
+        return Case(features, all_labels, is_shown, all_positions)
+
+
+def labels_of(kinds: NDArray[np.integer], liked: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What interactions of n kinds say of each head, [n, heads]; only those that were liked say anything."""
+    named = [np.isin(kinds, [KINDS.index(act) for act in ACTS[head]]) for head in HEADS]
+    return np.stack(named, 1) & liked[:, None]

@@ -1,0 +1,202 @@
+"""Fitting the scorer: cases of the validation time, with sources that know the time before it, to a calibrated scorer.
+
+A fifth of the cases' shoppers is not learned from: they say when to stop, they calibrate, and what is reported is
+measured on the half of them that calibration did not see.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from embed.behaviour import Holdout, Interactions
+from embed.fitting import State, fit
+from serve.rank.examples import Case, CaseMaker, Examples, labels_of
+from serve.rank.export import export
+from serve.rank.features import FeatureMaker
+from serve.rank.scorer import HeadFacts, Scorer, ScorerFacts
+from serve.rank.settings import HEADS, ScorerSettings
+from serve.rank.shown import Shown
+from serve.rank.training import Calibration, ScorerTrainer, heads_of
+from serve.recommend.recommender import Recommender
+from serve.recommend.shopper import Shopper
+
+Progress = Callable[[str, float, float, str], None]
+FEWEST_SHOPPERS = 50
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The scorer, how training went, and the held-out outcomes [n] against the probabilities [n] of each head."""
+
+    scorer: Scorer
+    state: State
+    held: Mapping[str, tuple[NDArray[np.bool_], NDArray[np.float32]]]
+
+
+def fit_scorer(
+    recommender: Recommender,
+    maker: FeatureMaker,
+    interactions: Interactions,
+    holdout: Holdout,
+    moment: float,
+    shown: Shown | None,
+    settings: ScorerSettings,
+    towers: str,
+    folder: Path,
+    has_times: bool = True,
+    progress: Progress | None = None,
+) -> Fitted | None:
+    """A scorer from what shoppers did from a moment on; None where that is too little.
+
+    `recommender` and `maker` know the time before the moment, `interactions` also that after it; `holdout` says what
+    shoppers liked then that was new to them. `towers` is the fingerprint of what the features will come from.
+    """
+    cases = CaseMaker(recommender, maker, interactions, settings, has_times)
+    made = _cases(cases, interactions, holdout, moment, shown, settings)
+    users: list[str] = []
+    total = min(settings.cases, len(holdout)) + (min(settings.cases, len(shown)) if shown else 0)
+
+    def told() -> Iterator[Case]:
+        for number, (user, case) in enumerate(made, start=1):
+            users.append(user)
+            yield case
+            if progress:
+                progress("look back", number, total, "lists")
+
+    if len(holdout) < FEWEST_SHOPPERS:
+        return None
+    examples = Examples.stacked(told(), maker.layout, settings)
+    heads = heads_of(examples)
+    if not heads:
+        return None
+    names = sorted(set(users))
+    part = dict(zip(names, np.random.default_rng(settings.seed).permutation(len(names)) % 10, strict=True))
+    parts = np.array([part[user] for user in users])
+    trainer = ScorerTrainer(settings, maker.layout, examples.of(parts >= 2), heads)
+    held = examples.of(parts < 2)
+    tell = (lambda done, all_: progress("train the scorer", done, all_, "steps")) if progress else None
+    state = fit(
+        trainer, folder, settings.epochs, settings.patience, lambda: trainer.measure(held), "likelihood", progress=tell
+    )
+    calibrated, measured = examples.of(parts == 0), examples.of(parts == 1)
+    facts, outcomes = _calibrate(trainer, calibrated, measured, heads)
+    scorer = Scorer(
+        ScorerFacts(
+            spaces=maker.layout.spaces,
+            columns=maker.layout.names,
+            towers=towers,
+            heads=facts,
+            rows=len(trainer.examples),
+            cases=len(users),
+            epochs=state.best_epoch,
+            settings=settings.model_dump(),
+        ),
+        export(trainer.network),
+    )
+    return Fitted(scorer, state, outcomes)
+
+
+def _cases(
+    cases: CaseMaker,
+    interactions: Interactions,
+    holdout: Holdout,
+    moment: float,
+    shown: Shown | None,
+    settings: ScorerSettings,
+) -> Iterator[tuple[str, Case]]:
+    """Each case with its shopper."""
+    random = np.random.default_rng(settings.seed)
+    if shown is not None and len(shown):
+        chosen = np.sort(random.choice(len(shown), min(settings.cases, len(shown)), replace=False))
+        yield from zip(shown.users[chosen].tolist(), cases.shown(shown, chosen), strict=True)
+    known = {name: number for number, name in enumerate(interactions.users.tolist())}
+    held = holdout.some(settings.cases, settings.seed)
+    for place in range(len(held)):
+        shopper = Shopper.of(held.history, place)
+        liked = np.sort(held.targets[held.starts[place] : held.starts[place + 1]]).astype(np.int64)
+        name = held.history.users[place]
+        after = _kinds_after(interactions, known[name], liked, len(shopper))
+        yield name, cases.sought(shopper, liked, after, moment)
+
+
+def _kinds_after(interactions: Interactions, user: int, liked: NDArray[np.int64], start: int) -> NDArray[np.bool_]:
+    """What a shopper's interactions after the first `start` say of each liked item, [m, heads]."""
+    rows = slice(interactions.starts[user] + start, interactions.starts[user + 1])
+    items = interactions.item[rows].astype(np.int64)
+    each = labels_of(interactions.kind[rows], interactions.weight[rows] > 0)
+    labels = np.zeros((len(liked), len(HEADS)), np.bool_)
+    at = np.searchsorted(liked, items).clip(max=len(liked) - 1)
+    own = liked[at] == items
+    np.logical_or.at(labels, at[own], each[own])
+    return labels
+
+
+def _calibrate(
+    trainer: ScorerTrainer, calibrated: Examples, measured: Examples, heads: Sequence[str]
+) -> tuple[dict[str, HeadFacts], dict[str, tuple[NDArray[np.bool_], NDArray[np.float32]]]]:
+    """Slope and offset of each head, by what was shown where enough was, and how the probabilities then measure."""
+    facts, outcomes = {}, {}
+    for place, head in enumerate(heads):
+        column = HEADS.index(head)
+        rows, held = (
+            each.shown if each.labels[each.shown, column].sum() >= FEWEST_SHOPPERS else np.ones(len(each), np.bool_)
+            for each in (calibrated, measured)
+        )
+        labels = calibrated.labels[rows, column]
+        found = Calibration.fit(trainer.logits(calibrated)[rows, place], labels, calibrated.weight[rows])
+        logits = found.slope * trainer.logits(measured)[held, place] + found.offset
+        truth, probability = measured.labels[held, column], (1 / (1 + np.exp(-logits))).astype(np.float32)
+        outcomes[head] = (truth, probability)
+        rate = float(truth.mean()) if len(truth) else 0.0
+        facts[head] = HeadFacts(
+            slope=found.slope,
+            offset=found.offset,
+            outcomes=int(truth.sum()),
+            auc=round(auc(truth, probability), 4),
+            log_loss=round(log_loss(truth, probability), 5),
+            base_log_loss=round(log_loss(truth, np.full(len(truth), rate)), 5),
+            ece=round(calibration_error(truth, probability), 5),
+        )
+    return facts, outcomes
+
+
+def auc(truth: NDArray[np.bool_], probability: NDArray[np.floating]) -> float:
+    """The chance that what happened was held likelier than what did not; 0.5 where there is only one of them."""
+    happened, not_ = int(truth.sum()), int((~truth).sum())
+    if not happened or not not_:
+        return 0.5
+    return float((rankdata(probability)[truth].sum() - happened * (happened + 1) / 2) / (happened * not_))
+
+
+def log_loss(truth: NDArray[np.bool_], probability: NDArray[np.floating]) -> float:
+    """The mean of -log of the probability given to what happened."""
+    if not len(truth):
+        return 0.0
+    kept = np.clip(np.where(truth, probability, 1 - probability), 1e-7, 1)
+    return float(-np.log(kept).mean())
+
+
+def reliability(
+    truth: NDArray[np.bool_], probability: NDArray[np.floating], bins: int = BINS
+) -> list[tuple[float, float, int]]:
+    """Mean probability, share that happened, and count, of bins of equally many rows in order of probability."""
+    order = np.argsort(probability, kind="stable")
+    return [
+        (float(probability[rows].mean()), float(truth[rows].mean()), len(rows))
+        for rows in np.array_split(order, bins)
+        if len(rows)
+    ]
+
+
+def calibration_error(truth: NDArray[np.bool_], probability: NDArray[np.floating], bins: int = BINS) -> float:
+    """The expected calibration error: mean distance of probability and share over bins of equally many rows.
+
+    Bins as in Nixon et al., "Measuring Calibration in Deep Learning" (2019): even ones leave most rows in one bin.
+    """
+    found = reliability(truth, probability, bins)
+    return sum(count * abs(said - was) for said, was, count in found) / max(1, len(truth))

@@ -1,0 +1,254 @@
+"""The scorer in service: the exported networks, calibration, and where each score comes from.
+
+    scorer.json       layout, heads, calibration, what it was trained with and on, how it measured
+    features.onnx     serve.rank.network.FeatureNetwork
+    history.onnx      serve.rank.network.HistoryNetwork
+
+The folder's name is the fingerprint: a hash of them.
+
+A candidate's score is what the shop can expect of it: the sum over heads of probability times value. A probability is
+the sigmoid of a sum of parts (groups of features, interactions of the history), so the expected value is handed out to
+the parts in proportion: a part p of a logit that goes from z0, with everything hidden, to z adds
+`value * p * (sigmoid(z) - sigmoid(z0)) / (z - z0)`. That is the Aumann-Shapley value of each part (Aumann and Shapley
+1974; integrated gradients, Sundararajan et al., ICML 2017, of a sum), and it adds up to the score exactly. What a group
+of features adds to the logit is its Shapley value over two orders, one the reverse of the other.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import orjson
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from embed.durable import sync
+from embed.errors import Damaged, Missing
+from serve.rank.features import GROUPS, Features, Layout
+
+Floats = NDArray[np.float32]
+FORMAT = 1
+NETWORKS = ("features.onnx", "history.onnx")
+
+
+class HeadFacts(BaseModel):
+    """A head's calibration (slope and offset of its logit), and how it measured on held-out shoppers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    slope: float
+    offset: float
+    outcomes: int
+    auc: float
+    log_loss: float
+    base_log_loss: float
+    ece: float
+
+
+class ScorerFacts(BaseModel):
+    """What a scorer is: its layout, its heads, which towers and encoders its features come from, how it was trained."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = FORMAT
+    spaces: tuple[str, ...]
+    columns: tuple[str, ...]
+    towers: str
+    heads: dict[str, HeadFacts]
+    rows: int
+    cases: int
+    epochs: int
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of m candidates the expected value [m], and the calibrated probability of each head [m]."""
+
+    total: Floats
+    heads: Mapping[str, Floats]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Where the scores [m] of candidates come from: `base` + the sums of `groups` and `history` is the score.
+
+    `groups` [m, groups] are what each of GROUPS added, `history` [m, h] what each interaction did.
+    """
+
+    scores: Scores
+    base: float
+    groups: Floats
+    history: Floats
+
+
+class Scorer:
+    """Scores candidates by their features; without state, safe in several threads. `values` by head are the shop's."""
+
+    def __init__(self, facts: ScorerFacts, networks: Mapping[str, bytes], threads: int = 1) -> None:
+        self.facts = facts
+        self.layout = Layout(facts.spaces)
+        self._files = dict(networks)
+        self._features, self._history = (_session(networks[name], threads) for name in NETWORKS)
+        self._slopes = np.array([head.slope for head in facts.heads.values()], np.float32)
+        self._offsets = np.array([head.offset for head in facts.heads.values()], np.float32)
+        self._positions = self.layout.groups["position"]
+
+    @property
+    def fingerprint(self) -> str:
+        return _fingerprint(self.facts, self._files)
+
+    def score(self, features: Features, values: Mapping[str, float]) -> Scores:
+        """The scores of m candidates. Every one is finite, whatever is missing of them."""
+        logits = self._of_features(*self._inputs(features))
+        if features.pairs.shape[1]:
+            logits = logits + self._of_history(features).sum(1)
+        return self._scores(logits * self._slopes + self._offsets, values)
+
+    def explain(self, features: Features, values: Mapping[str, float]) -> Explained:
+        """The scores of m candidates, and where they come from."""
+        given, known = self._inputs(features)
+        m, heads = len(given), len(self.facts.heads)
+        empty = self._of_features(given[:1] * 0, known[:1] * 0)[0] if m else np.zeros(heads, np.float32)  # [heads]
+        parts = self._shapley(given, known, empty)  # [m, groups, heads]
+        history = np.zeros((m, features.pairs.shape[1], heads), np.float32)
+        if features.pairs.shape[1]:
+            history = self._of_history(features)  # [m, h, heads]
+        start = empty * self._slopes + self._offsets
+        parts, history = parts * self._slopes, history * self._slopes
+        logits = start + parts.sum(1) + history.sum(1)  # [m, heads]
+        scores = self._scores(logits, values)
+        worth = np.array([values.get(head, 0.0) for head in self.facts.heads], np.float32)
+        gone = logits - start
+        near = np.abs(gone) < 1e-4
+        slope = np.where(near, _slope(start), (_sigmoid(logits) - _sigmoid(start)) / np.where(near, 1, gone)) * worth
+        return Explained(
+            scores,
+            float((worth * _sigmoid(start)).sum()),
+            np.einsum("mgk,mk->mg", parts, slope),
+            np.einsum("mhk,mk->mh", history, slope),
+        )
+
+    def _inputs(self, features: Features) -> tuple[Floats, Floats]:
+        known = np.isfinite(features.values)
+        known[:, self._positions] = False
+        return np.where(known, features.values, 0).astype(np.float32), known.astype(np.float32)
+
+    def _of_features(self, values: Floats, known: Floats) -> Floats:
+        found: Floats = self._features.run(["logits"], {"values": values, "known": known})[0]
+        return found
+
+    def _of_history(self, features: Features) -> Floats:
+        m = len(features)
+        found: Floats = self._history.run(
+            None,
+            {
+                "pairs": np.nan_to_num(features.pairs, posinf=0, neginf=0),
+                "kinds": np.broadcast_to(features.kinds, (m, len(features.kinds))),
+                "gaps": np.broadcast_to(np.nan_to_num(features.gaps), (m, len(features.gaps))),
+                "there": np.ones((m, len(features.gaps)), np.float32),
+            },
+        )[0]
+        return found
+
+    def _shapley(self, values: Floats, known: Floats, empty: Floats) -> Floats:
+        """What each group adds to the logits, [m, groups, heads]; groups of which nothing is known add nothing."""
+        parts = np.zeros((len(values), len(GROUPS), len(empty)), np.float32)
+        there = [place for place, group in enumerate(GROUPS) if known[:, self.layout.groups[group]].any()]
+        if not there or not len(values):
+            return parts
+        # After each step of both orders one more group is shown; all steps go through the network together.
+        masks, steps = [], []
+        for order in (there, there[::-1]):
+            shown = np.zeros(known.shape[1], np.float32)
+            for place in order:
+                shown = shown.copy()
+                shown[self.layout.groups[GROUPS[place]]] = 1
+                masks.append(shown)
+                steps.append(place)
+        m, count = len(values), len(there)
+        rows = known[None] * np.stack(masks)[:, None]  # [steps, m, columns]
+        logits = self._of_features(np.tile(values, (len(masks), 1)), rows.reshape(-1, rows.shape[-1]))
+        after = logits.reshape(2, count, m, -1)
+        first = np.broadcast_to(empty, (2, 1, m, len(empty)))
+        added = np.diff(np.concatenate([first, after], 1), axis=1).reshape(2 * count, m, -1)
+        for place, of in zip(steps, added, strict=True):
+            parts[:, place] += of / 2
+        return parts
+
+    def _scores(self, logits: Floats, values: Mapping[str, float]) -> Scores:
+        probabilities = _sigmoid(logits)
+        heads = {head: probabilities[:, place] for place, head in enumerate(self.facts.heads)}
+        total = sum((values.get(head, 0.0) * of for head, of in heads.items()), np.zeros(len(logits)))
+        return Scores(np.asarray(total, np.float32), heads)
+
+    def save(self, parent: Path) -> Path:
+        """Write a folder under `parent`, named by the fingerprint; it is there whole or not at all."""
+        folder = parent / self.fingerprint
+        if folder.is_dir():
+            return folder
+        fresh = parent / f".{self.fingerprint}"
+        fresh.mkdir(parents=True, exist_ok=True)
+        for name, data in {**self._files, "scorer.json": _told(self.facts)}.items():
+            (fresh / name).write_bytes(data)
+            sync(fresh / name)
+        sync(fresh)
+        fresh.rename(folder)
+        sync(parent)
+        return folder
+
+    @classmethod
+    def open(cls, folder: Path, threads: int = 1) -> "Scorer":
+        """Read what `save` wrote; raises Missing, or Damaged where it is not what was written."""
+        try:
+            networks = {name: (folder / name).read_bytes() for name in NETWORKS}
+            facts = ScorerFacts.model_validate_json((folder / "scorer.json").read_bytes())
+        except OSError as error:
+            raise Missing(f"{folder} holds no scorer: {error.strerror}: train it again", folder.name) from error
+        except ValidationError as error:
+            raise Damaged(
+                f"{folder / 'scorer.json'} is damaged: {error.errors()[0]['msg']}: train it again", "scorer.json"
+            ) from error
+        if facts.format != FORMAT:
+            raise Damaged(
+                f"the scorer in {folder} has format {facts.format}, this version reads {FORMAT}: train it again",
+                folder.name,
+            )
+        found = _fingerprint(facts, networks)
+        if found != folder.name:
+            raise Damaged(f"the scorer in {folder} is damaged: it is {found}: train it again", folder.name)
+        if facts.columns != Layout(facts.spaces).names:
+            raise Damaged(f"the scorer in {folder} knows other features than this version: train it again", folder.name)
+        return cls(facts, networks, threads)
+
+
+def _told(facts: ScorerFacts) -> bytes:
+    return orjson.dumps(facts.model_dump(mode="json"), option=orjson.OPT_INDENT_2)
+
+
+def _fingerprint(facts: ScorerFacts, networks: Mapping[str, bytes]) -> str:
+    digest = hashlib.blake2b(_told(facts), digest_size=8)
+    for name in NETWORKS:
+        digest.update(hashlib.blake2b(networks[name]).digest())
+    return digest.hexdigest()
+
+
+def _session(network: bytes, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # lists are of any length, and come from many threads
+    return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+
+
+def _sigmoid(logits: Floats) -> Floats:
+    return (1 / (1 + np.exp(-np.clip(logits, -30, 30)))).astype(np.float32)
+
+
+def _slope(logits: Floats) -> Floats:
+    probability = _sigmoid(logits)
+    return probability * (1 - probability)

@@ -1,0 +1,179 @@
+"""Training of the scorer: weighted cross-entropy over all heads, calibrated on shoppers that it did not learn from.
+
+    L = - sum over rows and heads of w [y log p + (1 - y) log(1 - p)]
+
+w is what the head counts times what the row counts (serve.rank.examples). Afterwards each head's logit gets the slope
+and offset under which held-out outcomes are likeliest (Platt 1999), so that a probability means what it says.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from embed.behaviour.interactions import KINDS
+from embed.fitting import Progress
+from serve.rank.examples import Examples
+from serve.rank.features import HISTORY, Layout
+from serve.rank.network import ScorerNetwork
+from serve.rank.settings import HEADS, ScorerSettings
+
+FEWEST = 30  # outcomes of a head, below which it is not learned
+
+
+class ScorerTrainer:
+    """The network, its optimizer, and the examples it learns from."""
+
+    def __init__(self, settings: ScorerSettings, layout: Layout, examples: Examples, heads: Sequence[str]) -> None:
+        self.settings, self.layout, self.examples, self.heads = settings, layout, examples, tuple(heads)
+        self.device = "cpu"
+        torch.manual_seed(settings.seed)
+        self.network = ScorerNetwork(
+            len(layout.names), len(layout.channels), len(KINDS), HISTORY, heads, settings.hidden, settings.dropout
+        )
+        features = self.network.features
+        with np.errstate(all="ignore"):
+            known = ~np.isnan(examples.values)
+            count = known.sum(0).clip(min=1)
+            mean = np.where(known, examples.values, 0).sum(0) / count
+            spread = np.sqrt(np.where(known, (examples.values - mean) ** 2, 0).sum(0) / count)
+        features.mean.copy_(torch.from_numpy(mean.astype(np.float32)))
+        features.spread.copy_(torch.from_numpy(np.where(spread > 1e-6, spread, 1).astype(np.float32)))
+        columns = [HEADS.index(head) for head in heads]
+        self._labels = examples.labels[:, columns].astype(np.float32)
+        # A head begins at its base rate.
+        rate = self._labels.mean(0).clip(1e-4, 1 - 1e-4)
+        with torch.no_grad():
+            features.heads.bias.copy_(torch.from_numpy(np.log(rate / (1 - rate))))
+        self._head_weights = torch.tensor([settings.loss_weights.get(head, 1.0) for head in heads])
+        self._groups = [torch.from_numpy(columns) for columns in layout.groups.values()]
+        matrices = [each for each in self.network.parameters() if each.dim() > 1]
+        others = [each for each in self.network.parameters() if each.dim() <= 1]
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=settings.learning_rate,
+            fused=True,
+        )
+        self.steps = max(1, math.ceil(len(examples) / settings.rows))
+
+    @property
+    def module(self) -> ScorerNetwork:
+        return self.network
+
+    def identity(self) -> dict[str, object]:
+        """What a checkpoint belongs to."""
+        return {
+            "settings": self.settings.model_dump(),
+            "columns": list(self.layout.names),
+            "heads": list(self.heads),
+            "rows": len(self.examples),
+        }
+
+    def train_epoch(self, epoch: int, progress: Progress | None = None) -> float:
+        """Go through all rows once; the mean loss. Seed, epoch and what was learned before decide all."""
+        random = np.random.default_rng([self.settings.seed, epoch])
+        torch.manual_seed(int(random.integers(1 << 62)))
+        self.network.train()
+        order = random.permutation(len(self.examples))
+        total = torch.zeros((), dtype=torch.float64)
+        for step in range(self.steps):
+            rate = 0.5 * (1 + math.cos(math.pi * (epoch + step / self.steps) / self.settings.epochs))
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.settings.learning_rate * max(0.01, rate)
+            rows = order[step * self.settings.rows : (step + 1) * self.settings.rows]
+            loss = self._loss(rows)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+            self.optimizer.step()
+            total += loss.detach()
+            if progress:
+                progress(step + 1, self.steps)
+        return float(total) / self.steps
+
+    def _loss(self, rows: NDArray[np.int64]) -> Tensor:
+        values, known, *history = inputs(self.examples, rows)
+        hidden = torch.rand(len(rows), len(self._groups)) < self.settings.hide
+        for place, columns in enumerate(self._groups):
+            known[:, columns] *= ~hidden[:, place, None]
+        logits = self.network(values, known, *history)
+        labels = torch.from_numpy(self._labels[rows])
+        weights = torch.from_numpy(self.examples.weight[rows])[:, None] * self._head_weights
+        losses = functional.binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum")
+        return losses / len(rows)
+
+    def logits(self, examples: Examples) -> NDArray[np.float32]:
+        """The logits of all rows, [n, heads]; positions are not told, as they are not in service."""
+        self.network.eval()
+        found = [np.empty((0, len(self.heads)), np.float32)]
+        positions = self.layout.groups["position"]
+        with torch.inference_mode():
+            for start in range(0, len(examples), 8192):
+                values, known, *history = inputs(examples, np.arange(start, min(start + 8192, len(examples))))
+                known[:, positions] = 0
+                found.append(self.network(values, known, *history).numpy())
+        return np.concatenate(found)
+
+    def measure(self, held: Examples) -> dict[str, float]:
+        """How likely the outcomes of held-out rows are, all heads together; larger is better."""
+        labels = torch.from_numpy(held.labels[:, [HEADS.index(head) for head in self.heads]].astype(np.float32))
+        weights = torch.from_numpy(held.weight)[:, None] * self._head_weights
+        losses = functional.binary_cross_entropy_with_logits(torch.from_numpy(self.logits(held)), labels, weights)
+        return {"likelihood": -float(losses)}
+
+
+def inputs(examples: Examples, rows: NDArray[np.int64]) -> tuple[Tensor, ...]:
+    """The network's inputs for some rows."""
+    values = examples.values[rows]
+    known = ~np.isnan(values)
+    case = examples.case[rows]
+    return (
+        torch.from_numpy(np.where(known, values, 0)),
+        torch.from_numpy(known.astype(np.float32)),
+        torch.from_numpy(examples.pairs[rows].astype(np.float32)),
+        torch.from_numpy(examples.kinds[case]),
+        torch.from_numpy(examples.gaps[case]),
+        torch.from_numpy(examples.there[case]),
+    )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Slope and offset of a head's logit."""
+
+    slope: float = 1.0
+    offset: float = 0.0
+
+    @classmethod
+    def fit(cls, logits: NDArray[np.float32], labels: NDArray[np.bool_], weights: NDArray[np.float32]) -> "Calibration":
+        """Those under which the labels [n] are likeliest, pulled a little towards changing nothing."""
+        x, y, w = (torch.from_numpy(np.asarray(each, np.float64)) for each in (logits, labels, weights))
+        raw = torch.zeros(2, dtype=torch.float64, requires_grad=True)  # the logarithm of the slope, and the offset
+        optimizer = torch.optim.LBFGS([raw], max_iter=100, line_search_fn="strong_wolfe")
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            losses = functional.binary_cross_entropy_with_logits(raw[0].exp() * x + raw[1], y, w, reduction="sum")
+            loss = losses + raw.square().sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        return cls(float(raw[0].exp()), float(raw[1]))
+
+
+def heads_of(examples: Examples) -> list[str]:
+    """The heads that there is enough to learn of, without those that say the same as the next stronger one."""
+    counts = examples.labels.sum(0)
+    found = [head for head, count in zip(HEADS, counts.tolist(), strict=True) if count >= FEWEST]
+    same = {
+        weaker
+        for weaker, stronger in (("click", "cart"), ("cart", "purchase"))
+        if (examples.labels[:, HEADS.index(weaker)] == examples.labels[:, HEADS.index(stronger)]).all()
+    }
+    return [head for head in found if head not in same]
