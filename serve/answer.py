@@ -20,21 +20,23 @@ def ask(engine: Engine, question: Callable[[Engine], Sequence[Found]]) -> dict[s
     started = time.perf_counter()
     found = question(engine)
     took = round((time.perf_counter() - started) * 1000, 3)
-    items = answer_items(engine.view, found, DEFAULT_FIELDS)
-    return {"request_id": uuid4().hex, "release": engine.view.release.name, "took_ms": took, "items": items}
+    head = {"request_id": uuid4().hex, "release": engine.view.release.name, "took_ms": took}
+    return head | answer(engine.view, found, DEFAULT_FIELDS)
 
 
-def answer_items(view: View, found: Sequence[Found], fields: Sequence[str]) -> list[dict[str, Any]]:
+def answer(view: View, found: Sequence[Found], fields: Sequence[str]) -> dict[str, Any]:
     """The answer's items, with the wanted catalogue fields; `image` is the one that matched best, if any did."""
-    return [
+    items = [
         {
             "item_id": view.text(one.number),
             "score": one.score,
             "sources": one.sources,
+            **({} if one.chances is None else {"chances": one.chances}),
             **item_fields(view, one.number, fields, one.image),
         }
         for one in found
     ]
+    return {"ranked_by": "scorer" if any(one.chances is not None for one in found) else "sources", "items": items}
 
 
 def answer_candidates(view: View, found: Candidates) -> list[dict[str, Any]]:

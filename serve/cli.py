@@ -228,6 +228,19 @@ def train_towers_command(store: Store = None, json: Json = False) -> None:
         out.print("the next vetrina build takes them into its release")
 
 
+@train_app.command("scorer")
+def train_scorer_command(store: Store = None, json: Json = False) -> None:
+    """Train the scorer that puts recommendations in order; needs towers; then build. Goes on after a kill."""
+    from serve.learning import train_scorer
+
+    settings = load_settings(store=store)
+    with bars(json) as progress:
+        report = train_scorer(settings, progress)
+    _print(json, report, show.scorer_report)
+    if not json:
+        out.print("the next vetrina build takes it into its release")
+
+
 @tune_app.command("towers")
 def tune_towers_command(
     trials: Annotated[int, typer.Option(min=1, help="settings to try, after those that were tried before")] = 20,

@@ -10,6 +10,9 @@ from serve.evaluation.evaluate import Evaluation
 from serve.evaluation.evaluate import evaluate as run_evaluation
 from serve.learn.event_store import open_event_store
 from serve.pipeline import Progress, encode, one_job_at_a_time
+from serve.rank.scorer_job import ScorerReport
+from serve.rank.scorer_job import train_scorer as run_scorer_job
+from serve.rank.shown import read_shown
 from serve.recommend.training_job import TrainingReport, check_enough, material_of, train_towers
 from serve.recommend.tuning import TuningReport, tune_towers
 from serve.release import Release, open_current
@@ -22,17 +25,27 @@ def train(settings: Settings, progress: Progress | None = None) -> TrainingRepor
         return train_towers(settings, *released(settings, progress), progress)
 
 
+def train_scorer(settings: Settings, progress: Progress | None = None) -> ScorerReport:
+    """Train the scorer on the events since the towers' validation began."""
+    with one_job_at_a_time(settings.store):
+        return run_scorer_job(settings, *released(settings, progress), progress)
+
+
 def evaluate(settings: Settings, folder: Path, progress: Progress | None = None) -> Evaluation:
     """Measure the pipeline beside baselines on the last tenth of the events; `folder` is for what it works with."""
     with one_job_at_a_time(settings.store):
         release, spaces = released(settings, progress)
     store = open_event_store(settings)
-    interactions, _ = collect((batch for _, batch in store.batches()), release.catalogue.ids(), settings.signal)
-    store.close()
+    ids = release.catalogue.ids()
+    interactions, _ = collect((batch for _, batch in store.batches()), ids, settings.signal)
     split = split_by_time(interactions)
     check_enough(split, interactions)
+    shown = read_shown(
+        (batch for _, batch in store.batches()), ids, settings.signal, split.validation_from, split.test_from
+    )
+    store.close()
     with material_of(settings, release, spaces, folder) as material:
-        return run_evaluation(material, split, settings.towers, folder, progress)
+        return run_evaluation(material, split, shown, settings, folder, progress)
 
 
 def tune(settings: Settings, trials: int, progress: Progress | None = None) -> TuningReport:

@@ -30,6 +30,8 @@ from index.threads import limit_threads
 from serve.changes import edits_beyond, fold_journal, prune_journal
 from serve.errors import BadRequest, Broken
 from serve.learn.event_store import open_event_store
+from serve.rank.facts import Facts
+from serve.rank.scorer_job import current_scorer
 from serve.recommend.behaviour import TOWER, Behaviour
 from serve.recommend.blend import Blend
 from serve.recommend.training_job import (
@@ -226,7 +228,9 @@ def _build_tower(
     if towers is None:
         return None
     with gathered(folder / "gathered", spaces, len(catalogue)) as content:
-        vectors = towers.vectors_of((item for batch in catalogue.batches() for item in batch), content)
+        features = towers.vocabulary.features((item for batch in catalogue.batches() for item in batch), content)
+        vectors = towers.item_vectors(features)
+    behaviour.items = Facts.made(towers.vocabulary, features, behaviour.trend, behaviour.first_seen)
     shutil.rmtree(folder / "gathered")
     owners = np.arange(len(catalogue), dtype=np.int32)
     space = Space(TOWER, vectors.shape[1], towers.fingerprint)
@@ -313,11 +317,14 @@ def _behaviour(settings: Settings, catalogue: Catalogue, spaces: list[SpaceVecto
         there = {space.space: space.fingerprint for space in spaces}
         if any(there.get(name) != fingerprint for name, (_, fingerprint) in towers.vocabulary.spaces.items()):
             towers = None  # trained on vectors of other encoders: until they are trained again, it goes without
+    scorer = current_scorer(settings.store)
+    if scorer is not None and (towers is None or scorer.facts.towers != towers.fingerprint):
+        scorer = None  # trained with other towers: until it is trained again, the blend decides
     blend = Blend.model_validate(towers.facts["blend"]) if towers is not None else Blend()
     first_seen = catalogue.table["updated_at"].to_numpy()
     # Counts are worth what they were at the last event: a log that has stood still for a year has not gone stale.
     now = min(time.time(), float(interactions.time.max(initial=0.0)))
-    behaviour = Behaviour.of(interactions, collected, first_seen, towers, blend, settings.half_lives, now)
+    behaviour = Behaviour.of(interactions, collected, first_seen, towers, blend, settings.half_lives, now, scorer)
     return behaviour, interactions
 
 

@@ -7,7 +7,7 @@
         items.arrow            the catalogue; an item's number is its row
         ids.arrow ids_order.npy
         spaces/NAME/           an index (see index.snapshot); `tower` is of the vectors that the towers give the items
-        behaviour/             counts, towers, blend (see serve.recommend.behaviour)
+        behaviour/             counts, towers, blend, scorer (see serve.recommend.behaviour)
 
 A draft is built in a folder of its own and renamed when complete; `current` is moved by one atomic rename after that. A
 kill at any instant leaves the release before serving.
@@ -39,7 +39,7 @@ from serve.errors import Broken, NotFound
 from serve.recommend.behaviour import TOWER, Behaviour, Facts
 from serve.retrieve.filters import Filter
 
-FORMAT = 4
+FORMAT = 5
 ITEMS_FILE = "items.arrow"
 KEPT_ITEMS = 4_000
 

@@ -18,6 +18,7 @@ from embed.behaviour import EVENT_TYPES, Signal
 from embed.images import ImageLimits
 from embed.towers.settings import TowerSettings
 from serve.errors import BadRequest
+from serve.rank.settings import HEADS, ScorerSettings
 
 # Variables that begin with VETRINA_ and are read elsewhere.
 OTHER_VARIABLES = {"VETRINA_CACHE", "VETRINA_CONFIG", "VETRINA_DATA", "VETRINA_SERVED", "VETRINA_MILVUS_TOKEN"}
@@ -69,8 +70,16 @@ class Settings(BaseSettings):
     leave_out: list[Literal["seen", "cart", "purchase"]] = Field(
         ["seen", "cart", "purchase"], description="what recommendations leave out: items seen, in the cart, bought"
     )
+    new_share: float = Field(
+        0.1, ge=0, le=0.5, description="share of the places in recommendations for items that nobody had yet"
+    )
     recommend_unavailable: bool = Field(False, description="whether items that are not available are recommended")
     towers: TowerSettings = TowerSettings()
+    scorer: ScorerSettings = ScorerSettings()
+    head_values: dict[str, Annotated[float, Field(ge=0, le=1e6)]] = Field(
+        {"click": 1.0, "cart": 3.0, "purchase": 10.0, "rating": 1.0},
+        description="what each act is worth to the shop; the score is what can be expected of an item",
+    )
     recall_target: float = Field(0.95, gt=0, le=1, description="share of the ten nearest that an index has to find")
     index_memory_mb: int | None = Field(None, gt=0, description="MiB that the index of one space may take")
     index_engine: Literal["faiss", "milvus"] = Field("faiss", description="what keeps the vectors of a release")
@@ -106,6 +115,7 @@ class Settings(BaseSettings):
         for name, given, known in (
             ("event_weights", self.event_weights, EVENT_TYPES),
             ("source_weights", self.source_weights, SOURCES),
+            ("head_values", self.head_values, HEADS),
         ):
             if unknown := sorted(set(given) - set(known)):
                 raise ValueError(f"{name} has {unknown[0]!r}: known are {', '.join(known)}")

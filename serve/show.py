@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from serve.evaluation.evaluate import Evaluation
     from serve.learn.import_events import ImportReport
     from serve.pipeline import BuildReport
+    from serve.rank.scorer_job import ScorerReport
     from serve.recommend.bulk import BulkReport
     from serve.recommend.training_job import TrainingReport
     from serve.recommend.tuning import TuningReport
@@ -186,6 +187,25 @@ def training_report(report: "TrainingReport") -> RenderableType:
     return Group(Text("\n".join(lines)), done)
 
 
+def scorer_report(report: "ScorerReport") -> RenderableType:
+    """What was learned from, and how each head measures on shoppers that it did not learn from."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("head", "outcomes", "AUC", "log loss", "of the base rate", "calibration error"):
+        table.add_column(name, justify="left" if name == "head" else "right", no_wrap=True)
+    for name, head in report.heads.items():
+        table.add_row(
+            name,
+            f"{head.outcomes:,}",
+            f"{head.auc:.3f}",
+            f"{head.log_loss:.4f}",
+            f"{head.base_log_loss:.4f}",
+            f"{head.ece:.4f}",
+        )
+    learned = Text(f"{report.rows:,} candidates of {report.cases:,} lists, {report.epochs} epochs")
+    done = Text.assemble((f"scorer {report.fingerprint}", "bold green"), f"  ({report.seconds:.0f} s)")
+    return Group(learned, table, done)
+
+
 def candidates_report(report: "BulkReport") -> RenderableType:
     """How many candidates were written where."""
     return Text(
@@ -236,11 +256,21 @@ def evaluation(found: "Evaluation") -> RenderableType:
                 f"{of.new_items:.3f}",
             )
     split = found.split
+    lifts = [
+        f"reranked less {name}: {mean:+.4f} ({low:+.4f} to {high:+.4f})"
+        for name, (mean, low, high) in found.lifts.items()
+    ]
+    heads = [
+        f"{name}: AUC {head.auc:.3f}, log loss {head.log_loss:.4f} (base rate {head.base_log_loss:.4f}), calibration "
+        f"error {head.ece:.4f}"
+        for name, head in found.heads.items()
+    ]
     return Group(
         Text(
             f"learned from {split['train_interactions']:,} interactions of {split['train_shoppers']:,} shoppers; "
             f"tested with {split['test_targets']:,} items liked by {split['test_shoppers']:,} shoppers later"
         ),
         table,
+        *([Text("NDCG@10 of the scorer", "bold"), Text("\n".join([*lifts, *heads]))] if lifts else []),
         Text("intervals: 95 % bootstrap over shoppers; new: share of the items shown that nobody had had", "dim"),
     )

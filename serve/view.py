@@ -20,6 +20,7 @@ from index.contract import VectorIndex
 from index.live import Added, LiveIndex
 from index.selection import Selection, Selections
 from index.space import Vectors
+from serve.rank.facts import Facts
 from serve.recommend.sources import Numbering
 from serve.release import Release
 from serve.retrieve.filters import Filter, Mask
@@ -70,6 +71,7 @@ class View:
         self._chunks = tuple(chunks)
         self.gone = np.empty(0, np.int64) if gone is None else gone
         self._selections = Selections()
+        self._facts: dict[int, Facts] = {}  # of changed items, as they are asked for
 
     def number(self, item_id: str) -> int | None:
         """The number of an item that is there, or None."""
@@ -84,6 +86,34 @@ class View:
     def item(self, number: int) -> Item:
         """What the catalogue says of an item now."""
         return self._changed.get(number) or self.release.item(number)
+
+    def facts_of(self, numbers: NDArray[np.int64]) -> Facts:
+        """What ranking knows of m items now; raises AssertionError in a release without towers."""
+        behaviour = self.release.behaviour
+        assert behaviour.items is not None and behaviour.towers is not None  # noqa: S101, PT018
+        changed = np.array([number in self._changed for number in numbers.tolist()], np.bool_)
+        if not changed.any():
+            return behaviour.items.of(numbers)
+        parts = [behaviour.items.of(numbers[~changed]), *map(self._facts_of_changed, numbers[changed].tolist())]
+        order = np.concatenate([np.flatnonzero(~changed), np.flatnonzero(changed)])
+        return Facts.joined(parts).of(np.argsort(order))
+
+    def _facts_of_changed(self, number: int) -> Facts:
+        if number not in self._facts:
+            behaviour, item = self.release.behaviour, self._changed[number]
+            assert behaviour.towers is not None  # noqa: S101
+            vocabulary = behaviour.towers.vocabulary
+            nothing = {
+                space: Content(np.zeros((1, dim), np.float32), np.array([-1]))
+                for space, (dim, _) in vocabulary.spaces.items()
+            }
+            was = -1 if self.numbering is None else int(self.numbering.before[number])
+            trend = behaviour.trend[was] if was >= 0 else np.nan
+            seen = np.nan if item.updated_at is None else item.updated_at
+            self._facts[number] = Facts.made(
+                vocabulary, vocabulary.features([item], nothing), np.array([trend], np.float32), np.array([seen])
+            )
+        return self._facts[number]
 
     @cached_property
     def everything(self) -> NDArray[np.int64]:

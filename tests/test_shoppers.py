@@ -16,7 +16,7 @@ from test_http import Service, good, served
 from serve.errors import BadRequest
 from serve.learn.event_store import open_event_store
 from serve.learn.import_events import REJECTS, import_events
-from serve.learning import evaluate, train, tune
+from serve.learning import evaluate, train, train_scorer, tune
 from serve.live import open_engine
 from serve.pipeline import build
 from serve.plot import draw_evaluation
@@ -33,10 +33,11 @@ def trained(shop: Path, built: Settings, tmp_path_factory: pytest.TempPathFactor
     """A store with events taken in, towers trained, and a release that has them."""
     store = tmp_path_factory.mktemp("trained") / "store"
     shutil.copytree(built.store, store, symlinks=True)
-    configured = Settings(store=store, image_root=shop, towers=QUICK)  # type: ignore[arg-type]
+    configured = Settings(store=store, image_root=shop, towers=QUICK, scorer={"epochs": 3})  # type: ignore[arg-type]
     report = import_events(configured, shop / "events.jsonl")
     assert report.read == report.stored > 5000
     train(configured)
+    assert set(train_scorer(configured).heads) <= {"click", "cart", "purchase", "rating"}
     assert build(configured).published
     return configured
 
@@ -167,15 +168,16 @@ def test_filters_and_exclusions_hold_and_k_come_whenever_there_are_k(service: Se
         item["item_id"] for item in recommended(service, k=1000) if item["category"] == category
     }
     left = recommended(service, k=1000, exclude=everything[:50])
-    assert [item["item_id"] for item in left] == everything[50:]
+    assert {item["item_id"] for item in left} == set(everything[50:])
 
 
 def test_candidates_say_who_proposed_them_and_come_in_the_same_order(service: Service, copied: Settings) -> None:
     user = next(open_event_store(copied).users())
     found = good(service.client.post("/v1/candidates", json={"user_id": user, "k": 5000}))["items"]
-    assert [item["item_id"] for item in found[:10]] == [
-        item["item_id"] for item in recommended(service, user_id=user, k=10)
-    ]
+    assert {item["item_id"] for item in found} == {
+        item["item_id"] for item in recommended(service, user_id=user, k=1000)
+    }
+    assert [item["score"] for item in found] == sorted((item["score"] for item in found), reverse=True)
     assert all(item["proposed_by"] for item in found[:10])
     assert all(set(item["proposed_by"]) <= set(item["sources"]) for item in found)
 
@@ -232,7 +234,7 @@ def test_a_source_can_be_turned_off(trained: Settings) -> None:
 def test_evaluation_measures_every_stage_beside_the_baselines(trained: Settings, tmp_path: Path) -> None:
     found = evaluate(trained, tmp_path)
     assert set(found.systems) == {
-        *("tower", "covisitation", "popularity", "arrivals", "content", "fused"),
+        *("tower", "covisitation", "popularity", "arrivals", "content", "fused", "reranked"),
         *("popularity (all time)", "item-kNN", "iALS", "BPR"),
     }
     for of in found.systems.values():

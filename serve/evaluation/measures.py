@@ -54,6 +54,12 @@ def measure(
     )
 
 
+def lift(ranked: NDArray[np.int64], over: NDArray[np.int64], holdout: Holdout, seed: int) -> tuple[float, float, float]:
+    """NDCG@10 of items ranked for m shoppers [m, DEEP] less that of other ranks of theirs, and its 95 % interval."""
+    difference = ndcg(hits(ranked, holdout), holdout, K) - ndcg(hits(over, holdout), holdout, K)
+    return (_rounded(difference.mean()) if len(difference) else 0.0, *interval(difference, seed))
+
+
 def interval(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
     """The 95 % percentile bootstrap interval of the mean of values [m] (Efron 1979)."""
     if not len(values):

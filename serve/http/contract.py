@@ -309,6 +309,9 @@ class AnswerItem(BaseModel):
 
     With one space the score is the cosine. Fused, it is the weighted mean over the spaces of how many standard
     deviations the item lies above a random item.
+
+    Where a scorer ranked, `chances` are how likely the shopper clicks on the item, puts it into the cart, buys it; the
+    score is then their sum, each times what it is worth to the shop.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -316,15 +319,37 @@ class AnswerItem(BaseModel):
     item_id: str
     score: float
     sources: dict[str, float]
+    chances: dict[str, float] | None = None
 
 
 class Answer(BaseModel):
-    """Items, best first."""
+    """Items, best first; `ranked_by` says whether a scorer decided the order or the sources alone."""
 
     request_id: str
     release: str
     took_ms: float
+    ranked_by: Literal["scorer", "sources"]
     items: list[AnswerItem]
+
+
+class RankAnswer(Answer):
+    """Items, best first; `unknown` are those that are not there."""
+
+    unknown: list[str]
+
+
+class RankRequest(Strict):
+    """Items from elsewhere, to be put into the order that suits a shopper."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"user_id": "u00001", "item_ids": ["SNK-0007", "SNK-0012", "MUG-0031"]}]},
+    )
+
+    item_ids: list[ItemId] = Field(min_length=1, max_length=MAX_K)
+    user_id: UserId | None = Field(None, description="whose events count")
+    history: list[HistoryEvent] = Field([], max_length=MAX_HISTORY, description="what was done, the latest last")
+    fields: Fields = DEFAULT_FIELDS
 
 
 class ItemAnswer(BaseModel):

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from serve.answer import answer_candidates, answer_items, item_fields
+from serve.answer import answer, answer_candidates, item_fields
 from serve.errors import BadRequest, NotFound
 from serve.http.contract import (
     MAX_HISTORY,
@@ -30,6 +30,8 @@ from serve.http.contract import (
     ItemsRequest,
     NeighboursQuery,
     PatchesRequest,
+    RankAnswer,
+    RankRequest,
     RecommendRequest,
     ReleasesAnswer,
     SearchRequest,
@@ -164,7 +166,7 @@ async def search(request: Request, live: LiveRelease) -> Response:
     engine = live.engine
     # Encoding takes milliseconds of compute: in a thread, so that other requests are answered meanwhile.
     found = await run_in_threadpool(engine.search, query)
-    return _respond(engine, {"items": answer_items(engine.view, found, wanted.fields)}, started)
+    return _respond(engine, answer(engine.view, found, wanted.fields), started)
 
 
 @router.get("/v1/items/{item_id}", response_model=ItemAnswer, summary="One item")
@@ -190,7 +192,7 @@ async def similar_to_item(request: Request) -> Response:
     engine = (await _live(request)).engine
     spaces = [wanted.space] if wanted.space else ()
     found = engine.similar([unquote(request.path_params["item_id"])], wanted.k, spaces, wanted.filter, "item_id")
-    return _respond(engine, {"items": answer_items(engine.view, found, wanted.fields)}, started)
+    return _respond(engine, answer(engine.view, found, wanted.fields), started)
 
 
 @router.post("/v1/similar", response_model=Answer, summary="Items like several together")
@@ -199,7 +201,7 @@ async def similar_to_items(wanted: SimilarRequest, live: LiveRelease) -> Respons
     started = time.perf_counter()
     engine = live.engine
     found = engine.similar(wanted.item_ids, wanted.k, [wanted.space] if wanted.space else (), wanted.filter)
-    return _respond(engine, {"items": answer_items(engine.view, found, wanted.fields)}, started)
+    return _respond(engine, answer(engine.view, found, wanted.fields), started)
 
 
 @router.post("/v1/recommend", response_model=Answer, summary="What a shopper will want next")
@@ -208,7 +210,16 @@ def recommend(wanted: RecommendRequest, live: LiveRelease) -> Response:
     started = time.perf_counter()
     engine, known = live.engine, live.known(wanted.user_id, [event.model_dump() for event in wanted.history])
     found = engine.recommend(known.events, wanted.k, [*known.left_out, *wanted.exclude], wanted.filter)
-    return _respond(engine, {"items": answer_items(engine.view, found, wanted.fields)}, started)
+    return _respond(engine, answer(engine.view, found, wanted.fields), started)
+
+
+@router.post("/v1/rank", response_model=RankAnswer, summary="Items from elsewhere, in a shopper's order")
+def rank(wanted: RankRequest, live: LiveRelease) -> Response:
+    """For lists that another service made. Nothing is left out but what is not there, which is named."""
+    started = time.perf_counter()
+    engine, known = live.engine, live.known(wanted.user_id, [event.model_dump() for event in wanted.history])
+    found, unknown = engine.rank(known.events, wanted.item_ids)
+    return _respond(engine, answer(engine.view, found, wanted.fields) | {"unknown": unknown}, started)
 
 
 @router.post("/v1/candidates", response_model=CandidatesAnswer, summary="Candidates for another service")

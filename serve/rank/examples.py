@@ -7,6 +7,10 @@ Two kinds of case, both with everything as it was at the moment, by the rules of
   came of, the better ones likelier (hard negatives), and against items drawn at random.
 
 Shown lists also get some of these negatives: items that nobody is ever shown would otherwise be a blind spot.
+
+A negative that is here with probability c makes the odds of an outcome 1 / c times what they are. The offset log(1 / c)
+of a row takes that out again, so that what is learned holds for all candidates (Fithian and Hastie, "Local
+Case-Control Sampling", Annals of Statistics 2014).
 """
 
 from collections.abc import Iterator
@@ -28,17 +32,23 @@ MOST_INVERSE = 10.0
 
 @dataclass(frozen=True)
 class Case:
-    """Features of m candidates of one shopper, what came of them [m, heads], and which were `shown` [m]."""
+    """Features of m candidates of one shopper, what came of them [m, heads], and which were `shown` [m].
+
+    `position` [m] are places in a list that was shown, `offset` [m] see Examples.
+    """
 
     features: Features
     labels: NDArray[np.bool_]
     shown: NDArray[np.bool_]
     position: NDArray[np.float32]
+    offset: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Examples:
     """n candidates of c cases. Of each row its features, its case [n], labels [n, heads], weight [n], `shown` [n].
+
+    `offset` [n] is by how much the odds of an outcome are higher here, as only some of what nothing came of is here.
 
     Histories are by case, padded on the left: `kinds`, `gaps` and `there` [c, HISTORY]; so are `pairs` [n, HISTORY, p].
     """
@@ -49,6 +59,7 @@ class Examples:
     labels: NDArray[np.bool_]
     weight: NDArray[np.float32]
     shown: NDArray[np.bool_]
+    offset: NDArray[np.float32]
     kinds: NDArray[np.int64]
     gaps: NDArray[np.float32]
     there: NDArray[np.float32]
@@ -66,6 +77,7 @@ class Examples:
             self.labels[rows],
             self.weight[rows],
             self.shown[rows],
+            self.offset[rows],
             self.kinds,
             self.gaps,
             self.there,
@@ -74,7 +86,7 @@ class Examples:
     @classmethod
     def stacked(cls, cases: Iterator[Case], layout: Layout, settings: ScorerSettings) -> "Examples":
         """All cases one after the other."""
-        values, pairs, number, labels, weights, shown, kinds, gaps, there = ([] for _ in range(9))
+        values, pairs, number, labels, weights, shown, offset, kinds, gaps, there = ([] for _ in range(10))
         for place, case in enumerate(cases):
             features, history = case.features, case.features.pairs.shape[1]
             values.append(features.values)
@@ -85,6 +97,7 @@ class Examples:
             labels.append(case.labels)
             weights.append(_weights(case, settings))
             shown.append(case.shown)
+            offset.append(case.offset)
             before = HISTORY - history
             kinds.append(np.pad(features.kinds, (before, 0)))
             gaps.append(np.pad(features.gaps, (before, 0)))
@@ -98,6 +111,7 @@ class Examples:
             np.concatenate(labels),
             np.concatenate(weights),
             np.concatenate(shown),
+            np.concatenate(offset),
             np.stack(kinds),
             np.stack(gaps),
             np.stack(there),
@@ -161,16 +175,15 @@ class CaseMaker:
         """The items of a case and negatives beside them."""
         settings, total = self._settings, self._interactions.items
         left_out = np.setdiff1d(shopper.item, items)
-        random = np.setdiff1d(self._random.integers(0, total, settings.random), left_out)
-        found = self._recommender.candidates(shopper, DEPTH, left_out, also=np.union1d(items, random))
+        drawn = np.setdiff1d(self._random.integers(0, total, settings.random), left_out)
+        found = self._recommender.candidates(shopper, DEPTH, left_out, also=np.union1d(items, drawn))
+        # How likely each is to be here if nothing comes of it: likelier by place, as the inverse of its square root.
+        proposed = np.logical_or.reduce(list(found.proposed.values()))
+        worth = proposed / np.sqrt(1 + np.arange(len(proposed)))
+        hard = np.minimum(1, settings.hard * worth / worth.sum())
+        chance = 1 - (1 - hard) * (1 - min(0.5, settings.random / total))
         wanted = np.isin(found.items, items)
-        others = np.flatnonzero(~wanted)
-        drawn = np.flatnonzero(np.isin(found.items, np.setdiff1d(random, items)))
-        if len(others) > settings.hard:
-            # Likelier by place: the chance falls with its square root.
-            worth = 1 / np.sqrt(1 + others)
-            others = self._random.choice(others, settings.hard, replace=False, p=worth / worth.sum())
-        places = np.union1d(np.union1d(np.flatnonzero(wanted), others), drawn)
+        places = np.flatnonzero(wanted | np.isin(found.items, drawn) | (self._random.random(len(hard)) < hard))
         numbers = found.items[places]
         at = np.searchsorted(items, numbers).clip(max=len(items) - 1)
         own = items[at] == numbers
@@ -179,11 +192,12 @@ class CaseMaker:
         all_positions = np.full(len(places), np.nan, np.float32)
         if position is not None:
             all_positions[own] = position[at[own]]
+        is_shown = own if position is not None else np.zeros(len(places), np.bool_)
+        offset = np.where(is_shown, 0, -np.log(chance[places].clip(min=1e-6))).astype(np.float32)
         hour = hour_of(moment) if self._has_times else None
         context = Context(moment, hour, position=all_positions)
         features = self._maker.make(shopper, found, context, places)
-        is_shown = own if position is not None else np.zeros(len(places), np.bool_)
-        return Case(features, all_labels, is_shown, all_positions)
+        return Case(features, all_labels, is_shown, all_positions, offset)
 
 
 def labels_of(kinds: NDArray[np.integer], liked: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -1,6 +1,9 @@
 """Facts: what features need to know of items, as arrays."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +13,7 @@ from serve.recommend.sources import Items
 
 Floats = NDArray[np.float32]
 TAG_GROUPS = ("category", "brand", "attributes")
+FILES = tuple(f"facts_{name}.npy" for name in ("price", "trend", "first_seen", "tags", "tag_starts", "tag_groups"))
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,37 @@ class Facts:
         tags = Tags(features.tags, features.tag_starts, np.array([0, *groups]))  # tags are numbered from 1
         price = np.where(features.price[:, 2] > 0, features.price[:, 0], np.nan)
         return cls(price.astype(np.float32), trend, first_seen, tags)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Facts"]) -> "Facts":
+        """Those of several lots of items, one after the other; all of one vocabulary."""
+        counts = np.concatenate([np.diff(part.tags.starts) for part in parts])
+        tags = Tags(
+            np.concatenate([part.tags.numbers for part in parts]),
+            np.concatenate([[0], np.cumsum(counts)]),
+            parts[0].tags.group,
+        )
+        return cls(
+            np.concatenate([part.price for part in parts]),
+            np.concatenate([part.trend for part in parts]),
+            np.concatenate([part.first_seen for part in parts]),
+            tags,
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write them into a folder that is there."""
+        tags = self.tags.numbers, self.tags.starts, self.tags.group
+        arrays: tuple[NDArray[Any], ...] = (self.price, self.trend, self.first_seen, *tags)
+        for name, values in zip(FILES, arrays, strict=True):
+            np.save(folder / name, values, allow_pickle=False)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Facts":
+        """Map what `write` wrote."""
+        price, trend, first_seen, *tags = (
+            np.asarray(np.load(folder / name, mmap_mode="r", allow_pickle=False)) for name in FILES
+        )
+        return cls(price, trend, first_seen, Tags(*tags))
 
     def of(self, items: Items) -> "Facts":
         """Those of m items, in the order given."""

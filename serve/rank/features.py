@@ -21,6 +21,7 @@ attention reads: likeness in every space, co-visits, shared categories, brand an
 """
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 
 from index.contract import VectorIndex
 from serve.rank.facts import TAG_GROUPS, Facts
+from serve.recommend.blend import COUNTS, nobody_had
 from serve.recommend.covisitation import Covisitation
 from serve.recommend.recommender import Candidates
 from serve.recommend.shopper import Shopper
@@ -53,6 +55,8 @@ GROUPS = (
     "context",
     "position",
 )
+HISTORY_GROUP = "history"
+"""What the scorer's attention adds: not a group of columns, but named beside them."""
 _SOURCE_GROUPS = {
     TOWER: "taste",
     "covisitation": "others",
@@ -129,6 +133,10 @@ class Features:
     def __len__(self) -> int:
         return len(self.values)
 
+    def at(self, places: NDArray[np.int64]) -> "Features":
+        """Those of some candidates, in the order given."""
+        return Features(self.values[places], self.pairs[places], self.kinds, self.gaps)
+
 
 class FeatureMaker:
     """Makes the features of candidates of one shop as it is at one moment; without state.
@@ -146,6 +154,13 @@ class FeatureMaker:
         self.layout = Layout(tuple(sorted(name for name in spaces if name != TOWER)))
         self._spaces, self._facts_of = spaces, facts_of
         self._covisitation, self._numbering = covisitation, numbering
+        self._hidden = ""
+
+    def without(self, group: str) -> "FeatureMaker":
+        """The same, with a group of features hidden, or HISTORY_GROUP."""
+        hiding = copy(self)
+        hiding._hidden = group
+        return hiding
 
     def make(
         self, shopper: Shopper, found: Candidates, context: Context, places: NDArray[np.int64] | None = None
@@ -156,9 +171,12 @@ class FeatureMaker:
         items, before = self._facts_of(numbers), self._facts_of(recent.item)
         pairs = self._pairs(recent.item, numbers, before, items)
         columns: dict[str, Floats | float] = {}
+        new = nobody_had(found.scores, len(found.items))
         for source in SOURCES:
             scores = found.scores.get(source)
             if scores is not None:
+                if source in COUNTS and new.any():  # that nobody had it yet does not say that nobody wants it
+                    scores = np.where(new, np.nan, scores).astype(np.float32)
                 columns[source] = _scaled(source, scores[places])
                 columns[f"{source}_rank"] = _ranks(scores)[places]
         liked = recent.weight > 0
@@ -188,6 +206,10 @@ class FeatureMaker:
             if name in columns:
                 values[:, place] = columns[name]
         gaps = np.maximum(0, context.now - recent.time).astype(np.float32)
+        if self._hidden == HISTORY_GROUP:
+            return Features(values, pairs[:, :0], recent.kind[:0], gaps[:0])
+        if self._hidden:
+            values[:, self.layout.groups[self._hidden]] = np.nan
         return Features(values, pairs, recent.kind, gaps)
 
     def _pairs(self, history: Items, items: Items, of_history: Facts, of_items: Facts) -> Floats:
@@ -216,9 +238,9 @@ def _scaled(source: str, scores: Floats) -> Floats:
 
 
 def _ranks(scores: Floats) -> Floats:
-    """The logarithm of each candidate's place by a source, ties sharing the first."""
-    falling = np.sort(-scores)
-    return np.log2(1 + np.searchsorted(falling, -scores) + 1).astype(np.float32)
+    """The logarithm of each candidate's place by a source, ties sharing the first; NaN where its score is not known."""
+    falling = np.sort(-scores)  # what is not known comes last
+    return np.where(np.isnan(scores), np.nan, np.log2(2 + np.searchsorted(falling, -scores))).astype(np.float32)
 
 
 def hour_of(time: float) -> float:

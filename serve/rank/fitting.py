@@ -148,8 +148,8 @@ def _calibrate(
             for each in (calibrated, measured)
         )
         labels = calibrated.labels[rows, column]
-        found = Calibration.fit(trainer.logits(calibrated)[rows, place], labels, calibrated.weight[rows])
-        logits = found.slope * trainer.logits(measured)[held, place] + found.offset
+        found = Calibration.fit(trainer.logits(calibrated)[rows, place], labels, calibrated.offset[rows])
+        logits = found.slope * trainer.logits(measured)[held, place] + found.offset + measured.offset[held]
         truth, probability = measured.labels[held, column], (1 / (1 + np.exp(-logits))).astype(np.float32)
         outcomes[head] = (truth, probability)
         rate = float(truth.mean()) if len(truth) else 0.0

@@ -72,6 +72,10 @@ class Scores:
     total: Floats
     heads: Mapping[str, Floats]
 
+    def at(self, places: NDArray[np.int64]) -> "Scores":
+        """Those of some candidates, in the order given."""
+        return Scores(self.total[places], {head: of[places] for head, of in self.heads.items()})
+
 
 @dataclass(frozen=True)
 class Explained:
@@ -84,6 +88,10 @@ class Explained:
     base: float
     groups: Floats
     history: Floats
+
+    def at(self, places: NDArray[np.int64]) -> "Explained":
+        """Those of some candidates, in the order given."""
+        return Explained(self.scores.at(places), self.base, self.groups[places], self.history[places])
 
 
 class Scorer:

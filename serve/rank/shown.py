@@ -48,7 +48,7 @@ def read_shown(batches: Iterable[Any], item_ids: Any, signal: Signal, since: flo
     """
     wanted = ["user_id", "item_id", "type", "timestamp", "value", "request_id", "position"]
     tables = [pa.table({name: batch.column(name) for name in wanted}) for batch in batches]
-    schema = pa.schema([EVENT_SCHEMA.field(name) for name in wanted])
+    schema = pa.schema([EVENT_SCHEMA.field(name).with_nullable(True) for name in wanted])
     table = pa.concat_tables([*tables, schema.empty_table()])
     inside = pc.and_(pc.greater_equal(table["timestamp"], since), pc.less(table["timestamp"], until + HORIZON))
     table = table.filter(inside)

@@ -46,8 +46,8 @@ class ScorerTrainer:
         features.spread.copy_(torch.from_numpy(np.where(spread > 1e-6, spread, 1).astype(np.float32)))
         columns = [HEADS.index(head) for head in heads]
         self._labels = examples.labels[:, columns].astype(np.float32)
-        # A head begins at its base rate.
-        rate = self._labels.mean(0).clip(1e-4, 1 - 1e-4)
+        # A head begins at its base rate: of n rows, each stands for 1 / c where nothing came of it.
+        rate = (self._labels.sum(0) / np.exp(examples.offset).sum()).clip(1e-6, 1 - 1e-4)
         with torch.no_grad():
             features.heads.bias.copy_(torch.from_numpy(np.log(rate / (1 - rate))))
         self._head_weights = torch.tensor([settings.loss_weights.get(head, 1.0) for head in heads])
@@ -101,7 +101,7 @@ class ScorerTrainer:
         hidden = torch.rand(len(rows), len(self._groups)) < self.settings.hide
         for place, columns in enumerate(self._groups):
             known[:, columns] *= ~hidden[:, place, None]
-        logits = self.network(values, known, *history)
+        logits = self.network(values, known, *history) + torch.from_numpy(self.examples.offset[rows])[:, None]
         labels = torch.from_numpy(self._labels[rows])
         weights = torch.from_numpy(self.examples.weight[rows])[:, None] * self._head_weights
         losses = functional.binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum")
@@ -123,7 +123,8 @@ class ScorerTrainer:
         """How likely the outcomes of held-out rows are, all heads together; larger is better."""
         labels = torch.from_numpy(held.labels[:, [HEADS.index(head) for head in self.heads]].astype(np.float32))
         weights = torch.from_numpy(held.weight)[:, None] * self._head_weights
-        losses = functional.binary_cross_entropy_with_logits(torch.from_numpy(self.logits(held)), labels, weights)
+        logits = torch.from_numpy(self.logits(held) + held.offset[:, None])
+        losses = functional.binary_cross_entropy_with_logits(logits, labels, weights)
         return {"likelihood": -float(losses)}
 
 
@@ -150,21 +151,22 @@ class Calibration:
     offset: float = 0.0
 
     @classmethod
-    def fit(cls, logits: NDArray[np.float32], labels: NDArray[np.bool_], weights: NDArray[np.float32]) -> "Calibration":
+    def fit(cls, logits: NDArray[np.float32], labels: NDArray[np.bool_], offset: NDArray[np.float32]) -> "Calibration":
         """Those under which the labels [n] are likeliest, pulled a little towards changing nothing."""
-        x, y, w = (torch.from_numpy(np.asarray(each, np.float64)) for each in (logits, labels, weights))
+        x, y, o = (torch.from_numpy(np.asarray(each, np.float64)) for each in (logits, labels, offset))
         raw = torch.zeros(2, dtype=torch.float64, requires_grad=True)  # the logarithm of the slope, and the offset
         optimizer = torch.optim.LBFGS([raw], max_iter=100, line_search_fn="strong_wolfe")
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            losses = functional.binary_cross_entropy_with_logits(raw[0].exp() * x + raw[1], y, w, reduction="sum")
+            losses = functional.binary_cross_entropy_with_logits(raw[0].exp() * x + raw[1] + o, y, reduction="sum")
             loss = losses + raw.square().sum()
             loss.backward()  # type: ignore[no-untyped-call]
             return loss
 
         optimizer.step(closure)  # type: ignore[no-untyped-call]
-        return cls(float(raw[0].exp()), float(raw[1]))
+        slope, shift = raw.detach().tolist()
+        return cls(math.exp(slope), shift)
 
 
 def heads_of(examples: Examples) -> list[str]:

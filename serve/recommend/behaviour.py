@@ -5,7 +5,10 @@ behaviour/
   covisitation_*.npy       see serve.recommend.covisitation
   popularity.npy           [items], see serve.recommend.sources
   first_seen.npy           [items], epoch seconds, NaN where the catalogue does not say
+  trend.npy                [items], see serve.recommend.sources
   towers/FINGERPRINT/      see embed.towers.trained; its vectors are the space `tower`
+  facts_*.npy              see serve.rank.facts; with towers only
+  scorer/FINGERPRINT/      see serve.rank.scorer; where one was trained with these towers
 """
 
 import time
@@ -21,10 +24,13 @@ from pydantic import BaseModel
 from embed.behaviour import Collected, Interactions
 from embed.towers.trained import TrainedTowers
 from index.contract import VectorIndex
+from serve.rank.facts import Facts as RankFacts
+from serve.rank.scorer import Scorer
 from serve.recommend.blend import Blend
 from serve.recommend.covisitation import Covisitation
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import (
+    LATELY,
     ContentSource,
     CovisitationSource,
     FixedSource,
@@ -36,6 +42,7 @@ from serve.recommend.sources import (
     arrivals,
     popularity,
     ranked,
+    trend,
 )
 from serve.settings import HalfLives
 
@@ -52,6 +59,7 @@ class Facts(BaseModel):
     interactions: int
     parked: int
     towers: str | None
+    scorer: str | None
     half_lives: HalfLives
     blend: Blend
 
@@ -63,8 +71,11 @@ class Behaviour:
     facts: Facts
     covisitation: Covisitation
     popularity: Scores
+    trend: Scores
     first_seen: NDArray[np.float64]
     towers: TrainedTowers | None = None
+    items: RankFacts | None = None
+    scorer: Scorer | None = None
 
     @classmethod
     def of(
@@ -76,6 +87,7 @@ class Behaviour:
         blend: Blend,
         half_lives: HalfLives,
         now: float,
+        scorer: Scorer | None = None,
     ) -> "Behaviour":
         """Count interactions as they are worth at `now` (epoch seconds)."""
         facts = Facts(
@@ -85,11 +97,14 @@ class Behaviour:
             interactions=len(interactions),
             parked=collected.parked,
             towers=towers.fingerprint if towers else None,
+            scorer=scorer.fingerprint if scorer else None,
             half_lives=half_lives,
             blend=blend,
         )
         counted = Covisitation.count(interactions, now, half_lives.covisitation)
-        return cls(facts, counted, popularity(interactions, now, half_lives.popularity), first_seen, towers)
+        popular = popularity(interactions, now, half_lives.popularity)
+        of_late = popularity(interactions, now, half_lives.popularity / LATELY)
+        return cls(facts, counted, popular, trend(popular, of_late), first_seen, towers, scorer=scorer)
 
     @cached_property
     def _popular(self) -> Items:
@@ -139,10 +154,15 @@ class Behaviour:
         folder.mkdir()
         self.covisitation.write(folder)
         np.save(folder / "popularity.npy", self.popularity, allow_pickle=False)
+        np.save(folder / "trend.npy", self.trend, allow_pickle=False)
         np.save(folder / "first_seen.npy", self.first_seen, allow_pickle=False)
         (folder / "behaviour.json").write_text(self.facts.model_dump_json(indent=2))
         if self.towers is not None:
             self.towers.save(folder / "towers")
+        if self.items is not None:
+            self.items.write(folder)
+        if self.scorer is not None:
+            self.scorer.save(folder / "scorer")
 
     @classmethod
     def open(cls, folder: Path) -> "Behaviour":
@@ -152,8 +172,11 @@ class Behaviour:
             facts,
             Covisitation.open(folder),
             np.load(folder / "popularity.npy", allow_pickle=False),
+            np.load(folder / "trend.npy", allow_pickle=False),
             np.load(folder / "first_seen.npy", allow_pickle=False),
             TrainedTowers.open(folder / "towers" / facts.towers) if facts.towers else None,
+            RankFacts.open(folder) if facts.towers else None,
+            Scorer.open(folder / "scorer" / facts.scorer) if facts.scorer else None,
         )
 
 

@@ -22,6 +22,8 @@ from embed.towers.training import Trainer, fit
 from index.contract import VectorIndex
 from index.exact import ExactIndex
 from index.space import Space
+from serve.rank.facts import Facts
+from serve.rank.features import FeatureMaker
 from serve.recommend.behaviour import TOWER, Behaviour
 from serve.recommend.blend import COUNTS, Blend, Case
 from serve.recommend.blend import fit as fit_blend
@@ -70,29 +72,39 @@ class Material:
         )
         return Trainer(settings, sizes, self.features, interactions, self.device)
 
-    def sources(
+    def past(
         self,
         interactions: Interactions,
         now: float,
-        towers: TrainedTowers | None,
+        towers: TrainedTowers,
         strange: NDArray[np.bool_] | None = None,
-    ) -> dict[str, Source]:
-        """The sources as they would have been at `now`, made of the interactions before it.
+    ) -> "Past":
+        """Sources and features as they would have been at `now`, made of the interactions before it.
 
         The towers go by the content alone of items that are `strange` [items].
         """
         collected = Collected(len(interactions), len(interactions), 0, 0, 0, 0, 0)
         behaviour = Behaviour.of(interactions, collected, self.first_seen, towers, Blend(), self.half_lives, now)
-        spaces = dict(self.spaces)
-        if towers is not None:
-            features = self.features
-            if strange is not None:
-                features = replace(features, identity=np.where(strange, 0, features.identity))
-            vectors = towers.item_vectors(features)
-            owners = np.arange(len(vectors), dtype=np.int32)
-            space = Space(TOWER, vectors.shape[1], towers.fingerprint)
-            spaces[TOWER] = ExactIndex(space, vectors, owners, owners, len(vectors))
-        return behaviour.sources(spaces, self.samples, self.weights, now=now)
+        features = self.features
+        if strange is not None:
+            features = replace(features, identity=np.where(strange, 0, features.identity))
+        vectors = towers.item_vectors(features)
+        owners = np.arange(len(vectors), dtype=np.int32)
+        space = Space(TOWER, vectors.shape[1], towers.fingerprint)
+        spaces = {**self.spaces, TOWER: ExactIndex(space, vectors, owners, owners, len(vectors))}
+        facts = Facts.made(self.vocabulary, features, behaviour.trend, self.first_seen)
+        return Past(
+            behaviour.sources(spaces, self.samples, self.weights, now=now),
+            FeatureMaker(spaces, facts.of, behaviour.covisitation),
+        )
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the sources would have said at a moment, and what features would have been made of it."""
+
+    sources: dict[str, Source]
+    maker: FeatureMaker
 
 
 @dataclass(frozen=True)
@@ -117,7 +129,7 @@ def choose(
     state = fit(trainer, split.validation, folder, progress=tell)
     towers = trainer.trained(material.vocabulary, {})
     strange = np.random.default_rng(settings.seed).random(len(material)) < (STRANGE if material.has_content else 0)
-    sources = material.sources(split.train, split.validation_from, towers, strange)
+    sources = material.past(split.train, split.validation_from, towers, strange).sources
     blend = learn_blend(sources, split.validation, strange, settings.seed, progress)
     return Chosen(towers, state, blend)
 

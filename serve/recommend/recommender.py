@@ -33,11 +33,15 @@ class Candidates:
 
     def first(self, k: int) -> "Candidates":
         """The k best."""
+        return self.at(slice(k))
+
+    def at(self, places: NDArray[np.int64] | slice) -> "Candidates":
+        """Those at some places, in the order given."""
         return Candidates(
-            self.items[:k],
-            self.total[:k],
-            {source: scores[:k] for source, scores in self.scores.items()},
-            {source: which[:k] for source, which in self.proposed.items()},
+            self.items[places],
+            self.total[places],
+            {source: scores[places] for source, scores in self.scores.items()},
+            {source: which[places] for source, which in self.proposed.items()},
         )
 
 
@@ -58,7 +62,7 @@ class Recommender:
         """
         found = self.candidates(shopper, max(k, DEPTH), left_out, allowed)
         if len(found.items) < k:
-            found = self._filled(found, k, left_out, allowed)
+            found = self.filled(found, k, left_out, allowed)
         return found.first(k)
 
     def candidates(
@@ -95,7 +99,8 @@ class Recommender:
             {name: _among(items, of)[order] for name, of in proposed.items()},
         )
 
-    def _filled(self, found: Candidates, k: int, left_out: Items, allowed: Selection | None) -> Candidates:
+    def filled(self, found: Candidates, k: int, left_out: Items, allowed: Selection | None) -> Candidates:
+        """What was found and, behind it, any other allowed items by their number, k in all."""
         mask = self._mask(left_out, allowed)
         mask[found.items] = False
         rest = np.flatnonzero(mask)[: k - len(found.items)]

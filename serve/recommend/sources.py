@@ -28,6 +28,7 @@ Items = NDArray[np.int64]
 Scores = NDArray[np.float32]
 RECENT = 10  # items of a history that content neighbours are taken of
 FADE = 0.8  # of their weight with each step back
+LATELY = 4
 
 
 class Proposals(Protocol):
@@ -210,6 +211,16 @@ def popularity(interactions: Interactions, now: float, half_life_days: float) ->
     latest = order[np.unique(pair[order], return_index=True)[1]]
     worth = 0.5 ** (np.maximum(0, now - liked.time[latest]) / (DAY * half_life_days))
     return np.bincount(liked.item[latest], weights=worth, minlength=liked.items).astype(np.float32)
+
+
+def trend(popular: Scores, of_late: Scores) -> Scores:
+    """Whether items are wanted more of late than over all, [items]: 0 for as much, 1 for twice; NaN where never.
+
+    `of_late` is popularity with a half-life LATELY times shorter, of which steady demand leaves that much less.
+    """
+    with np.errstate(invalid="ignore"):
+        found = np.log2((LATELY * of_late + 1) / (popular + 1))
+    return np.where(popular > 0, found, np.nan).astype(np.float32)
 
 
 def arrivals(first_seen: NDArray[np.float64], now: float, half_life_days: float) -> Scores:

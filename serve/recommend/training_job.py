@@ -3,6 +3,7 @@
     STORE/towers/
       current -> FINGERPRINT
       FINGERPRINT/          see embed.towers.trained; its facts hold the blend and how validation measured
+        chosen/FINGERPRINT/ the towers that know the time before validation only, which the scorer learns with
       training/             job.json, checkpoints while a job runs, and what TensorBoard shows of the last
 
 What the job learns from is fixed when it begins, as events keep coming: a job that was killed goes on with the same.
@@ -26,16 +27,17 @@ from embed.behaviour import Collected, Interactions, Split, collect, split_by_ti
 from embed.durable import point, sync
 from embed.encode_job import SpaceVectors
 from embed.encoders import choose_device
+from embed.errors import Missing
 from embed.towers.features import Content, Vocabulary
-from embed.towers.settings import TowerSettings
 from embed.towers.trained import TrainedTowers
 from serve.errors import BadRequest
-from serve.learn.event_store import EventStore, open_event_store
+from serve.learn.event_store import open_event_store
 from serve.recommend.blend import Blend
 from serve.recommend.fitting import Chosen, Material, Progress, choose, finish
 from serve.release import Release
 from serve.settings import Settings
 
+CHOSEN = "chosen"
 FEWEST = 20  # shoppers in validation, below which nothing can be chosen by it
 
 
@@ -44,7 +46,7 @@ class Job(BaseModel):
 
     events_until: int
     release: str
-    settings: TowerSettings
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,15 @@ def current_towers(store: Path) -> TrainedTowers | None:
     if not link.is_symlink():
         return None
     return TrainedTowers.open(link.parent / os.readlink(link))
+
+
+def chosen_towers(store: Path, fingerprint: str) -> TrainedTowers:
+    """The towers behind some trained ones that know the time before validation only; raises Missing or Damaged."""
+    folder = store / "towers" / fingerprint / CHOSEN
+    names = list(folder.glob("[!.]*"))
+    if len(names) != 1:
+        raise Missing(f"{folder} does not hold the towers of before validation: train the towers again", CHOSEN)
+    return TrainedTowers.open(names[0])
 
 
 @contextmanager
@@ -95,7 +106,7 @@ def train_towers(
     folder = settings.store / "towers" / "training"
     events = open_event_store(settings)
     try:
-        job = _job(settings, release, events, folder)
+        job = begin(folder, events.last(), release.name, settings.towers.model_dump())
         interactions, collected = collect(
             (batch for _, batch in events.batches(until=job.events_until)), release.catalogue.ids(), settings.signal
         )
@@ -104,12 +115,13 @@ def train_towers(
     split = split_by_time(interactions, validation=0.1, test=0.0)
     check_enough(split, interactions)
     with material_of(settings, release, spaces, folder) as material:
-        chosen = choose(material, split, job.settings, folder / "choose", progress)
+        chosen = choose(material, split, settings.towers, folder / "choose", progress)
         facts = _facts(job, chosen, split, collected)
         towers = finish(
-            material, interactions, job.settings, chosen.state.best_epoch, folder / "finish", facts, progress
+            material, interactions, settings.towers, chosen.state.best_epoch, folder / "finish", facts, progress
         )
     saved = towers.save(settings.store / "towers")
+    chosen.towers.save(saved / CHOSEN)
     point(saved.parent / "current", saved.name)
     for part in ("choose", "finish"):
         (folder / part / "checkpoint.safetensors").unlink()
@@ -162,10 +174,10 @@ def check_enough(split: Split, interactions: Interactions) -> None:
         )
 
 
-def _job(settings: Settings, release: Release, events: EventStore, folder: Path) -> Job:
+def begin(folder: Path, events_until: int, release: str, settings: dict[str, Any]) -> Job:
     """The job that was killed, if it is the same as the one asked for; else a new one, in an emptied folder."""
     path = folder / "job.json"
-    new = Job(events_until=events.last(), release=release.name, settings=settings.towers)
+    new = Job(events_until=events_until, release=release, settings=settings)
     if path.exists():
         killed = Job.model_validate_json(path.read_bytes())
         if (killed.release, killed.settings) == (new.release, new.settings):
@@ -186,6 +198,7 @@ def _facts(job: Job, chosen: Chosen, split: Split, collected: Collected) -> dict
         "epochs": chosen.state.best_epoch,
         "validation": {name: round(value, 4) for name, value in best.items()},
         "blend": chosen.blend.model_dump(),
+        "validation_from": split.validation_from,
         "split": split.report,
         "events": asdict(collected),
     }

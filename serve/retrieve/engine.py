@@ -1,5 +1,6 @@
 """The engine: a question put to one view of the shop, answered with items, their scores and where these come from."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +28,8 @@ from index.exact import top
 from index.selection import Selection
 from index.threads import limit_threads
 from serve.errors import BadRequest, Broken, NotFound
+from serve.rank.features import FeatureMaker
+from serve.rank.ranker import Ranked, Ranker
 from serve.recommend.behaviour import TOWER
 from serve.recommend.recommender import Candidates, Recommender
 from serve.recommend.shopper import Shopper
@@ -61,12 +64,16 @@ class Query:
 
 
 class Found(NamedTuple):
-    """An item of an answer. `sources` gives its cosine in each space that was asked, `image` its best image there."""
+    """An item of an answer. `sources` gives its cosine in each space that was asked, `image` its best image there.
+
+    Where a scorer ranked, `chances` are the probabilities of each head, and `score` is what can be expected of them.
+    """
 
     number: int
     score: float
     sources: dict[str, float]
     image: int | None
+    chances: dict[str, float] | None = None
 
 
 class Encoders:
@@ -151,16 +158,15 @@ class Engine:
 
         Without the items left out; unknown ones among them are no mistake. Always k where k pass the filter.
         """
-        found = self.candidates(events, k, left_out, filter_)
-        sources = [
-            dict(zip(found.scores, each, strict=True))
-            for each in zip(*(_rounded(of) for of in found.scores.values()), strict=True)
-        ]
-        numbers, totals = found.items.tolist(), _rounded(found.total)
-        return [
-            Found(number, total, of, None)
-            for number, total, of in zip(numbers, totals, sources or [{}] * len(numbers), strict=True)
-        ]
+        numbers, allowed = self._barred(left_out, filter_)
+        return _found(self._ranker.recommend(self.shopper(events), k, numbers, time.time(), allowed))
+
+    def rank(self, events: Sequence[Event], item_ids: Sequence[str]) -> tuple[list[Found], list[str]]:
+        """Items from elsewhere, in the order that suits a shopper, and the ids of those that are not there."""
+        numbers = {item_id: self.view.number(item_id) for item_id in item_ids}
+        known = np.unique(np.array([number for number in numbers.values() if number is not None], np.int64))
+        ranked = self._ranker.rank(self.shopper(events), known, time.time())
+        return _found(ranked), [item_id for item_id, number in numbers.items() if number is None]
 
     def candidates(
         self,
@@ -169,7 +175,14 @@ class Engine:
         left_out: Sequence[str] = (),
         filter_: Mapping[str, Any] | None = None,
     ) -> Candidates:
-        """What `recommend` answers with, under the items' numbers, and with who proposed what."""
+        """The k best by the blend of all sources, under the items' numbers, and with who proposed what."""
+        numbers, allowed = self._barred(left_out, filter_)
+        return self._recommender.recommend(self.shopper(events), k, numbers, allowed)
+
+    def _barred(
+        self, left_out: Sequence[str], filter_: Mapping[str, Any] | None
+    ) -> tuple[NDArray[np.int64], Selection | None]:
+        """What must not be recommended, and what may be where not everything else may."""
         conditions = dict(filter_ or {})
         if not self._settings.recommend_unavailable:
             conditions.setdefault("available", True)
@@ -177,12 +190,19 @@ class Engine:
         allowed = None if wanted is None else self.view.selection(wanted)
         if allowed is not None and allowed.count == self.view.items - len(self.view.gone):
             allowed = None  # everything there is: searching needs no filter
-        numbers = np.unique(np.array(self._known(left_out), np.int64))
-        return self._recommender.recommend(self.shopper(events), k, numbers, allowed)
+        return np.unique(np.array(self._known(left_out), np.int64)), allowed
 
     def shopper(self, events: Sequence[Event]) -> Shopper:
         """What the events say of a shopper, under the items' numbers."""
         return Shopper.from_events(events, self.view.number, self._settings.signal)
+
+    @cached_property
+    def _ranker(self) -> Ranker:
+        view, behaviour = self.view, self.view.release.behaviour
+        maker = None
+        if behaviour.scorer is not None:
+            maker = FeatureMaker(self._spaces, view.facts_of, behaviour.covisitation, view.numbering)
+        return Ranker(self._recommender, maker, behaviour.scorer, self._settings.head_values, self._settings.new_share)
 
     @cached_property
     def _recommender(self) -> Recommender:
@@ -338,6 +358,24 @@ def _direction(vectors: Sequence[NDArray[np.float32]], weights: Sequence[float])
     total = np.sum([weight * vector for vector, weight in zip(vectors, weights, strict=True)], axis=0)
     length = float(np.linalg.norm(total))
     return (total / length).astype(np.float32) if length > 1e-6 else None
+
+
+def _found(ranked: Ranked) -> list[Found]:
+    """What was ranked, as an answer has it."""
+    found, scores = ranked.found, ranked.scores
+    totals, sources = _rounded(found.total), _by_row(found.scores, len(found.items))
+    listed = [Found(*each, None) for each in zip(found.items.tolist(), totals, sources, strict=True)]
+    if scores is None:
+        return listed
+    chances, expected = _by_row(scores.heads, len(scores.total)), _rounded(scores.total)
+    scored = [one._replace(score=score, chances=of) for one, score, of in zip(listed, expected, chances, strict=False)]
+    return scored + listed[len(scored) :]
+
+
+def _by_row(columns: Mapping[str, NDArray[np.float32]], rows: int) -> list[dict[str, float]]:
+    if not columns:
+        return [{} for _ in range(rows)]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*map(_rounded, columns.values()), strict=True)]
 
 
 def _rounded(scores: NDArray[np.float32]) -> list[float]:

@@ -20,12 +20,13 @@ from embed.behaviour.ranking import hits, recall
 from serve.cli import bars
 from serve.demo.shop import make_shop
 from serve.evaluation.baselines import rank_baseline
-from serve.evaluation.evaluate import only_targets, rank_all
+from serve.evaluation.evaluate import only_targets, rank_all, rerank_all
 from serve.evaluation.measures import DEEP, interval
 from serve.learn.event_store import open_event_store
 from serve.learn.import_events import import_events
 from serve.learning import released
 from serve.pipeline import Progress, build
+from serve.rank.ranker import Ranker
 from serve.recommend.fitting import choose, finish
 from serve.recommend.recommender import Recommender
 from serve.recommend.training_job import material_of
@@ -75,8 +76,9 @@ def run(
         towers = finish(
             material, split.before_test, settings.towers, chosen.state.best_epoch, folder / "finish", {}, progress
         )
-        sources = material.sources(split.before_test, split.test_from, towers)
-        ours = rank_all(Recommender(sources, chosen.blend, items), split.test, "ours", progress)
+        sources = material.past(split.before_test, split.test_from, towers).sources
+        pipeline = Ranker(Recommender(sources, chosen.blend, items), None, None, {}, settings.new_share)
+        ours = rerank_all(pipeline, split.test, split.test_from, "ours", progress)
         alone = rank_all(Recommender({"tower": sources["tower"]}, chosen.blend, items), split.test, "tower", progress)
     ranked = {"ours": ours, "tower": alone}
     for name in ("popularity", "iALS"):

@@ -1,0 +1,107 @@
+"""The job that trains the scorer: events of the store -> scorer, resumable; the next build takes it into its release.
+
+    STORE/scorer/
+      current -> FINGERPRINT
+      FINGERPRINT/          see serve.rank.scorer
+      training/             job.json, checkpoints while a job runs, and what TensorBoard shows of the last
+
+It learns from the time that the towers were validated on, with the towers that know only the time before: what the
+final towers say of events that they have seen would be too good to be true.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from embed.behaviour import collect, split_at
+from embed.durable import point
+from embed.encode_job import SpaceVectors
+from serve.errors import BadRequest
+from serve.learn.event_store import open_event_store
+from serve.rank.fitting import Progress, fit_scorer
+from serve.rank.scorer import HeadFacts, Scorer
+from serve.rank.shown import read_shown
+from serve.recommend.blend import Blend
+from serve.recommend.recommender import Recommender
+from serve.recommend.training_job import begin, chosen_towers, current_towers, material_of
+from serve.release import Release
+from serve.settings import Settings
+
+
+@dataclass(frozen=True)
+class ScorerReport:
+    """What came of a job: from how much it learned, for how long, and how each head measures on held-out shoppers."""
+
+    fingerprint: str
+    rows: int
+    cases: int
+    epochs: int
+    heads: Mapping[str, HeadFacts]
+    seconds: float
+
+
+def current_scorer(store: Path) -> Scorer | None:
+    """The scorer trained last, or None before the first; raises Missing or Damaged where it cannot be used."""
+    link = store / "scorer" / "current"
+    return Scorer.open(link.parent / os.readlink(link)) if link.is_symlink() else None
+
+
+def train_scorer(
+    settings: Settings, release: Release, spaces: Sequence[SpaceVectors], progress: Progress | None = None
+) -> ScorerReport:
+    """Train the scorer on the events since the towers' validation began, and make it the current one.
+
+    `spaces` are the vectors of the release's catalogue. Raises BadRequest where there are no towers or too few events.
+    """
+    started = time.perf_counter()
+    towers = current_towers(settings.store)
+    if towers is None:
+        raise BadRequest("the scorer needs towers: run vetrina train towers first", "store")
+    chosen = chosen_towers(settings.store, towers.fingerprint)
+    moment = float(towers.facts["validation_from"])
+    folder = settings.store / "scorer" / "training"
+    events = open_event_store(settings)
+    try:
+        told = {"towers": towers.fingerprint, **settings.scorer.model_dump()}
+        job = begin(folder, events.last(), release.name, told)
+        ids = release.catalogue.ids()
+        interactions, _ = collect((batch for _, batch in events.batches(until=job.events_until)), ids, settings.signal)
+        shown = read_shown((batch for _, batch in events.batches(until=job.events_until)), ids, settings.signal, moment)
+    finally:
+        events.close()
+    split = split_at(interactions, moment, float("inf"))
+    with material_of(settings, release, spaces, folder) as material:
+        past = material.past(split.train, moment, chosen)
+        recommender = Recommender(past.sources, Blend.model_validate(towers.facts["blend"]), len(material))
+        fitted = fit_scorer(
+            recommender,
+            past.maker,
+            interactions,
+            split.validation,
+            moment,
+            shown,
+            settings.scorer,
+            towers.fingerprint,
+            folder / "fit",
+            progress=progress,
+        )
+    if fitted is None:
+        raise BadRequest(
+            f"there is too little to train a scorer on: {len(split.validation)} shoppers liked anything new since the "
+            "towers' validation began",
+            "events",
+        )
+    saved = fitted.scorer.save(settings.store / "scorer")
+    point(saved.parent / "current", saved.name)
+    (folder / "fit" / "checkpoint.safetensors").unlink()
+    (folder / "job.json").unlink()
+    for other in saved.parent.iterdir():
+        if other.is_dir() and not other.is_symlink() and other.name not in (saved.name, "training"):
+            shutil.rmtree(other)
+    facts = fitted.scorer.facts
+    return ScorerReport(
+        saved.name, facts.rows, facts.cases, facts.epochs, facts.heads, round(time.perf_counter() - started, 1)
+    )
