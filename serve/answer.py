@@ -32,6 +32,7 @@ def answer(view: View, found: Sequence[Found], fields: Sequence[str]) -> dict[st
             "score": one.score,
             "sources": one.sources,
             **({} if one.chances is None else {"chances": one.chances}),
+            **({} if one.reasons is None else {"reasons": one.reasons}),
             **item_fields(view, one.number, fields, one.image),
         }
         for one in found

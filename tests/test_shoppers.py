@@ -182,6 +182,59 @@ def test_candidates_say_who_proposed_them_and_come_in_the_same_order(service: Se
     assert all(set(item["proposed_by"]) <= set(item["sources"]) for item in found)
 
 
+def test_reasons_add_up_to_the_score_and_name_what_the_shopper_did(service: Service) -> None:
+    items = some_items(service, 3)
+    history = [{"item_id": items[0]}, {"item_id": items[1], "type": "purchase"}]
+    answer = good(service.client.post("/v1/recommend", json={"history": history, "k": 20, "explain": True}))
+    assert answer["ranked_by"] == "scorer"
+    for item in answer["items"]:
+        of = item["reasons"]
+        total = of["base"] + sum(of["parts"].values()) + sum(event["value"] for event in of["history"])
+        assert total == pytest.approx(item["score"], abs=1e-3)
+        assert {(event["item_id"], event["type"]) for event in of["history"]} <= {
+            (items[0], "click"),
+            (items[1], "purchase"),
+        }
+        assert of["sentence"].endswith(".")
+        assert set(item["chances"]) <= {"click", "cart", "purchase", "rating"}
+    plain = good(service.client.post("/v1/recommend", json={"history": history}))
+    assert "reasons" not in plain["items"][0]
+
+
+def test_a_list_from_elsewhere_is_put_into_a_shoppers_order(service: Service) -> None:
+    everything = recommended(service, user_id="u00007", k=1000)
+    items = [item["item_id"] for item in everything[:6]]
+    body = {"user_id": "u00007", "item_ids": [*items[::-1], "not there", items[0]], "explain": True}
+    answer = good(service.client.post("/v1/rank", json=body))
+    assert answer["unknown"] == ["not there"]
+    assert sorted(item["item_id"] for item in answer["items"]) == sorted(items)
+    scores = [item["score"] for item in answer["items"]]
+    assert scores == sorted(scores, reverse=True)
+    service.client.delete(f"/v1/items/{items[2]}")
+    again = good(service.client.post("/v1/rank", json=body))
+    assert again["unknown"] == [items[2], "not there"]
+    assert len(again["items"]) == 5
+
+
+def test_without_a_scorer_the_sources_decide_and_say_why(copied: Settings) -> None:
+    shutil.rmtree(copied.store / "scorer")
+    assert build(copied).published
+    with served(copied) as service:
+        answer = good(service.client.post("/v1/recommend", json={"user_id": "u00007", "k": 5, "explain": True}))
+    assert answer["ranked_by"] == "sources"
+    for item in answer["items"]:
+        assert "chances" not in item
+        assert sum(item["reasons"]["parts"].values()) == pytest.approx(item["score"], abs=1e-3)
+
+
+def test_a_scorer_of_other_towers_stays_out(copied: Settings) -> None:
+    longer = copied.model_copy(update={"towers": copied.towers.model_copy(update={"seed": 1})})
+    train(longer)
+    assert build(longer).manifest.behaviour.scorer is None
+    train_scorer(longer)
+    assert build(longer).manifest.behaviour.scorer is not None
+
+
 def test_items_put_live_are_recommended_and_unavailable_ones_are_not(service: Service) -> None:
     liked = some_items(service, 1)[0]
     item = good(service.client.get(f"/v1/items/{liked}"))["item"]

@@ -164,6 +164,7 @@ class RecommendRequest(Strict):
     exclude: list[ItemId] = Field([], max_length=MAX_EXCLUDED, description="items that must not be in the answer")
     k: K = 10
     fields: Fields = DEFAULT_FIELDS
+    explain: bool = Field(False, description="whether each item comes with reasons")
 
 
 class CandidatesRequest(Strict):
@@ -304,6 +305,23 @@ class ChangesAnswer(BaseModel):
     items: list[ChangedItem]
 
 
+class BecauseOfEvent(BaseModel):
+    """What one of the shopper's own acts added to a score."""
+
+    item_id: str
+    type: str
+    value: float
+
+
+class ReasonsOfItem(BaseModel):
+    """Why an item has its score: `base` + all `parts` + all values of `history` is the score; `sentence` says it."""
+
+    base: float
+    parts: dict[str, float]
+    history: list[BecauseOfEvent]
+    sentence: str
+
+
 class AnswerItem(BaseModel):
     """An item with its score, its cosine in each space asked, and the requested fields.
 
@@ -320,6 +338,7 @@ class AnswerItem(BaseModel):
     score: float
     sources: dict[str, float]
     chances: dict[str, float] | None = None
+    reasons: ReasonsOfItem | None = None
 
 
 class Answer(BaseModel):
@@ -350,6 +369,7 @@ class RankRequest(Strict):
     user_id: UserId | None = Field(None, description="whose events count")
     history: list[HistoryEvent] = Field([], max_length=MAX_HISTORY, description="what was done, the latest last")
     fields: Fields = DEFAULT_FIELDS
+    explain: bool = Field(False, description="whether each item comes with reasons")
 
 
 class ItemAnswer(BaseModel):

@@ -209,7 +209,8 @@ def recommend(wanted: RecommendRequest, live: LiveRelease) -> Response:
     """By what the shopper did until this moment; an unknown one gets what is popular and new."""
     started = time.perf_counter()
     engine, known = live.engine, live.known(wanted.user_id, [event.model_dump() for event in wanted.history])
-    found = engine.recommend(known.events, wanted.k, [*known.left_out, *wanted.exclude], wanted.filter)
+    left_out = [*known.left_out, *wanted.exclude]
+    found = engine.recommend(known.events, wanted.k, left_out, wanted.filter, wanted.explain)
     return _respond(engine, answer(engine.view, found, wanted.fields), started)
 
 
@@ -218,7 +219,7 @@ def rank(wanted: RankRequest, live: LiveRelease) -> Response:
     """For lists that another service made. Nothing is left out but what is not there, which is named."""
     started = time.perf_counter()
     engine, known = live.engine, live.known(wanted.user_id, [event.model_dump() for event in wanted.history])
-    found, unknown = engine.rank(known.events, wanted.item_ids)
+    found, unknown = engine.rank(known.events, wanted.item_ids, wanted.explain)
     return _respond(engine, answer(engine.view, found, wanted.fields) | {"unknown": unknown}, started)
 
 

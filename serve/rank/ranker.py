@@ -8,16 +8,18 @@ that suit the shopper best: one in ten by default, the tenth, the twentieth, and
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embed.behaviour.interactions import KINDS
 from index.exact import top
 from index.selection import Selection
-from serve.rank.features import Context, FeatureMaker, hour_of
-from serve.rank.scorer import Explained, Scorer, Scores
+from serve.rank.explain import Reasons, reasons_of, reasons_of_blend
+from serve.rank.features import HISTORY, Context, FeatureMaker, Features, hour_of
+from serve.rank.scorer import Scorer, Scores
 from serve.recommend.blend import nobody_had
 from serve.recommend.recommender import DEPTH, Candidates, Recommender
 from serve.recommend.shopper import Shopper
@@ -29,20 +31,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Ranked:
-    """k candidates in their final order; `scores` and `explained` are of the first of them, where a scorer ranked."""
+    """k candidates in their final order; `scores` and `features` are of the first of them, where a scorer ranked."""
 
     found: Candidates
-    scores: Scores | None
-    explained: Explained | None = None
+    scores: Scores | None = None
+    features: Features | None = None
 
     def at(self, places: NDArray[np.int64]) -> "Ranked":
         """Those at some places, in the order given; those without a score behind the others."""
-        if self.scores is None:
-            return Ranked(self.found.at(places), None)
+        if self.scores is None or self.features is None:
+            return Ranked(self.found.at(places))
         scored = places < len(self.scores.total)
         first = places[scored]
-        explained = None if self.explained is None else self.explained.at(first)
-        return Ranked(self.found.at(np.concatenate([first, places[~scored]])), self.scores.at(first), explained)
+        found = self.found.at(np.concatenate([first, places[~scored]]))
+        return Ranked(found, self.scores.at(first), self.features.at(first))
 
 
 def spread(new: NDArray[np.bool_], share: float, k: int) -> NDArray[np.int64]:
@@ -89,7 +91,6 @@ class Ranker:
         left_out: Items,
         now: float,
         allowed: Selection | None = None,
-        explain: bool = False,
     ) -> Ranked:
         """The k best items for a shopper at a moment; k whenever there are k (see Recommender.recommend)."""
         found = self._recommender.candidates(shopper, max(k, DEPTH), left_out, allowed)
@@ -97,22 +98,31 @@ class Ranker:
             found = self._recommender.filled(found, k, left_out, allowed)
         new = np.flatnonzero(nobody_had(found.scores, len(found.items)))
         places = np.union1d(np.arange(min(MOST_SCORED, len(found.items))), new[: round(k * self._new_share)])
-        ranked = self._ranked(shopper, found, places, len(found.items), now, explain)
-        order = spread(nobody_had(ranked.found.scores, len(found.items)), self._new_share, k)
-        return ranked.at(order)
+        ranked = self._ranked(shopper, found, places, now)
+        return ranked.at(spread(nobody_had(ranked.found.scores, len(found.items)), self._new_share, k))
 
-    def rank(self, shopper: Shopper, items: Items, now: float, explain: bool = False) -> Ranked:
+    def rank(self, shopper: Shopper, items: Items, now: float) -> Ranked:
         """Some items [m], distinct and in rising order, in the order that suits a shopper."""
         found = self._recommender.candidates(shopper, DEPTH, np.empty(0, np.int64), also=items)
         places = np.flatnonzero(np.isin(found.items, items))
-        return self._ranked(shopper, found, places, len(places), now, explain)
+        return self._ranked(shopper, found, places, now).at(np.arange(len(places)))
 
-    def _ranked(
-        self, shopper: Shopper, found: Candidates, places: NDArray[np.int64], k: int, now: float, explain: bool
-    ) -> Ranked:
-        """The first k of the candidates at `places` in the scorer's order and the others behind them."""
+    def explain(
+        self, ranked: Ranked, shopper: Shopper, id_of: Callable[[int], str], title_of: Callable[[str], str]
+    ) -> list[Reasons]:
+        """The reasons for what was ranked for a shopper: of those with a score, or, without a scorer, of all."""
+        if self._scorer is None or ranked.features is None:
+            found = ranked.found
+            return reasons_of_blend(self._recommender.parts(found), len(found.items))
+        recent = shopper.last(HISTORY)
+        acts = zip(recent.item.tolist(), recent.kind.tolist(), strict=True)
+        history = [(id_of(item), KINDS[kind]) for item, kind in acts]
+        return reasons_of(self._scorer.explain(ranked.features, self._values), history, title_of)
+
+    def _ranked(self, shopper: Shopper, found: Candidates, places: NDArray[np.int64], now: float) -> Ranked:
+        """The candidates at `places` in the scorer's order, and the others behind them."""
         rest = np.setdiff1d(np.arange(len(found.items)), places)
-        as_they_are = Ranked(found.at(np.concatenate([places, rest])[:k]), None)
+        as_they_are = Ranked(found.at(np.concatenate([places, rest])))
         if self._scorer is None or self._maker is None or not len(places):
             return as_they_are
         try:
@@ -120,9 +130,8 @@ class Ranker:
             features = self._maker.make(shopper, found, context, places)
             scores = self._scorer.score(features, self._values)
             order = top(scores.total, found.items[places], len(places))
-            explained = self._scorer.explain(features.at(order[:k]), self._values) if explain else None
         except Exception:  # whatever it is, the shopper gets an answer
             self.failures += 1
             _log.exception("the scorer failed: the blended order stands")
             return as_they_are
-        return Ranked(found.at(np.concatenate([places[order], rest])[:k]), scores.at(order[:k]), explained)
+        return Ranked(found.at(np.concatenate([places[order], rest])), scores.at(order), features.at(order))

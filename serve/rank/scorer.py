@@ -89,10 +89,6 @@ class Explained:
     groups: Floats
     history: Floats
 
-    def at(self, places: NDArray[np.int64]) -> "Explained":
-        """Those of some candidates, in the order given."""
-        return Explained(self.scores.at(places), self.base, self.groups[places], self.history[places])
-
 
 class Scorer:
     """Scores candidates by their features; without state, safe in several threads. `values` by head are the shop's."""

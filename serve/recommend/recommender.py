@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from index.exact import top
 from index.selection import Selection
-from serve.recommend.blend import Blend
+from serve.recommend.blend import Blend, nobody_had
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import Items, Scores, Source
 
@@ -98,6 +98,12 @@ class Recommender:
             {name: of[order] for name, of in scores.items()},
             {name: _among(items, of)[order] for name, of in proposed.items()},
         )
+
+    def parts(self, found: Candidates) -> dict[str, list[float]]:
+        """What each source adds to the blended score of each candidate, [m]; `new` is for what nobody had."""
+        parts = {source: self._blend.part(source, of).astype(float).tolist() for source, of in found.scores.items()}
+        new = self._blend.new * nobody_had(found.scores, len(found.items))
+        return {**parts, "new": new.tolist()}
 
     def filled(self, found: Candidates, k: int, left_out: Items, allowed: Selection | None) -> Candidates:
         """What was found and, behind it, any other allowed items by their number, k in all."""

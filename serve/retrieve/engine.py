@@ -28,6 +28,7 @@ from index.exact import top
 from index.selection import Selection
 from index.threads import limit_threads
 from serve.errors import BadRequest, Broken, NotFound
+from serve.rank.explain import Reasons
 from serve.rank.features import FeatureMaker
 from serve.rank.ranker import Ranked, Ranker
 from serve.recommend.behaviour import TOWER
@@ -74,6 +75,7 @@ class Found(NamedTuple):
     sources: dict[str, float]
     image: int | None
     chances: dict[str, float] | None = None
+    reasons: Reasons | None = None
 
 
 class Encoders:
@@ -153,20 +155,25 @@ class Engine:
         k: int,
         left_out: Sequence[str] = (),
         filter_: Mapping[str, Any] | None = None,
+        explain: bool = False,
     ) -> list[Found]:
         """The k items that a shopper will want next, by what was done so far, the latest event last; none is fine.
 
         Without the items left out; unknown ones among them are no mistake. Always k where k pass the filter.
         """
         numbers, allowed = self._barred(left_out, filter_)
-        return _found(self._ranker.recommend(self.shopper(events), k, numbers, time.time(), allowed))
+        shopper = self.shopper(events)
+        return self._answered(self._ranker.recommend(shopper, k, numbers, time.time(), allowed), shopper, explain)
 
-    def rank(self, events: Sequence[Event], item_ids: Sequence[str]) -> tuple[list[Found], list[str]]:
+    def rank(
+        self, events: Sequence[Event], item_ids: Sequence[str], explain: bool = False
+    ) -> tuple[list[Found], list[str]]:
         """Items from elsewhere, in the order that suits a shopper, and the ids of those that are not there."""
         numbers = {item_id: self.view.number(item_id) for item_id in item_ids}
         known = np.unique(np.array([number for number in numbers.values() if number is not None], np.int64))
-        ranked = self._ranker.rank(self.shopper(events), known, time.time())
-        return _found(ranked), [item_id for item_id, number in numbers.items() if number is None]
+        shopper = self.shopper(events)
+        found = self._answered(self._ranker.rank(shopper, known, time.time()), shopper, explain)
+        return found, [item_id for item_id, number in numbers.items() if number is None]
 
     def candidates(
         self,
@@ -178,6 +185,17 @@ class Engine:
         """The k best by the blend of all sources, under the items' numbers, and with who proposed what."""
         numbers, allowed = self._barred(left_out, filter_)
         return self._recommender.recommend(self.shopper(events), k, numbers, allowed)
+
+    def _answered(self, ranked: Ranked, shopper: Shopper, explain: bool) -> list[Found]:
+        """What was ranked, as an answer has it."""
+        found = _found(ranked)
+        if not explain:
+            return found
+        reasons = self._ranker.explain(ranked, shopper, self.view.text, self._title)
+        return [one._replace(reasons=of) for one, of in zip(found, reasons, strict=False)] + found[len(reasons) :]
+
+    def _title(self, item_id: str) -> str:
+        return self.view.item(self.number(item_id)).title or item_id
 
     def _barred(
         self, left_out: Sequence[str], filter_: Mapping[str, Any] | None

@@ -1,4 +1,4 @@
-"""How long `/v1/recommend` takes: 100,000 items, one client, the service on one core, all sources, no scorer.
+"""How long `/v1/recommend` takes: 100,000 items, one client, the service on one core, without a scorer and with one.
 
 Items have drawn text vectors in clusters; shoppers walk within them, so that every source has something to say. The
 towers are trained for one epoch: what they know is beside the point here, their size is not.
@@ -25,9 +25,10 @@ from soak import CLUSTERS, keep_vectors
 from serve.cli import bars
 from serve.learn.event_store import open_event_store
 from serve.learn.import_events import import_events
-from serve.learning import train
+from serve.learning import train, train_scorer
 from serve.live import open_engine
 from serve.pipeline import build, ingest_feed
+from serve.rank.features import Context, FeatureMaker
 from serve.recommend.behaviour import ShopperVector
 from serve.recommend.known import known_of
 from serve.settings import Settings
@@ -51,7 +52,10 @@ def main() -> None:
         import_events(settings, shop / "events.jsonl", progress=progress)
         train(settings, progress)
         build(settings, progress=progress)
-        figures = {**inside(settings), **asyncio.run(over_http(settings))}
+        figures = {**inside(settings), **asyncio.run(over_http(settings, "recommend"))}
+        train_scorer(settings, progress)
+        build(settings, progress=progress)
+        figures |= {**scoring(settings), **asyncio.run(over_http(settings, "recommend_reranked"))}
     report("latency", figures, SEED, ("torch", "faiss-cpu", "fastapi", "uvicorn"))
 
 
@@ -108,7 +112,31 @@ def inside(settings: Settings) -> dict[str, float]:
     }
 
 
-async def over_http(settings: Settings) -> dict[str, float]:
+def scoring(settings: Settings) -> dict[str, float]:
+    """Medians of making the features of 200 candidates, scoring them, and explaining each of them."""
+    engine, store = open_engine(settings), open_event_store(settings)
+    view, behaviour = engine.view, engine.view.release.behaviour
+    scorer = behaviour.scorer
+    assert scorer is not None
+    spaces = {**view.spaces, "tower": view.tower}
+    maker = FeatureMaker(spaces, view.facts_of, behaviour.covisitation, view.numbering)
+    took: dict[str, list[float]] = {"features_200": [], "score_only_200": [], "explain_200": [], "score_200": []}
+    for user in track(range(REQUESTS), "scoring", console=Console(stderr=True)):
+        known = known_of(store, settings, f"u{user}")
+        shopper, found = engine.shopper(known.events), engine.candidates(known.events, 200, known.left_out)
+        moments = [time.perf_counter()]
+        features = maker.make(shopper, found, Context(time.time(), 12.0))
+        moments.append(time.perf_counter())
+        scorer.score(features, settings.head_values)
+        moments.append(time.perf_counter())
+        scorer.explain(features, settings.head_values)
+        moments.append(time.perf_counter())
+        for of, seconds in zip(took.values(), [*np.diff(moments), moments[-1] - moments[0]], strict=True):
+            of.append(seconds * 1000)
+    return {f"{name}_p50_ms": round(statistics.median(of), 3) for name, of in took.items()}
+
+
+async def over_http(settings: Settings, name: str) -> dict[str, float]:
     command = [sys.executable, "-m", "uvicorn", "minimal_app:vetrina", "--port", str(PORT), "--log-level", "warning"]
     environment = os.environ | {"VETRINA_STORE": str(settings.store), "VETRINA_THREADS": "1"}
     server = subprocess.Popen(
@@ -136,8 +164,8 @@ async def over_http(settings: Settings) -> dict[str, float]:
         server.wait()
     took = sorted(took[50:])
     return {
-        "recommend_p50_ms": round(statistics.median(took), 2),
-        "recommend_p95_ms": round(took[int(0.95 * len(took))], 2),
+        f"{name}_p50_ms": round(statistics.median(took), 2),
+        f"{name}_p95_ms": round(took[int(0.95 * len(took))], 2),
     }
 
 

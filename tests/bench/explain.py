@@ -1,0 +1,73 @@
+"""Whether explanations say what is true: 1,000 requests to the demo shop with its scorer.
+
+Of each answer the parts of every item are added up and held against its score. Then the interaction said to have
+done most for or against the first item is taken out of the history, and the same item is scored again: did the score
+move in the direction that was said?
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from cold_start import demo_store
+from report import report
+from rich.console import Console
+from rich.progress import track
+
+from serve.cli import bars
+from serve.learn.event_store import open_event_store
+from serve.learning import train, train_scorer
+from serve.live import open_engine
+from serve.pipeline import build
+from serve.recommend.known import known_of
+from serve.recommend.shopper import Shopper
+
+SEED = 0
+REQUESTS, K = 1000, 10
+LEAST = 0.02  # share of a score below which an interaction did next to nothing
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, bars(quiet=False) as progress:
+        settings = demo_store(Path(folder), progress)
+        train(settings, progress)
+        train_scorer(settings, progress)
+        build(settings, progress=progress)
+        engine, store = open_engine(settings), open_event_store(settings)
+        users = np.array(list(store.users()))
+        chosen = np.random.default_rng(SEED).choice(users, REQUESTS)
+        worst, right, asked = 0.0, 0, 0
+        ranker, now = engine._ranker, time.time()
+        for user in track(chosen.tolist(), "explain", console=Console(stderr=True)):
+            shopper = engine.shopper(known_of(store, settings, user).events)
+            ranked = ranker.recommend(shopper, K, np.unique(shopper.item), now)
+            assert ranked.scores is not None
+            told = ranker.explain(ranked, shopper, str, str)
+            for score, of in zip(ranked.scores.total.tolist(), told, strict=True):
+                total = of.base + sum(of.parts.values()) + sum(one.value for one in of.history)
+                worst = max(worst, abs(total - score))
+            item = ranked.found.items[:1]
+            whole = ranker.rank(shopper, item, now)
+            assert whole.scores is not None
+            (reasons,) = ranker.explain(whole, shopper, str, str)
+            score = float(whole.scores.total[0])
+            if not reasons.history or abs(reasons.history[0].value) < LEAST * score:
+                continue
+            kept = shopper.item != int(reasons.history[0].item_id)
+            without = Shopper(shopper.item[kept], shopper.kind[kept], shopper.time[kept], shopper.weight[kept])
+            after = ranker.rank(without, item, now)
+            assert after.scores is not None
+            asked += 1
+            right += (score - float(after.scores.total[0])) * reasons.history[0].value > 0
+    figures: dict[str, float | int | str | None] = {
+        "max_sum_error": round(worst, 7),
+        "directions_right": round(right / max(1, asked), 4),
+        "directions_asked": asked,
+        "requests": REQUESTS,
+    }
+    report("explain", figures, SEED, ("torch", "onnxruntime"))
+
+
+if __name__ == "__main__":
+    main()
