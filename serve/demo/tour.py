@@ -14,11 +14,11 @@ from serve.demo.draw import Look, draw
 from serve.demo.shop import make_shop
 from serve.learn.event_store import open_event_store
 from serve.learn.import_events import import_events
-from serve.learning import train
+from serve.learning import train, train_scorer
 from serve.live import open_engine
 from serve.pipeline import Progress, build
+from serve.rank.scorer_job import current_scorer
 from serve.recommend.known import known_of
-from serve.recommend.training_job import current_towers
 from serve.retrieve.engine import Query
 from serve.settings import load_settings
 
@@ -35,11 +35,13 @@ def tour(folder: Path, progress: Progress | None = None) -> RenderableType:
         make_shop(folder, progress=_drawn(progress))
     report = build(settings, folder / "catalog.csv", progress=progress)
     taken = import_events(settings, folder / "events.jsonl", progress=progress)
-    if taken.stored or current_towers(settings.store) is None:
-        learned = train(settings, progress)
+    learned: list[RenderableType] = []
+    if taken.stored or current_scorer(settings.store) is None:
+        learned = [
+            show.training_report(train(settings, progress)),
+            show.scorer_report(train_scorer(settings, progress)),
+        ]
         report = replace(build(settings, progress=progress), ingest=report.ingest)
-    else:
-        learned = None
     engine = open_engine(settings)
     photo = folder / "photo.jpg"
     draw(PHOTO)[0].save(photo, quality=90)
@@ -68,7 +70,7 @@ def tour(folder: Path, progress: Progress | None = None) -> RenderableType:
         Text("A generated shop: products, pictures and shoppers are drawn or invented.", "bold"),
         show.build_report(report),
         show.events_report(taken),
-        *([show.training_report(learned)] if learned else []),
+        *learned,
     ]
     for title, question in questions:
         parts += [Rule(Text(title, "bold"), align="left"), show.answer(ask(engine, question))]
