@@ -13,7 +13,7 @@ from rich.console import Console
 
 from serve import show
 from serve.cli import bars
-from serve.evaluation.evaluate import FUSED
+from serve.evaluation.evaluate import FUSED, RERANKED
 from serve.learning import evaluate
 from serve.pipeline import build
 
@@ -40,6 +40,17 @@ def main() -> None:
     }
     for name, of in found.systems.items():
         figures[f"{name.replace(' ', '_')}_ndcg10"] = of.means["ndcg10"]
+    single = max((name for name in found.lifts if name.startswith("best source")), default=None)
+    if single is not None:
+        (gain, low, high), source = found.lifts[single], single.rpartition(" ")[2]
+        of_source = found.systems[source].means["ndcg10"]
+        figures |= {
+            "best_source": source,
+            "reranked_over_best_source": round(found.systems[RERANKED].means["ndcg10"] / of_source, 4),
+            "reranked_less_best_source": gain,
+            "reranked_less_best_source_low": low,
+            "reranked_less_best_source_high": high,
+        }
     figures["blend"] = str({name: round(weight, 3) for name, weight in found.chosen["blend"]["weights"].items()})
     report("ml100k", figures, SEED, ("torch", "implicit", "scipy"))
 

@@ -1,4 +1,4 @@
-"""Two public data sets of purchases, last item out: the towers alone, the sources alone, and their learned blend.
+"""Two public data sets of purchases, last item out: the towers alone, the sources alone, their blend, the scorer.
 
 Amazon Beauty and Toys in `sequences/`: one line a shopper, items in order of time, five or more each. The last item is
 the test, the one before it validation. All items are ranked, those of the history are left out. Epochs and the blend
@@ -33,9 +33,16 @@ from embed.towers.trained import TrainedTowers
 from embed.towers.training import Trainer, fit
 from index.exact import ExactIndex
 from index.space import Space
+from serve.cli import bars
+from serve.rank.facts import TAG_GROUPS, Facts, Tags
+from serve.rank.features import FeatureMaker
+from serve.rank.fitting import Fitted, fit_scorer
+from serve.rank.ranker import Ranker
+from serve.rank.settings import ScorerSettings
 from serve.recommend.blend import Blend, Case
 from serve.recommend.blend import fit as fit_blend
 from serve.recommend.covisitation import Covisitation
+from serve.recommend.fitting import Past
 from serve.recommend.recommender import DEPTH, Recommender
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import CovisitationSource, FixedSource, Source, TowerSource, popularity, ranked
@@ -45,6 +52,8 @@ SETS = {"beauty": "Beauty", "toys": "Toys_and_Games"}
 SEED = 0
 K = 10
 BLEND_CASES = 4000
+SCORER_CASES = 12_000
+GROUP_OF_TAG = np.full(1 << 20, TAG_GROUPS.index("attributes"))
 CONSOLE = Console(stderr=True)
 
 
@@ -110,19 +119,25 @@ def run(name: str, split: Split, tags: list[list[int]]) -> tuple[dict[str, tuple
         CONSOLE.print(name, "epochs", state.best_epoch, "blend", blend)
         final = Trainer(settings, sizes, features, split.before_test)
         fit(final, None, Path(folder) / "final", epochs=state.best_epoch)
+        fitted = learn_scorer(split, first, features, blend, Path(folder) / "scorer")
     trained = final.trained(Vocabulary(), {})
     torch.set_num_threads(1)  # as a server answers
     seconds = time.perf_counter() - started
-    sources = make_sources(split.before_test, trained, features)
+    past = make_past(split.before_test, trained, features)
+    sources = past.sources
     alone = {
         source: Recommender({source: of}, Blend(weights={source: 1.0}), len(tags)) for source, of in sources.items()
     }
     measured = {source: measure(recommender, split.test, f"{name} {source}") for source, recommender in alone.items()}
-    measured["fused"] = measure(Recommender(sources, blend, len(tags)), split.test, f"{name} fused")
+    together = Recommender(sources, blend, len(tags))
+    measured["fused"] = measure(together, split.test, f"{name} fused")
+    ranker = Ranker(together, past.maker, fitted.scorer, {"purchase": 1.0}, has_times=False)
+    measured["reranked"] = measure(ranker, split.test, f"{name} reranked")
     return measured, seconds
 
 
-def make_sources(interactions: Interactions, trained: TrainedTowers, features: ItemFeatures) -> dict[str, Source]:
+def make_past(interactions: Interactions, trained: TrainedTowers, features: ItemFeatures) -> Past:
+    """Sources and features made of some interactions."""
     vectors = trained.item_vectors(features)
     owners = np.arange(len(vectors), dtype=np.int32)
     index = ExactIndex(Space("tower", vectors.shape[1], ""), vectors, owners, owners, len(vectors))
@@ -131,15 +146,41 @@ def make_sources(interactions: Interactions, trained: TrainedTowers, features: I
     def vector(shopper: Shopper) -> np.ndarray:
         return trained.user_vector(vectors[shopper.item], shopper.kind, shopper.time)
 
-    return {
+    counted = Covisitation.count(interactions, 0.0)
+    sources: dict[str, Source] = {
         "tower": TowerSource(index, vector),
-        "covisitation": CovisitationSource(Covisitation.count(interactions, 0.0)),
+        "covisitation": CovisitationSource(counted),
         "popularity": FixedSource(popular, ranked(popular)),
     }
+    unknown, tags = np.full(len(vectors), np.nan), Tags(features.tags, features.tag_starts, GROUP_OF_TAG)
+    facts = Facts(unknown.astype(np.float32), np.zeros(len(vectors), np.float32), unknown, tags)
+    return Past(sources, FeatureMaker({"tower": index}, facts.of, counted))
+
+
+def learn_scorer(split: Split, trained: TrainedTowers, features: ItemFeatures, blend: Blend, folder: Path) -> Fitted:
+    """The scorer, from what the held-out shoppers bought next."""
+    past = make_past(split.train, trained, features)
+    settings = ScorerSettings(seed=SEED, cases=SCORER_CASES)
+    with bars(quiet=False) as progress:
+        fitted = fit_scorer(
+            Recommender(past.sources, blend, split.train.items),
+            past.maker,
+            split.before_test,
+            split.validation,
+            0.0,
+            None,
+            settings,
+            trained.fingerprint,
+            folder,
+            has_times=False,
+            progress=progress,
+        )
+    assert fitted is not None
+    return fitted
 
 
 def learn_blend(split: Split, trained: TrainedTowers, features: ItemFeatures) -> Blend:
-    sources = make_sources(split.train, trained, features)
+    sources = make_past(split.train, trained, features).sources
     recommender = Recommender(sources, Blend(), split.train.items)
     held = split.validation.some(BLEND_CASES, SEED)
     cases = []
@@ -151,12 +192,16 @@ def learn_blend(split: Split, trained: TrainedTowers, features: ItemFeatures) ->
     return fit_blend(cases, list(sources))
 
 
-def measure(recommender: Recommender, held: Holdout, what: str) -> tuple[float, float]:
+def measure(recommender: Recommender | Ranker, held: Holdout, what: str) -> tuple[float, float]:
     ranked_items = np.full((len(held), K), -1)
     for user in track(range(len(held)), what, console=CONSOLE):
         shopper = Shopper.of(held.history, user)
-        found = recommender.recommend(shopper, K, np.unique(shopper.item))
-        ranked_items[user, : len(found.items)] = found.items
+        left_out = np.unique(shopper.item)
+        if isinstance(recommender, Ranker):
+            items = recommender.recommend(shopper, K, left_out, 0.0).found.items
+        else:
+            items = recommender.recommend(shopper, K, left_out).items
+        ranked_items[user, : len(items)] = items
     hit = hits(ranked_items, held)
     return float(ndcg(hit, held, K).mean()), float(recall(hit, held, K).mean())
 

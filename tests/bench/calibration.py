@@ -1,0 +1,90 @@
+"""Whether a probability of a click means what it says: the demo shop's lists of the last tenth of its time.
+
+Towers, blend and scorer are fitted on the time before, as `vetrina evaluate` does. Then lists that were shown in the test
+time are scored as they would have been at that moment, and the probabilities are held against what was clicked.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from cold_start import demo_store
+from report import report
+from rich.console import Console
+from rich.table import Table
+
+from embed.behaviour import collect, split_by_time
+from serve.cli import bars
+from serve.learn.event_store import open_event_store
+from serve.learning import released
+from serve.rank.examples import CaseMaker
+from serve.rank.fitting import auc, calibration_error, fit_scorer, log_loss, reliability
+from serve.rank.settings import HEADS
+from serve.rank.shown import read_shown
+from serve.recommend.fitting import choose, finish
+from serve.recommend.recommender import Recommender
+from serve.recommend.training_job import material_of
+
+SEED = 0
+LISTS = 3000
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name, bars(quiet=False) as progress:
+        folder = Path(name)
+        settings = demo_store(folder, progress)
+        release, spaces = released(settings, progress)
+        store, ids = open_event_store(settings), release.catalogue.ids()
+        interactions, _ = collect((batch for _, batch in store.batches()), ids, settings.signal)
+        split = split_by_time(interactions)
+        moments = split.validation_from, split.test_from
+        before = read_shown((batch for _, batch in store.batches()), ids, settings.signal, *moments)
+        after = read_shown((batch for _, batch in store.batches()), ids, settings.signal, split.test_from)
+        store.close()
+        with material_of(settings, release, spaces, folder / "work") as material:
+            chosen = choose(material, split, settings.towers, folder / "choose", progress)
+            past = material.past(split.train, split.validation_from, chosen.towers)
+            fitted = fit_scorer(
+                Recommender(past.sources, chosen.blend, len(material)),
+                past.maker,
+                split.before_test,
+                split.validation,
+                split.validation_from,
+                before,
+                settings.scorer,
+                chosen.towers.fingerprint,
+                folder / "scorer",
+                progress=progress,
+            )
+            assert fitted is not None
+            epochs = chosen.state.best_epoch
+            towers = finish(material, split.before_test, settings.towers, epochs, folder / "finish", {}, progress)
+            present = material.past(split.before_test, split.test_from, towers)
+            recommender = Recommender(present.sources, chosen.blend, len(material))
+            maker = CaseMaker(recommender, present.maker, interactions, settings.scorer)
+            lists = np.sort(np.random.default_rng(SEED).choice(len(after), min(LISTS, len(after)), replace=False))
+            truth: dict[str, list[np.ndarray]] = {head: [] for head in fitted.scorer.facts.heads}
+            said: dict[str, list[np.ndarray]] = {head: [] for head in fitted.scorer.facts.heads}
+            for place, case in enumerate(maker.shown(after, lists), start=1):
+                scores = fitted.scorer.score(case.features, {})
+                for head, of in scores.heads.items():
+                    truth[head].append(case.labels[case.shown, HEADS.index(head)])
+                    said[head].append(of[case.shown])
+                progress("score what was shown", place, len(lists), "lists") if progress else None
+    table = Table("head", "shown", "rate", "AUC", "log loss", "of the base rate", "ECE")
+    figures: dict[str, float | int | str | None] = {"lists": len(lists)}
+    for head, outcomes in truth.items():
+        happened, chance = np.concatenate(outcomes), np.concatenate(said[head])
+        rate, ece = float(happened.mean()), calibration_error(happened, chance)
+        figures |= {f"{head}_ece": round(ece, 4), f"{head}_auc": round(auc(happened, chance), 4)}
+        base = log_loss(happened, np.full(len(happened), rate))
+        row = (rate, auc(happened, chance), log_loss(happened, chance), base, ece)
+        table.add_row(head, f"{len(happened):,}", *(f"{value:.4f}" for value in row))
+        bins = [(round(of, 4), round(was, 4)) for of, was, _ in reliability(happened, chance, 10)]
+        figures[f"{head}_reliability"] = str(bins)
+    Console().print(table)
+    report("calibration", figures, SEED, ("torch", "onnxruntime"))
+
+
+if __name__ == "__main__":
+    main()
