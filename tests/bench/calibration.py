@@ -1,7 +1,7 @@
 """Whether a probability of a click means what it says: the demo shop's lists of the last tenth of its time.
 
-Towers, blend and scorer are fitted on the time before, as `vetrina evaluate` does. Then lists that were shown in the test
-time are scored as they would have been at that moment, and the probabilities are held against what was clicked.
+Towers, blend and scorer are fitted on the time before, as `vetrina evaluate` does. Then lists that were shown in the
+test time are scored as they would have been at that moment, and the probabilities held against what was clicked.
 """
 
 import tempfile
