@@ -10,12 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from test_recommend import NOW, interactions, shopper, some_rows
 
 from embed.behaviour import Event, Signal, as_batch
 from embed.behaviour.interactions import KINDS
 from embed.errors import Damaged, Missing
 from embed.fitting import fit
+from serve.rank.diversity import diversify
 from serve.rank.examples import Examples
 from serve.rank.export import export
 from serve.rank.facts import TAG_GROUPS, Facts, Tags
@@ -308,6 +310,37 @@ def test_a_share_of_the_places_is_kept_for_what_nobody_had(new: list[bool], k: i
         assert sum(new[place] for place in order[:first]) >= min(sum(new), int(first * share + 1e-9))
     if not share:
         assert order == list(range(len(new)))[:k]
+
+
+def unit(rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@given(st.integers(0, 1000), st.integers(1, 12), st.integers(1, 14), st.sampled_from([0.0, 0.3, 0.7, 1.0]))
+@settings(max_examples=100, deadline=None)
+def test_each_item_of_a_diverse_list_is_the_best_next_one(seed: int, m: int, k: int, diversity: float) -> None:
+    random = np.random.default_rng(seed)
+    scores = random.normal(size=m).astype(np.float32)
+    spaces = [unit(random.normal(size=(m, 4))), unit(random.normal(size=(m, 3)))]
+    spaces[1][random.random(m) < 0.3] = 0
+    order = diversify(scores, spaces, k, diversity).tolist()
+    assert len(order) == len(set(order)) == min(k, m)
+    relevance = (scores - scores.min()) / (np.ptp(scores) or 1) if np.ptp(scores) else np.ones(m)
+
+    def alike(one: int, other: int) -> float:
+        cosines = [of[one] @ of[other] for of in spaces if of[one].any() and of[other].any()]
+        return float(np.mean(cosines)) if cosines else 0.0
+
+    for place, item in enumerate(order):
+        left = [other for other in range(m) if other not in order[:place]]
+        gains = {
+            other: (1 - diversity) * relevance[other]
+            - (diversity * max(alike(other, chosen) for chosen in order[:place]) if place else 0)
+            for other in left
+        }
+        assert gains[item] == pytest.approx(max(gains.values()), abs=1e-4)
+    if not diversity:
+        assert order == (-scores).argsort(kind="stable")[:k].tolist()
 
 
 class _Failing:

@@ -216,6 +216,15 @@ def test_a_list_from_elsewhere_is_put_into_a_shoppers_order(service: Service) ->
     assert len(again["items"]) == 5
 
 
+def test_a_diverse_list_is_of_more_kinds(service: Service) -> None:
+    history = [{"item_id": item, "type": "purchase"} for item in some_items(service, 2)]
+    kinds = [
+        len({item["category"] for item in recommended(service, history=history, k=10, diversity=diversity)})
+        for diversity in (0, 0.9)
+    ]
+    assert kinds[0] < kinds[1]
+
+
 def test_without_a_scorer_the_sources_decide_and_say_why(copied: Settings) -> None:
     shutil.rmtree(copied.store / "scorer")
     assert build(copied).published

@@ -165,6 +165,7 @@ class RecommendRequest(Strict):
     k: K = 10
     fields: Fields = DEFAULT_FIELDS
     explain: bool = Field(False, description="whether each item comes with reasons")
+    diversity: float = Field(0.0, ge=0, le=1, description="how much it counts that the items are not alike")
 
 
 class CandidatesRequest(Strict):

@@ -210,7 +210,7 @@ def recommend(wanted: RecommendRequest, live: LiveRelease) -> Response:
     started = time.perf_counter()
     engine, known = live.engine, live.known(wanted.user_id, [event.model_dump() for event in wanted.history])
     left_out = [*known.left_out, *wanted.exclude]
-    found = engine.recommend(known.events, wanted.k, left_out, wanted.filter, wanted.explain)
+    found = engine.recommend(known.events, wanted.k, left_out, wanted.filter, wanted.explain, wanted.diversity)
     return _respond(engine, answer(engine.view, found, wanted.fields), started)
 
 

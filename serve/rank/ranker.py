@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed.behaviour.interactions import KINDS
+from index.contract import VectorIndex
 from index.exact import top
 from index.selection import Selection
+from serve.rank.diversity import diversify
 from serve.rank.explain import Reasons, reasons_of, reasons_of_blend
 from serve.rank.features import HISTORY, Context, FeatureMaker, Features, hour_of
 from serve.rank.scorer import Scorer, Scores
@@ -25,6 +27,7 @@ from serve.recommend.recommender import DEPTH, Candidates, Recommender
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import Items
 
+POOL = 5  # times as many as are asked for, of which a diverse list is made
 MOST_SCORED = 200  # candidates that the scorer puts in order, the best of the blend
 _log = logging.getLogger(__name__)
 
@@ -68,7 +71,8 @@ def spread(new: NDArray[np.bool_], share: float, k: int) -> NDArray[np.int64]:
 class Ranker:
     """Recommends with a recommender and, where there is one, a scorer.
 
-    `values` say what each head is worth, `new_share` is the share of places for items that nobody had yet.
+    `values` say what each head is worth, `new_share` is the share of places for items that nobody had yet, and `spaces`
+    are those in which items are alike or not.
     """
 
     def __init__(
@@ -78,10 +82,11 @@ class Ranker:
         scorer: Scorer | None,
         values: Mapping[str, float],
         new_share: float = 0.0,
+        spaces: Mapping[str, VectorIndex] | None = None,
         has_times: bool = True,
     ) -> None:
         self._recommender, self._maker, self._scorer, self._values = recommender, maker, scorer, values
-        self._new_share, self._has_times = new_share, has_times
+        self._new_share, self._spaces, self._has_times = new_share, spaces or {}, has_times
         self.failures = 0
 
     def recommend(
@@ -91,14 +96,24 @@ class Ranker:
         left_out: Items,
         now: float,
         allowed: Selection | None = None,
+        diversity: float = 0.0,
     ) -> Ranked:
-        """The k best items for a shopper at a moment; k whenever there are k (see Recommender.recommend)."""
+        """The k best items for a shopper at a moment; k whenever there are k (see Recommender.recommend).
+
+        `diversity`, 0 to 1, is how much it counts that they are not alike (see serve.rank.diversity).
+        """
         found = self._recommender.candidates(shopper, max(k, DEPTH), left_out, allowed)
         if len(found.items) < k:
             found = self._recommender.filled(found, k, left_out, allowed)
         new = np.flatnonzero(nobody_had(found.scores, len(found.items)))
         places = np.union1d(np.arange(min(MOST_SCORED, len(found.items))), new[: round(k * self._new_share)])
         ranked = self._ranked(shopper, found, places, now)
+        if diversity:
+            scores = ranked.found.total if ranked.scores is None else ranked.scores.total
+            pool = ranked.found.items[: min(POOL * k, MOST_SCORED, len(scores))]
+            vectors = [index.vectors_of(pool) for index in self._spaces.values()]
+            first = diversify(scores[: len(pool)], vectors, k, diversity)
+            ranked = ranked.at(np.concatenate([first, np.setdiff1d(np.arange(len(found.items)), first)]))
         return ranked.at(spread(nobody_had(ranked.found.scores, len(found.items)), self._new_share, k))
 
     def rank(self, shopper: Shopper, items: Items, now: float) -> Ranked:

@@ -156,6 +156,7 @@ class Engine:
         left_out: Sequence[str] = (),
         filter_: Mapping[str, Any] | None = None,
         explain: bool = False,
+        diversity: float = 0.0,
     ) -> list[Found]:
         """The k items that a shopper will want next, by what was done so far, the latest event last; none is fine.
 
@@ -163,7 +164,8 @@ class Engine:
         """
         numbers, allowed = self._barred(left_out, filter_)
         shopper = self.shopper(events)
-        return self._answered(self._ranker.recommend(shopper, k, numbers, time.time(), allowed), shopper, explain)
+        ranked = self._ranker.recommend(shopper, k, numbers, time.time(), allowed, diversity)
+        return self._answered(ranked, shopper, explain)
 
     def rank(
         self, events: Sequence[Event], item_ids: Sequence[str], explain: bool = False
@@ -220,7 +222,14 @@ class Engine:
         maker = None
         if behaviour.scorer is not None:
             maker = FeatureMaker(self._spaces, view.facts_of, behaviour.covisitation, view.numbering)
-        return Ranker(self._recommender, maker, behaviour.scorer, self._settings.head_values, self._settings.new_share)
+        return Ranker(
+            self._recommender,
+            maker,
+            behaviour.scorer,
+            self._settings.head_values,
+            self._settings.new_share,
+            view.spaces,
+        )
 
     @cached_property
     def _recommender(self) -> Recommender:
