@@ -292,7 +292,7 @@ def recommend(
 ) -> None:
     """What a shopper will want next, by what was done so far."""
     from serve.learn.event_store import open_event_store
-    from serve.recommend.known import known_of
+    from serve.learn.known import known_of
 
     settings = load_settings(store=store)
     wanted = _read_filter(filter_)
@@ -315,7 +315,7 @@ def candidates(
     json: Json = False,
 ) -> None:
     """Candidates of many users at once, in a file for other services."""
-    from serve.recommend.bulk import write_candidates
+    from serve.bulk import write_candidates
 
     settings = load_settings(store=store)
     wanted = _read_filter(filter_)

@@ -9,12 +9,12 @@ from serve.errors import BadRequest
 from serve.evaluation.evaluate import Evaluation
 from serve.evaluation.evaluate import evaluate as run_evaluation
 from serve.learn.event_store import open_event_store
+from serve.learn.scorer_job import ScorerReport
+from serve.learn.scorer_job import train_scorer as run_scorer_job
+from serve.learn.towers_job import TrainingReport, check_enough, material_of, train_towers
+from serve.learn.tuning import TuningReport, tune_towers
 from serve.pipeline import Progress, encode, one_job_at_a_time
-from serve.rank.scorer_job import ScorerReport
-from serve.rank.scorer_job import train_scorer as run_scorer_job
 from serve.rank.shown import read_shown
-from serve.recommend.training_job import TrainingReport, check_enough, material_of, train_towers
-from serve.recommend.tuning import TuningReport, tune_towers
 from serve.release import Release, open_current
 from serve.settings import Settings
 

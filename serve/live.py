@@ -25,7 +25,7 @@ from index.journal import Journal
 from serve.changes import Encoding, LiveChange, image_source, journal_folder, rows_for
 from serve.errors import EXPECTED, Broken, complaint, writable
 from serve.learn.event_store import EventStore, open_event_store
-from serve.recommend.known import Known, known_of
+from serve.learn.known import Known, known_of
 from serve.release import Release, current_name, make_current, open_current, release_folder
 from serve.retrieve.engine import Encoders, Engine, make_encoders
 from serve.settings import Settings

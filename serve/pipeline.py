@@ -27,17 +27,18 @@ from index.ids import write_ids
 from index.milvus_index import LONGEST_TEXT
 from index.space import Space
 from index.threads import limit_threads
+from serve.behaviour import Behaviour
 from serve.changes import edits_beyond, fold_journal, prune_journal
 from serve.errors import BadRequest, Broken
 from serve.learn.event_store import open_event_store
-from serve.rank.facts import Facts
-from serve.rank.scorer_job import current_scorer
-from serve.recommend.behaviour import TOWER, Behaviour
-from serve.recommend.blend import Blend
-from serve.recommend.training_job import (
+from serve.learn.scorer_job import current_scorer
+from serve.learn.towers_job import (
     current_towers,
     gathered,
 )
+from serve.rank.facts import Facts
+from serve.recommend.blend import Blend
+from serve.recommend.sources import TOWER
 from serve.release import (
     ITEMS_FILE,
     Manifest,

@@ -7,7 +7,7 @@
         items.arrow            the catalogue; an item's number is its row
         ids.arrow ids_order.npy
         spaces/NAME/           an index (see index.snapshot); `tower` is of the vectors that the towers give the items
-        behaviour/             counts, towers, blend, scorer (see serve.recommend.behaviour)
+        behaviour/             counts, towers, blend, scorer (see serve.behaviour)
 
 A draft is built in a folder of its own and renamed when complete; `current` is moved by one atomic rename after that. A
 kill at any instant leaves the release before serving.
@@ -35,8 +35,9 @@ from index.ids import ItemIds, open_ids
 from index.selection import Selection, Selections
 from index.snapshot import open_index, open_sample
 from index.tuning import Point
+from serve.behaviour import Behaviour, Facts
 from serve.errors import Broken, NotFound
-from serve.recommend.behaviour import TOWER, Behaviour, Facts
+from serve.recommend.sources import TOWER
 from serve.retrieve.filters import Filter
 
 FORMAT = 5

@@ -12,14 +12,14 @@ from embed.catalogue import IngestReport
 from embed.encode_job import SpaceVectors
 
 if TYPE_CHECKING:
+    from serve.bulk import BulkReport
     from serve.doctor import Finding
     from serve.evaluation.evaluate import Evaluation
     from serve.learn.import_events import ImportReport
+    from serve.learn.scorer_job import ScorerReport
+    from serve.learn.towers_job import TrainingReport
+    from serve.learn.tuning import TuningReport
     from serve.pipeline import BuildReport
-    from serve.rank.scorer_job import ScorerReport
-    from serve.recommend.bulk import BulkReport
-    from serve.recommend.training_job import TrainingReport
-    from serve.recommend.tuning import TuningReport
 
 MOST_COLUMNS = 3  # of sources, beside which there is room for a title
 MARKS = {"good": ("✓", "green"), "off": ("–", "dim"), "wrong": ("✗", "bold red")}

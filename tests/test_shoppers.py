@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_http import Service, good, served
 
+from serve.bulk import write_candidates
 from serve.errors import BadRequest
 from serve.learn.event_store import open_event_store
 from serve.learn.import_events import REJECTS, import_events
+from serve.learn.known import known_of
 from serve.learning import evaluate, train, train_scorer, tune
 from serve.live import open_engine
 from serve.pipeline import build
 from serve.plot import draw_evaluation
-from serve.recommend.bulk import write_candidates
-from serve.recommend.known import known_of
 from serve.release import open_current
 from serve.settings import Settings
 

@@ -14,11 +14,11 @@ from serve.demo.draw import Look, draw
 from serve.demo.shop import make_shop
 from serve.learn.event_store import open_event_store
 from serve.learn.import_events import import_events
+from serve.learn.known import known_of
+from serve.learn.scorer_job import current_scorer
 from serve.learning import train, train_scorer
 from serve.live import open_engine
 from serve.pipeline import Progress, build
-from serve.rank.scorer_job import current_scorer
-from serve.recommend.known import known_of
 from serve.retrieve.engine import Query
 from serve.settings import load_settings
 

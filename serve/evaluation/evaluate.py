@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from embed.behaviour import Holdout, Interactions, Split
 from serve.evaluation.baselines import BASELINES, rank_baseline
 from serve.evaluation.measures import DEEP, Measured, lift, measure
+from serve.learn.fitting import Material, Progress, choose, finish
 from serve.rank.features import GROUPS, HISTORY_GROUP
 from serve.rank.fitting import fit_scorer
 from serve.rank.ranker import Ranker
 from serve.rank.scorer import HeadFacts
 from serve.rank.shown import Shown
 from serve.recommend.blend import Blend
-from serve.recommend.fitting import Material, Progress, choose, finish
 from serve.recommend.recommender import Recommender
 from serve.recommend.shopper import Shopper
 from serve.settings import Settings

@@ -38,8 +38,8 @@ from serve.http.contract import (
     SimilarRequest,
     UserAnswer,
 )
+from serve.learn.known import take_events
 from serve.live import Live, Outcome
-from serve.recommend.known import take_events
 from serve.release import list_manifests
 from serve.retrieve.engine import Engine, Query
 

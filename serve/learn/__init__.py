@@ -1,1 +1,1 @@
-"""Learning from shoppers: the event log, and what is made of it."""
+"""Learning from shoppers: the event log, what is known of a shopper, and the jobs that fit towers, blend and scorer."""

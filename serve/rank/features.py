@@ -34,14 +34,13 @@ from serve.recommend.blend import COUNTS, nobody_had
 from serve.recommend.covisitation import Covisitation
 from serve.recommend.recommender import Candidates
 from serve.recommend.shopper import Shopper
-from serve.recommend.sources import Items, Numbering
+from serve.recommend.sources import TOWER, Items, Numbering
 from serve.settings import SOURCES
 
 Floats = NDArray[np.float32]
 HISTORY = 20  # interactions that a candidate is held against
 FADE = 0.8  # of their weight in means with each step back
 DAY = 86_400.0
-TOWER = "tower"
 STATISTICS = ("most", "mean", "last")
 GROUPS = (
     "taste",

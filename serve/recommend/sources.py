@@ -24,6 +24,8 @@ from serve.recommend.covisitation import DAY, Covisitation
 from serve.recommend.shopper import Shopper
 from serve.retrieve.fusion import fuse
 
+TOWER = "tower"
+"""The name of the source and of the space that the towers make."""
 Items = NDArray[np.int64]
 Scores = NDArray[np.float32]
 RECENT = 10  # items of a history that content neighbours are taken of

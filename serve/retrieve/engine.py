@@ -31,9 +31,9 @@ from serve.errors import BadRequest, Broken, NotFound
 from serve.rank.explain import Reasons
 from serve.rank.features import FeatureMaker
 from serve.rank.ranker import Ranked, Ranker
-from serve.recommend.behaviour import TOWER
 from serve.recommend.recommender import Candidates, Recommender
 from serve.recommend.shopper import Shopper
+from serve.recommend.sources import TOWER
 from serve.release import Manifest
 from serve.retrieve.filters import Filter, compile_filter
 from serve.retrieve.fusion import fuse

@@ -16,14 +16,14 @@ from rich.table import Table
 from embed.behaviour import collect, split_by_time
 from serve.cli import bars
 from serve.learn.event_store import open_event_store
+from serve.learn.fitting import choose, finish
+from serve.learn.towers_job import material_of
 from serve.learning import released
 from serve.rank.examples import CaseMaker
 from serve.rank.fitting import auc, calibration_error, fit_scorer, log_loss, reliability
 from serve.rank.settings import HEADS
 from serve.rank.shown import read_shown
-from serve.recommend.fitting import choose, finish
 from serve.recommend.recommender import Recommender
-from serve.recommend.training_job import material_of
 
 SEED = 0
 LISTS = 3000

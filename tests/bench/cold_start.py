@@ -23,13 +23,13 @@ from serve.evaluation.baselines import rank_baseline
 from serve.evaluation.evaluate import only_targets, rank_all, rerank_all
 from serve.evaluation.measures import DEEP, interval
 from serve.learn.event_store import open_event_store
+from serve.learn.fitting import choose, finish
 from serve.learn.import_events import import_events
+from serve.learn.towers_job import material_of
 from serve.learning import released
 from serve.pipeline import Progress, build
 from serve.rank.ranker import Ranker
-from serve.recommend.fitting import choose, finish
 from serve.recommend.recommender import Recommender
-from serve.recommend.training_job import material_of
 from serve.settings import Settings
 
 SEED = 0

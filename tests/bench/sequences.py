@@ -34,6 +34,7 @@ from embed.towers.training import Trainer, fit
 from index.exact import ExactIndex
 from index.space import Space
 from serve.cli import bars
+from serve.learn.fitting import Past
 from serve.rank.facts import TAG_GROUPS, Facts, Tags
 from serve.rank.features import FeatureMaker
 from serve.rank.fitting import Fitted, fit_scorer
@@ -42,7 +43,6 @@ from serve.rank.settings import ScorerSettings
 from serve.recommend.blend import Blend, Case
 from serve.recommend.blend import fit as fit_blend
 from serve.recommend.covisitation import Covisitation
-from serve.recommend.fitting import Past
 from serve.recommend.recommender import DEPTH, Recommender
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import CovisitationSource, FixedSource, Source, TowerSource, popularity, ranked

@@ -22,14 +22,14 @@ from embed.towers.training import Trainer, fit
 from index.contract import VectorIndex
 from index.exact import ExactIndex
 from index.space import Space
+from serve.behaviour import Behaviour
 from serve.rank.facts import Facts
 from serve.rank.features import FeatureMaker
-from serve.recommend.behaviour import TOWER, Behaviour
 from serve.recommend.blend import COUNTS, Blend, Case
 from serve.recommend.blend import fit as fit_blend
 from serve.recommend.recommender import DEPTH, Recommender
 from serve.recommend.shopper import Shopper
-from serve.recommend.sources import Source
+from serve.recommend.sources import TOWER, Source
 from serve.settings import SOURCES, HalfLives
 
 BLEND_SHOPPERS = 3000

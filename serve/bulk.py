@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from serve.learn.event_store import open_event_store
+from serve.learn.known import known_of
 from serve.live import open_engine
-from serve.recommend.known import known_of
 from serve.settings import SOURCES, Settings
 
 AT_ONCE = 200  # shoppers of a row group

@@ -31,6 +31,7 @@ from serve.recommend.covisitation import Covisitation
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import (
     LATELY,
+    TOWER,
     ContentSource,
     CovisitationSource,
     FixedSource,
@@ -45,9 +46,6 @@ from serve.recommend.sources import (
     trend,
 )
 from serve.settings import HalfLives
-
-TOWER = "tower"
-"""The name of the space that the towers make."""
 
 
 class Facts(BaseModel):

@@ -21,12 +21,12 @@ from embed.durable import point
 from embed.encode_job import SpaceVectors
 from serve.errors import BadRequest
 from serve.learn.event_store import open_event_store
+from serve.learn.towers_job import begin, chosen_towers, current_towers, material_of
 from serve.rank.fitting import Progress, fit_scorer
 from serve.rank.scorer import HeadFacts, Scorer
 from serve.rank.shown import read_shown
 from serve.recommend.blend import Blend
 from serve.recommend.recommender import Recommender
-from serve.recommend.training_job import begin, chosen_towers, current_towers, material_of
 from serve.release import Release
 from serve.settings import Settings
 
