@@ -33,6 +33,7 @@ def answer(view: View, found: Sequence[Found], fields: Sequence[str]) -> dict[st
             "sources": one.sources,
             **({} if one.chances is None else {"chances": one.chances}),
             **({} if one.reasons is None else {"reasons": one.reasons}),
+            **({"rules": list(one.rules)} if one.rules else {}),
             **item_fields(view, one.number, fields, one.image),
         }
         for one in found

@@ -57,6 +57,10 @@ train_app = typer.Typer(no_args_is_help=True, help="Learn from the store's event
 app.add_typer(train_app, name="train")
 
 
+rules_app = typer.Typer(no_args_is_help=True, help="What the shop decides itself about recommendations.")
+app.add_typer(rules_app, name="rules")
+
+
 tune_app = typer.Typer(no_args_is_help=True, help="Look for better settings.")
 app.add_typer(tune_app, name="tune")
 
@@ -301,6 +305,47 @@ def recommend(
     )
     answer = _ask(settings, lambda engine: engine.recommend(known.events, k, known.left_out, wanted))
     _print(json, answer, show.answer)
+
+
+@rules_app.command("check")
+def rules_check(
+    file: Annotated[Path | None, typer.Argument(help="without it, the rules of the store")] = None,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Whether a file of rules is right, and which of them hold now."""
+    from time import time
+
+    from serve.rank.rules import read_rules, rules_file
+
+    settings = load_settings(store=store)
+    rules = read_rules(file or rules_file(settings))
+    listed = [{"name": rule.name, "do": rule.do, "holds": rule.holds(time())} for rule in rules]
+    _print(json, listed, show.rules)
+
+
+@rules_app.command("try")
+def rules_try(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="the rules to try; nothing is changed")],
+    user: Annotated[str, typer.Argument(help="the shopper to try them on")],
+    k: K = 10,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """What a file of rules would change in a shopper's recommendations."""
+    from serve.learn.event_store import open_event_store
+    from serve.learn.known import known_of
+    from serve.rank.rules import read_rules
+
+    settings = load_settings(store=store)
+    read_rules(file)
+    known = known_of(open_event_store(settings), settings, user)
+    with_rules, without = (settings.model_copy(update={"rules": rules}) for rules in (file, Path(os.devnull)))
+    answers = {
+        name: _ask(of, lambda engine: engine.recommend(known.events, k, known.left_out))
+        for name, of in (("without", without), ("with", with_rules))
+    }
+    _print(json, answers, show.rules_tried)
 
 
 @app.command()

@@ -70,6 +70,7 @@ class Settings(BaseSettings):
     leave_out: list[Literal["seen", "cart", "purchase"]] = Field(
         ["seen", "cart", "purchase"], description="what recommendations leave out: items seen, in the cart, bought"
     )
+    rules: Path | None = Field(None, description="the shop's rules; without it rules.toml in the store, if it is there")
     new_share: float = Field(
         0.1, ge=0, le=0.5, description="share of the places in recommendations for items that nobody had yet"
     )

@@ -206,6 +206,29 @@ def scorer_report(report: "ScorerReport") -> RenderableType:
     return Group(learned, table, done)
 
 
+def rules(listed: list[dict[str, Any]]) -> RenderableType:
+    """Each rule, and whether it holds now."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("rule", "does", "now"):
+        table.add_column(name, no_wrap=True)
+    for rule in listed:
+        table.add_row(rule["name"], rule["do"], "holds" if rule["holds"] else "does not hold")
+    return table if listed else Text("no rules", style="dim")
+
+
+def rules_tried(answers: dict[str, Any]) -> RenderableType:
+    """Recommendations with the rules, the place of each without them, and the rules that moved it."""
+    before = {item["item_id"]: place for place, item in enumerate(answers["without"]["items"], 1)}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("#", "was", "item", "title", "rules"):
+        table.add_column(name, no_wrap=name != "title", justify="right" if name in ("#", "was") else "left")
+    for place, item in enumerate(answers["with"]["items"], 1):
+        was = str(before.pop(item["item_id"], "–"))
+        table.add_row(str(place), was, item["item_id"], item["title"] or "", ", ".join(item.get("rules", ())))
+    gone = Text("no longer there: " + ", ".join(before)) if before else Text("all are still there", "dim")
+    return Group(table, gone)
+
+
 def candidates_report(report: "BulkReport") -> RenderableType:
     """How many candidates were written where."""
     return Text(

@@ -17,6 +17,7 @@ from embed.behaviour import Event, Signal, as_batch
 from embed.behaviour.interactions import KINDS
 from embed.errors import Damaged, Missing
 from embed.fitting import fit
+from serve.errors import BadRequest
 from serve.rank.diversity import diversify
 from serve.rank.examples import Examples
 from serve.rank.export import export
@@ -24,6 +25,7 @@ from serve.rank.facts import TAG_GROUPS, Facts, Tags
 from serve.rank.features import HISTORY, Context, FeatureMaker, Features, Layout
 from serve.rank.fitting import auc, calibration_error
 from serve.rank.ranker import Ranker, spread
+from serve.rank.rules import Acting, RuleBook, read_rules
 from serve.rank.scorer import HeadFacts, Scorer, ScorerFacts
 from serve.rank.settings import HEADS, ScorerSettings
 from serve.rank.shown import ACTS, HORIZON, read_shown
@@ -341,6 +343,90 @@ def test_each_item_of_a_diverse_list_is_the_best_next_one(seed: int, m: int, k: 
         assert gains[item] == pytest.approx(max(gains.values()), abs=1e-4)
     if not diversity:
         assert order == (-scores).argsort(kind="stable")[:k].tolist()
+
+
+RULES = """
+[[rule]]
+name = "no hats"
+do = "hide"
+where = { category = "Hats" }
+
+[[rule]]
+name = "own brand"
+do = "boost"
+where = { brand = "Ours" }
+factor = 100
+
+[[rule]]
+name = "two of a brand"
+do = "cap"
+by = "brand"
+most = 2
+
+[[rule]]
+name = "offer"
+do = "pin"
+items = ["i0", "nothing", "i3"]
+at = 2
+
+[[rule]]
+name = "over"
+do = "hide"
+where = { brand = "Ours" }
+until = 2020-01-01
+"""
+
+
+def test_rules_act_in_their_order_and_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text(RULES)
+    brands = ["Ours", "Theirs", "Theirs", "Theirs", None, None, "Ours", "Theirs"]
+    masks = {"Hats": np.arange(8) == 5, "Ours": np.array([brand == "Ours" for brand in brands])}
+
+    def mask_of(conditions: Mapping[str, Any]) -> NDArray[np.bool_]:
+        return masks[next(iter(conditions.values()))]
+
+    def column(name: str, items: NDArray[np.int64]) -> list[str | None]:
+        assert name == "brand"
+        return [brands[item] for item in items.tolist()]
+
+    def number_of(item_id: str) -> int | None:
+        return int(item_id[1:]) if item_id[1:].isdigit() else None
+
+    acting = Acting(read_rules(file), NOW, mask_of, column, np.full(8, np.nan), number_of)
+    ranked = small_shop(None).recommend(shopper([]), 7, np.array([3]), NOW, rules=acting)
+    # By popularity 7 6 5 4 2 1 0; 5 is hidden, 6 and 0 come first, 1 is the third of its brand, 0 is pinned to 2.
+    assert ranked.found.items.tolist() == [6, 0, 7, 4, 2, 1]
+    assert ranked.rules == {6: ["own brand"], 0: ["own brand", "offer"]}
+    again = small_shop(None).recommend(shopper([]), 4, np.array([3, 6, 4]), NOW, rules=acting)
+    assert again.found.items.tolist() == [7, 0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[[rule]]\nname = 'a'\ndo = 'hid'", r"rule 1 \('a'\): do"),
+        ("[[rule]]\nname = 'a'\ndo = 'hide'", "hide needs where"),
+        ("[[rule]]\nname = 'a'\ndo = 'pin'", "pin needs items"),
+        ("[[rule]]\nname = 'a'\ndo = 'cap'\nfactor = 2.0", "factor says nothing with do = 'cap'"),
+        ("[[rule]]\nname = 'a'\ndo = 'hide'\nwhere = { colour = 'red' }", "there is no column 'colour'"),
+        ("[[rule]]\nname = 'a'\ndo = 'cap'\nfrom = 2026-01-02\nuntil = 2026-01-01", "is not after"),
+        ("[[rules]]\nname = 'a'", "rules are written as"),
+        ("[[rule]\n", "is no TOML"),
+        ("rule = 3", "each as"),
+    ],
+)
+def test_a_mistake_in_the_rules_is_named_and_the_rules_of_before_stay(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "rules.toml"
+    book = RuleBook(file)
+    assert book.current() == []
+    file.write_text(RULES)
+    before = book.current()
+    assert len(before) == 5
+    file.write_text(text)
+    with pytest.raises(BadRequest, match=said):
+        read_rules(file)
+    assert book.current() == before
 
 
 class _Failing:

@@ -225,6 +225,26 @@ def test_a_diverse_list_is_of_more_kinds(service: Service) -> None:
     assert kinds[0] < kinds[1]
 
 
+def test_the_shops_rules_hold_from_the_next_answer_on(copied: Settings) -> None:
+    with served(copied) as service:
+        before = recommended(service, user_id="u00007", k=10)
+        brand, last = before[0]["brand"], before[-1]["item_id"]
+        file = copied.store / "rules.toml"
+        file.write_text(
+            f'[[rule]]\nname = "not them"\ndo = "hide"\nwhere = {{ brand = "{brand}" }}\n'
+            f'[[rule]]\nname = "offer"\ndo = "pin"\nitems = ["{last}", "not there"]\n'
+        )
+        after = recommended(service, user_id="u00007", k=10)
+        assert len(after) == 10
+        assert brand not in {item["brand"] for item in after}
+        if before[-1]["brand"] != brand:
+            assert (after[0]["item_id"], after[0]["rules"]) == (last, ["offer"])
+        file.write_text("[[rule]]\nname = 3")
+        assert recommended(service, user_id="u00007", k=10) == after
+        file.unlink()
+        assert recommended(service, user_id="u00007", k=10) == before
+
+
 def test_without_a_scorer_the_sources_decide_and_say_why(copied: Settings) -> None:
     shutil.rmtree(copied.store / "scorer")
     assert build(copied).published

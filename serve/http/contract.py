@@ -330,7 +330,7 @@ class AnswerItem(BaseModel):
     deviations the item lies above a random item.
 
     Where a scorer ranked, `chances` are how likely the shopper clicks on the item, puts it into the cart, buys it; the
-    score is then their sum, each times what it is worth to the shop.
+    score is then their sum, each times what it is worth to the shop. `rules` are the shop's own that moved the item.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -340,6 +340,7 @@ class AnswerItem(BaseModel):
     sources: dict[str, float]
     chances: dict[str, float] | None = None
     reasons: ReasonsOfItem | None = None
+    rules: list[str] = []
 
 
 class Answer(BaseModel):

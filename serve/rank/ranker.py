@@ -8,8 +8,8 @@ that suit the shopper best: one in ten by default, the tenth, the twentieth, and
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from index.selection import Selection
 from serve.rank.diversity import diversify
 from serve.rank.explain import Reasons, reasons_of, reasons_of_blend
 from serve.rank.features import HISTORY, Context, FeatureMaker, Features, hour_of
+from serve.rank.rules import Acting
 from serve.rank.scorer import Scorer, Scores
 from serve.recommend.blend import nobody_had
 from serve.recommend.recommender import DEPTH, Candidates, Recommender
@@ -34,20 +35,26 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Ranked:
-    """k candidates in their final order; `scores` and `features` are of the first of them, where a scorer ranked."""
+    """m candidates in their final order. Where a scorer ranked, `scores` are theirs, NaN for those that it did not see.
+
+    `rows` [m] are their places in `features`, -1 for none; `rules` are the names of those that acted, by item number.
+    """
 
     found: Candidates
     scores: Scores | None = None
     features: Features | None = None
+    rows: NDArray[np.int64] | None = None
+    rules: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
     def at(self, places: NDArray[np.int64]) -> "Ranked":
-        """Those at some places, in the order given; those without a score behind the others."""
-        if self.scores is None or self.features is None:
-            return Ranked(self.found.at(places))
-        scored = places < len(self.scores.total)
-        first = places[scored]
-        found = self.found.at(np.concatenate([first, places[~scored]]))
-        return Ranked(found, self.scores.at(first), self.features.at(first))
+        """Those at some places, in the order given."""
+        scores = None if self.scores is None else self.scores.at(places)
+        rows = None if self.rows is None else self.rows[places]
+        return Ranked(self.found.at(places), scores, self.features, rows, self.rules)
+
+    def first(self, places: NDArray[np.int64]) -> "Ranked":
+        """Those at some places before the others."""
+        return self.at(np.concatenate([places, np.setdiff1d(np.arange(len(self.found.items)), places)]))
 
 
 def spread(new: NDArray[np.bool_], share: float, k: int) -> NDArray[np.int64]:
@@ -97,24 +104,45 @@ class Ranker:
         now: float,
         allowed: Selection | None = None,
         diversity: float = 0.0,
+        rules: Acting | None = None,
     ) -> Ranked:
         """The k best items for a shopper at a moment; k whenever there are k (see Recommender.recommend).
 
-        `diversity`, 0 to 1, is how much it counts that they are not alike (see serve.rank.diversity).
+        `diversity`, 0 to 1, is how much it counts that they are not alike (see serve.rank.diversity). What `rules` pin
+        is there even where no source proposes it, but not where it is left out, hidden or not allowed.
         """
-        found = self._recommender.candidates(shopper, max(k, DEPTH), left_out, allowed)
+        pinned = {} if rules is None else rules.pinned(left_out)
+        hidden = None if rules is None else rules.hidden(shopper)
+        if hidden is not None:
+            allowed = self._recommender.allowed(hidden, allowed)
+        if allowed is not None:
+            pinned = {number: of for number, of in pinned.items() if allowed.mask[number]}
+        also = np.array(sorted(pinned), np.int64)
+        found = self._recommender.candidates(shopper, max(k, DEPTH), left_out, allowed, also)
         if len(found.items) < k:
             found = self._recommender.filled(found, k, left_out, allowed)
-        new = np.flatnonzero(nobody_had(found.scores, len(found.items)))
-        places = np.union1d(np.arange(min(MOST_SCORED, len(found.items))), new[: round(k * self._new_share)])
+        count = len(found.items)
+        new = np.flatnonzero(nobody_had(found.scores, count))[: round(k * self._new_share)]
+        wanted = np.flatnonzero(np.isin(found.items, also))
+        places = np.unique(np.concatenate([np.arange(min(MOST_SCORED, count)), new, wanted]))
         ranked = self._ranked(shopper, found, places, now)
+        scored, names = len(places) if ranked.scores is not None else count, dict[int, list[str]]()
+        scores = ranked.found.total if ranked.scores is None else ranked.scores.total[:scored]
+        if rules is not None:
+            items = ranked.found.items[:scored]
+            factors, names = rules.factors(items, shopper)
+            scores = scores + np.log(factors) if ranked.scores is None else scores * factors
+            order = top(scores, items, scored)
+            scores, ranked = scores[order], ranked.first(order)
         if diversity:
-            scores = ranked.found.total if ranked.scores is None else ranked.scores.total
-            pool = ranked.found.items[: min(POOL * k, MOST_SCORED, len(scores))]
+            pool = ranked.found.items[: min(POOL * k, MOST_SCORED, scored)]
             vectors = [index.vectors_of(pool) for index in self._spaces.values()]
-            first = diversify(scores[: len(pool)], vectors, k, diversity)
-            ranked = ranked.at(np.concatenate([first, np.setdiff1d(np.arange(len(found.items)), first)]))
-        return ranked.at(spread(nobody_had(ranked.found.scores, len(found.items)), self._new_share, k))
+            ranked = ranked.first(diversify(scores[: len(pool)], vectors, k, diversity))
+        ranked = ranked.first(spread(nobody_had(ranked.found.scores, count), self._new_share, k))
+        if rules is None:
+            return ranked.at(np.arange(min(k, count)))
+        ranked = ranked.at(rules.arranged(ranked.found.items, k, names, pinned))
+        return replace(ranked, rules=names)
 
     def rank(self, shopper: Shopper, items: Items, now: float) -> Ranked:
         """Some items [m], distinct and in rising order, in the order that suits a shopper."""
@@ -124,15 +152,18 @@ class Ranker:
 
     def explain(
         self, ranked: Ranked, shopper: Shopper, id_of: Callable[[int], str], title_of: Callable[[str], str]
-    ) -> list[Reasons]:
-        """The reasons for what was ranked for a shopper: of those with a score, or, without a scorer, of all."""
-        if self._scorer is None or ranked.features is None:
-            found = ranked.found
-            return reasons_of_blend(self._recommender.parts(found), len(found.items))
+    ) -> list[Reasons | None]:
+        """The reasons for what was ranked for a shopper; None for what a scorer did not see."""
+        found = ranked.found
+        if self._scorer is None or ranked.features is None or ranked.rows is None:
+            return list(reasons_of_blend(self._recommender.parts(found), len(found.items)))
         recent = shopper.last(HISTORY)
         acts = zip(recent.item.tolist(), recent.kind.tolist(), strict=True)
         history = [(id_of(item), KINDS[kind]) for item, kind in acts]
-        return reasons_of(self._scorer.explain(ranked.features, self._values), history, title_of)
+        seen = ranked.rows >= 0
+        explained = self._scorer.explain(ranked.features.at(ranked.rows[seen]), self._values)
+        told = iter(reasons_of(explained, history, title_of))
+        return [next(told) if one else None for one in seen.tolist()]
 
     def _ranked(self, shopper: Shopper, found: Candidates, places: NDArray[np.int64], now: float) -> Ranked:
         """The candidates at `places` in the scorer's order, and the others behind them."""
@@ -149,4 +180,6 @@ class Ranker:
             self.failures += 1
             _log.exception("the scorer failed: the blended order stands")
             return as_they_are
-        return Ranked(found.at(np.concatenate([places[order], rest])), scores.at(order), features.at(order))
+        unseen = np.full(len(rest), -1)
+        rows = np.concatenate([order, unseen])
+        return Ranked(found.at(np.concatenate([places[order], rest])), scores.padded(rows), features, rows)

@@ -76,6 +76,14 @@ class Scores:
         """Those of some candidates, in the order given."""
         return Scores(self.total[places], {head: of[places] for head, of in self.heads.items()})
 
+    def padded(self, rows: NDArray[np.int64]) -> "Scores":
+        """Those of some candidates, in the order given, NaN at -1."""
+        there = rows >= 0
+        return Scores(
+            np.where(there, self.total[rows], np.float32(np.nan)),
+            {head: np.where(there, of[rows], np.float32(np.nan)) for head, of in self.heads.items()},
+        )
+
 
 @dataclass(frozen=True)
 class Explained:

@@ -99,6 +99,10 @@ class Recommender:
             {name: _among(items, of)[order] for name, of in proposed.items()},
         )
 
+    def allowed(self, hidden: NDArray[np.bool_], allowed: Selection | None) -> Selection:
+        """The allowed items that are not hidden, [items]."""
+        return Selection(self._mask(np.flatnonzero(hidden), allowed))
+
     def parts(self, found: Candidates) -> dict[str, list[float]]:
         """What each source adds to the blended score of each candidate, [m]; `new` is for what nobody had."""
         parts = {source: self._blend.part(source, of).astype(float).tolist() for source, of in found.scores.items()}

@@ -1,5 +1,6 @@
 """The engine: a question put to one view of the shop, answered with items, their scores and where these come from."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from serve.errors import BadRequest, Broken, NotFound
 from serve.rank.explain import Reasons
 from serve.rank.features import FeatureMaker
 from serve.rank.ranker import Ranked, Ranker
+from serve.rank.rules import Acting, RuleBook, rules_file
 from serve.recommend.recommender import Candidates, Recommender
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import TOWER
@@ -76,6 +78,7 @@ class Found(NamedTuple):
     image: int | None
     chances: dict[str, float] | None = None
     reasons: Reasons | None = None
+    rules: Sequence[str] = ()
 
 
 class Encoders:
@@ -121,6 +124,7 @@ class Engine:
         self._encoders = encoders
         self._limits: ImageLimits = settings.image_limits
         self._settings = settings
+        self._rules = RuleBook(rules_file(settings))
         self._space_weights = {space: settings.space_weights.get(space, 1.0) for space in view.spaces}
         self._spaces = dict(view.spaces) | ({TOWER: view.tower} if view.tower is not None else {})
 
@@ -164,7 +168,8 @@ class Engine:
         """
         numbers, allowed = self._barred(left_out, filter_)
         shopper = self.shopper(events)
-        ranked = self._ranker.recommend(shopper, k, numbers, time.time(), allowed, diversity)
+        now = time.time()
+        ranked = self._ranker.recommend(shopper, k, numbers, now, allowed, diversity, self._acting(now))
         return self._answered(ranked, shopper, explain)
 
     def rank(
@@ -191,10 +196,12 @@ class Engine:
     def _answered(self, ranked: Ranked, shopper: Shopper, explain: bool) -> list[Found]:
         """What was ranked, as an answer has it."""
         found = _found(ranked)
+        if ranked.rules:
+            found = [one._replace(rules=ranked.rules.get(one.number, ())) for one in found]
         if not explain:
             return found
         reasons = self._ranker.explain(ranked, shopper, self.view.text, self._title)
-        return [one._replace(reasons=of) for one, of in zip(found, reasons, strict=False)] + found[len(reasons) :]
+        return [one._replace(reasons=of) for one, of in zip(found, reasons, strict=True)]
 
     def _title(self, item_id: str) -> str:
         return self.view.item(self.number(item_id)).title or item_id
@@ -215,6 +222,26 @@ class Engine:
     def shopper(self, events: Sequence[Event]) -> Shopper:
         """What the events say of a shopper, under the items' numbers."""
         return Shopper.from_events(events, self.view.number, self._settings.signal)
+
+    def _acting(self, now: float) -> Acting | None:
+        """The shop's rules over the items of this view, if there are any."""
+        rules = self._rules.current()
+        if not rules:
+            return None
+        view, behaviour = self.view, self.view.release.behaviour
+        seen = behaviour.first_seen
+        if view.numbering is not None:
+            before = view.numbering.before
+            seen = np.where(before >= 0, seen[before], np.nan)
+
+        def mask_of(conditions: Mapping[str, Any]) -> NDArray[np.bool_]:
+            wanted = compile_filter(conditions)
+            return np.ones(view.items, np.bool_) if wanted is None else view.selection(wanted).mask
+
+        def column(name: str, items: NDArray[np.int64]) -> list[str | None]:
+            return [getattr(view.item(number), name) for number in items.tolist()]
+
+        return Acting(rules, now, mask_of, column, seen, view.number)
 
     @cached_property
     def _ranker(self) -> Ranker:
@@ -394,9 +421,11 @@ def _found(ranked: Ranked) -> list[Found]:
     listed = [Found(*each, None) for each in zip(found.items.tolist(), totals, sources, strict=True)]
     if scores is None:
         return listed
-    chances, expected = _by_row(scores.heads, len(scores.total)), _rounded(scores.total)
-    scored = [one._replace(score=score, chances=of) for one, score, of in zip(listed, expected, chances, strict=False)]
-    return scored + listed[len(scored) :]
+    chances, expected = _by_row(scores.heads, len(listed)), _rounded(scores.total)
+    return [
+        one if math.isnan(score) else one._replace(score=score, chances=of)
+        for one, score, of in zip(listed, expected, chances, strict=True)
+    ]
 
 
 def _by_row(columns: Mapping[str, NDArray[np.float32]], rows: int) -> list[dict[str, float]]:
