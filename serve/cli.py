@@ -265,6 +265,7 @@ def evaluate(
     out_file: Annotated[Path, typer.Option("--out", help="the figures as JSON; the chart beside it as PNG")] = Path(
         "evaluation.json"
     ),
+    ablate: Annotated[bool, typer.Option("--ablate", help="also without each group of the scorer's features")] = False,
     store: Store = None,
     json: Json = False,
 ) -> None:
@@ -276,7 +277,7 @@ def evaluate(
 
     settings = load_settings(store=store)
     with bars(json) as progress, tempfile.TemporaryDirectory() as folder:
-        found = run(settings, Path(folder), progress)
+        found = run(settings, Path(folder), ablate, progress)
     figures = asdict(found)
     out_file.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
     draw_evaluation(found, out_file.with_suffix(".png"))

@@ -31,8 +31,11 @@ def train_scorer(settings: Settings, progress: Progress | None = None) -> Scorer
         return run_scorer_job(settings, *released(settings, progress), progress)
 
 
-def evaluate(settings: Settings, folder: Path, progress: Progress | None = None) -> Evaluation:
-    """Measure the pipeline beside baselines on the last tenth of the events; `folder` is for what it works with."""
+def evaluate(settings: Settings, folder: Path, ablate: bool = False, progress: Progress | None = None) -> Evaluation:
+    """Measure the pipeline beside baselines on the last tenth of the events; `folder` is for what it works with.
+
+    With `ablate` also without each group of the scorer's features.
+    """
     with one_job_at_a_time(settings.store):
         release, spaces = released(settings, progress)
     store = open_event_store(settings)
@@ -45,7 +48,7 @@ def evaluate(settings: Settings, folder: Path, progress: Progress | None = None)
     )
     store.close()
     with material_of(settings, release, spaces, folder) as material:
-        return run_evaluation(material, split, shown, settings, folder, progress)
+        return run_evaluation(material, split, shown, settings, folder, ablate, progress)
 
 
 def tune(settings: Settings, trials: int, progress: Progress | None = None) -> TuningReport:

@@ -37,8 +37,8 @@ class Evaluation:
     """Measures by system: each source alone, all fused, the baselines; and of slices of the test, if any is in them.
 
     `chosen` are the settings that validation chose. Where there was enough to train a scorer on, `lifts` are its
-    NDCG@10 less that of the blend, of the best source, and of itself with a group of features hidden, with 95 %
-    intervals, and `heads` is how its probabilities measure on shoppers that it did not learn from.
+    NDCG@10 less that of the blend, of the best source, and, if wanted, of itself with a group of features hidden,
+    with 95 % intervals, and `heads` is how its probabilities measure on shoppers that it did not learn from.
     """
 
     split: Mapping[str, int | float]
@@ -57,11 +57,13 @@ def evaluate(
     shown: Shown,
     settings: Settings,
     folder: Path,
+    ablate: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Fit on what came before the test, and measure on it; checkpoints go to `folder`.
 
-    `shown` are the lists of the validation time.
+    `shown` are the lists of the validation time. With `ablate` the scorer is also asked with each group of features
+    hidden, which takes ten times as long.
     """
     seed = settings.towers.seed
     chosen = choose(material, split, settings.towers, folder / "choose", progress)
@@ -89,7 +91,8 @@ def evaluate(
     together = Recommender(sources, chosen.blend, len(material))
     rankers[FUSED] = lambda: rank_all(together, split.test, FUSED, progress)
     if fitted is not None:
-        hidden = {RERANKED: None} | {f"{RERANKED} without {group}": group for group in (*GROUPS, HISTORY_GROUP)}
+        groups = (*GROUPS, HISTORY_GROUP) if ablate else ()
+        hidden = {RERANKED: None} | {f"{RERANKED} without {group}": group for group in groups}
         for name, group in hidden.items():
             maker = present.maker if group is None else present.maker.without(group)
             ranker = Ranker(together, maker, fitted.scorer, settings.head_values, settings.new_share)

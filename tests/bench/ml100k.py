@@ -24,7 +24,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, bars(quiet=False) as progress:
         settings = movie_store(Path(folder), progress)
         build(settings, progress=progress)
-        found = evaluate(settings, Path(folder) / "work", progress)
+        found = evaluate(settings, Path(folder) / "work", ablate=True, progress=progress)
     Console(width=130).print(show.evaluation(found))
     best = max(found.baselines, key=lambda name: found.systems[name].means["ndcg10"])
     figures: dict[str, float | int | str | None] = {
