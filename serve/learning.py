@@ -14,7 +14,7 @@ from serve.learn.scorer_job import train_scorer as run_scorer_job
 from serve.learn.towers_job import TrainingReport, check_enough, material_of, train_towers
 from serve.learn.tuning import TuningReport, tune_towers
 from serve.pipeline import Progress, encode, one_job_at_a_time
-from serve.rank.shown import read_shown
+from serve.rank.shown import HORIZON, read_shown
 from serve.release import Release, open_current
 from serve.settings import Settings
 
@@ -44,7 +44,12 @@ def evaluate(settings: Settings, folder: Path, ablate: bool = False, progress: P
     split = split_by_time(interactions)
     check_enough(split, interactions)
     shown = read_shown(
-        (batch for _, batch in store.batches()), ids, settings.signal, split.validation_from, split.test_from
+        # What came of a list is looked for until a day later, which must not reach into the test.
+        (batch for _, batch in store.batches()),
+        ids,
+        settings.signal,
+        split.validation_from,
+        split.test_from - HORIZON,
     )
     store.close()
     with material_of(settings, release, spaces, folder) as material:

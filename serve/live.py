@@ -26,6 +26,7 @@ from serve.changes import Encoding, LiveChange, image_source, journal_folder, ro
 from serve.errors import EXPECTED, Broken, complaint, writable
 from serve.learn.event_store import EventStore, open_event_store
 from serve.learn.known import Known, known_of
+from serve.rank.rules import RuleBook, rules_file
 from serve.release import Release, current_name, make_current, open_current, release_folder
 from serve.retrieve.engine import Encoders, Engine, make_encoders
 from serve.settings import Settings
@@ -145,6 +146,7 @@ class Live:
         self._settings = settings
         self._mapping = FeedMapping.load(settings.mapping) if settings.mapping else None
         self._encoders: Encoders | None = None
+        self._rules = RuleBook(rules_file(settings))  # outlives engines: the last good rules stay
         self._engine: Engine | None = None
         self._following: _Following | None = None
         self._refused: str | None = None  # the release that was refused last
@@ -348,7 +350,7 @@ class Live:
         return True
 
     def _answer(self, following: _Following) -> None:
-        self._engine = Engine(following.view, self._loaded_encoders(), self._settings)
+        self._engine = Engine(following.view, self._loaded_encoders(), self._settings, self._rules)
 
     def _loaded_encoders(self) -> Encoders:
         self._encoders = self._encoders or make_encoders(self._settings)

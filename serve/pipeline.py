@@ -319,8 +319,11 @@ def _behaviour(settings: Settings, catalogue: Catalogue, spaces: list[SpaceVecto
         if any(there.get(name) != fingerprint for name, (_, fingerprint) in towers.vocabulary.spaces.items()):
             towers = None  # trained on vectors of other encoders: until they are trained again, it goes without
     scorer = current_scorer(settings.store)
-    if scorer is not None and (towers is None or scorer.facts.towers != towers.fingerprint):
-        scorer = None  # trained with other towers: until it is trained again, the blend decides
+    names = tuple(sorted(space.space for space in spaces))
+    if scorer is not None and (
+        towers is None or (scorer.facts.towers, scorer.facts.spaces) != (towers.fingerprint, names)
+    ):
+        scorer = None  # trained with other towers or spaces: until it is trained again, the blend decides
     blend = Blend.model_validate(towers.facts["blend"]) if towers is not None else Blend()
     first_seen = catalogue.table["updated_at"].to_numpy()
     # Counts are worth what they were at the last event: a log that has stood still for a year has not gone stale.

@@ -121,6 +121,12 @@ class View:
         return np.arange(self.items, dtype=np.int64)
 
     @cached_property
+    def updated(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The numbers of the items that changed live, [m], and when each says it was updated (NaN: it does not)."""
+        times = [item.updated_at for item in self._changed.values()]
+        return np.array(list(self._changed), np.int64), np.array(times, np.float64)
+
+    @cached_property
     def numbering(self) -> Numbering | None:
         """How items are numbered beside how they were when the release counted behaviour; None where as then."""
         if not self.is_changed:

@@ -16,7 +16,7 @@ from serve.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[1]
 MESSY = ROOT.parent / "shared" / "inputs" / "catalogue"
-ANSWER_KEYS = {"request_id", "release", "took_ms", "items"}
+ANSWER_KEYS = {"request_id", "release", "took_ms", "ranked_by", "items"}
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -26,6 +26,7 @@ from serve.release import open_current
 from serve.settings import Settings
 
 QUICK = {"epochs": 4, "dim": 16, "patience": 4}
+QUICK_SCORER = {"epochs": 3, "cases": 200, "hard": 20}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def trained(shop: Path, built: Settings, tmp_path_factory: pytest.TempPathFactor
     """A store with events taken in, towers trained, and a release that has them."""
     store = tmp_path_factory.mktemp("trained") / "store"
     shutil.copytree(built.store, store, symlinks=True)
-    configured = Settings(store=store, image_root=shop, towers=QUICK, scorer={"epochs": 3})  # type: ignore[arg-type]
+    configured = Settings(store=store, image_root=shop, towers=QUICK, scorer=QUICK_SCORER)  # type: ignore[arg-type]
     report = import_events(configured, shop / "events.jsonl")
     assert report.read == report.stored > 5000
     train(configured)
@@ -245,6 +246,29 @@ def test_the_shops_rules_hold_from_the_next_answer_on(copied: Settings) -> None:
         assert recommended(service, user_id="u00007", k=10) == before
 
 
+def test_a_scorer_is_trained_after_the_catalogue_has_changed(copied: Settings, shop: Path, tmp_path: Path) -> None:
+    feed = tmp_path / "catalog.csv"
+    header, *rows = (shop / "catalog.csv").read_text().splitlines()
+    feed.write_text("\n".join([header, *(row.replace("SNK-", "NEW-", 1) for row in rows if row[:3] == "SNK"), *rows]))
+    build(copied, feed)
+    assert train_scorer(copied).rows > 0
+    manifest = build(copied).manifest
+    assert manifest.behaviour.scorer is not None
+    with served(copied) as service:
+        answer = good(service.client.post("/v1/recommend", json={"user_id": "u00007", "k": 5}))
+    assert answer["ranked_by"] == "scorer"
+
+
+def test_what_was_shown_does_not_push_out_what_was_done(service: Service) -> None:
+    item = some_items(service, 1)[0]
+    sent(service, {"user_id": "watcher", "item_id": item, "type": "purchase", "event_id": "bought"})
+    shown = [{"user_id": "watcher", "item_id": item, "type": "impression", "event_id": f"s{n}"} for n in range(300)]
+    sent(service, *shown)
+    found = recommended(service, user_id="watcher", k=70)
+    assert item not in [each["item_id"] for each in found]
+    assert "covisitation" in found[0]["sources"] or "tower" in found[0]["sources"]
+
+
 def test_without_a_scorer_the_sources_decide_and_say_why(copied: Settings) -> None:
     shutil.rmtree(copied.store / "scorer")
     assert build(copied).published
@@ -260,8 +284,6 @@ def test_a_scorer_of_other_towers_stays_out(copied: Settings) -> None:
     longer = copied.model_copy(update={"towers": copied.towers.model_copy(update={"seed": 1})})
     train(longer)
     assert build(longer).manifest.behaviour.scorer is None
-    train_scorer(longer)
-    assert build(longer).manifest.behaviour.scorer is not None
 
 
 def test_items_put_live_are_recommended_and_unavailable_ones_are_not(service: Service) -> None:

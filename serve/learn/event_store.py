@@ -92,14 +92,12 @@ class EventStore:
             raise self._broken(error) from error
         return [each.event_id in new and first[each.event_id] == place for place, each in enumerate(events)]
 
-    def recent(self, user_id: str, limit: int) -> list[Event]:
-        """The user's last events by time, the latest last."""
-        query = (
-            select(*_COLUMNS)
-            .where(_EVENTS.c.user_id == user_id)
-            .order_by(_EVENTS.c.timestamp.desc(), _EVENTS.c.sequence.desc())
-            .limit(limit)
-        )
+    def recent(self, user_id: str, limit: int, impressions: bool = True) -> list[Event]:
+        """The user's last events by time, the latest last; without `impressions` only what the user did."""
+        query = select(*_COLUMNS).where(_EVENTS.c.user_id == user_id)
+        if not impressions:
+            query = query.where(_EVENTS.c.type != "impression")
+        query = query.order_by(_EVENTS.c.timestamp.desc(), _EVENTS.c.sequence.desc()).limit(limit)
         return [Event(*row) for row in reversed(self._rows(query))]
 
     def count(self, user_id: str | None = None) -> int:

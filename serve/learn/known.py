@@ -29,7 +29,7 @@ def known_of(
 ) -> Known:
     """What to go by for a shopper; raises BadRequest for a history that holds what is no event."""
     types = sorted({type_ for name in settings.leave_out for type_ in TYPES[name]})
-    events = [] if user_id is None else store.recent(user_id, MOST_RECENT)
+    events = [] if user_id is None else store.recent(user_id, MOST_RECENT, impressions=False)
     if len(events) < MOST_RECENT:  # these are all there are
         left_out = list(dict.fromkeys(event.item_id for event in events if event.type in types))
     else:

@@ -73,7 +73,7 @@ def train_scorer(
     finally:
         events.close()
     split = split_at(interactions, moment, float("inf"))
-    with material_of(settings, release, spaces, folder) as material:
+    with material_of(settings, release, spaces, folder, chosen.vocabulary) as material:
         past = material.past(split.train, moment, chosen)
         recommender = Recommender(past.sources, Blend.model_validate(towers.facts["blend"]), len(material))
         fitted = fit_scorer(
@@ -89,6 +89,7 @@ def train_scorer(
             progress=progress,
         )
     if fitted is None:
+        (folder / "job.json").unlink()  # with more events the job is another one
         raise BadRequest(
             f"there is too little to train a scorer on: {len(split.validation)} shoppers liked anything new since the "
             "towers' validation began",

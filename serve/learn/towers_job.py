@@ -113,7 +113,11 @@ def train_towers(
     finally:
         events.close()
     split = split_by_time(interactions, validation=0.1, test=0.0)
-    check_enough(split, interactions)
+    try:
+        check_enough(split, interactions)
+    except BadRequest:
+        (folder / "job.json").unlink()  # with more events the job is another one
+        raise
     with material_of(settings, release, spaces, folder) as material:
         chosen = choose(material, split, settings.towers, folder / "choose", progress)
         facts = _facts(job, chosen, split, collected)
@@ -142,14 +146,19 @@ def train_towers(
 
 @contextmanager
 def material_of(
-    settings: Settings, release: Release, spaces: Sequence[SpaceVectors], folder: Path
+    settings: Settings,
+    release: Release,
+    spaces: Sequence[SpaceVectors],
+    folder: Path,
+    vocabulary: Vocabulary | None = None,
 ) -> Iterator[Material]:
-    """What a release has to learn from besides its shoppers' behaviour."""
+    """What a release has to learn from besides its shoppers' behaviour; in a given vocabulary or its own."""
     device = choose_device(settings.device, settings.threads)
     torch.set_num_threads(device.threads)  # what is learned depends on it in the last bits
     with gathered(folder / "gathered", spaces, len(release.catalogue)) as content:
         dims = {space.space: (space.dim, space.fingerprint) for space in spaces}
-        vocabulary = Vocabulary.learn((item for batch in release.catalogue.batches() for item in batch), dims)
+        if vocabulary is None:
+            vocabulary = Vocabulary.learn((item for batch in release.catalogue.batches() for item in batch), dims)
         features = vocabulary.features((item for batch in release.catalogue.batches() for item in batch), content)
         yield Material(
             vocabulary,

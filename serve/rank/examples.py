@@ -28,6 +28,7 @@ from serve.recommend.recommender import DEPTH, Recommender
 from serve.recommend.shopper import Shopper
 
 MOST_INVERSE = 10.0
+NOBODY = Shopper(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0, np.float32))
 
 
 @dataclass(frozen=True)
@@ -136,18 +137,24 @@ class CaseMaker:
         maker: FeatureMaker,
         interactions: Interactions,
         settings: ScorerSettings,
-        has_times: bool = True,
     ) -> None:
         self._recommender, self._maker, self._settings = recommender, maker, settings
-        self._interactions, self._has_times = interactions, has_times
+        self._interactions = interactions
         self._user = {name: number for number, name in enumerate(interactions.users.tolist())}
         self._random = np.random.default_rng(settings.seed)
 
-    def before(self, user: int, moment: float) -> Shopper:
-        """A shopper as known before a moment."""
+    def around(self, user: int, moment: float, items: NDArray[np.int64]) -> tuple[Shopper, NDArray[np.int64]]:
+        """A shopper as known before a list of items was shown at a moment, and the items of what came after.
+
+        Of acts that were merged into one, the last before the moment may hold what came of the list: it is left out
+        where its item is in the list.
+        """
         whole = Shopper.of(self._interactions, user)
         count = int(np.searchsorted(whole.time, moment))
-        return Shopper(whole.item[:count], whole.kind[:count], whole.time[:count], whole.weight[:count])
+        after = whole.item[count:]
+        if count and whole.item[count - 1] in items:
+            count -= 1
+        return Shopper(whole.item[:count], whole.kind[:count], whole.time[:count], whole.weight[:count]), after
 
     def shown(self, lists: Shown, chosen: NDArray[np.int64]) -> Iterator[Case]:
         """The cases of some lists."""
@@ -156,13 +163,14 @@ class CaseMaker:
             items, first = np.unique(lists.item[rows], return_index=True)
             name, moment = lists.users[number], float(lists.times[number])
             user = self._user.get(name)
-            nobody = Shopper(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0, np.float32))
-            shopper = nobody if user is None else self.before(user, moment)
-            yield self._case(shopper, items, lists.labels[rows][first], moment, lists.position[rows][first])
+            shopper, after = NOBODY, np.empty(0, np.int64)
+            if user is not None:
+                shopper, after = self.around(user, moment, items)
+            yield self._case(shopper, items, lists.labels[rows][first], moment, after, lists.position[rows][first])
 
     def sought(self, shopper: Shopper, liked: NDArray[np.int64], labels: NDArray[np.bool_], moment: float) -> Case:
         """The case of a shopper who went on to like some items [m], given in rising order, with labels [m, heads]."""
-        return self._case(shopper, liked, labels, moment)
+        return self._case(shopper, liked, labels, moment, np.empty(0, np.int64))
 
     def _case(
         self,
@@ -170,11 +178,12 @@ class CaseMaker:
         items: NDArray[np.int64],
         labels: NDArray[np.bool_],
         moment: float,
+        after: NDArray[np.int64],
         position: NDArray[np.float32] | None = None,
     ) -> Case:
-        """The items of a case and negatives beside them."""
+        """The items of a case and negatives beside them, none of which the shopper had or had soon `after`."""
         settings, total = self._settings, self._interactions.items
-        left_out = np.setdiff1d(shopper.item, items)
+        left_out = np.setdiff1d(np.concatenate([shopper.item, after]), items)
         drawn = np.setdiff1d(self._random.integers(0, total, settings.random), left_out)
         found = self._recommender.candidates(shopper, DEPTH, left_out, also=np.union1d(items, drawn))
         # How likely each is to be here if nothing comes of it: likelier by place, as the inverse of its square root.
@@ -191,10 +200,13 @@ class CaseMaker:
         all_labels[own] = labels[at[own]]
         all_positions = np.full(len(places), np.nan, np.float32)
         if position is not None:
+            # Negatives get places of the list at random, so that being at no place does not say what came of it.
+            all_positions = self._random.choice(position, len(places)).astype(np.float32)
             all_positions[own] = position[at[own]]
         is_shown = own if position is not None else np.zeros(len(places), np.bool_)
         offset = np.where(is_shown, 0, -np.log(chance[places].clip(min=1e-6))).astype(np.float32)
-        hour = hour_of(moment) if self._has_times else None
+        # Of a sought case nobody knows the hour: what was liked came at any time after the moment.
+        hour = hour_of(moment) if position is not None else None
         context = Context(moment, hour, position=all_positions)
         features = self._maker.make(shopper, found, context, places)
         return Case(features, all_labels, is_shown, all_positions, offset)

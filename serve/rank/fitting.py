@@ -48,7 +48,6 @@ def fit_scorer(
     settings: ScorerSettings,
     towers: str,
     folder: Path,
-    has_times: bool = True,
     progress: Progress | None = None,
 ) -> Fitted | None:
     """A scorer from what shoppers did from a moment on; None where that is too little.
@@ -56,7 +55,7 @@ def fit_scorer(
     `recommender` and `maker` know the time before the moment, `interactions` also that after it; `holdout` says what
     shoppers liked then that was new to them. `towers` is the fingerprint of what the features will come from.
     """
-    cases = CaseMaker(recommender, maker, interactions, settings, has_times)
+    cases = CaseMaker(recommender, maker, interactions, settings)
     made = _cases(cases, interactions, holdout, moment, shown, settings)
     users: list[str] = []
     total = min(settings.cases, len(holdout)) + (min(settings.cases, len(shown)) if shown else 0)

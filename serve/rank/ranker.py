@@ -120,7 +120,7 @@ class Ranker:
         also = np.array(sorted(pinned), np.int64)
         found = self._recommender.candidates(shopper, max(k, DEPTH), left_out, allowed, also)
         if len(found.items) < k:
-            found = self._recommender.filled(found, k, left_out, allowed)
+            found = self._recommender.filled(found, shopper, k, left_out, allowed)
         count = len(found.items)
         new = np.flatnonzero(nobody_had(found.scores, count))[: round(k * self._new_share)]
         wanted = np.flatnonzero(np.isin(found.items, also))

@@ -41,9 +41,11 @@ Rules act in the order of the file, pins last. Each answer names the rules that 
 """
 
 import logging
+import threading
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, time
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -132,6 +134,7 @@ class RuleBook:
         self._path = path
         self._rules: list[Rule] = []
         self._stamp: tuple[int, int] | None = None
+        self._reading = threading.Lock()
 
     def current(self) -> list[Rule]:
         """The rules as they are written now; none where there is no file."""
@@ -141,13 +144,14 @@ class RuleBook:
         except OSError:
             self._rules, self._stamp = [], None
             return []
-        if stamp != self._stamp:
-            self._stamp = stamp
-            try:
-                self._rules = read_rules(self._path)
-            except BadRequest as error:
-                _log.error("the rules of before stay: %s", error.message)
-        return self._rules
+        with self._reading:
+            if stamp != self._stamp:
+                try:
+                    self._rules = read_rules(self._path)
+                except BadRequest as error:
+                    _log.error("the rules of before stay: %s", error.message)
+                self._stamp = stamp
+            return self._rules
 
 
 def rules_file(settings: Settings) -> Path:
@@ -217,12 +221,15 @@ class Acting:
                 names.setdefault(int(items[one]), []).append(rule.name)
             order = [order[place] for place in capped]
         numbers = items.tolist()
-        chosen = sorted((pinned[number][0], place) for place, number in enumerate(numbers) if number in pinned)
-        for _, one in chosen:
-            order.remove(one)
-        for at, one in chosen:
-            order.insert(at, one)
-            names.setdefault(numbers[one], []).append(pinned[numbers[one]][1])
+        at = {number: place for place, number in enumerate(numbers)}
+        slots: dict[int, int] = {}  # by place; where two are pinned to one, the first of the file gets it
+        for number, (wanted, name) in pinned.items():
+            if number in at and wanted < k:
+                slots[next(place for place in count(wanted) if place not in slots)] = at[number]
+                names.setdefault(number, []).append(name)
+        order = [one for one in order if one not in slots.values()]
+        for place, one in sorted(slots.items()):
+            order.insert(place, one)
         return np.array(order[:k], np.int64)
 
     def _concerns(self, rule: Rule, shopper: Shopper) -> bool:

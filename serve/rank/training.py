@@ -40,10 +40,11 @@ class ScorerTrainer:
         with np.errstate(all="ignore"):
             known = ~np.isnan(examples.values)
             count = known.sum(0).clip(min=1)
-            mean = np.where(known, examples.values, 0).sum(0) / count
-            spread = np.sqrt(np.where(known, (examples.values - mean) ** 2, 0).sum(0) / count)
+            mean = np.where(known, examples.values, 0).sum(0, dtype=np.float64) / count
+            spread = np.sqrt(np.where(known, (examples.values - mean) ** 2, 0).sum(0, dtype=np.float64) / count)
         features.mean.copy_(torch.from_numpy(mean.astype(np.float32)))
-        features.spread.copy_(torch.from_numpy(np.where(spread > 1e-6, spread, 1).astype(np.float32)))
+        # What never varied teaches nothing, and must not say anything in service either.
+        features.spread.copy_(torch.from_numpy(np.where(spread > 1e-5, spread, np.inf).astype(np.float32)))
         columns = [HEADS.index(head) for head in heads]
         self._labels = examples.labels[:, columns].astype(np.float32)
         # A head begins at its base rate: of n rows, each stands for 1 / c where nothing came of it.

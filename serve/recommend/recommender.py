@@ -62,7 +62,7 @@ class Recommender:
         """
         found = self.candidates(shopper, max(k, DEPTH), left_out, allowed)
         if len(found.items) < k:
-            found = self.filled(found, k, left_out, allowed)
+            found = self.filled(found, shopper, k, left_out, allowed)
         return found.first(k)
 
     def candidates(
@@ -109,18 +109,20 @@ class Recommender:
         new = self._blend.new * nobody_had(found.scores, len(found.items))
         return {**parts, "new": new.tolist()}
 
-    def filled(self, found: Candidates, k: int, left_out: Items, allowed: Selection | None) -> Candidates:
+    def filled(
+        self, found: Candidates, shopper: Shopper, k: int, left_out: Items, allowed: Selection | None
+    ) -> Candidates:
         """What was found and, behind it, any other allowed items by their number, k in all."""
         mask = self._mask(left_out, allowed)
         mask[found.items] = False
         rest = np.flatnonzero(mask)[: k - len(found.items)]
-        nothing = np.zeros(len(rest))
-        lowest = float(found.total.min()) if len(found.items) else 0.0
+        scores = {name: self._sources[name].ask(shopper).scores(rest) for name in found.scores}  # type: ignore[union-attr]
+        total = self._blend.total(scores, len(rest))
         return Candidates(
             np.concatenate([found.items, rest]),
-            np.concatenate([found.total, nothing + min(0.0, lowest)]).astype(np.float32),
-            {name: np.concatenate([of, nothing]).astype(np.float32) for name, of in found.scores.items()},
-            {name: np.concatenate([of, nothing > 0]) for name, of in found.proposed.items()},
+            np.concatenate([found.total, total]),
+            {name: np.concatenate([of, scores[name]]) for name, of in found.scores.items()},
+            {name: np.concatenate([of, np.zeros(len(rest), np.bool_)]) for name, of in found.proposed.items()},
         )
 
     def _mask(self, left_out: Items, allowed: Selection | None) -> NDArray[np.bool_]:

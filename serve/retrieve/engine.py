@@ -119,12 +119,12 @@ class Encoders:
 class Engine:
     """Answers questions from one view. Holds no state between questions; safe in several threads."""
 
-    def __init__(self, view: View, encoders: Encoders, settings: Settings) -> None:
+    def __init__(self, view: View, encoders: Encoders, settings: Settings, rules: RuleBook | None = None) -> None:
         self.view = view
         self._encoders = encoders
         self._limits: ImageLimits = settings.image_limits
         self._settings = settings
-        self._rules = RuleBook(rules_file(settings))
+        self._rules = RuleBook(rules_file(settings)) if rules is None else rules
         self._space_weights = {space: settings.space_weights.get(space, 1.0) for space in view.spaces}
         self._spaces = dict(view.spaces) | ({TOWER: view.tower} if view.tower is not None else {})
 
@@ -233,6 +233,8 @@ class Engine:
         if view.numbering is not None:
             before = view.numbering.before
             seen = np.where(before >= 0, seen[before], np.nan)
+            numbers, updated = view.updated
+            seen[numbers] = updated
 
         def mask_of(conditions: Mapping[str, Any]) -> NDArray[np.bool_]:
             wanted = compile_filter(conditions)

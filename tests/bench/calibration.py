@@ -22,7 +22,7 @@ from serve.learning import released
 from serve.rank.examples import CaseMaker
 from serve.rank.fitting import auc, calibration_error, fit_scorer, log_loss, reliability
 from serve.rank.settings import HEADS
-from serve.rank.shown import read_shown
+from serve.rank.shown import HORIZON, read_shown
 from serve.recommend.recommender import Recommender
 
 SEED = 0
@@ -37,7 +37,7 @@ def main() -> None:
         store, ids = open_event_store(settings), release.catalogue.ids()
         interactions, _ = collect((batch for _, batch in store.batches()), ids, settings.signal)
         split = split_by_time(interactions)
-        moments = split.validation_from, split.test_from
+        moments = split.validation_from, split.test_from - HORIZON
         before = read_shown((batch for _, batch in store.batches()), ids, settings.signal, *moments)
         after = read_shown((batch for _, batch in store.batches()), ids, settings.signal, split.test_from)
         store.close()

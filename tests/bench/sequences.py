@@ -172,7 +172,6 @@ def learn_scorer(split: Split, trained: TrainedTowers, features: ItemFeatures, b
             settings,
             trained.fingerprint,
             folder,
-            has_times=False,
             progress=progress,
         )
     assert fitted is not None
