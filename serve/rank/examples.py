@@ -189,7 +189,9 @@ class CaseMaker:
         # How likely each is to be here if nothing comes of it: likelier by place, as the inverse of its square root.
         proposed = np.logical_or.reduce(list(found.proposed.values()))
         worth = proposed / np.sqrt(1 + np.arange(len(proposed)))
-        hard = np.minimum(1, settings.hard * worth / worth.sum())
+        # A shown list has what nothing came of itself: a few more will do.
+        wished = settings.hard if position is None else settings.hard / 4
+        hard = np.minimum(1, wished * worth / worth.sum())
         chance = 1 - (1 - hard) * (1 - min(0.5, settings.random / total))
         wanted = np.isin(found.items, items)
         places = np.flatnonzero(wanted | np.isin(found.items, drawn) | (self._random.random(len(hard)) < hard))

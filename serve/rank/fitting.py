@@ -20,7 +20,7 @@ from serve.rank.features import FeatureMaker
 from serve.rank.scorer import HeadFacts, Scorer, ScorerFacts
 from serve.rank.settings import HEADS, ScorerSettings
 from serve.rank.shown import Shown
-from serve.rank.training import Calibration, ScorerTrainer, heads_of
+from serve.rank.training import FEWEST, Calibration, ScorerTrainer, heads_of
 from serve.recommend.recommender import Recommender
 from serve.recommend.shopper import Shopper
 
@@ -142,10 +142,8 @@ def _calibrate(
     facts, outcomes = {}, {}
     for place, head in enumerate(heads):
         column = HEADS.index(head)
-        rows, held = (
-            each.shown if each.labels[each.shown, column].sum() >= FEWEST_SHOPPERS else np.ones(len(each), np.bool_)
-            for each in (calibrated, measured)
-        )
+        of_shown = min(each.labels[each.shown, column].sum() for each in (calibrated, measured)) >= FEWEST
+        rows, held = (each.shown if of_shown else np.ones(len(each), np.bool_) for each in (calibrated, measured))
         labels = calibrated.labels[rows, column]
         found = Calibration.fit(trainer.logits(calibrated)[rows, place], labels, calibrated.offset[rows])
         logits = found.slope * trainer.logits(measured)[held, place] + found.offset + measured.offset[held]

@@ -29,7 +29,9 @@ class ScorerSettings(BaseModel):
     dropout: float = Field(0.1, ge=0, lt=1)
     hide: float = Field(0.1, ge=0, lt=1, description="how often a group of features is hidden in training")
     cases: int = Field(10_000, ge=100, description="lists and shoppers to learn from, at most")
-    hard: int = Field(40, ge=1, description="candidates of the pipeline that nothing came of, for each shopper")
+    hard: int = Field(
+        40, ge=1, description="candidates of the pipeline that nothing came of, for each shopper; a quarter for a list"
+    )
     random: int = Field(10, ge=0, description="items at random that nothing came of, for each shopper")
     epochs: int = Field(20, ge=1)
     patience: int = Field(4, ge=1)
