@@ -146,6 +146,8 @@ class Behaviour:
         _ = self._popular, self._arrived
         if self.towers is not None:
             self.towers.user_vector(np.zeros((1, self.towers.width), np.float32), np.zeros(1, np.int64), np.zeros(1))
+        if self.scorer is not None:
+            self.scorer.warm_up()
 
     def write(self, folder: Path) -> None:
         """Write it into a folder, which is made."""

@@ -145,6 +145,12 @@ class Scorer:
             np.einsum("mhk,mk->mh", history, slope),
         )
 
+    def warm_up(self) -> None:
+        """Score and explain once, so that the first question does not wait for what is made ready then."""
+        columns, channels = len(self.layout.names), len(self.layout.channels)
+        nothing = np.zeros((1, columns), np.float32), np.zeros((1, 1, channels), np.float32)
+        self.explain(Features(*nothing, np.zeros(1, np.int64), np.zeros(1, np.float32)), {})
+
     def _inputs(self, features: Features) -> tuple[Floats, Floats]:
         known = np.isfinite(features.values)
         known[:, self._positions] = False
