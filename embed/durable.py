@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,3 +41,19 @@ def alone(lock: Path, taken: Exception) -> Iterator[None]:
         except BlockingIOError:
             raise taken from None
         yield
+
+
+def write_folder(parent: Path, name: str, files: Mapping[str, bytes]) -> Path:
+    """Write files into a folder `name` under `parent`; it is there whole or not at all, and stays as it is if it is."""
+    folder = parent / name
+    if folder.is_dir():
+        return folder
+    fresh = parent / f".{name}"
+    fresh.mkdir(parents=True, exist_ok=True)
+    for file, data in files.items():
+        (fresh / file).write_bytes(data)
+        sync(fresh / file)
+    sync(fresh)
+    fresh.rename(folder)
+    sync(parent)
+    return folder

@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from embed.behaviour.interactions import Interactions
 from embed.catalogue import Item
-from embed.durable import sync
+from embed.durable import write_folder
 from embed.errors import Damaged, Missing
 from embed.towers.batches import histories
 from embed.towers.features import Content, ItemFeatures, Vocabulary
@@ -142,19 +142,8 @@ class TrainedTowers:
 
     def save(self, parent: Path) -> Path:
         """Write a folder under `parent`, named by the fingerprint; it is there whole or not at all."""
-        files = self._files()
-        folder = parent / self.fingerprint
-        if folder.is_dir():
-            return folder
-        fresh = parent / f".{self.fingerprint}"
-        fresh.mkdir(parents=True, exist_ok=True)
-        for name, data in (files | {"facts.json": orjson.dumps(self.facts, option=orjson.OPT_INDENT_2)}).items():
-            (fresh / name).write_bytes(data)
-            sync(fresh / name)
-        sync(fresh)
-        fresh.rename(folder)
-        sync(parent)
-        return folder
+        facts = orjson.dumps(self.facts, option=orjson.OPT_INDENT_2)
+        return write_folder(parent, self.fingerprint, self._files() | {"facts.json": facts})
 
     @classmethod
     def open(cls, folder: Path, device: str = "cpu") -> "TrainedTowers":

@@ -26,7 +26,7 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from embed.durable import sync
+from embed.durable import write_folder
 from embed.errors import Damaged, Missing
 from serve.rank.features import GROUPS, Features, Layout
 
@@ -206,18 +206,7 @@ class Scorer:
 
     def save(self, parent: Path) -> Path:
         """Write a folder under `parent`, named by the fingerprint; it is there whole or not at all."""
-        folder = parent / self.fingerprint
-        if folder.is_dir():
-            return folder
-        fresh = parent / f".{self.fingerprint}"
-        fresh.mkdir(parents=True, exist_ok=True)
-        for name, data in {**self._files, "scorer.json": _told(self.facts)}.items():
-            (fresh / name).write_bytes(data)
-            sync(fresh / name)
-        sync(fresh)
-        fresh.rename(folder)
-        sync(parent)
-        return folder
+        return write_folder(parent, self.fingerprint, {**self._files, "scorer.json": _told(self.facts)})
 
     @classmethod
     def open(cls, folder: Path, threads: int = 1) -> "Scorer":
