@@ -257,6 +257,18 @@ def test_what_serves_scores_as_what_was_trained(learned: tuple[ScorerTrainer, Sc
     np.testing.assert_allclose(found.total, probabilities @ [1, 10], atol=1e-3)
 
 
+def test_a_column_that_training_never_knew_says_nothing(tmp_path: Path) -> None:
+    examples = drawn(600)
+    column = LAYOUT.names.index("hour_sine")
+    examples.values[:, column] = np.nan
+    trainer = trained(tmp_path, examples, epochs=1)
+    asked = drawn(100, seed=1)
+    asked.values[:, column] = np.nan
+    without = trainer.logits(asked)
+    asked.values[:, column] = 1
+    np.testing.assert_array_equal(trainer.logits(asked), without)
+
+
 def test_parts_add_up_to_the_score(learned: tuple[ScorerTrainer, Scorer]) -> None:
     _, scorer = learned
     for seed in range(50):
@@ -400,6 +412,24 @@ def test_rules_act_in_their_order_and_are_named(tmp_path: Path) -> None:
     assert ranked.rules == {6: ["own brand"], 0: ["own brand", "offer"]}
     again = small_shop(None).recommend(shopper([]), 4, np.array([3, 6, 4]), NOW, rules=acting)
     assert again.found.items.tolist() == [7, 0, 2, 1]
+
+
+def test_rules_may_be_for_who_bought_something_and_for_what_is_new(tmp_path: Path) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text(
+        "[[rule]]\nname = 'fits'\ndo = 'boost'\nwhere = { category = 'Bags' }\nbought = { category = 'Cameras' }\n"
+        "factor = 50.0\n[[rule]]\nname = 'old'\ndo = 'bury'\nnewer_than_days = 3\nfactor = 1000.0\n"
+    )
+    masks = {"Bags": np.arange(8) == 2, "Cameras": np.arange(8) == 1}
+    seen = np.where(np.arange(8) == 7, NOW - 86_400, NOW - 86_400 * 9)
+    acting = Acting(read_rules(file), NOW, lambda of: masks[of["category"]], lambda *_: [], seen, lambda _: None)
+    bought, looked = shopper([1]), shopper([1])
+    bought.kind[:] = KINDS.index("purchase")
+    found = small_shop(None).recommend(looked, 7, np.array([1]), NOW, rules=acting)
+    assert found.found.items.tolist() == [6, 5, 4, 3, 2, 0, 7]
+    found = small_shop(None).recommend(bought, 7, np.array([1]), NOW, rules=acting)
+    assert found.found.items.tolist() == [2, 6, 5, 4, 3, 0, 7]
+    assert found.rules == {2: ["fits"], 7: ["old"]}
 
 
 @pytest.mark.parametrize(

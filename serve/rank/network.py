@@ -24,11 +24,13 @@ class FeatureNetwork(nn.Module):
 
     mean: Tensor
     spread: Tensor
+    met: Tensor  # 1 for a column that training ever knew; of the others nothing was learned
 
     def __init__(self, columns: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(columns))
         self.register_buffer("spread", torch.ones(columns))
+        self.register_buffer("met", torch.ones(columns))
         width = 2 * columns
         self.narrow = nn.ModuleList([nn.Linear(width, RANK, bias=False) for _ in range(CROSSES)])
         self.widen = nn.ModuleList([nn.Linear(RANK, width) for _ in range(CROSSES)])
@@ -43,6 +45,7 @@ class FeatureNetwork(nn.Module):
 
     def forward(self, values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """`values` [n, columns] count where `known` [n, columns] is 1; what they are elsewhere does not matter."""
+        known = known * self.met
         scaled = ((values - self.mean) / self.spread).clamp(-CLIP, CLIP) * known
         given = torch.cat([scaled, known], 1)
         crossed = given

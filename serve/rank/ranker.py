@@ -90,10 +90,9 @@ class Ranker:
         values: Mapping[str, float],
         new_share: float = 0.0,
         spaces: Mapping[str, VectorIndex] | None = None,
-        has_times: bool = True,
     ) -> None:
         self._recommender, self._maker, self._scorer, self._values = recommender, maker, scorer, values
-        self._new_share, self._spaces, self._has_times = new_share, spaces or {}, has_times
+        self._new_share, self._spaces = new_share, spaces or {}
         self.failures = 0
 
     def recommend(
@@ -118,7 +117,7 @@ class Ranker:
         if allowed is not None:
             pinned = {number: of for number, of in pinned.items() if allowed.mask[number]}
         also = np.array(sorted(pinned), np.int64)
-        found = self._recommender.candidates(shopper, max(k, DEPTH), left_out, allowed, also)
+        found = self._recommender.candidates(shopper, max(k, DEPTH), left_out, allowed, also if pinned else None)
         if len(found.items) < k:
             found = self._recommender.filled(found, shopper, k, left_out, allowed)
         count = len(found.items)
@@ -172,7 +171,7 @@ class Ranker:
         if self._scorer is None or self._maker is None or not len(places):
             return as_they_are
         try:
-            context = Context(now, hour_of(now) if self._has_times else None)
+            context = Context(now, hour_of(now))
             features = self._maker.make(shopper, found, context, places)
             scores = self._scorer.score(features, self._values)
             order = top(scores.total, found.items[places], len(places))

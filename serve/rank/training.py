@@ -42,6 +42,7 @@ class ScorerTrainer:
             count = known.sum(0).clip(min=1)
             mean = np.where(known, examples.values, 0).sum(0, dtype=np.float64) / count
             spread = np.sqrt(np.where(known, (examples.values - mean) ** 2, 0).sum(0, dtype=np.float64) / count)
+        features.met.copy_(torch.from_numpy(known.any(0).astype(np.float32)))
         features.mean.copy_(torch.from_numpy(mean.astype(np.float32)))
         # What never varied teaches nothing, and must not say anything in service either.
         features.spread.copy_(torch.from_numpy(np.where(spread > 1e-5, spread, np.inf).astype(np.float32)))

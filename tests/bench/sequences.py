@@ -131,7 +131,7 @@ def run(name: str, split: Split, tags: list[list[int]]) -> tuple[dict[str, tuple
     measured = {source: measure(recommender, split.test, f"{name} {source}") for source, recommender in alone.items()}
     together = Recommender(sources, blend, len(tags))
     measured["fused"] = measure(together, split.test, f"{name} fused")
-    ranker = Ranker(together, past.maker, fitted.scorer, {"purchase": 1.0}, has_times=False)
+    ranker = Ranker(together, past.maker, fitted.scorer, {"purchase": 1.0})
     measured["reranked"] = measure(ranker, split.test, f"{name} reranked")
     return measured, seconds
 
