@@ -163,7 +163,7 @@ def drawn(rows: int, seed: int = 0, sampled: float = 1.0) -> Examples:
 def trained(folder: Path, examples: Examples, epochs: int = 6) -> ScorerTrainer:
     torch.set_num_threads(1)
     trainer = ScorerTrainer(
-        ScorerSettings(epochs=epochs, rows=128, learning_rate=0.01), LAYOUT, examples, ["click", "purchase"]
+        ScorerSettings(epochs=epochs, rows=128, learning_rate=0.01), LAYOUT, examples, ["click", "purchase"], Blend()
     )
     fit(trainer, folder, epochs)
     return trainer
@@ -221,7 +221,7 @@ def test_training_goes_on_after_a_kill_as_if_there_had_been_none(tmp_path: Path)
     examples = drawn(1500)
     straight = trained(tmp_path / "straight", examples, epochs=4)
     broken = ScorerTrainer(
-        ScorerSettings(epochs=4, rows=128, learning_rate=0.01), LAYOUT, examples, ["click", "purchase"]
+        ScorerSettings(epochs=4, rows=128, learning_rate=0.01), LAYOUT, examples, ["click", "purchase"], Blend()
     )
     with pytest.raises(KeyboardInterrupt):
         fit(broken, tmp_path / "broken", 4, told=lambda epoch, _: interrupt() if epoch == 2 else None)
@@ -471,7 +471,7 @@ def small_shop(scorer: Any) -> Ranker:
     counted = Covisitation.count(interactions(rows), NOW, 30.0)
     scores = np.arange(8, dtype=np.float32)
     recommender = Recommender({"popularity": FixedSource(scores, ranked(scores))}, Blend(), 8)
-    maker = FeatureMaker({}, facts([[1 + number] for number in range(8)]).of, counted)
+    maker = FeatureMaker({}, facts([[1 + number] for number in range(8)]).of, counted, Blend().floors)
     return Ranker(recommender, maker, scorer, VALUES)
 
 
@@ -487,7 +487,7 @@ def test_where_the_scorer_fails_the_blended_order_stands(caplog: pytest.LogCaptu
 
 def test_features_say_what_is_known_and_nan_for_what_is_not() -> None:
     counted = Covisitation.count(interactions([(0, 1, 0.0, 1.0), (0, 2, 0.0, 1.0)]), NOW, 30.0)
-    maker = FeatureMaker({}, facts([[1, 4]] * 4 + [[2, 5]] * 4).of, counted)
+    maker = FeatureMaker({}, facts([[1, 4]] * 4 + [[2, 5]] * 4).of, counted, Blend().floors)
     scores = np.array([0, 5, 3, 0, 0, 0, 0, 2], np.float32)
     recommender = Recommender({"popularity": FixedSource(scores, ranked(scores))}, Blend(), 8)
     found = recommender.candidates(shopper([1]), 10, np.array([1]), also=np.array([5]))

@@ -67,7 +67,7 @@ def evaluate(
     """
     seed = settings.towers.seed
     chosen = choose(material, split, settings.towers, folder / "choose", progress)
-    past = material.past(split.train, split.validation_from, chosen.towers)
+    past = material.past(split.train, split.validation_from, chosen.towers, chosen.blend)
     fitted = fit_scorer(
         Recommender(past.sources, chosen.blend, len(material)),
         past.maker,
@@ -82,7 +82,7 @@ def evaluate(
     )
     epochs = chosen.state.best_epoch
     towers = finish(material, split.before_test, settings.towers, epochs, folder / "finish", {}, progress)
-    present = material.past(split.before_test, split.test_from, towers)
+    present = material.past(split.before_test, split.test_from, towers, chosen.blend)
     sources = present.sources
     rankers: dict[str, Callable[[], NDArray[np.int64]]] = {}
     for name, source in sources.items():

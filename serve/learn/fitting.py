@@ -77,6 +77,7 @@ class Material:
         interactions: Interactions,
         now: float,
         towers: TrainedTowers,
+        blend: Blend,
         strange: NDArray[np.bool_] | None = None,
     ) -> "Past":
         """Sources and features as they would have been at `now`, made of the interactions before it.
@@ -84,7 +85,7 @@ class Material:
         The towers go by the content alone of items that are `strange` [items].
         """
         collected = Collected(len(interactions), len(interactions), 0, 0, 0, 0, 0)
-        behaviour = Behaviour.of(interactions, collected, self.first_seen, towers, Blend(), self.half_lives, now)
+        behaviour = Behaviour.of(interactions, collected, self.first_seen, towers, blend, self.half_lives, now)
         features = self.features
         if strange is not None:
             features = replace(features, identity=np.where(strange, 0, features.identity))
@@ -95,7 +96,7 @@ class Material:
         facts = Facts.made(self.vocabulary, features, behaviour.trend, self.first_seen)
         return Past(
             behaviour.sources(spaces, self.samples, self.weights, now=now),
-            FeatureMaker(spaces, facts.of, behaviour.covisitation),
+            FeatureMaker(spaces, facts.of, behaviour.covisitation, blend.floors),
         )
 
 
@@ -129,7 +130,7 @@ def choose(
     state = fit(trainer, split.validation, folder, progress=tell)
     towers = trainer.trained(material.vocabulary, {})
     strange = np.random.default_rng(settings.seed).random(len(material)) < (STRANGE if material.has_content else 0)
-    sources = material.past(split.train, split.validation_from, towers, strange).sources
+    sources = material.past(split.train, split.validation_from, towers, Blend(), strange).sources
     blend = learn_blend(sources, split.validation, strange, settings.seed, progress)
     return Chosen(towers, state, blend)
 

@@ -74,8 +74,9 @@ def train_scorer(
         events.close()
     split = split_at(interactions, moment, float("inf"))
     with material_of(settings, release, spaces, folder, chosen.vocabulary) as material:
-        past = material.past(split.train, moment, chosen)
-        recommender = Recommender(past.sources, Blend.model_validate(towers.facts["blend"]), len(material))
+        blend = Blend.model_validate(towers.facts["blend"])
+        past = material.past(split.train, moment, chosen, blend)
+        recommender = Recommender(past.sources, blend, len(material))
         fitted = fit_scorer(
             recommender,
             past.maker,
@@ -97,7 +98,8 @@ def train_scorer(
         )
     saved = fitted.scorer.save(settings.store / "scorer")
     point(saved.parent / "current", saved.name)
-    (folder / "fit" / "checkpoint.safetensors").unlink()
+    for checkpoint in (folder / "fit").glob("*/checkpoint.safetensors"):
+        checkpoint.unlink()
     (folder / "job.json").unlink()
     for other in saved.parent.iterdir():
         if other.is_dir() and not other.is_symlink() and other.name not in (saved.name, "training"):

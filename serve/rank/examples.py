@@ -154,7 +154,7 @@ class CaseMaker:
         after = whole.item[count:]
         if count and whole.item[count - 1] in items:
             count -= 1
-        return Shopper(whole.item[:count], whole.kind[:count], whole.time[:count], whole.weight[:count]), after
+        return whole.first(count), after
 
     def shown(self, lists: Shown, chosen: NDArray[np.int64]) -> Iterator[Case]:
         """The cases of some lists."""
@@ -168,8 +168,16 @@ class CaseMaker:
                 shopper, after = self.around(user, moment, items)
             yield self._case(shopper, items, lists.labels[rows][first], moment, after, lists.position[rows][first])
 
-    def sought(self, shopper: Shopper, liked: NDArray[np.int64], labels: NDArray[np.bool_], moment: float) -> Case:
-        """The case of a shopper who went on to like some items [m], given in rising order, with labels [m, heads]."""
+    def sought(self, whole: Shopper, count: int, moment: float) -> Case | None:
+        """The case of a shopper who is known by the first `count` interactions; None where nothing new was liked."""
+        shopper, after = whole.first(count), whole.item[count:]
+        each = labels_of(whole.kind[count:], whole.weight[count:] > 0)
+        new = (whole.weight[count:] > 0) & ~np.isin(after, shopper.item)
+        liked, place = np.unique(after[new], return_inverse=True)
+        if not len(liked):
+            return None
+        labels = np.zeros((len(liked), len(HEADS)), np.bool_)
+        np.logical_or.at(labels, place, each[new])
         return self._case(shopper, liked, labels, moment, np.empty(0, np.int64))
 
     def _case(

@@ -140,7 +140,8 @@ class Features:
 class FeatureMaker:
     """Makes the features of candidates of one shop as it is at one moment; without state.
 
-    `facts_of` gives what is known of items by number; `numbering` says where co-visits count items under other numbers.
+    `facts_of` gives what is known of items by number; `floors` are those of the blend's counts, `numbering` says where
+    co-visits count items under other numbers.
     """
 
     def __init__(
@@ -148,11 +149,12 @@ class FeatureMaker:
         spaces: Mapping[str, VectorIndex],
         facts_of: Callable[[Items], Facts],
         covisitation: Covisitation,
+        floors: Mapping[str, float],
         numbering: Numbering | None = None,
     ) -> None:
         self.layout = Layout(tuple(sorted(name for name in spaces if name != TOWER)))
         self._spaces, self._facts_of = spaces, facts_of
-        self._covisitation, self._numbering = covisitation, numbering
+        self._covisitation, self._floors, self._numbering = covisitation, floors, numbering
         self._hidden = ""
 
     def without(self, group: str) -> "FeatureMaker":
@@ -176,7 +178,7 @@ class FeatureMaker:
             if scores is not None:
                 if source in COUNTS and new.any():  # that nobody had it yet does not say that nobody wants it
                     scores = np.where(new, np.nan, scores).astype(np.float32)
-                columns[source] = _scaled(source, scores[places])
+                columns[source] = self._scaled(source, scores[places])
                 columns[f"{source}_rank"] = _ranks(scores)[places]
         liked = recent.weight > 0
         if liked.any():
@@ -220,7 +222,7 @@ class FeatureMaker:
                 index = self._spaces[channel]
                 pairs[:, :, place] = index.vectors_of(items) @ index.vectors_of(history).T
             elif channel == "covisitation":
-                pairs[:, :, place] = _scaled(channel, self._together(history, items))
+                pairs[:, :, place] = self._scaled(channel, self._together(history, items))
         pairs[:, :, -len(TAG_GROUPS) :] = of_items.shared(of_history)
         return pairs
 
@@ -229,11 +231,9 @@ class FeatureMaker:
             history, items = self._numbering.before[history], self._numbering.before[items]
         return self._covisitation.pairs(history, items)
 
-
-def _scaled(source: str, scores: Floats) -> Floats:
-    """Scores of a source on a scale without long tails."""
-    floor = {"covisitation": 0.05, "popularity": 1.0}.get(source)
-    return scores if floor is None else np.log1p(scores / np.float32(floor))
+    def _scaled(self, source: str, scores: Floats) -> Floats:
+        """Scores of a source as the blend takes them: counts by their logarithm."""
+        return np.log1p(scores / np.float32(self._floors.get(source, 1.0))) if source in COUNTS else scores
 
 
 def _ranks(scores: Floats) -> Floats:

@@ -1,7 +1,7 @@
 """Fitting the scorer: cases of the validation time, with sources that know the time before it, to a calibrated scorer.
 
-A fifth of the cases' shoppers is not learned from: they say when to stop, they calibrate, and what is reported is
-measured on the half of them that calibration did not see.
+A fifth of the cases' shoppers is not learned from at first: they say when to stop, they calibrate, and what is reported
+is measured on the half of them that calibration did not see. Then a new network learns from all, for as many epochs.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 
 from embed.behaviour import Holdout, Interactions
 from embed.fitting import State, fit
-from serve.rank.examples import Case, CaseMaker, Examples, labels_of
+from serve.rank.examples import Case, CaseMaker, Examples
 from serve.rank.export import export
 from serve.rank.features import FeatureMaker
 from serve.rank.scorer import HeadFacts, Scorer, ScorerFacts
@@ -76,26 +76,35 @@ def fit_scorer(
     names = sorted(set(users))
     part = dict(zip(names, np.random.default_rng(settings.seed).permutation(len(names)) % 10, strict=True))
     parts = np.array([part[user] for user in users])
-    trainer = ScorerTrainer(settings, maker.layout, examples.of(parts >= 2), heads)
+    trainer = ScorerTrainer(settings, maker.layout, examples.of(parts >= 2), heads, recommender.blend)
     held = examples.of(parts < 2)
     tell = (lambda done, all_: progress("train the scorer", done, all_, "steps")) if progress else None
     state = fit(
-        trainer, folder, settings.epochs, settings.patience, lambda: trainer.measure(held), "likelihood", progress=tell
+        trainer,
+        folder / "choose",
+        settings.epochs,
+        settings.patience,
+        lambda: trainer.measure(held),
+        "likelihood",
+        progress=tell,
     )
     calibrated, measured = examples.of(parts == 0), examples.of(parts == 1)
     facts, outcomes = _calibrate(trainer, calibrated, measured, heads)
+    whole = ScorerTrainer(settings, maker.layout, examples, heads, recommender.blend)
+    tell = (lambda done, all_: progress("train it on all", done, all_, "steps")) if progress else None
+    fit(whole, folder / "finish", state.best_epoch, progress=tell)
     scorer = Scorer(
         ScorerFacts(
             spaces=maker.layout.spaces,
             columns=maker.layout.names,
             towers=towers,
             heads=facts,
-            rows=len(trainer.examples),
+            rows=len(examples),
             cases=len(users),
             epochs=state.best_epoch,
             settings=settings.model_dump(),
         ),
-        export(trainer.network),
+        export(whole.network),
     )
     return Fitted(scorer, state, outcomes)
 
@@ -116,23 +125,13 @@ def _cases(
     known = {name: number for number, name in enumerate(interactions.users.tolist())}
     held = holdout.some(settings.cases, settings.seed)
     for place in range(len(held)):
-        shopper = Shopper.of(held.history, place)
-        liked = np.sort(held.targets[held.starts[place] : held.starts[place + 1]]).astype(np.int64)
         name = held.history.users[place]
-        after = _kinds_after(interactions, known[name], liked, len(shopper))
-        yield name, cases.sought(shopper, liked, after, moment)
-
-
-def _kinds_after(interactions: Interactions, user: int, liked: NDArray[np.int64], start: int) -> NDArray[np.bool_]:
-    """What a shopper's interactions after the first `start` say of each liked item, [m, heads]."""
-    rows = slice(interactions.starts[user] + start, interactions.starts[user + 1])
-    items = interactions.item[rows].astype(np.int64)
-    each = labels_of(interactions.kind[rows], interactions.weight[rows] > 0)
-    labels = np.zeros((len(liked), len(HEADS)), np.bool_)
-    at = np.searchsorted(liked, items).clip(max=len(liked) - 1)
-    own = liked[at] == items
-    np.logical_or.at(labels, at[own], each[own])
-    return labels
+        whole, before = (
+            Shopper.of(interactions, known[name]),
+            int(held.history.starts[place + 1] - held.history.starts[place]),
+        )
+        if (case := cases.sought(whole, before, moment)) is not None:
+            yield name, case
 
 
 def _calibrate(

@@ -1,8 +1,10 @@
 """The scorer's network: what is known of a candidate, and a target attention over the shopper's history.
 
-The logit of each head is a sum: what a cross network makes of the features (DCN-V2, Wang et al., WWW 2021), and what
-each interaction of the history adds, weighted by how much the candidate attends to it (DIN, Zhou et al., KDD 2018). As
-the history enters by this sum alone, what each of its interactions did for a candidate can be told exactly.
+The logit of each head is a sum: what the blend of the sources says, times what it is worth for the head; what a cross
+network makes of the features (DCN-V2, Wang et al., WWW 2021); and what each interaction of the history adds, weighted
+by how much the candidate attends to it (DIN, Zhou et al., KDD 2018). As the history enters by this sum alone, what each
+of its interactions did for a candidate can be told exactly. At the start the latter two are nothing: learning begins
+with the order of the blend, and little data change it little.
 
 Whole groups of features are hidden at random in training, so that a hidden group is something the network knows: what
 is not known in service does not confuse it, and explanations may hide groups to see what they did.
@@ -25,6 +27,7 @@ class FeatureNetwork(nn.Module):
     mean: Tensor
     spread: Tensor
     met: Tensor  # 1 for a column that training ever knew; of the others nothing was learned
+    blend: Tensor  # [2 * columns], what the blend gives for each column as it is scaled, and for its being known
 
     def __init__(self, columns: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -32,6 +35,8 @@ class FeatureNetwork(nn.Module):
         self.register_buffer("spread", torch.ones(columns))
         self.register_buffer("met", torch.ones(columns))
         width = 2 * columns
+        self.register_buffer("blend", torch.zeros(width))
+        self.worth = nn.Parameter(torch.ones(heads))  # of the blend
         self.narrow = nn.ModuleList([nn.Linear(width, RANK, bias=False) for _ in range(CROSSES)])
         self.widen = nn.ModuleList([nn.Linear(RANK, width) for _ in range(CROSSES)])
         self.deep = nn.Sequential(
@@ -40,7 +45,7 @@ class FeatureNetwork(nn.Module):
         self.mix = nn.Sequential(nn.Linear(width + hidden, hidden), nn.GELU())
         self.heads = nn.Linear(hidden, heads)
         self.straight = nn.Linear(width, heads, bias=False)
-        for layer in self.widen:
+        for layer in (*self.widen, self.heads, self.straight):
             nn.init.zeros_(layer.get_parameter("weight"))
 
     def forward(self, values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +57,7 @@ class FeatureNetwork(nn.Module):
         for narrow, widen in zip(self.narrow, self.widen, strict=True):
             crossed = given * widen(narrow(crossed)) + crossed
         hidden = self.mix(torch.cat([crossed, self.deep(given)], 1))
-        return hidden, self.heads(hidden) + self.straight(given)
+        return hidden, self.heads(hidden) + self.straight(given) + (given @ self.blend)[:, None] * self.worth
 
 
 class HistoryNetwork(nn.Module):

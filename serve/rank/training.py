@@ -20,8 +20,9 @@ from embed.behaviour.interactions import KINDS
 from embed.fitting import Progress
 from serve.rank.examples import Examples
 from serve.rank.features import HISTORY, Layout
-from serve.rank.network import ScorerNetwork
+from serve.rank.network import FeatureNetwork, ScorerNetwork
 from serve.rank.settings import HEADS, ScorerSettings
+from serve.recommend.blend import Blend
 
 FEWEST = 30  # outcomes of a head, below which it is not learned
 
@@ -29,7 +30,9 @@ FEWEST = 30  # outcomes of a head, below which it is not learned
 class ScorerTrainer:
     """The network, its optimizer, and the examples it learns from."""
 
-    def __init__(self, settings: ScorerSettings, layout: Layout, examples: Examples, heads: Sequence[str]) -> None:
+    def __init__(
+        self, settings: ScorerSettings, layout: Layout, examples: Examples, heads: Sequence[str], blend: Blend
+    ) -> None:
         self.settings, self.layout, self.examples, self.heads = settings, layout, examples, tuple(heads)
         self.device = "cpu"
         torch.manual_seed(settings.seed)
@@ -48,10 +51,12 @@ class ScorerTrainer:
         features.spread.copy_(torch.from_numpy(np.where(spread > 1e-5, spread, np.inf).astype(np.float32)))
         columns = [HEADS.index(head) for head in heads]
         self._labels = examples.labels[:, columns].astype(np.float32)
-        # A head begins at its base rate: of n rows, each stands for 1 / c where nothing came of it.
-        rate = (self._labels.sum(0) / np.exp(examples.offset).sum()).clip(1e-6, 1 - 1e-4)
+        features.blend.copy_(torch.from_numpy(_as_weights(blend, layout, features)))
         with torch.no_grad():
-            features.heads.bias.copy_(torch.from_numpy(np.log(rate / (1 - rate))))
+            blended = self.logits(examples)
+            for place, column in enumerate(columns):
+                begun = Calibration.fit(blended[:, place], examples.labels[:, column], examples.offset)
+                features.worth[place], features.heads.bias[place] = begun.slope, begun.offset
         self._head_weights = torch.tensor([settings.loss_weights.get(head, 1.0) for head in heads])
         self._groups = [torch.from_numpy(columns) for columns in layout.groups.values()]
         matrices = [each for each in self.network.parameters() if each.dim() > 1]
@@ -128,6 +133,21 @@ class ScorerTrainer:
         logits = torch.from_numpy(self.logits(held) + held.offset[:, None])
         losses = functional.binary_cross_entropy_with_logits(logits, labels, weights)
         return {"likelihood": -float(losses)}
+
+
+def _as_weights(blend: Blend, layout: Layout, network: FeatureNetwork) -> NDArray[np.float32]:
+    """The blend as weights [2 * columns] of scaled columns and of their being known, but for a constant."""
+    count = len(layout.names)
+    weights = np.zeros(2 * count, np.float32)
+    for source, weight in blend.weights.items():
+        place = layout.names.index(source)
+        spread = float(network.spread[place])
+        if network.met[place] and np.isfinite(spread):
+            weights[place] = weight * spread
+            weights[count + place] = weight * float(network.mean[place])
+    # Of what nobody had, counts are not known.
+    weights[count + layout.names.index("popularity")] -= np.float32(blend.new)
+    return weights
 
 
 def inputs(examples: Examples, rows: NDArray[np.int64]) -> tuple[Tensor, ...]:

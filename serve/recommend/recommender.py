@@ -52,7 +52,7 @@ class Recommender:
     """
 
     def __init__(self, sources: Mapping[str, Source], blend: Blend, items: int, gone: Items | None = None) -> None:
-        self._sources, self._blend, self._items = sources, blend, items
+        self._sources, self.blend, self._items = sources, blend, items
         self._gone = np.empty(0, np.int64) if gone is None else gone
 
     def recommend(self, shopper: Shopper, k: int, left_out: Items, allowed: Selection | None = None) -> Candidates:
@@ -90,7 +90,7 @@ class Recommender:
         if also is not None:
             items = np.union1d(items, also)
         scores = {name: answer.scores(items) for name, answer in answers.items()}
-        total = self._blend.total(scores, len(items))
+        total = self.blend.total(scores, len(items))
         order = top(total, items, len(items))
         return Candidates(
             items[order],
@@ -105,8 +105,8 @@ class Recommender:
 
     def parts(self, found: Candidates) -> dict[str, list[float]]:
         """What each source adds to the blended score of each candidate, [m]; `new` is for what nobody had."""
-        parts = {source: self._blend.part(source, of).astype(float).tolist() for source, of in found.scores.items()}
-        new = self._blend.new * nobody_had(found.scores, len(found.items))
+        parts = {source: self.blend.part(source, of).astype(float).tolist() for source, of in found.scores.items()}
+        new = self.blend.new * nobody_had(found.scores, len(found.items))
         return {**parts, "new": new.tolist()}
 
     def filled(
@@ -117,7 +117,7 @@ class Recommender:
         mask[found.items] = False
         rest = np.flatnonzero(mask)[: k - len(found.items)]
         scores = {name: self._sources[name].ask(shopper).scores(rest) for name in found.scores}  # type: ignore[union-attr]
-        total = self._blend.total(scores, len(rest))
+        total = self.blend.total(scores, len(rest))
         return Candidates(
             np.concatenate([found.items, rest]),
             np.concatenate([found.total, total]),

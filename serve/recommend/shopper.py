@@ -61,6 +61,10 @@ class Shopper:
             interactions.weight[rows],
         )
 
+    def first(self, count: int) -> "Shopper":
+        """The first `count` interactions."""
+        return Shopper(self.item[:count], self.kind[:count], self.time[:count], self.weight[:count])
+
     def last(self, most: int) -> "Shopper":
         """The last `most` interactions."""
         if len(self) <= most:

@@ -250,7 +250,8 @@ class Engine:
         view, behaviour = self.view, self.view.release.behaviour
         maker = None
         if behaviour.scorer is not None:
-            maker = FeatureMaker(self._spaces, view.facts_of, behaviour.covisitation, view.numbering)
+            floors = behaviour.facts.blend.floors
+            maker = FeatureMaker(self._spaces, view.facts_of, behaviour.covisitation, floors, view.numbering)
         return Ranker(
             self._recommender,
             maker,

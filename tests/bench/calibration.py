@@ -43,7 +43,7 @@ def main() -> None:
         store.close()
         with material_of(settings, release, spaces, folder / "work") as material:
             chosen = choose(material, split, settings.towers, folder / "choose", progress)
-            past = material.past(split.train, split.validation_from, chosen.towers)
+            past = material.past(split.train, split.validation_from, chosen.towers, chosen.blend)
             fitted = fit_scorer(
                 Recommender(past.sources, chosen.blend, len(material)),
                 past.maker,
@@ -59,7 +59,7 @@ def main() -> None:
             assert fitted is not None
             epochs = chosen.state.best_epoch
             towers = finish(material, split.before_test, settings.towers, epochs, folder / "finish", {}, progress)
-            present = material.past(split.before_test, split.test_from, towers)
+            present = material.past(split.before_test, split.test_from, towers, chosen.blend)
             recommender = Recommender(present.sources, chosen.blend, len(material))
             maker = CaseMaker(recommender, present.maker, interactions, settings.scorer)
             lists = np.sort(np.random.default_rng(SEED).choice(len(after), min(LISTS, len(after)), replace=False))

@@ -76,7 +76,7 @@ def run(
         towers = finish(
             material, split.before_test, settings.towers, chosen.state.best_epoch, folder / "finish", {}, progress
         )
-        sources = material.past(split.before_test, split.test_from, towers).sources
+        sources = material.past(split.before_test, split.test_from, towers, chosen.blend).sources
         pipeline = Ranker(Recommender(sources, chosen.blend, items), None, None, {}, settings.new_share)
         ours = rerank_all(pipeline, split.test, split.test_from, "ours", progress)
         alone = rank_all(Recommender({"tower": sources["tower"]}, chosen.blend, items), split.test, "tower", progress)

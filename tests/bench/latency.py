@@ -119,7 +119,7 @@ def scoring(settings: Settings) -> dict[str, float]:
     scorer = behaviour.scorer
     assert scorer is not None
     spaces = {**view.spaces, "tower": view.tower}
-    maker = FeatureMaker(spaces, view.facts_of, behaviour.covisitation, view.numbering)
+    maker = FeatureMaker(spaces, view.facts_of, behaviour.covisitation, behaviour.facts.blend.floors, view.numbering)
     took: dict[str, list[float]] = {"features_200": [], "score_only_200": [], "explain_200": [], "score_200": []}
     for user in track(range(REQUESTS), "scoring", console=Console(stderr=True)):
         known = known_of(store, settings, f"u{user}")

@@ -11,9 +11,11 @@ Takes about 25 minutes on two cores; `--set beauty` or `--set toys` runs one.
 
 import argparse
 import json
+import multiprocessing
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from rich.table import Table
 from embed.behaviour import Holdout, Interactions, Split, leave_one_out
 from embed.behaviour.interactions import KINDS
 from embed.behaviour.ranking import hits, ndcg, recall
+from embed.encoders import choose_device
 from embed.towers.features import PRICE_PARTS, ItemFeatures, Vocabulary
 from embed.towers.model import Sizes
 from embed.towers.settings import TowerSettings
@@ -112,18 +115,19 @@ def run(name: str, split: Split, tags: list[list[int]]) -> tuple[dict[str, tuple
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        chosen = Trainer(settings, sizes, features, split.train)
+        device = choose_device()
+        chosen = Trainer(settings, sizes, features, split.train, device.kind)
         state = fit(chosen, split.validation, Path(folder) / "choose", told=lambda epoch, of: tell(name, epoch, of))
-        first = chosen.trained(Vocabulary(), {})
+        first = TrainedTowers(chosen.trained(Vocabulary(), {}).towers.cpu(), Vocabulary(), {})  # as a server asks them
         blend = learn_blend(split, first, features)
         CONSOLE.print(name, "epochs", state.best_epoch, "blend", blend)
-        final = Trainer(settings, sizes, features, split.before_test)
+        final = Trainer(settings, sizes, features, split.before_test, device.kind)
         fit(final, None, Path(folder) / "final", epochs=state.best_epoch)
         fitted = learn_scorer(split, first, features, blend, Path(folder) / "scorer")
-    trained = final.trained(Vocabulary(), {})
+    trained = TrainedTowers(final.trained(Vocabulary(), {}).towers.cpu(), Vocabulary(), {})
     torch.set_num_threads(1)  # as a server answers
     seconds = time.perf_counter() - started
-    past = make_past(split.before_test, trained, features)
+    past = make_past(split.before_test, trained, features, blend)
     sources = past.sources
     alone = {
         source: Recommender({source: of}, Blend(weights={source: 1.0}), len(tags)) for source, of in sources.items()
@@ -136,7 +140,7 @@ def run(name: str, split: Split, tags: list[list[int]]) -> tuple[dict[str, tuple
     return measured, seconds
 
 
-def make_past(interactions: Interactions, trained: TrainedTowers, features: ItemFeatures) -> Past:
+def make_past(interactions: Interactions, trained: TrainedTowers, features: ItemFeatures, blend: Blend) -> Past:
     """Sources and features made of some interactions."""
     vectors = trained.item_vectors(features)
     owners = np.arange(len(vectors), dtype=np.int32)
@@ -154,12 +158,12 @@ def make_past(interactions: Interactions, trained: TrainedTowers, features: Item
     }
     unknown, tags = np.full(len(vectors), np.nan), Tags(features.tags, features.tag_starts, GROUP_OF_TAG)
     facts = Facts(unknown.astype(np.float32), np.zeros(len(vectors), np.float32), unknown, tags)
-    return Past(sources, FeatureMaker({"tower": index}, facts.of, counted))
+    return Past(sources, FeatureMaker({"tower": index}, facts.of, counted, blend.floors))
 
 
 def learn_scorer(split: Split, trained: TrainedTowers, features: ItemFeatures, blend: Blend, folder: Path) -> Fitted:
     """The scorer, from what the held-out shoppers bought next."""
-    past = make_past(split.train, trained, features)
+    past = make_past(split.train, trained, features, blend)
     settings = ScorerSettings(seed=SEED, cases=SCORER_CASES)
     with bars(quiet=False) as progress:
         fitted = fit_scorer(
@@ -179,7 +183,7 @@ def learn_scorer(split: Split, trained: TrainedTowers, features: ItemFeatures, b
 
 
 def learn_blend(split: Split, trained: TrainedTowers, features: ItemFeatures) -> Blend:
-    sources = make_past(split.train, trained, features).sources
+    sources = make_past(split.train, trained, features, Blend()).sources
     recommender = Recommender(sources, Blend(), split.train.items)
     held = split.validation.some(BLEND_CASES, SEED)
     cases = []
@@ -192,17 +196,31 @@ def learn_blend(split: Split, trained: TrainedTowers, features: ItemFeatures) ->
 
 
 def measure(recommender: Recommender | Ranker, held: Holdout, what: str) -> tuple[float, float]:
-    ranked_items = np.full((len(held), K), -1)
-    for user in track(range(len(held)), what, console=CONSOLE):
+    """NDCG and recall, with as many processes as there are cores; each asks one shopper at a time, as a server does."""
+
+    def ask(user: int) -> np.ndarray:
         shopper = Shopper.of(held.history, user)
         left_out = np.unique(shopper.item)
         if isinstance(recommender, Ranker):
             items = recommender.recommend(shopper, K, left_out, 0.0).found.items
         else:
             items = recommender.recommend(shopper, K, left_out).items
-        ranked_items[user, : len(items)] = items
+        return np.pad(items, (0, K - len(items)), constant_values=-1)
+
+    _asked.append(ask)  # children inherit it, as it cannot be sent
+    with multiprocessing.get_context("fork").Pool(len(os.sched_getaffinity(0))) as pool:
+        found = pool.imap(_ask, range(len(held)), chunksize=64)
+        ranked_items = np.stack(list(track(found, what, len(held), console=CONSOLE)))
+    _asked.pop()
     hit = hits(ranked_items, held)
     return float(ndcg(hit, held, K).mean()), float(recall(hit, held, K).mean())
+
+
+_asked: list[Callable[[int], np.ndarray]] = []
+
+
+def _ask(user: int) -> np.ndarray:
+    return _asked[-1](user)
 
 
 def tell(name: str, epoch: int, of: dict[str, float]) -> None:
