@@ -5,7 +5,7 @@ from itertools import groupby
 from pathlib import Path
 
 from index.tuning import Point
-from serve.evaluation.evaluate import FUSED, RERANKED, Evaluation
+from serve.evaluation.evaluate import FUSED, RERANKED, SERVED, Evaluation
 from serve.release import SpaceEntry
 
 
@@ -75,7 +75,7 @@ def draw_evaluation(found: Evaluation, file: Path) -> None:
     figure, axis = plt.subplots(figsize=(8, 0.4 * len(systems) + 1.6))
     for place, (name, of) in enumerate(systems):
         mean, (low, high) = of.means["ndcg10"], of.intervals["ndcg10"]
-        colour = "#014f86" if name in (FUSED, RERANKED) else "#b8b8b8" if name in found.baselines else "#61a5c2"
+        colour = "#014f86" if name in (FUSED, RERANKED, SERVED) else "#b8b8b8" if name in found.baselines else "#61a5c2"
         axis.barh(place, mean, color=colour, height=0.7)
         axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], color="black", capsize=3, linewidth=1)
         axis.annotate(f"{mean:.4f}", (high, place), (4, 0), textcoords="offset points", va="center", fontsize=8)

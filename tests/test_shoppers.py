@@ -338,7 +338,7 @@ def test_a_source_can_be_turned_off(trained: Settings) -> None:
 def test_evaluation_measures_every_stage_beside_the_baselines(trained: Settings, tmp_path: Path) -> None:
     found = evaluate(trained, tmp_path)
     assert set(found.systems) == {
-        *("tower", "covisitation", "popularity", "arrivals", "content", "fused", "reranked"),
+        *("tower", "covisitation", "popularity", "arrivals", "content", "fused", "reranked", "as served"),
         *("popularity (all time)", "item-kNN", "iALS", "BPR"),
     }
     for of in found.systems.values():

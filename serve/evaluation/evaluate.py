@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from embed.behaviour import Holdout, Interactions, Split
 from serve.evaluation.baselines import BASELINES, rank_baseline
 from serve.evaluation.measures import DEEP, Measured, lift, measure
-from serve.learn.fitting import Material, Progress, choose, finish
+from serve.evaluation.stages import fit_stages
+from serve.learn.fitting import Material, Progress
 from serve.rank.features import GROUPS, HISTORY_GROUP
-from serve.rank.fitting import fit_scorer
 from serve.rank.ranker import Ranker
 from serve.rank.scorer import HeadFacts
 from serve.rank.shown import Shown
@@ -29,6 +29,8 @@ from serve.settings import Settings
 
 FUSED = "fused"
 RERANKED = "reranked"
+SERVED = "as served"
+"""Reranked, or fused where there is no scorer, with the share of places that is kept for what nobody had yet."""
 HEAVY = 0.9  # quantile of history lengths from which a shopper is a heavy one
 
 
@@ -66,40 +68,28 @@ def evaluate(
     hidden, which takes ten times as long.
     """
     seed = settings.towers.seed
-    chosen = choose(material, split, settings.towers, folder / "choose", progress)
-    past = material.past(split.train, split.validation_from, chosen.towers, chosen.blend)
-    fitted = fit_scorer(
-        Recommender(past.sources, chosen.blend, len(material)),
-        past.maker,
-        split.before_test,
-        split.validation,
-        split.validation_from,
-        shown,
-        settings.scorer,
-        chosen.towers.fingerprint,
-        folder / "scorer",
-        progress=progress,
-    )
-    epochs = chosen.state.best_epoch
-    towers = finish(material, split.before_test, settings.towers, epochs, folder / "finish", {}, progress)
-    present = material.past(split.before_test, split.test_from, towers, chosen.blend)
-    sources = present.sources
+    stages = fit_stages(material, split, shown, settings, folder, progress)
+    chosen, fitted, sources = stages.chosen, stages.fitted, stages.sources
     rankers: dict[str, Callable[[], NDArray[np.int64]]] = {}
     for name, source in sources.items():
         alone = Recommender({name: source}, Blend(weights={name: 1.0}), len(material))
         rankers[name] = lambda alone=alone, name=name: rank_all(alone, split.test, name, progress)  # type: ignore[misc]
-    together = Recommender(sources, chosen.blend, len(material))
+    together = stages.recommender
     rankers[FUSED] = lambda: rank_all(together, split.test, FUSED, progress)
     if fitted is not None:
         groups = (*GROUPS, HISTORY_GROUP) if ablate else ()
         hidden = {RERANKED: None} | {f"{RERANKED} without {group}": group for group in groups}
         for name, group in hidden.items():
-            maker = present.maker if group is None else present.maker.without(group)
-            ranker = Ranker(together, maker, fitted.scorer, settings.head_values, settings.new_share)
+            maker = stages.present.maker if group is None else stages.present.maker.without(group)
+            ranker = Ranker(together, maker, fitted.scorer, settings.head_values)
             rankers[name] = lambda ranker=ranker, name=name: rerank_all(  # type: ignore[misc]
                 ranker, split.test, split.test_from, name, progress
             )
-    told: dict[str, Any] = {"epochs": epochs, "blend": chosen.blend.model_dump()}
+    if settings.new_share:
+        scorer = fitted.scorer if fitted is not None else None
+        served = Ranker(together, stages.present.maker, scorer, settings.head_values, settings.new_share)
+        rankers[SERVED] = lambda: rerank_all(served, split.test, split.test_from, SERVED, progress)
+    told: dict[str, Any] = {"epochs": chosen.state.best_epoch, "blend": chosen.blend.model_dump()}
     ranked = {name: rank() for name, rank in rankers.items()}
     baselines = {name if name not in ranked else f"{name} (all time)": name for name in BASELINES}
     for place, (label, name) in enumerate(baselines.items(), start=1):

@@ -15,15 +15,14 @@ from rich.table import Table
 
 from embed.behaviour import collect, split_by_time
 from serve.cli import bars
+from serve.evaluation.stages import fit_stages
 from serve.learn.event_store import open_event_store
-from serve.learn.fitting import choose, finish
 from serve.learn.towers_job import material_of
 from serve.learning import released
 from serve.rank.examples import CaseMaker
-from serve.rank.fitting import auc, calibration_error, fit_scorer, log_loss, reliability
+from serve.rank.fitting import auc, calibration_error, log_loss, reliability
 from serve.rank.settings import HEADS
 from serve.rank.shown import HORIZON, read_shown
-from serve.recommend.recommender import Recommender
 
 SEED = 0
 LISTS = 3000
@@ -42,26 +41,10 @@ def main() -> None:
         after = read_shown((batch for _, batch in store.batches()), ids, settings.signal, split.test_from)
         store.close()
         with material_of(settings, release, spaces, folder / "work") as material:
-            chosen = choose(material, split, settings.towers, folder / "choose", progress)
-            past = material.past(split.train, split.validation_from, chosen.towers, chosen.blend)
-            fitted = fit_scorer(
-                Recommender(past.sources, chosen.blend, len(material)),
-                past.maker,
-                split.before_test,
-                split.validation,
-                split.validation_from,
-                before,
-                settings.scorer,
-                chosen.towers.fingerprint,
-                folder / "scorer",
-                progress=progress,
-            )
+            stages = fit_stages(material, split, before, settings, folder / "fit", progress)
+            fitted = stages.fitted
             assert fitted is not None
-            epochs = chosen.state.best_epoch
-            towers = finish(material, split.before_test, settings.towers, epochs, folder / "finish", {}, progress)
-            present = material.past(split.before_test, split.test_from, towers, chosen.blend)
-            recommender = Recommender(present.sources, chosen.blend, len(material))
-            maker = CaseMaker(recommender, present.maker, interactions, settings.scorer)
+            maker = CaseMaker(stages.recommender, stages.present.maker, interactions, settings.scorer)
             lists = np.sort(np.random.default_rng(SEED).choice(len(after), min(LISTS, len(after)), replace=False))
             truth: dict[str, list[np.ndarray]] = {head: [] for head in fitted.scorer.facts.heads}
             said: dict[str, list[np.ndarray]] = {head: [] for head in fitted.scorer.facts.heads}
