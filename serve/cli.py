@@ -43,6 +43,8 @@ Format = Annotated[
     str | None, typer.Option("--format", help="csv, jsonl, parquet, merchant or shopify; else recognised")
 ]
 Images = Annotated[Path | None, typer.Option("--images", help="folder of local images", show_default="the feed's")]
+User = Annotated[str | None, typer.Option(help="whose taste counts too")]
+Explain = Annotated[bool, typer.Option("--explain", help="say why each item is there")]
 K = Annotated[int, typer.Option("-k", min=1, max=1000, help="how many items")]
 Where = Annotated[str | None, typer.Option("--filter", help='JSON, such as \'{"price": {"lte": 50}}\'')]
 Spaces = Annotated[list[str] | None, typer.Option("--space", help="only this space; repeat it for several")]
@@ -137,6 +139,8 @@ def search(
     unlike: Annotated[list[str] | None, typer.Option(help="an item not to look like")] = None,
     filter_: Where = None,
     space: Spaces = None,
+    user: User = None,
+    explain: Explain = False,
     k: K = 10,
     store: Store = None,
     json: Json = False,
@@ -154,7 +158,8 @@ def search(
         spaces=space or (),
         filter=_read_filter(filter_),
     )
-    _print(json, _ask(load_settings(store=store), lambda engine: engine.search(query)), show.answer)
+    settings = load_settings(store=store)
+    _print(json, _ask(settings, lambda engine: engine.search(query, _taste(settings, user, explain))), show.answer)
 
 
 @app.command()
@@ -162,13 +167,18 @@ def similar(
     item_ids: Annotated[list[str], typer.Argument(help="one item id or several")],
     filter_: Where = None,
     space: Spaces = None,
+    user: User = None,
+    explain: Explain = False,
     k: K = 10,
     store: Store = None,
     json: Json = False,
 ) -> None:
     """Items like the given ones."""
-    wanted = _read_filter(filter_)
-    answer = _ask(load_settings(store=store), lambda engine: engine.similar(item_ids, k, space or (), wanted))
+    wanted, settings = _read_filter(filter_), load_settings(store=store)
+    answer = _ask(
+        settings,
+        lambda engine: engine.similar(item_ids, k, space or (), wanted, taste=_taste(settings, user, explain)),
+    )
     _print(json, answer, show.answer)
 
 
@@ -291,6 +301,7 @@ def recommend(
     user: Annotated[str | None, typer.Argument(help="whose events count; without one, --item")] = None,
     item: Annotated[list[str] | None, typer.Option(help="an item clicked just now; repeat it for several")] = None,
     filter_: Where = None,
+    explain: Explain = False,
     k: K = 10,
     store: Store = None,
     json: Json = False,
@@ -304,7 +315,7 @@ def recommend(
     known = known_of(
         open_event_store(settings), settings, user, [{"item_id": of, "type": "click"} for of in item or ()]
     )
-    answer = _ask(settings, lambda engine: engine.recommend(known.events, k, known.left_out, wanted))
+    answer = _ask(settings, lambda engine: engine.recommend(known.events, k, known.left_out, wanted, explain))
     _print(json, answer, show.answer)
 
 
@@ -450,6 +461,17 @@ def _ask(settings: Settings, question: Callable[[Any], Any]) -> dict[str, Any]:
     from serve.live import open_engine
 
     return ask(open_engine(settings), question)
+
+
+def _taste(settings: Settings, user: str | None, explain: bool) -> Any:
+    """For whom a search is; None for nobody in particular."""
+    from serve.learn.event_store import open_event_store
+    from serve.learn.known import known_of
+    from serve.retrieve.engine import Taste
+
+    if user is None:
+        return None
+    return Taste(known_of(open_event_store(settings), settings, user).events, settings.personal, explain)
 
 
 def _read_filter(text: str | None) -> dict[str, Any]:

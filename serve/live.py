@@ -28,7 +28,7 @@ from serve.learn.event_store import EventStore, open_event_store
 from serve.learn.known import Known, known_of
 from serve.rank.rules import RuleBook, rules_file
 from serve.release import Release, current_name, make_current, open_current, release_folder
-from serve.retrieve.engine import Encoders, Engine, make_encoders
+from serve.retrieve.engine import Encoders, Engine, Taste, make_encoders
 from serve.settings import Settings
 from serve.view import LiveItems, Rows, View, same_content
 
@@ -171,6 +171,19 @@ class Live:
     def events(self) -> EventStore:
         """The event log; raises Broken where its database cannot be used."""
         return open_event_store(self._settings)
+
+    def taste(
+        self,
+        user_id: str | None,
+        history: Sequence[Mapping[str, Any]] = (),
+        personal: float | None = None,
+        explain: bool = False,
+    ) -> Taste | None:
+        """For whom a search is, None for nobody in particular; see `known`."""
+        if user_id is None and not history:
+            return None
+        known = self.known(user_id, history)
+        return Taste(known.events, self._settings.personal if personal is None else personal, explain)
 
     def known(self, user_id: str | None, history: Sequence[Mapping[str, Any]] = ()) -> Known:
         """What to go by for a shopper, as of this moment."""

@@ -81,6 +81,12 @@ class Settings(BaseSettings):
         {"click": 1.0, "cart": 3.0, "purchase": 10.0, "rating": 1.0},
         description="what each act is worth to the shop; the score is what can be expected of an item",
     )
+    personal: float = Field(
+        0.25,
+        ge=0,
+        le=10,
+        description="how much it counts in a shopper's search that an item suits, for each one of relevance",
+    )
     recall_target: float = Field(0.95, gt=0, le=1, description="share of the ten nearest that an index has to find")
     index_memory_mb: int | None = Field(None, gt=0, description="MiB that the index of one space may take")
     index_engine: Literal["faiss", "milvus"] = Field("faiss", description="what keeps the vectors of a release")

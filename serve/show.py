@@ -54,7 +54,13 @@ def answer(found: dict[str, Any]) -> RenderableType:
             f"{item['score']:.2f}",
             *(each if len(spaces) > 1 else ()),
         )
-    return Group(table, Text(f"{len(items)} items in {found['took_ms']:.0f} ms from release {found['release']}", "dim"))
+    reasons = [
+        Text(f"{place:>2} {item['reasons']['sentence']}")
+        for place, item in enumerate(items, 1)
+        if item.get("reasons") is not None
+    ]
+    foot = f"{len(items)} items in {found['took_ms']:.0f} ms from release {found['release']}"
+    return Group(table, *reasons, *([Text("")] if reasons else []), Text(foot, "dim"))
 
 
 def price(item: dict[str, Any]) -> str:

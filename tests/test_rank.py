@@ -504,7 +504,7 @@ def test_features_say_what_is_known_and_nan_for_what_is_not() -> None:
     assert told[2]["covisitation_last"] > 0 == told[7]["covisitation_last"]
     assert (told[2]["category_last"], told[7]["category_last"]) == (1, 0)
     assert told[7]["price_against_usual"] == 6
-    assert all(np.isnan(row[name]) for row in told.values() for name in ("query", "position", "hour_sine", "age"))
+    assert all(np.isnan(row[name]) for row in told.values() for name in ("position", "hour_sine", "age"))
     nobody = maker.make(shopper([]), found, Context(NOW))
     assert np.isnan(nobody.values[:, names.index("category_last")]).all()
     assert nobody.pairs.shape == (len(found.items), 0, len(maker.layout.channels))

@@ -202,6 +202,33 @@ def test_reasons_add_up_to_the_score_and_name_what_the_shopper_did(service: Serv
     assert "reasons" not in plain["items"][0]
 
 
+def test_a_shoppers_search_is_in_an_order_that_suits_and_says_why(service: Service) -> None:
+    items = some_items(service, 3)
+    history = [{"item_id": items[0]}, {"item_id": items[1], "type": "purchase"}]
+    words: dict[str, Any] = {"text": "red shoe", "k": 20}
+    plain = good(service.client.post("/v1/search", json=words))
+    for url, query in (("/v1/search", words), ("/v1/similar", {"item_ids": items[2:], "k": 20})):
+        indifferent = good(service.client.post(url, json=query | {"history": history, "personal": 0}))
+        for_all = good(service.client.post(url, json=query))
+        assert [one["item_id"] for one in indifferent["items"]] == [one["item_id"] for one in for_all["items"]]
+        suiting = good(service.client.post(url, json=query | {"history": history, "personal": 10, "explain": True}))
+        assert (for_all["ranked_by"], suiting["ranked_by"]) == ("sources", "scorer")
+        worth = [sum(one["chances"].values()) for one in suiting["items"]]
+        assert sum(worth[:5]) > sum(sum(one["chances"].values()) for one in indifferent["items"][:5])
+        for one in suiting["items"]:
+            of = one["reasons"]
+            total = of["base"] + sum(of["parts"].values()) + sum(event["value"] for event in of["history"])
+            assert total == pytest.approx(one["score"], abs=2e-3)
+            assert "query" in of["parts"]
+    one_space = words | {"spaces": ["text"], "history": history, "personal": 0}
+    assert good(service.client.post("/v1/search", json=one_space))["items"]
+    form = {"text": "red shoe", "k": "20", "history": orjson.dumps(history).decode(), "personal": "0"}
+    as_form = good(service.client.post("/v1/search", data=form, files={"fields": (None, "title")}))["items"]
+    assert [one["item_id"] for one in as_form] == [one["item_id"] for one in plain["items"]]
+    known = good(service.client.get(f"/v1/items/{items[0]}/similar", params={"user_id": "u00007", "explain": True}))
+    assert all(one["reasons"]["sentence"] for one in known["items"])
+
+
 def test_a_list_from_elsewhere_is_put_into_a_shoppers_order(service: Service) -> None:
     everything = recommended(service, user_id="u00007", k=1000)
     items = [item["item_id"] for item in everything[:6]]

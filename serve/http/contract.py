@@ -61,6 +61,10 @@ class Base64(EncoderProtocol):
         return "base64"
 
 
+Personal = Annotated[
+    float | None,
+    Field(ge=0, le=10, description="how much taste counts for each one of relevance; without it as the shop has set"),
+]
 Photo = Annotated[bytes, EncodedBytes(encoder=Base64)]
 
 
@@ -77,7 +81,27 @@ class Weights(Strict):
     unlike: float = Field(0.5, ge=0, le=100)
 
 
-class SearchRequest(Strict):
+class HistoryEvent(Strict):
+    """Something that a shopper without an id did just now."""
+
+    item_id: ItemId
+    type: Literal["view", "click", "cart", "purchase", "rating", "dislike"] = "click"
+    timestamp: float | str | None = Field(None, description="epoch seconds or ISO 8601; without it, the events' order")
+    value: float | None = Field(None, description="of a rating")
+
+
+class ForShopper(Strict):
+    """For whom a search is; without any of it, for everybody alike."""
+
+    user_id: UserId | None = Field(None, description="whose taste counts too, where there is a scorer")
+    history: list[HistoryEvent] = Field(
+        [], max_length=MAX_HISTORY, description="what was done, the latest last; after what is known of user_id"
+    )
+    personal: Personal = None
+    explain: bool = Field(False, description="whether each item comes with reasons, for a shopper's search")
+
+
+class SearchRequest(ForShopper):
     """Any of words, a photo and items to look like; at least one of them."""
 
     model_config = ConfigDict(
@@ -109,7 +133,7 @@ class SearchRequest(Strict):
     fields: Fields = DEFAULT_FIELDS
 
 
-class SimilarRequest(Strict):
+class SimilarRequest(ForShopper):
     """Items like all of the given ones together."""
 
     model_config = ConfigDict(
@@ -126,21 +150,16 @@ class SimilarRequest(Strict):
 class NeighboursQuery(Strict):
     """What may follow the `?` when one item's neighbours are asked for."""
 
+    user_id: UserId | None = Field(None, description="whose taste counts too, where there is a scorer")
+    personal: Personal = None
+    explain: bool = Field(False, description="whether each item comes with reasons, for a shopper's search")
+
     k: int = Field(10, ge=1, le=MAX_K, description="how many items to answer with")
     space: str | None = Field(None, description="one space; without it the fused neighbours of all")
     filter: Json[dict[str, Any]] = Field({}, description="conditions as in a search, as JSON")
     fields: Fields = Field(
         DEFAULT_FIELDS, description="catalogue columns that come with each item; repeat it for several"
     )
-
-
-class HistoryEvent(Strict):
-    """Something that a shopper without an id did just now."""
-
-    item_id: ItemId
-    type: Literal["view", "click", "cart", "purchase", "rating", "dislike"] = "click"
-    timestamp: float | str | None = Field(None, description="epoch seconds or ISO 8601; without it, the events' order")
-    value: float | None = Field(None, description="of a rating")
 
 
 class RecommendRequest(Strict):

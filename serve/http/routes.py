@@ -25,6 +25,7 @@ from serve.http.contract import (
     ChangesAnswer,
     EventsAnswer,
     EventsRequest,
+    ForShopper,
     IdsRequest,
     ItemAnswer,
     ItemsRequest,
@@ -41,7 +42,7 @@ from serve.http.contract import (
 from serve.learn.known import take_events
 from serve.live import Live, Outcome
 from serve.release import list_manifests
-from serve.retrieve.engine import Engine, Query
+from serve.retrieve.engine import Engine, Query, Taste
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
 
@@ -119,7 +120,7 @@ async def _from_form(request: Request) -> SearchRequest:
                 photo = await parts[0].read()
             elif name in LIST_FIELDS:
                 values[name] = parts
-            elif name in ("weights", "filter"):
+            elif name in ("weights", "filter", "history"):
                 values[name] = _json(str(parts[0]), name)
             else:
                 values[name] = int(str(parts[0])) if name == "k" and _INTEGER.fullmatch(str(parts[0])) else parts[0]
@@ -165,7 +166,7 @@ async def search(request: Request, live: LiveRelease) -> Response:
     )
     engine = live.engine
     # Encoding takes milliseconds of compute: in a thread, so that other requests are answered meanwhile.
-    found = await run_in_threadpool(engine.search, query)
+    found = await run_in_threadpool(lambda: engine.search(query, _taste(live, wanted)))
     return _respond(engine, answer(engine.view, found, wanted.fields), started)
 
 
@@ -189,9 +190,25 @@ async def similar_to_item(request: Request) -> Response:
     started = time.perf_counter()
     # The busiest call: its parameters are read by their model, as FastAPI's own reading takes as long as the search.
     wanted = _read_query(request, NeighboursQuery)
-    engine = (await _live(request)).engine
-    spaces = [wanted.space] if wanted.space else ()
-    found = engine.similar([unquote(request.path_params["item_id"])], wanted.k, spaces, wanted.filter, "item_id")
+    live = await _live(request)
+    engine, spaces, item_ids = (
+        live.engine,
+        [wanted.space] if wanted.space else (),
+        [unquote(request.path_params["item_id"])],
+    )
+    if wanted.user_id is None:
+        found = engine.similar(item_ids, wanted.k, spaces, wanted.filter, "item_id")
+    else:  # in a thread, as it reads events and scores
+        found = await run_in_threadpool(
+            lambda: engine.similar(
+                item_ids,
+                wanted.k,
+                spaces,
+                wanted.filter,
+                "item_id",
+                live.taste(wanted.user_id, (), wanted.personal, wanted.explain),
+            )
+        )
     return _respond(engine, answer(engine.view, found, wanted.fields), started)
 
 
@@ -200,7 +217,8 @@ async def similar_to_items(wanted: SimilarRequest, live: LiveRelease) -> Respons
     """Neighbours of the given items' common direction."""
     started = time.perf_counter()
     engine = live.engine
-    found = engine.similar(wanted.item_ids, wanted.k, [wanted.space] if wanted.space else (), wanted.filter)
+    spaces, taste = [wanted.space] if wanted.space else (), _taste(live, wanted)
+    found = engine.similar(wanted.item_ids, wanted.k, spaces, wanted.filter, taste=taste)
     return _respond(engine, answer(engine.view, found, wanted.fields), started)
 
 
@@ -312,6 +330,12 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz", summary="Whether a release is loaded")
 async def readyz(live: LiveRelease) -> dict[str, str]:
     return {"status": "ready", "release": live.engine.view.release.name}
+
+
+def _taste(live: Live, wanted: ForShopper) -> Taste | None:
+    """For whom a search is; None where the request does not say."""
+    history = [event.model_dump() for event in wanted.history]
+    return live.taste(wanted.user_id, history, wanted.personal, wanted.explain)
 
 
 def _changed(live: Live, change: Callable[[], list[Outcome]], unknown_is_an_error: bool = False) -> Response:

@@ -20,7 +20,7 @@ SAID = {
     "popularity": "it is in demand",
     "novelty": "of its age in the shop",
     "price": "of its price",
-    "query": "it matches what was searched for",
+    "query": "it matches what was asked for",
     "context": "of the hour and of how much is known of the shopper",
     # Of the blend, by source:
     "tower": "it fits the taste that the shopper's history shows",
@@ -51,12 +51,20 @@ class Reasons:
 
 
 def reasons_of(
-    explained: Explained, history: Sequence[tuple[str, str]], title_of: Callable[[str], str]
+    explained: Explained,
+    history: Sequence[tuple[str, str]],
+    title_of: Callable[[str], str],
+    query: Sequence[float] | None = None,
 ) -> list[Reasons]:
-    """The reasons for each of m items; `history` are the id and type of each interaction [h], `title_of` names one."""
+    """The reasons for each of m items; `history` are the id and type of each interaction [h], `title_of` names one.
+
+    `query` [m] is what being relevant to a query adds.
+    """
     found = []
-    for groups, adds in zip(explained.groups.tolist(), explained.history.tolist(), strict=True):
+    for place, (groups, adds) in enumerate(zip(explained.groups.tolist(), explained.history.tolist(), strict=True)):
         parts = {group: value for group, value in zip(GROUPS, groups, strict=True) if value}
+        if query is not None:
+            parts["query"] = query[place]
         because = [
             Because(item_id, type_, value) for (item_id, type_), value in zip(history, adds, strict=True) if value
         ]

@@ -12,7 +12,6 @@ is not known is NaN here, and the scorer is told so; it never takes it for a zer
 | popularity | the popularity source's score and rank; the trend: worth of late against worth over all |
 | novelty | the arrivals source's score and rank; age |
 | price | level, against the history's mean, and how far from it |
-| query | likeness to the words or photo that were searched for |
 | context | hour of the day, how much history there is |
 | position | where in a list it was shown; known in training only, so that place is not taken for merit |
 
@@ -50,7 +49,6 @@ GROUPS = (
     "popularity",
     "novelty",
     "price",
-    "query",
     "context",
     "position",
 )
@@ -84,7 +82,7 @@ class Layout:
         found += [(f"{channel}_{of}", self._group(channel)) for channel in self.channels for of in STATISTICS]
         found += [("trend", "popularity"), ("age", "novelty")]
         found += [(name, "price") for name in ("price", "price_against_usual", "price_distance")]
-        found += [("query", "query"), ("hour_sine", "context"), ("hour_cosine", "context"), ("history", "context")]
+        found += [("hour_sine", "context"), ("hour_cosine", "context"), ("history", "context")]
         return (*found, ("position", "position"))
 
     @cached_property
@@ -109,11 +107,10 @@ class Layout:
 @dataclass(frozen=True)
 class Context:
     """When a list is asked for (epoch seconds), at what hour of the day, and of each candidate made features of, [m]:
-    how alike it is to the query, where there is one; at what place it was shown, where it was, NaN for nowhere."""
+    at what place it was shown, where it was, NaN for nowhere."""
 
     now: float
     hour: float | None = None
-    query: Floats | None = None
     position: Floats | None = None
 
 
@@ -198,8 +195,6 @@ class FeatureMaker:
         if context.hour is not None:
             angle = 2 * np.pi * context.hour / 24
             columns |= {"hour_sine": float(np.sin(angle)), "hour_cosine": float(np.cos(angle))}
-        if context.query is not None:
-            columns["query"] = context.query
         if context.position is not None:
             columns["position"] = np.log2(1 + context.position)
         values = np.full((len(numbers), len(self.layout.names)), np.nan, np.float32)

@@ -27,6 +27,7 @@ from serve.recommend.blend import nobody_had
 from serve.recommend.recommender import DEPTH, Candidates, Recommender
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import Items
+from serve.recommend.sources import Scores as Scored
 
 POOL = 5  # times as many as are asked for, of which a diverse list is made
 MOST_SCORED = 200  # candidates that the scorer puts in order, the best of the blend
@@ -38,6 +39,7 @@ class Ranked:
     """m candidates in their final order. Where a scorer ranked, `scores` are theirs, NaN for those that it did not see.
 
     `rows` [m] are their places in `features`, -1 for none; `rules` are the names of those that acted, by item number.
+    Where a query counts too, see Mix.
     """
 
     found: Candidates
@@ -45,16 +47,30 @@ class Ranked:
     features: Features | None = None
     rows: NDArray[np.int64] | None = None
     rules: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    mix: "Mix | None" = None
 
     def at(self, places: NDArray[np.int64]) -> "Ranked":
         """Those at some places, in the order given."""
         scores = None if self.scores is None else self.scores.at(places)
         rows = None if self.rows is None else self.rows[places]
-        return Ranked(self.found.at(places), scores, self.features, rows, self.rules)
+        mix = None if self.mix is None else self.mix.at(places)
+        return Ranked(self.found.at(places), scores, self.features, rows, self.rules, mix)
 
     def first(self, places: NDArray[np.int64]) -> "Ranked":
         """Those at some places before the others."""
         return self.at(np.concatenate([places, np.setdiff1d(np.arange(len(self.found.items)), places)]))
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The score of m candidates is `query` [m] + `shift` + `factor` times what the scorer expects of them."""
+
+    query: Scored
+    shift: float
+    factor: float
+
+    def at(self, places: NDArray[np.int64]) -> "Mix":
+        return Mix(self.query[places], self.shift, self.factor)
 
 
 def spread(new: NDArray[np.bool_], share: float, k: int) -> NDArray[np.int64]:
@@ -149,10 +165,41 @@ class Ranker:
         places = np.flatnonzero(np.isin(found.items, items))
         return self._ranked(shopper, found, places, now).at(np.arange(len(places)))
 
+    def mixed(
+        self, shopper: Shopper, items: Items, relevance: Scored, personal: float, k: int, now: float
+    ) -> Ranked | None:
+        """The k best of items [m, distinct] that a query found, by relevance [m] and by how they suit a shopper.
+
+        Relevance is in standard deviations over all items, so that it decides where the query tells the found ones
+        apart; how they suit counts in standard deviations over those found, times `personal`. None without a scorer.
+        """
+        order = np.argsort(items)
+        ranked = self.rank(shopper, items[order], now)
+        if ranked.scores is None:
+            return None
+        numbers, expected = ranked.found.items, ranked.scores.total
+        of = relevance[order][np.searchsorted(items[order], numbers)]
+        query = of - of.mean()
+        factor = personal / max(float(expected.std()), 1e-6)
+        mix = Mix(query, -factor * float(expected.mean()), factor)
+        total = query + mix.shift + factor * expected
+        best = top(total, numbers, k)
+        return replace(ranked, scores=replace(ranked.scores, total=total), mix=mix).at(best)
+
     def explain(
         self, ranked: Ranked, shopper: Shopper, id_of: Callable[[int], str], title_of: Callable[[str], str]
     ) -> list[Reasons | None]:
-        """The reasons for what was ranked for a shopper; None for what a scorer did not see."""
+        """The reasons for what was ranked for a shopper; None for what a scorer did not see, or where it fails."""
+        try:
+            return self._explained(ranked, shopper, id_of, title_of)
+        except Exception:  # whatever it is, the shopper gets an answer
+            self.failures += 1
+            _log.exception("no reasons could be given")
+            return [None] * len(ranked.found.items)
+
+    def _explained(
+        self, ranked: Ranked, shopper: Shopper, id_of: Callable[[int], str], title_of: Callable[[str], str]
+    ) -> list[Reasons | None]:
         found = ranked.found
         if self._scorer is None or ranked.features is None or ranked.rows is None:
             return list(reasons_of_blend(self._recommender.parts(found), len(found.items)))
@@ -161,7 +208,11 @@ class Ranker:
         history = [(id_of(item), KINDS[kind]) for item, kind in acts]
         seen = ranked.rows >= 0
         explained = self._scorer.explain(ranked.features.at(ranked.rows[seen]), self._values)
-        told = iter(reasons_of(explained, history, title_of))
+        query = None
+        if ranked.mix is not None:
+            explained = explained.scaled(ranked.mix.factor, ranked.mix.shift)
+            query = ranked.mix.query[seen].tolist()
+        told = iter(reasons_of(explained, history, title_of, query))
         return [next(told) if one else None for one in seen.tolist()]
 
     def _ranked(self, shopper: Shopper, found: Candidates, places: NDArray[np.int64], now: float) -> Ranked:

@@ -97,6 +97,11 @@ class Explained:
     groups: Floats
     history: Floats
 
+    def scaled(self, factor: float, shift: float) -> "Explained":
+        """Where `shift` + `factor` times the scores comes from."""
+        scores = Scores(self.scores.total * np.float32(factor) + np.float32(shift), self.scores.heads)
+        return Explained(scores, self.base * factor + shift, self.groups * factor, self.history * factor)
+
 
 class Scorer:
     """Scores candidates by their features; without state, safe in several threads. `values` by head are the shop's."""

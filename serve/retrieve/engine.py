@@ -31,7 +31,7 @@ from index.threads import limit_threads
 from serve.errors import BadRequest, Broken, NotFound
 from serve.rank.explain import Reasons
 from serve.rank.features import FeatureMaker
-from serve.rank.ranker import Ranked, Ranker
+from serve.rank.ranker import MOST_SCORED, POOL, Ranked, Ranker
 from serve.rank.rules import Acting, RuleBook, rules_file
 from serve.recommend.recommender import Candidates, Recommender
 from serve.recommend.shopper import Shopper
@@ -64,6 +64,19 @@ class Query:
     exclude: Sequence[str] = ()
     spaces: Sequence[str] = ()
     filter: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Taste:
+    """For whom a search is: what the shopper did, the latest last, and how much it counts that an item suits.
+
+    `personal` is in standard deviations for each one of relevance (see Ranker.mixed); with `explain` each item comes
+    with reasons.
+    """
+
+    events: Sequence[Event]
+    personal: float
+    explain: bool = False
 
 
 class Found(NamedTuple):
@@ -128,11 +141,15 @@ class Engine:
         self._space_weights = {space: settings.space_weights.get(space, 1.0) for space in view.spaces}
         self._spaces = dict(view.spaces) | ({TOWER: view.tower} if view.tower is not None else {})
 
-    def search(self, query: Query) -> list[Found]:
-        """The k best items, best first; raises BadRequest where the query is empty or no space can take it."""
+    def search(self, query: Query, taste: Taste | None = None) -> list[Found]:
+        """The k best items, best first; raises BadRequest where the query is empty or no space can take it.
+
+        With a taste and a scorer, the most relevant are put in an order that suits the shopper too.
+        """
         wanted = compile_filter(query.filter)
         vectors = self._vectors(query)
-        return self._find(vectors, query.k, self._known([*query.exclude, *query.unlike, *query.like]), wanted)
+        left_out = self._known([*query.exclude, *query.unlike, *query.like])
+        return self._suited(vectors, query.k, left_out, wanted, taste)
 
     def similar(
         self,
@@ -141,8 +158,12 @@ class Engine:
         spaces: Sequence[str] = (),
         filter_: Mapping[str, Any] | None = None,
         field_: str = "item_ids",
+        taste: Taste | None = None,
     ) -> list[Found]:
-        """The k items most like the given ones, which are left out; `field_` is what the caller knows the ids by."""
+        """The k items most like the given ones, which are left out; `field_` is what the caller knows the ids by.
+
+        With a taste as in `search`.
+        """
         wanted = compile_filter(filter_) if filter_ else None
         numbers = np.array([self.number(item_id, field_) for item_id in item_ids], np.int64)
         chosen = self._chosen_spaces(spaces, "space")
@@ -151,7 +172,7 @@ class Engine:
             known = [vector for vector in self._spaces[space].vectors_of(numbers) if vector.any()]
             if known and (direction := _direction(known, [1.0] * len(known))) is not None:
                 vectors[space] = direction
-        return self._find(vectors, k, numbers.tolist(), wanted) if vectors else []
+        return self._suited(vectors, k, numbers.tolist(), wanted, taste) if vectors else []
 
     def recommend(
         self,
@@ -275,6 +296,33 @@ class Engine:
         if number is None:
             raise NotFound(f"there is no item {item_id!r} in release {self.view.release.name}", field_, "unknown_item")
         return number
+
+    def _suited(
+        self,
+        vectors: Mapping[str, NDArray[np.float32]],
+        k: int,
+        left_out: Sequence[int],
+        filter_: Filter | None,
+        taste: Taste | None,
+    ) -> list[Found]:
+        """What `_find` finds, where there is a taste in an order that suits it too."""
+        if taste is None or self.view.release.behaviour.scorer is None:
+            return self._find(vectors, k, left_out, filter_)
+        relevant = self._find(vectors, max(k, min(MOST_SCORED, max(DEPTH, POOL * k))), left_out, filter_)
+        numbers = np.array([one.number for one in relevant], np.int64)
+        relevance = np.array([one.score for one in relevant], np.float32)
+        if len(vectors) == 1:  # of one space it is a cosine
+            (space, vector), *_ = vectors.items()
+            relevance /= max(float((self.view.release.samples[space] @ vector).std()), 1e-6)
+        shopper = self.shopper(taste.events)
+        ranked = self._ranker.mixed(shopper, numbers, relevance, taste.personal, k, time.time()) if relevant else None
+        if ranked is None:
+            return relevant[:k]
+        by_number = {one.number: one for one in relevant}
+        return [
+            one._replace(sources=by_number[one.number].sources, image=by_number[one.number].image)
+            for one in self._answered(ranked, shopper, taste.explain)
+        ]
 
     def _find(
         self,

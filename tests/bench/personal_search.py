@@ -1,0 +1,97 @@
+"""Search with a known shopper: does the order of what is relevant get better when taste counts too, and by how much?
+
+The demo shop, its events until nine tenths of the time; towers and scorer know no more. Each shopper who then liked
+something new searches for it twice, and the item has to be found: by its kind in one word ("sneakers"), which most
+items of the kind fit equally well, so that only taste tells them apart; and by half of the words of its title, which
+say more than taste. `personal` is how much taste counts. Even shoppers are there to choose it by the mean of both, odd
+ones to measure.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import orjson
+from report import report
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from embed.behaviour import clean_event
+from serve.cli import bars
+from serve.demo.shop import make_shop
+from serve.evaluation.measures import interval
+from serve.learn.event_store import open_event_store
+from serve.learn.import_events import import_events
+from serve.learn.known import known_of
+from serve.learning import train, train_scorer
+from serve.live import open_engine
+from serve.pipeline import build
+from serve.retrieve.engine import Engine, Query, Taste
+from serve.settings import Settings
+
+SEED = 0
+K = 10
+SHARE = 0.9  # of the events, which are learned from
+STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+ASKED = ("kind", "title")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name, bars(quiet=False) as progress:
+        folder = Path(name)
+        make_shop(folder)
+        rows = sorted(
+            (orjson.loads(line) for line in (folder / "events.jsonl").open()), key=lambda row: row["timestamp"]
+        )
+        cut = int(SHARE * len(rows))
+        (folder / "before.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows[:cut]))
+        settings = Settings(store=folder / "store")
+        build(settings, folder / "catalog.csv", progress=progress)
+        import_events(settings, folder / "before.jsonl", progress=progress)
+        train(settings, progress)
+        train_scorer(settings, progress)
+        build(settings, progress=progress)
+        gains = measure(settings, rows[cut:])
+    chosen = STRENGTHS[int(gains[:, 0::2].mean((1, 2)).argmax())]
+    table = Table("personal", "asked for", "NDCG@10 to choose", "to measure", "95 %")
+    figures: dict[str, float | int | str | None] = {"shoppers": gains[:, 1::2].shape[1], "chosen": chosen}
+    for strength, by_strength in zip(STRENGTHS, gains, strict=True):
+        for asked, of in zip(ASKED, by_strength.T, strict=True):
+            low, high = interval(of[1::2], SEED)
+            means = f"{of[0::2].mean():.4f}", f"{of[1::2].mean():.4f}"
+            table.add_row(str(strength), asked, *means, f"{low:.4f}–{high:.4f}")
+            figures[f"{asked}_{strength}_ndcg10"] = round(float(of[1::2].mean()), 4)
+    Console().print(table)
+    report("personal_search", figures, SEED, ("torch",))
+
+
+def measure(settings: Settings, after: list[dict]) -> np.ndarray:
+    """NDCG@10 by strength, shopper and what was asked, [strengths, shoppers, asked]."""
+    engine, store = open_engine(settings), open_event_store(settings)
+    first: dict[str, str] = {}
+    for row in after:
+        event = clean_event(row, 0)
+        if event.type in ("click", "cart", "purchase"):
+            first.setdefault(event.user_id, event.item_id)
+    gains = []
+    for user, item_id in track(sorted(first.items()), "search", console=Console(stderr=True)):
+        known = known_of(store, settings, user)
+        number = engine.view.number(item_id)
+        if not known.events or item_id in known.left_out or number is None:
+            continue
+        item, title = engine.view.item(number), (engine.view.item(number).title or "").split()
+        asked = (item.category or "").rpartition("/")[2], " ".join(title[::2])
+        gains.append(
+            [[gain(engine, words, Taste(known.events, each), number) for words in asked] for each in STRENGTHS]
+        )
+    return np.array(gains).transpose(1, 0, 2)
+
+
+def gain(engine: Engine, words: str, taste: Taste, number: int) -> float:
+    found = [one.number for one in engine.search(Query(k=K, text=words), taste)]
+    return 1 / np.log2(2 + found.index(number)) if number in found else 0.0
+
+
+if __name__ == "__main__":
+    main()
