@@ -177,6 +177,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[ScorerTrainer, Sc
         spaces=LAYOUT.spaces,
         columns=LAYOUT.names,
         towers="t",
+        usual_place=trainer.usual_place,
         heads={name: HeadFacts(**head) for name in ("click", "purchase")},
         rows=6000,
         cases=6000,

@@ -13,7 +13,7 @@ is not known is NaN here, and the scorer is told so; it never takes it for a zer
 | novelty | the arrivals source's score and rank; age |
 | price | level, against the history's mean, and how far from it |
 | context | hour of the day, how much history there is |
-| position | where in a list it was shown; known in training only, so that place is not taken for merit |
+| position | where in a list it was shown; in service the usual place, so that place is not taken for merit |
 
 Beside the columns each pair of candidate and interaction of the history has channels of its own, which the scorer's
 attention reads: likeness in every space, co-visits, shared categories, brand and attributes.

@@ -1,7 +1,7 @@
 """Fitting the scorer: cases of the validation time, with sources that know the time before it, to a calibrated scorer.
 
-A fifth of the cases' shoppers is not learned from at first: they say when to stop, they calibrate, and what is reported
-is measured on the half of them that calibration did not see. Then a new network learns from all, for as many epochs.
+A fifth of the cases' shoppers is not learned from at first: they say when to stop, and they calibrate. What is reported
+is measured on either half of them, calibrated by the other. Then a new network learns from all, for as many epochs.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,8 +88,7 @@ def fit_scorer(
         "likelihood",
         progress=tell,
     )
-    calibrated, measured = examples.of(parts == 0), examples.of(parts == 1)
-    facts, outcomes = _calibrate(trainer, calibrated, measured, heads)
+    facts, outcomes = _calibrate(trainer, (examples.of(parts == 0), examples.of(parts == 1)), heads)
     whole = ScorerTrainer(settings, maker.layout, examples, heads, recommender.blend)
     tell = (lambda done, all_: progress("train it on all", done, all_, "steps")) if progress else None
     fit(whole, folder / "finish", state.best_epoch, progress=tell)
@@ -98,6 +97,7 @@ def fit_scorer(
             spaces=maker.layout.spaces,
             columns=maker.layout.names,
             towers=towers,
+            usual_place=whole.usual_place,
             heads=facts,
             rows=len(examples),
             cases=len(users),
@@ -135,23 +135,30 @@ def _cases(
 
 
 def _calibrate(
-    trainer: ScorerTrainer, calibrated: Examples, measured: Examples, heads: Sequence[str]
+    trainer: ScorerTrainer, halves: tuple[Examples, Examples], heads: Sequence[str]
 ) -> tuple[dict[str, HeadFacts], dict[str, tuple[NDArray[np.bool_], NDArray[np.float32]]]]:
-    """Slope and offset of each head, by what was shown where enough was, and how the probabilities then measure."""
+    """Slope and offset of each head, by what was shown where enough was, and how such probabilities measure."""
     facts, outcomes = {}, {}
+    told = [trainer.logits(half) for half in halves]
     for place, head in enumerate(heads):
         column = HEADS.index(head)
-        of_shown = min(each.labels[each.shown, column].sum() for each in (calibrated, measured)) >= FEWEST
-        rows, held = (each.shown if of_shown else np.ones(len(each), np.bool_) for each in (calibrated, measured))
-        labels = calibrated.labels[rows, column]
-        found = Calibration.fit(trainer.logits(calibrated)[rows, place], labels, calibrated.offset[rows])
-        logits = found.slope * trainer.logits(measured)[held, place] + found.offset + measured.offset[held]
-        truth, probability = measured.labels[held, column], (1 / (1 + np.exp(-logits))).astype(np.float32)
+        of_shown = sum(int(half.labels[half.shown, column].sum()) for half in halves) >= FEWEST
+        parts = []  # logits, labels and offsets of each half
+        for half, logits in zip(halves, told, strict=True):
+            rows = half.shown if of_shown else np.ones(len(half), np.bool_)
+            parts.append((logits[rows, place], half.labels[rows, column], half.offset[rows]))
+        truths, probabilities = [], []
+        for one, (logits, labels, offset) in zip(parts, parts[::-1], strict=True):
+            found = Calibration.fit(*one)
+            truths.append(labels)
+            probabilities.append(1 / (1 + np.exp(-(found.slope * logits + found.offset + offset))))
+        truth, probability = np.concatenate(truths), np.concatenate(probabilities).astype(np.float32)
         outcomes[head] = (truth, probability)
+        both = Calibration.fit(*(np.concatenate(each) for each in zip(*parts, strict=True)))
         rate = float(truth.mean()) if len(truth) else 0.0
         facts[head] = HeadFacts(
-            slope=found.slope,
-            offset=found.offset,
+            slope=both.slope,
+            offset=both.offset,
             outcomes=int(truth.sum()),
             auc=round(auc(truth, probability), 4),
             log_loss=round(log_loss(truth, probability), 5),

@@ -8,7 +8,7 @@ The folder's name is the fingerprint: a hash of them.
 
 A candidate's score is what the shop can expect of it: the sum over heads of probability times value. A probability is
 the sigmoid of a sum of parts (groups of features, interactions of the history), so the expected value is handed out to
-the parts in proportion: a part p of a logit that goes from z0, with everything hidden, to z adds
+the parts in proportion: a part p of a logit that goes from z0, with everything but the place hidden, to z adds
 `value * p * (sigmoid(z) - sigmoid(z0)) / (z - z0)`. That is the Aumann-Shapley value of each part (Aumann and Shapley
 1974; integrated gradients, Sundararajan et al., ICML 2017, of a sum), and it adds up to the score exactly. What a group
 of features adds to the logit is its Shapley value over two orders, one the reverse of the other.
@@ -31,7 +31,7 @@ from embed.errors import Damaged, Missing
 from serve.rank.features import GROUPS, Features, Layout
 
 Floats = NDArray[np.float32]
-FORMAT = 1
+FORMAT = 2
 NETWORKS = ("features.onnx", "history.onnx")
 
 
@@ -50,7 +50,10 @@ class HeadFacts(BaseModel):
 
 
 class ScorerFacts(BaseModel):
-    """What a scorer is: its layout, its heads, which towers and encoders its features come from, how it was trained."""
+    """What a scorer is: its layout, its heads, which towers and encoders its features come from, how it was trained.
+
+    Candidates are scored as if they were shown at the `usual_place`, a value of the position column.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -58,6 +61,7 @@ class ScorerFacts(BaseModel):
     spaces: tuple[str, ...]
     columns: tuple[str, ...]
     towers: str
+    usual_place: float
     heads: dict[str, HeadFacts]
     rows: int
     cases: int
@@ -130,7 +134,9 @@ class Scorer:
         """The scores of m candidates, and where they come from."""
         given, known = self._inputs(features)
         m, heads = len(given), len(self.facts.heads)
-        empty = self._of_features(given[:1] * 0, known[:1] * 0)[0] if m else np.zeros(heads, np.float32)  # [heads]
+        placed = np.zeros((1, known.shape[1]), np.float32)
+        placed[:, self._positions] = 1
+        empty = self._of_features(given[:1], placed)[0] if m else np.zeros(heads, np.float32)  # [heads]
         parts = self._shapley(given, known, empty)  # [m, groups, heads]
         history = np.zeros((m, features.pairs.shape[1], heads), np.float32)
         if features.pairs.shape[1]:
@@ -158,8 +164,9 @@ class Scorer:
 
     def _inputs(self, features: Features) -> tuple[Floats, Floats]:
         known = np.isfinite(features.values)
-        known[:, self._positions] = False
-        return np.where(known, features.values, 0).astype(np.float32), known.astype(np.float32)
+        values = np.where(known, features.values, 0).astype(np.float32)
+        values[:, self._positions], known[:, self._positions] = self.facts.usual_place, True
+        return values, known.astype(np.float32)
 
     def _of_features(self, values: Floats, known: Floats) -> Floats:
         found: Floats = self._features.run(["logits"], {"values": values, "known": known})[0]
@@ -181,13 +188,18 @@ class Scorer:
     def _shapley(self, values: Floats, known: Floats, empty: Floats) -> Floats:
         """What each group adds to the logits, [m, groups, heads]; groups of which nothing is known add nothing."""
         parts = np.zeros((len(values), len(GROUPS), len(empty)), np.float32)
-        there = [place for place, group in enumerate(GROUPS) if known[:, self.layout.groups[group]].any()]
+        there = [
+            place
+            for place, group in enumerate(GROUPS)
+            if group != "position" and known[:, self.layout.groups[group]].any()
+        ]
         if not there or not len(values):
             return parts
         # After each step of both orders one more group is shown; all steps go through the network together.
         masks, steps = [], []
         for order in (there, there[::-1]):
             shown = np.zeros(known.shape[1], np.float32)
+            shown[self._positions] = 1
             for place in order:
                 shown = shown.copy()
                 shown[self.layout.groups[GROUPS[place]]] = 1

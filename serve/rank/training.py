@@ -115,16 +115,22 @@ class ScorerTrainer:
         return losses / len(rows)
 
     def logits(self, examples: Examples) -> NDArray[np.float32]:
-        """The logits of all rows, [n, heads]; positions are not told, as they are not in service."""
+        """The logits of all rows, [n, heads], as if all were shown at the usual place; in service none is known."""
         self.network.eval()
         found = [np.empty((0, len(self.heads)), np.float32)]
         positions = self.layout.groups["position"]
         with torch.inference_mode():
             for start in range(0, len(examples), 8192):
                 values, known, *history = inputs(examples, np.arange(start, min(start + 8192, len(examples))))
-                known[:, positions] = 0
+                known[:, positions] = 1
+                values[:, positions] = self.network.features.mean[positions]
                 found.append(self.network(values, known, *history).numpy())
         return np.concatenate(found)
+
+    @property
+    def usual_place(self) -> float:
+        """The position column's mean."""
+        return float(self.network.features.mean[self.layout.groups["position"]].mean())
 
     def measure(self, held: Examples) -> dict[str, float]:
         """How likely the outcomes of held-out rows are, all heads together; larger is better."""
