@@ -328,10 +328,13 @@ def rules_check(
     """Whether a file of rules is right, and which of them hold now."""
     from time import time
 
+    from serve.rank.relations import FILE, read_relations
     from serve.rank.rules import read_rules, rules_file
 
     settings = load_settings(store=store)
-    rules = read_rules(file or rules_file(settings))
+    path = file or rules_file(settings)
+    rules = read_rules(path)
+    read_relations(path.parent / FILE)
     listed = [{"name": rule.name, "do": rule.do, "holds": rule.holds(time())} for rule in rules]
     _print(json, listed, show.rules)
 

@@ -15,7 +15,7 @@ from test_recommend import NOW, interactions, shopper, some_rows
 
 from embed.behaviour import Event, Signal, as_batch
 from embed.behaviour.interactions import KINDS
-from embed.errors import Damaged, Missing
+from embed.errors import BadInput, Damaged, Missing
 from embed.fitting import fit
 from serve.errors import BadRequest
 from serve.rank.diversity import diversify
@@ -25,6 +25,7 @@ from serve.rank.facts import TAG_GROUPS, Facts, Tags
 from serve.rank.features import HISTORY, Context, FeatureMaker, Features, Layout
 from serve.rank.fitting import auc, calibration_error
 from serve.rank.ranker import Ranker, spread
+from serve.rank.relations import Relations, read_relations
 from serve.rank.rules import Acting, RuleBook, read_rules
 from serve.rank.scorer import HeadFacts, Scorer, ScorerFacts
 from serve.rank.settings import HEADS, ScorerSettings
@@ -406,7 +407,7 @@ def test_rules_act_in_their_order_and_are_named(tmp_path: Path) -> None:
     def number_of(item_id: str) -> int | None:
         return int(item_id[1:]) if item_id[1:].isdigit() else None
 
-    acting = Acting(read_rules(file), NOW, mask_of, column, np.full(8, np.nan), number_of)
+    acting = Acting(read_rules(file), NOW, mask_of, column, np.full(8, np.nan), number_of, str, Relations())
     ranked = small_shop(None).recommend(shopper([]), 7, np.array([3]), NOW, rules=acting)
     # By popularity 7 6 5 4 2 1 0; 5 is hidden, 6 and 0 come first, 1 is the third of its brand, 0 is pinned to 2.
     assert ranked.found.items.tolist() == [6, 0, 7, 4, 2, 1]
@@ -423,7 +424,7 @@ def test_rules_may_be_for_who_bought_something_and_for_what_is_new(tmp_path: Pat
     )
     masks = {"Bags": np.arange(8) == 2, "Cameras": np.arange(8) == 1}
     seen = np.where(np.arange(8) == 7, NOW - 86_400, NOW - 86_400 * 9)
-    acting = Acting(read_rules(file), NOW, lambda of: masks[of["category"]], lambda *_: [], seen, lambda _: None)
+    acting = Acting(read_rules(file), NOW, lambda of: masks[of["category"]], lambda *_: [], seen, int, str, Relations())
     bought, looked = shopper([1]), shopper([1])
     bought.kind[:] = KINDS.index("purchase")
     found = small_shop(None).recommend(looked, 7, np.array([1]), NOW, rules=acting)
@@ -431,6 +432,38 @@ def test_rules_may_be_for_who_bought_something_and_for_what_is_new(tmp_path: Pat
     found = small_shop(None).recommend(bought, 7, np.array([1]), NOW, rules=acting)
     assert found.found.items.tolist() == [2, 6, 5, 4, 3, 0, 7]
     assert found.rules == {2: ["fits"], 7: ["old"]}
+
+
+def test_a_rule_may_go_by_the_shops_table_of_relations(tmp_path: Path) -> None:
+    (tmp_path / "rules.toml").write_text(
+        "[[rule]]\nname = 'fits'\ndo = 'boost'\nrelated = 'accessory'\nfactor = 50.0\n"
+    )
+    table = tmp_path / "relations.csv"
+    table.write_text(
+        "item_id,relation,related_id\n1,accessory,2\n1,substitute,3\n1,accessory,gone\n4,accessory,5\n1,,6\n"
+    )
+    book = RuleBook(tmp_path / "rules.toml")
+    bought = shopper([1])
+    bought.kind[:] = KINDS.index("purchase")
+
+    def number_of(item_id: str) -> int | None:
+        return int(item_id) if item_id.isdigit() else None
+
+    def first(of: Any) -> tuple[int, Mapping[int, Any]]:
+        rules, related = book.current()
+        acting = Acting(rules, NOW, lambda _: np.ones(8, np.bool_), lambda *_: [], np.zeros(8), number_of, str, related)
+        found = small_shop(None).recommend(of, 7, np.array([1]), NOW, rules=acting)
+        return int(found.found.items[0]), found.rules
+
+    assert first(shopper([1])) == (7, {})
+    assert first(bought) == (2, {2: ["fits"]})
+    assert book.current()[1].left_out == 1
+    table.write_text("item_id,relation,related_id\n1,accessory,3\n")
+    assert first(bought) == (3, {3: ["fits"]})
+    table.write_text("item_id,related_id\n1,4\n")
+    with pytest.raises(BadInput, match="no column relation"):
+        read_relations(table)
+    assert first(bought) == (3, {3: ["fits"]})
 
 
 @pytest.mark.parametrize(
@@ -450,10 +483,10 @@ def test_rules_may_be_for_who_bought_something_and_for_what_is_new(tmp_path: Pat
 def test_a_mistake_in_the_rules_is_named_and_the_rules_of_before_stay(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "rules.toml"
     book = RuleBook(file)
-    assert book.current() == []
+    assert book.current()[0] == []
     file.write_text(RULES)
     before = book.current()
-    assert len(before) == 5
+    assert len(before[0]) == 5
     file.write_text(text)
     with pytest.raises(BadRequest, match=said):
         read_rules(file)

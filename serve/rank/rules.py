@@ -32,6 +32,12 @@
     factor = 3.0
 
     [[rule]]
+    name = "what goes with what was bought"
+    do = "boost"
+    related = "accessory"                   # by relations.csv beside this file, see serve.rank.relations
+    factor = 3.0
+
+    [[rule]]
     name = "new ones first"
     do = "boost"
     newer_than_days = 30
@@ -54,7 +60,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from embed.behaviour.interactions import KINDS
+from embed.errors import EmbedError
 from serve.errors import BadRequest
+from serve.rank import relations
+from serve.rank.relations import Relations
 from serve.recommend.covisitation import DAY
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import Items
@@ -63,6 +72,8 @@ from serve.settings import Settings
 
 _log = logging.getLogger(__name__)
 PURCHASE = KINDS.index("purchase")
+Stamp = tuple[int, int] | None
+"""By what a file that has changed is known."""
 MOST_RULES = 200
 MOST_PINNED = 20
 
@@ -76,6 +87,7 @@ class Rule(BaseModel):
     do: Literal["hide", "boost", "bury", "cap", "pin"]
     where: dict[str, Any] = {}
     bought: dict[str, Any] = {}
+    related: str = Field("", max_length=200)
     factor: float = Field(2.0, gt=1, le=1000)
     by: Literal["brand", "category"] = "brand"
     most: int = Field(2, ge=1, le=1000)
@@ -88,9 +100,9 @@ class Rule(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> "Rule":
         used = {
-            "hide": {"where", "bought", "newer_than_days"},
-            "boost": {"where", "bought", "newer_than_days", "factor"},
-            "bury": {"where", "bought", "newer_than_days", "factor"},
+            "hide": {"where", "bought", "related", "newer_than_days"},
+            "boost": {"where", "bought", "related", "newer_than_days", "factor"},
+            "bury": {"where", "bought", "related", "newer_than_days", "factor"},
             "cap": {"by", "most"},
             "pin": {"items", "at"},
         }[self.do]
@@ -99,8 +111,8 @@ class Rule(BaseModel):
             raise ValueError(f"{useless[0]} says nothing with do = {self.do!r}: there {', '.join(sorted(used))} do")
         if self.do == "pin" and not self.items:
             raise ValueError("pin needs items: the ids of what is pinned")
-        if self.do == "hide" and not (self.where or self.newer_than_days):
-            raise ValueError("hide needs where: it would hide everything")
+        if self.do == "hide" and not (self.where or self.related or self.newer_than_days):
+            raise ValueError("hide needs where or related: it would hide everything")
         if self.from_ and self.until and _moment(self.from_) >= _moment(self.until):
             raise ValueError(f"until {self.until} is not after from {self.from_}")
         return self
@@ -128,30 +140,33 @@ def read_rules(path: Path) -> list[Rule]:
 
 
 class RuleBook:
-    """The rules of a file that may change at any time. While it cannot be read the last good ones stay."""
+    """The rules of a file, and the relations beside it, which may change at any time.
+
+    While they cannot be read the last good ones stay.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._files = path, path.parent / relations.FILE
         self._rules: list[Rule] = []
-        self._stamp: tuple[int, int] | None = None
+        self._relations = Relations()
+        self._stamps: list[Stamp] = [None, None]
         self._reading = threading.Lock()
 
-    def current(self) -> list[Rule]:
-        """The rules as they are written now; none where there is no file."""
-        try:
-            found = self._path.stat()
-            stamp = found.st_mtime_ns, found.st_size
-        except OSError:
-            self._rules, self._stamp = [], None
-            return []
+    def current(self) -> tuple[list[Rule], Relations]:
+        """The rules and relations as they are written now; none where there is no file of rules."""
+        stamps = [_stamp(file) for file in self._files]
+        if stamps[0] is None:
+            self._rules, self._stamps[0] = [], None
+            return [], self._relations
         with self._reading:
-            if stamp != self._stamp:
+            if stamps != self._stamps:
                 try:
-                    self._rules = read_rules(self._path)
-                except BadRequest as error:
+                    self._rules = read_rules(self._files[0])
+                    self._relations = relations.read_relations(self._files[1])
+                except (BadRequest, EmbedError) as error:
                     _log.error("the rules of before stay: %s", error.message)
-                self._stamp = stamp
-            return self._rules
+                self._stamps = stamps
+            return self._rules, self._relations
 
 
 def rules_file(settings: Settings) -> Path:
@@ -163,7 +178,7 @@ class Acting:
     """The rules that hold at a moment, over the items of one shop; without state.
 
     `mask_of` gives the items [items] that pass a filter, `column` a column of some items, `first_seen` [items] is in
-    epoch seconds, and `number_of` an item's number, None where there is none such.
+    epoch seconds, `number_of` an item's number, None where there is none such, and `id_of` its id again.
     """
 
     def __init__(
@@ -174,14 +189,16 @@ class Acting:
         column: Callable[[str, Items], list[str | None]],
         first_seen: NDArray[np.float64],
         number_of: Callable[[str], int | None],
+        id_of: Callable[[int], str],
+        related: Relations,
     ) -> None:
         self._rules = [rule for rule in rules if rule.holds(now)]
         self._now, self._mask_of, self._column = now, mask_of, column
-        self._first_seen, self._number_of = first_seen, number_of
+        self._first_seen, self._number_of, self._id_of, self._related = first_seen, number_of, id_of, related
 
     def hidden(self, shopper: Shopper) -> NDArray[np.bool_] | None:
         """The items [items] that the shopper must not be shown; None where there are none."""
-        masks = [self._of(rule) for rule in self._rules if rule.do == "hide" and self._concerns(rule, shopper)]
+        masks = [self._of(rule, shopper) for rule in self._rules if rule.do == "hide" and self._concerns(rule, shopper)]
         return np.logical_or.reduce(masks) if masks else None
 
     def factors(self, items: Items, shopper: Shopper) -> tuple[NDArray[np.float32], dict[int, list[str]]]:
@@ -190,7 +207,7 @@ class Acting:
         for rule in self._rules:
             if rule.do not in ("boost", "bury") or not self._concerns(rule, shopper):
                 continue
-            meant = self._of(rule)[items]
+            meant = self._of(rule, shopper)[items]
             factors[meant] *= np.float32(rule.factor if rule.do == "boost" else 1 / rule.factor)
             for number in items[meant].tolist():
                 names.setdefault(number, []).append(rule.name)
@@ -238,8 +255,12 @@ class Acting:
         bought = shopper.item[shopper.kind == PURCHASE]
         return bool(self._mask_of(rule.bought)[bought].any())
 
-    def _of(self, rule: Rule) -> NDArray[np.bool_]:
+    def _of(self, rule: Rule, shopper: Shopper) -> NDArray[np.bool_]:
         mask = self._mask_of(rule.where) if rule.where else np.ones(len(self._first_seen), np.bool_)
+        if rule.related:
+            bought = shopper.item[shopper.kind == PURCHASE]
+            others = map(self._number_of, self._related.to(rule.related, map(self._id_of, bought.tolist())))
+            mask = mask & np.isin(np.arange(len(mask)), [number for number in others if number is not None])
         if rule.newer_than_days is not None:
             mask = mask & (self._first_seen >= self._now - DAY * rule.newer_than_days)
         return mask
@@ -259,6 +280,14 @@ def _read(path: Path, place: int, values: Any) -> Rule:
     except BadRequest as error:
         raise BadRequest(f"{where}: {error.message}", error.field) from error
     return rule
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _moment(of: datetime | date) -> float:

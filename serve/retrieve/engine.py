@@ -246,7 +246,7 @@ class Engine:
 
     def _acting(self, now: float) -> Acting | None:
         """The shop's rules over the items of this view, if there are any."""
-        rules = self._rules.current()
+        rules, related = self._rules.current()
         if not rules:
             return None
         view, behaviour = self.view, self.view.release.behaviour
@@ -264,7 +264,7 @@ class Engine:
         def column(name: str, items: NDArray[np.int64]) -> list[str | None]:
             return [getattr(view.item(number), name) for number in items.tolist()]
 
-        return Acting(rules, now, mask_of, column, seen, view.number)
+        return Acting(rules, now, mask_of, column, seen, view.number, view.text, related)
 
     @cached_property
     def _ranker(self) -> Ranker:
