@@ -15,16 +15,19 @@ kill at any instant leaves the release before serving.
 
 import ctypes
 import hashlib
+import math
 import mmap
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from embed.catalogue import Catalogue, Item
@@ -152,6 +155,7 @@ class Release:
         self.tower = indexes.pop(TOWER, None)
         self.spaces = indexes
         self._selections = Selections()
+        self._attribute_numbers: dict[str, NDArray[np.float32]] = {}
 
     @property
     def name(self) -> str:
@@ -169,11 +173,29 @@ class Release:
                     start, end = (int(bound, 16) for bound in mapping.split(None, 1)[0].split(b"-"))
                     libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
+    def attribute_numbers(self, name: str) -> NDArray[np.float32]:
+        """An attribute of all items as a number, [items], NaN where there is none; read once and kept."""
+        if name not in self._attribute_numbers:
+            pairs = (pair for chunk in self.catalogue.column("attributes").chunks for pair in chunk.to_pylist())
+            self._attribute_numbers[name] = np.array(
+                [number_in(dict(of or ()).get(name, ())) for of in pairs], np.float32
+            )
+        return self._attribute_numbers[name]
+
     def selection(self, filter_: Filter) -> Selection:
         """The items that pass a filter, kept for the next request that asks by it."""
         return self._selections.get(
             filter_.key, lambda: Selection(filter_.mask(self.catalogue.table), filter_.expression)
         )
+
+
+def number_in(values: Sequence[str]) -> float:
+    """The first of an attribute's values as a number, NaN where there is none or it is not one."""
+    try:
+        number = float(values[0]) if values else math.nan
+    except ValueError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def releases_folder(store: Path) -> Path:

@@ -81,6 +81,11 @@ class Settings(BaseSettings):
         {"click": 1.0, "cart": 3.0, "purchase": 10.0, "rating": 1.0},
         description="what each act is worth to the shop; the score is what can be expected of an item",
     )
+    margin_attribute: str = Field(
+        "",
+        description="the items' attribute with what a purchase leaves the shop: a purchase is then worth more where "
+        "that is more than the catalogue's mean, and less where it is less",
+    )
     personal: float = Field(
         0.25,
         ge=0,

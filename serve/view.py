@@ -22,7 +22,7 @@ from index.selection import Selection, Selections
 from index.space import Vectors
 from serve.rank.facts import Facts
 from serve.recommend.sources import Numbering
-from serve.release import Release
+from serve.release import Release, number_in
 from serve.retrieve.filters import Filter, Mask
 
 MOST_CHUNKS = 32
@@ -114,6 +114,16 @@ class View:
                 vocabulary, vocabulary.features([item], nothing), np.array([trend], np.float32), np.array([seen])
             )
         return self._facts[number]
+
+    def attribute_numbers(self, name: str, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """An attribute of m items as a number now, [m]; NaN where there is none."""
+        of_release = self.release.attribute_numbers(name)
+        there = numbers < len(of_release)
+        found = np.where(there, of_release[np.where(there, numbers, 0)], np.nan) if len(of_release) else there * np.nan
+        for place, number in enumerate(numbers.tolist()):
+            if number in self._changed:
+                found[place] = number_in(self._changed[number].attributes.get(name, ()))
+        return found.astype(np.float32)
 
     @cached_property
     def everything(self) -> NDArray[np.int64]:

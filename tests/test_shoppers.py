@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow.parquet as pq
 import pytest
@@ -284,6 +285,31 @@ def test_a_scorer_is_trained_after_the_catalogue_has_changed(copied: Settings, s
     with served(copied) as service:
         answer = good(service.client.post("/v1/recommend", json={"user_id": "u00007", "k": 5}))
     assert answer["ranked_by"] == "scorer"
+
+
+def test_what_a_purchase_leaves_the_shop_counts_where_it_is_known(copied: Settings) -> None:
+    configured = copied.model_copy(update={"margin_attribute": "profit"})
+    with served(configured) as service:
+        items = [
+            {name: value for name, value in one.items() if name not in ("score", "sources", "chances")}
+            for one in recommended(service, k=3, fields=["title", "category", "price", "currency", "images"])
+        ]
+        ids = [one["item_id"] for one in items]
+        rows = [one | {"attributes": {"profit": [value]}} for one, value in zip(items, "13?", strict=True)]
+        put = good(service.client.put("/v1/items", json={"items": rows}))
+        assert [one["status"] for one in put["items"]] == ["updated"] * 3
+    build(configured)
+    engine = open_engine(configured)
+    numbers = np.array([engine.number(item_id) for item_id in ids])
+    assert engine.view.attribute_numbers("profit", numbers)[:2].tolist() == [1, 3]
+    with served(configured) as service:
+        found = good(service.client.post("/v1/rank", json={"item_ids": ids, "explain": True}))["items"]
+    for one in found:
+        factor = {ids[0]: 0.5, ids[1]: 1.5}.get(one["item_id"], 1.0)
+        worth = {"click": 1.0, "cart": 3.0, "purchase": 10.0 * factor, "rating": 1.0}
+        expected = sum(worth[head] * chance for head, chance in one["chances"].items())
+        assert one["score"] == pytest.approx(expected, abs=2e-3)
+        assert one["reasons"]["base"] + sum(one["reasons"]["parts"].values()) == pytest.approx(expected, abs=2e-3)
 
 
 def test_what_was_shown_does_not_push_out_what_was_done(service: Service) -> None:

@@ -61,7 +61,8 @@ def reasons_of(
     `query` [m] is what being relevant to a query adds.
     """
     found = []
-    for place, (groups, adds) in enumerate(zip(explained.groups.tolist(), explained.history.tolist(), strict=True)):
+    rows = zip(explained.base.tolist(), explained.groups.tolist(), explained.history.tolist(), strict=True)
+    for place, (base, groups, adds) in enumerate(rows):
         parts = {group: value for group, value in zip(GROUPS, groups, strict=True) if value}
         if query is not None:
             parts["query"] = query[place]
@@ -69,7 +70,7 @@ def reasons_of(
             Because(item_id, type_, value) for (item_id, type_), value in zip(history, adds, strict=True) if value
         ]
         because.sort(key=lambda one: -abs(one.value))
-        found.append(Reasons(explained.base, parts, because, _sentence(parts, because, title_of)))
+        found.append(Reasons(base, parts, because, _sentence(parts, because, title_of)))
     return found
 
 

@@ -22,7 +22,7 @@ from serve.rank.diversity import diversify
 from serve.rank.explain import Reasons, reasons_of, reasons_of_blend
 from serve.rank.features import HISTORY, Context, FeatureMaker, Features, hour_of
 from serve.rank.rules import Acting
-from serve.rank.scorer import Scorer, Scores
+from serve.rank.scorer import Scorer, Scores, Values
 from serve.recommend.blend import nobody_had
 from serve.recommend.recommender import DEPTH, Candidates, Recommender
 from serve.recommend.shopper import Shopper
@@ -95,7 +95,8 @@ class Ranker:
     """Recommends with a recommender and, where there is one, a scorer.
 
     `values` say what each head is worth, `new_share` is the share of places for items that nobody had yet, and `spaces`
-    are those in which items are alike or not.
+    are those in which items are alike or not. `margins` gives by how much more or less a purchase of each of some items
+    is worth.
     """
 
     def __init__(
@@ -106,9 +107,10 @@ class Ranker:
         values: Mapping[str, float],
         new_share: float = 0.0,
         spaces: Mapping[str, VectorIndex] | None = None,
+        margins: Callable[[Items], Scored] | None = None,
     ) -> None:
         self._recommender, self._maker, self._scorer, self._values = recommender, maker, scorer, values
-        self._new_share, self._spaces = new_share, spaces or {}
+        self._new_share, self._spaces, self._margins = new_share, spaces or {}, margins
         self.failures = 0
 
     def recommend(
@@ -207,13 +209,19 @@ class Ranker:
         acts = zip(recent.item.tolist(), recent.kind.tolist(), strict=True)
         history = [(id_of(item), KINDS[kind]) for item, kind in acts]
         seen = ranked.rows >= 0
-        explained = self._scorer.explain(ranked.features.at(ranked.rows[seen]), self._values)
+        values = self._values_of(found.items[seen])
+        explained = self._scorer.explain(ranked.features.at(ranked.rows[seen]), values)
         query = None
         if ranked.mix is not None:
             explained = explained.scaled(ranked.mix.factor, ranked.mix.shift)
             query = ranked.mix.query[seen].tolist()
         told = iter(reasons_of(explained, history, title_of, query))
         return [next(told) if one else None for one in seen.tolist()]
+
+    def _values_of(self, items: Items) -> Values:
+        if self._margins is None:
+            return self._values
+        return {**self._values, "purchase": self._values.get("purchase", 0.0) * self._margins(items)}
 
     def _ranked(self, shopper: Shopper, found: Candidates, places: NDArray[np.int64], now: float) -> Ranked:
         """The candidates at `places` in the scorer's order, and the others behind them."""
@@ -224,7 +232,7 @@ class Ranker:
         try:
             context = Context(now, hour_of(now))
             features = self._maker.make(shopper, found, context, places)
-            scores = self._scorer.score(features, self._values)
+            scores = self._scorer.score(features, self._values_of(found.items[places]))
             order = top(scores.total, found.items[places], len(places))
         except Exception:  # whatever it is, the shopper gets an answer
             self.failures += 1

@@ -31,6 +31,7 @@ from embed.errors import Damaged, Missing
 from serve.rank.features import GROUPS, Features, Layout
 
 Floats = NDArray[np.float32]
+Values = Mapping[str, float | Floats]
 FORMAT = 2
 NETWORKS = ("features.onnx", "history.onnx")
 
@@ -91,24 +92,29 @@ class Scores:
 
 @dataclass(frozen=True)
 class Explained:
-    """Where the scores [m] of candidates come from: `base` + the sums of `groups` and `history` is the score.
+    """Where the scores [m] of candidates come from: `base` [m] + the sums of `groups` and `history` is the score.
 
     `groups` [m, groups] are what each of GROUPS added, `history` [m, h] what each interaction did.
     """
 
     scores: Scores
-    base: float
+    base: Floats
     groups: Floats
     history: Floats
 
     def scaled(self, factor: float, shift: float) -> "Explained":
         """Where `shift` + `factor` times the scores comes from."""
         scores = Scores(self.scores.total * np.float32(factor) + np.float32(shift), self.scores.heads)
-        return Explained(scores, self.base * factor + shift, self.groups * factor, self.history * factor)
+        return Explained(
+            scores, self.base * np.float32(factor) + np.float32(shift), self.groups * factor, self.history * factor
+        )
 
 
 class Scorer:
-    """Scores candidates by their features; without state, safe in several threads. `values` by head are the shop's."""
+    """Scores candidates by their features; without state, safe in several threads.
+
+    `values` are what each head is worth to the shop, for all candidates alike or for each of them, [m].
+    """
 
     def __init__(self, facts: ScorerFacts, networks: Mapping[str, bytes], threads: int = 1) -> None:
         self.facts = facts
@@ -123,14 +129,14 @@ class Scorer:
     def fingerprint(self) -> str:
         return _fingerprint(self.facts, self._files)
 
-    def score(self, features: Features, values: Mapping[str, float]) -> Scores:
+    def score(self, features: Features, values: Values) -> Scores:
         """The scores of m candidates. Every one is finite, whatever is missing of them."""
         logits = self._of_features(*self._inputs(features))
         if features.pairs.shape[1]:
             logits = logits + self._of_history(features).sum(1)
         return self._scores(logits * self._slopes + self._offsets, values)
 
-    def explain(self, features: Features, values: Mapping[str, float]) -> Explained:
+    def explain(self, features: Features, values: Values) -> Explained:
         """The scores of m candidates, and where they come from."""
         given, known = self._inputs(features)
         m, heads = len(given), len(self.facts.heads)
@@ -145,13 +151,15 @@ class Scorer:
         parts, history = parts * self._slopes, history * self._slopes
         logits = start + parts.sum(1) + history.sum(1)  # [m, heads]
         scores = self._scores(logits, values)
-        worth = np.array([values.get(head, 0.0) for head in self.facts.heads], np.float32)
+        worth = np.empty((m, heads), np.float32)
+        for place, head in enumerate(self.facts.heads):
+            worth[:, place] = values.get(head, 0.0)
         gone = logits - start
         near = np.abs(gone) < 1e-4
         slope = np.where(near, _slope(start), (_sigmoid(logits) - _sigmoid(start)) / np.where(near, 1, gone)) * worth
         return Explained(
             scores,
-            float((worth * _sigmoid(start)).sum()),
+            (worth * _sigmoid(start)).sum(1),
             np.einsum("mgk,mk->mg", parts, slope),
             np.einsum("mhk,mk->mh", history, slope),
         )
@@ -215,7 +223,7 @@ class Scorer:
             parts[:, place] += of / 2
         return parts
 
-    def _scores(self, logits: Floats, values: Mapping[str, float]) -> Scores:
+    def _scores(self, logits: Floats, values: Values) -> Scores:
         probabilities = _sigmoid(logits)
         heads = {head: probabilities[:, place] for place, head in enumerate(self.facts.heads)}
         total = sum((values.get(head, 0.0) * of for head, of in heads.items()), np.zeros(len(logits)))

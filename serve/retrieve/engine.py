@@ -280,7 +280,16 @@ class Engine:
             self._settings.head_values,
             self._settings.new_share,
             view.spaces,
+            self._margins if self._settings.margin_attribute else None,
         )
+
+    def _margins(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What a purchase of each item leaves the shop, beside the mean over the catalogue; 1 where it is not known."""
+        name = self._settings.margin_attribute
+        known = self.view.release.attribute_numbers(name)
+        mean = float(np.nanmean(known)) if (~np.isnan(known)).any() else 0.0
+        of = self.view.attribute_numbers(name, numbers)
+        return np.where(np.isnan(of) | (mean <= 0), 1, np.maximum(of, 0) / max(mean, 1e-9)).astype(np.float32)
 
     @cached_property
     def _recommender(self) -> Recommender:
