@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from index.tuning import Point
 from serve.evaluation.evaluate import FUSED, RERANKED, SERVED, Evaluation
+from serve.rank.scorer import HeadFacts
 from serve.release import SpaceEntry
 
 
@@ -64,15 +66,32 @@ def _envelope(points: list[Point]) -> list[Point]:
     return kept[::-1]
 
 
+def draw_reliability(axis: Any, heads: Mapping[str, HeadFacts]) -> None:
+    """Draw, of each head, the share that happened against the probability that was given, into matplotlib axes."""
+    for name, head in heads.items():
+        said, was, _ = zip(*head.reliability, strict=True)
+        axis.plot(said, was, marker="o", markersize=3, label=f"{name} (ECE {head.ece:.3f})")
+    axis.axline((1e-3, 1e-3), slope=1, color="#b8b8b8", linewidth=1)
+    axis.set_xlabel("probability given")
+    axis.set_ylabel("share that happened")
+    axis.legend(fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
 def draw_evaluation(found: Evaluation, file: Path) -> None:
-    """Write bars of NDCG@10 with their intervals, the baselines in another colour, to a PNG or SVG file."""
+    """Write bars of NDCG@10 with their intervals, the baselines in another colour, to a PNG or SVG file.
+
+    Beside them, where a scorer was trained, how its probabilities hold.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
     systems = sorted(found.systems.items(), key=lambda each: each[1].means["ndcg10"])
-    figure, axis = plt.subplots(figsize=(8, 0.4 * len(systems) + 1.6))
+    height = 0.4 * len(systems) + 1.6
+    columns = 1 + bool(found.heads)
+    figure, ((axis, *beside),) = plt.subplots(1, columns, figsize=(4 + 4 * columns, height), squeeze=False)
     for place, (name, of) in enumerate(systems):
         mean, (low, high) = of.means["ndcg10"], of.intervals["ndcg10"]
         colour = "#014f86" if name in (FUSED, RERANKED, SERVED) else "#b8b8b8" if name in found.baselines else "#61a5c2"
@@ -83,6 +102,8 @@ def draw_evaluation(found: Evaluation, file: Path) -> None:
     axis.set_xlabel(f"NDCG@10 of {next(iter(found.systems.values())).shoppers:,} held-out shoppers, 95 % intervals")
     axis.spines[["top", "right"]].set_visible(False)
     axis.margins(x=0.12)
+    for one in beside:
+        draw_reliability(one, found.heads)
     figure.tight_layout()
     figure.savefig(file, dpi=150)
     plt.close(figure)

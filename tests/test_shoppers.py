@@ -26,23 +26,6 @@ from serve.plot import draw_evaluation
 from serve.release import open_current
 from serve.settings import Settings
 
-QUICK = {"epochs": 4, "dim": 16, "patience": 4}
-QUICK_SCORER = {"epochs": 3, "cases": 200, "hard": 20}
-
-
-@pytest.fixture(scope="module")
-def trained(shop: Path, built: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A store with events taken in, towers trained, and a release that has them."""
-    store = tmp_path_factory.mktemp("trained") / "store"
-    shutil.copytree(built.store, store, symlinks=True)
-    configured = Settings(store=store, image_root=shop, towers=QUICK, scorer=QUICK_SCORER)  # type: ignore[arg-type]
-    report = import_events(configured, shop / "events.jsonl")
-    assert report.read == report.stored > 5000
-    train(configured)
-    assert set(train_scorer(configured).heads) <= {"click", "cart", "purchase", "rating"}
-    assert build(configured).published
-    return configured
-
 
 @pytest.fixture
 def copied(trained: Settings, tmp_path: Path) -> Settings:

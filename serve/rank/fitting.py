@@ -164,6 +164,7 @@ def _calibrate(
             log_loss=round(log_loss(truth, probability), 5),
             base_log_loss=round(log_loss(truth, np.full(len(truth), rate)), 5),
             ece=round(calibration_error(truth, probability), 5),
+            reliability=reliability(truth, probability),
         )
     return facts, outcomes
 

@@ -37,7 +37,10 @@ NETWORKS = ("features.onnx", "history.onnx")
 
 
 class HeadFacts(BaseModel):
-    """A head's calibration (slope and offset of its logit), and how it measured on held-out shoppers."""
+    """A head's calibration (slope and offset of its logit), and how it measured on held-out shoppers.
+
+    `reliability` is mean probability, share that happened and count, of bins of equally many rows in its order.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,6 +51,7 @@ class HeadFacts(BaseModel):
     log_loss: float
     base_log_loss: float
     ece: float
+    reliability: list[tuple[float, float, int]] = []
 
 
 class ScorerFacts(BaseModel):
