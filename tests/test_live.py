@@ -470,7 +470,7 @@ def served_apart(processes: Any, configured: Settings) -> Iterator[tuple[BasePro
     """`vetrina serve` in a process of its own, that may be killed, and a client of it."""
     port = free_port()
     asked = {"store": configured.store, "host": "127.0.0.1", "port": port, "workers": 1}
-    process = processes.Process(target=cli.serve, kwargs=asked)
+    process = processes.Process(target=cli.service.serve, kwargs=asked)
     process.start()
     try:
         until(lambda: is_ready(port) or not process.is_alive())

@@ -1,0 +1,126 @@
+"""From a feed to a release, and what releases there are."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serve import show
+from serve.cli.terminal import (
+    FeedFile,
+    Force,
+    Format,
+    Images,
+    Json,
+    MappingFile,
+    Store,
+    app,
+    bars,
+    index_app,
+    out,
+    print_result,
+)
+from serve.errors import BadRequest
+from serve.settings import load_settings
+
+
+@app.command("ingest")
+def ingest_command(
+    feed: FeedFile,
+    store: Store = None,
+    mapping: MappingFile = None,
+    format_: Format = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Read a feed into the store's catalogue: clean, reject with reasons, report."""
+    from serve.pipeline import ingest_feed
+
+    settings = load_settings(store=store, mapping=mapping)
+    with bars(json) as progress:
+        report = ingest_feed(settings, feed, format_, force, progress)
+    print_result(json, report, show.ingest_report)
+
+
+@app.command()
+def encode(store: Store = None, images: Images = None, json: Json = False) -> None:
+    """Encode what is new in the catalogue into the vector store."""
+    from serve.pipeline import encode_catalogue
+
+    settings = load_settings(store=store, image_root=images)
+    with bars(json) as progress:
+        spaces = encode_catalogue(settings, progress)
+    print_result(json, [show.space_figures(space) for space in spaces], show.encoded)
+
+
+@app.command()
+def build(
+    feed: Annotated[
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="without it, the store's catalogue")
+    ] = None,
+    store: Store = None,
+    mapping: MappingFile = None,
+    format_: Format = None,
+    images: Images = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Feed to release in one go: ingest, encode, index, publish. Redoes only what changed."""
+    from serve.pipeline import build as run
+
+    settings = load_settings(store=store, mapping=mapping, image_root=images)
+    with bars(json) as progress:
+        report = run(settings, feed, format_, force, progress)
+    print_result(json, show.build_figures(report), lambda _: show.build_report(report))
+
+
+@app.command()
+def releases(store: Store = None, json: Json = False) -> None:
+    """The releases on disk and which one answers."""
+    from serve.release import current_name, list_manifests
+
+    settings = load_settings(store=store)
+    current = current_name(settings.store)
+    listed = [
+        {"current": manifest.release == current, **manifest.model_dump(mode="json", exclude={"files"})}
+        for manifest in list_manifests(settings.store)
+    ]
+    print_result(json, listed, show.releases)
+
+
+@app.command()
+def rollback(
+    release: Annotated[
+        str | None, typer.Argument(help="the release that is to answer", show_default="the one before the current")
+    ] = None,
+    store: Store = None,
+) -> None:
+    """Let an earlier release answer again; live changes stay. Servers follow within a second."""
+    from serve.release import make_current, open_release, release_before
+
+    settings = load_settings(store=store)
+    name = release or release_before(settings.store)
+    open_release(settings.store, name)  # checked before anything moves
+    make_current(settings.store, name)
+    out.print(f"[bold green]release {name} answers now[/]", markup=True)
+
+
+@index_app.command("curve")
+def index_curve(
+    space: Annotated[str | None, typer.Option(help="one space; without it, each")] = None,
+    out_file: Annotated[Path, typer.Option("--out", help="the picture, PNG or SVG")] = Path("index-curve.png"),
+    store: Store = None,
+) -> None:
+    """Draw what the tuning measured: recall against queries a second, and what was chosen."""
+    from serve.plot import draw_curves
+    from serve.release import open_current
+
+    settings = load_settings(store=store)
+    manifest = open_current(settings.store).manifest
+    if space is not None and space not in manifest.indexes:
+        raise BadRequest(f"there is no space {space!r}: this release has {', '.join(manifest.indexes)}", "space")
+    spaces = {name: entry for name, entry in manifest.indexes.items() if space in (None, name)}
+    for name, entry in spaces.items():
+        out.print(f"{name}: {entry.note}")
+    if draw_curves(spaces, out_file):
+        out.print(f"drawn in {out_file}")

@@ -1,0 +1,65 @@
+"""The service, the machine it runs on, and the demo shop."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serve import show
+from serve.cli.terminal import Json, Store, app, bars, out, print_result
+from serve.settings import load_settings
+
+
+@app.command()
+def serve(
+    store: Store = None,
+    host: Annotated[str | None, typer.Option(show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(show_default="8000")] = None,
+    workers: Annotated[int | None, typer.Option(help="processes that answer", show_default="1")] = None,
+) -> None:
+    """Start the HTTP service; it follows releases and live changes while it runs. The OpenAPI page is at /docs."""
+    import uvicorn
+    from uvicorn.config import LOGGING_CONFIG
+
+    from serve.http.app import SERVED
+
+    settings = load_settings(store=store, host=host, port=port, workers=workers)
+    os.environ[SERVED] = settings.model_dump_json()
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # else each thread of a worker keeps a heap of its own
+    loggers = LOGGING_CONFIG["loggers"] | {"vetrina": {"handlers": ["default"], "level": "INFO", "propagate": False}}
+    # Workers are spawned, not forked, and map the same files: indexes lie in memory once, whatever their number.
+    uvicorn.run(
+        "serve.http.app:served_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        timeout_worker_healthcheck=60,
+        log_level="info",
+        log_config={**LOGGING_CONFIG, "loggers": loggers},
+        access_log=False,
+    )
+
+
+@app.command()
+def doctor(store: Store = None, json: Json = False) -> None:
+    """What this machine can do, and what is wrong with a store; exit code 1 if anything is."""
+    from serve.doctor import examine
+
+    findings = examine(load_settings(store=store))
+    print_result(json, findings, show.findings)
+    if any(finding.state == "wrong" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--folder", help="where the demo shop goes")] = Path("demo-shop"),
+) -> None:
+    """Draw the demo shop, build it, and show what it answers."""
+    from serve.demo.tour import tour
+
+    with bars(quiet=False) as progress:
+        answers = tour(folder, progress)
+    out.print(answers)
