@@ -8,36 +8,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Float,
-    Index,
-    Integer,
-    MetaData,
-    Table,
-    Text,
-    create_engine,
-    event,
-    func,
-    make_url,
-    select,
-)
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import Column, Float, Index, Integer, Table, Text, func, select
 
 from embed.behaviour import EVENT_SCHEMA, Event, as_batch
-from serve.errors import BadRequest, Broken
+from serve.learn.database import METADATA, SEQUENCE, Database, database_url
 from serve.settings import Settings
 
 PAGE = 50_000
 MOST_ITEMS = 20_000
-_METADATA = MetaData()
-_SEQUENCE = BigInteger().with_variant(Integer, "sqlite")  # in SQLite only this is the row's own number
 _EVENTS = Table(
     "events",
-    _METADATA,
-    Column("sequence", _SEQUENCE, primary_key=True, autoincrement=True),
+    METADATA,
+    Column("sequence", SEQUENCE, primary_key=True, autoincrement=True),
     Column("event_id", Text, nullable=False, unique=True),
     Column("user_id", Text, nullable=False),
     Column("item_id", Text, nullable=False),
@@ -57,39 +39,23 @@ class EventStore:
     """An event log; safe in several threads and processes. Raises Broken where its database cannot be used."""
 
     def __init__(self, url: str) -> None:
-        """Open the log at a database URL, like `sqlite:///path` or `postgresql+psycopg://...`, and make its table."""
-        try:
-            self._url = make_url(url)
-            self._engine = create_engine(self._url, pool_pre_ping=self._url.get_backend_name() != "sqlite")
-        except (ArgumentError, ModuleNotFoundError) as error:
-            raise BadRequest(f"the events' database cannot be opened: {error}", "events_url") from error
-        if self._engine.dialect.name not in ("sqlite", "postgresql"):
-            raise BadRequest(f"events are kept in sqlite or postgresql, not {self._engine.dialect.name}", "events_url")
-        if self._engine.dialect.name == "sqlite":
-            event.listen(self._engine, "connect", _prepare_sqlite)
-        try:
-            _METADATA.create_all(self._engine)
-        except SQLAlchemyError as error:
-            raise self._broken(error) from error
+        """Open the log at a database URL, like `sqlite:///path` or `postgresql+psycopg://...`, and make its tables."""
+        self.database = Database(url)
 
     def add(self, events: Sequence[Event]) -> list[bool]:
         """Keep events, on disk when this returns; whether each is new. The first of an `event_id` is kept, for good."""
         if not events:
             return []
-        dialect: Any = sqlite if self._engine.dialect.name == "sqlite" else postgresql
         statement = (
-            dialect.insert(_EVENTS)
+            self.database.dialect.insert(_EVENTS)
             .on_conflict_do_nothing(index_elements=[_EVENTS.c.event_id])
             .returning(_EVENTS.c.event_id)
         )
         first: dict[str, int] = {}
         for place, each in enumerate(events):
             first.setdefault(each.event_id, place)
-        try:
-            with self._engine.begin() as connection:
-                new = set(connection.scalars(statement, [asdict(events[place]) for place in first.values()]))
-        except SQLAlchemyError as error:
-            raise self._broken(error) from error
+        with self.database.writing() as connection:
+            new = set(connection.scalars(statement, [asdict(events[place]) for place in first.values()]))
         return [each.event_id in new and first[each.event_id] == place for place, each in enumerate(events)]
 
     def recent(self, user_id: str, limit: int, impressions: bool = True) -> list[Event]:
@@ -98,12 +64,12 @@ class EventStore:
         if not impressions:
             query = query.where(_EVENTS.c.type != "impression")
         query = query.order_by(_EVENTS.c.timestamp.desc(), _EVENTS.c.sequence.desc()).limit(limit)
-        return [Event(*row) for row in reversed(self._rows(query))]
+        return [Event(*row) for row in reversed(self.database.rows(query))]
 
     def count(self, user_id: str | None = None) -> int:
         """How many events there are, in all or of a user."""
         query = select(func.count()).select_from(_EVENTS)
-        return int(self._rows(query if user_id is None else query.where(_EVENTS.c.user_id == user_id))[0][0])
+        return int(self.database.rows(query if user_id is None else query.where(_EVENTS.c.user_id == user_id))[0][0])
 
     def items(self, user_id: str, types: Sequence[str]) -> list[str]:
         """The items that the user has events of these types with, each once, at most MOST_ITEMS of the latest."""
@@ -115,14 +81,14 @@ class EventStore:
             .order_by(latest.desc())
             .limit(MOST_ITEMS)
         )
-        return [item_id for (item_id,) in self._rows(query)]
+        return [item_id for (item_id,) in self.database.rows(query)]
 
     def users(self) -> Iterator[str]:
         """The ids of all users, in order."""
         after = ""
         while True:
             query = select(_EVENTS.c.user_id).where(_EVENTS.c.user_id > after).distinct().order_by(_EVENTS.c.user_id)
-            rows = self._rows(query.limit(PAGE))
+            rows = self.database.rows(query.limit(PAGE))
             if not rows:
                 return
             yield from (user_id for (user_id,) in rows)
@@ -130,7 +96,7 @@ class EventStore:
 
     def last(self) -> int:
         """The number of the last event, 0 for none."""
-        return int(self._rows(select(func.coalesce(func.max(_EVENTS.c.sequence), 0)))[0][0])
+        return int(self.database.rows(select(func.coalesce(func.max(_EVENTS.c.sequence), 0)))[0][0])
 
     def batches(self, after: int = 0, until: int | None = None) -> Iterator[tuple[int, Any]]:
         """All events in the order they came, as pyarrow.RecordBatches of EVENT_SCHEMA, each with its last number.
@@ -141,34 +107,16 @@ class EventStore:
             query = select(_EVENTS.c.sequence, *_COLUMNS).where(_EVENTS.c.sequence > after)
             if until is not None:
                 query = query.where(_EVENTS.c.sequence <= until)
-            rows = self._rows(query.order_by(_EVENTS.c.sequence).limit(PAGE))
+            rows = self.database.rows(query.order_by(_EVENTS.c.sequence).limit(PAGE))
             if not rows:
                 return
             after = rows[-1][0]
             yield after, as_batch(Event(*columns) for _, *columns in rows)
 
     def close(self) -> None:
-        self._engine.dispose()
-
-    def _rows(self, query: Any) -> Sequence[Any]:
-        try:
-            with self._engine.connect() as connection:
-                return connection.execute(query).all()
-        except SQLAlchemyError as error:
-            raise self._broken(error) from error
-
-    def _broken(self, error: SQLAlchemyError) -> Broken:
-        where = self._url.render_as_string(hide_password=True)
-        return Broken(f"the events in {where} cannot be used: {str(error).splitlines()[0]}", "events")
+        self.database.close()
 
 
 def open_event_store(settings: Settings) -> EventStore:
     """The event log of a store: its own SQLite file, or the database that `events_url` names."""
-    settings.store.mkdir(parents=True, exist_ok=True)
-    return EventStore(settings.events_url or f"sqlite:///{settings.store / 'events.sqlite'}")
-
-
-def _prepare_sqlite(connection: Any, _: Any) -> None:
-    """Readers and a writer at a time, and no acknowledgement before the disk has it."""
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
-        connection.execute(f"PRAGMA {pragma}")
+    return EventStore(database_url(settings))

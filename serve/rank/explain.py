@@ -21,6 +21,7 @@ SAID = {
     "novelty": "of its age in the shop",
     "price": "of its price",
     "query": "it matches what was asked for",
+    "feedback": "it did better of late than was expected",
     "context": "of the hour and of how much is known of the shopper",
     # Of the blend, by source:
     "tower": "it fits the taste that the shopper's history shows",
@@ -54,18 +55,17 @@ def reasons_of(
     explained: Explained,
     history: Sequence[tuple[str, str]],
     title_of: Callable[[str], str],
-    query: Sequence[float] | None = None,
+    beside: Mapping[str, Sequence[float]],
 ) -> list[Reasons]:
     """The reasons for each of m items; `history` are the id and type of each interaction [h], `title_of` names one.
 
-    `query` [m] is what being relevant to a query adds.
+    `beside` are parts that are not the scorer's, [m] each: what relevance to a query adds, and what feedback did.
     """
     found = []
     rows = zip(explained.base.tolist(), explained.groups.tolist(), explained.history.tolist(), strict=True)
     for place, (base, groups, adds) in enumerate(rows):
         parts = {group: value for group, value in zip(GROUPS, groups, strict=True) if value}
-        if query is not None:
-            parts["query"] = query[place]
+        parts |= {name: of[place] for name, of in beside.items()}
         because = [
             Because(item_id, type_, value) for (item_id, type_), value in zip(history, adds, strict=True) if value
         ]

@@ -98,6 +98,7 @@ def fit_scorer(
             columns=maker.layout.names,
             towers=towers,
             usual_place=whole.usual_place,
+            hidden_scale=whole.hidden_scale(),
             heads=facts,
             rows=len(examples),
             cases=len(users),

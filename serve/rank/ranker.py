@@ -20,7 +20,9 @@ from index.exact import top
 from index.selection import Selection
 from serve.rank.diversity import diversify
 from serve.rank.explain import Reasons, reasons_of, reasons_of_blend
+from serve.rank.explore import Exploration
 from serve.rank.features import HISTORY, Context, FeatureMaker, Features, hour_of
+from serve.rank.online import OnlineHead
 from serve.rank.rules import Acting
 from serve.rank.scorer import Scorer, Scores, Values
 from serve.recommend.blend import nobody_had
@@ -39,7 +41,8 @@ class Ranked:
     """m candidates in their final order. Where a scorer ranked, `scores` are theirs, NaN for those that it did not see.
 
     `rows` [m] are their places in `features`, -1 for none; `rules` are the names of those that acted, by item number.
-    Where a query counts too, see Mix.
+    Where a query counts too, see Mix. `propensities` [m] are how likely each was at its place given those before it,
+    NaN where that is not known; without any the order could not have been another one.
     """
 
     found: Candidates
@@ -48,13 +51,15 @@ class Ranked:
     rows: NDArray[np.int64] | None = None
     rules: Mapping[int, Sequence[str]] = field(default_factory=dict)
     mix: "Mix | None" = None
+    propensities: Scored | None = None
 
     def at(self, places: NDArray[np.int64]) -> "Ranked":
         """Those at some places, in the order given."""
         scores = None if self.scores is None else self.scores.at(places)
         rows = None if self.rows is None else self.rows[places]
         mix = None if self.mix is None else self.mix.at(places)
-        return Ranked(self.found.at(places), scores, self.features, rows, self.rules, mix)
+        propensities = None if self.propensities is None else self.propensities[places]
+        return Ranked(self.found.at(places), scores, self.features, rows, self.rules, mix, propensities)
 
     def first(self, places: NDArray[np.int64]) -> "Ranked":
         """Those at some places before the others."""
@@ -96,7 +101,7 @@ class Ranker:
 
     `values` say what each head is worth, `new_share` is the share of places for items that nobody had yet, and `spaces`
     are those in which items are alike or not. `margins` gives by how much more or less a purchase of each of some items
-    is worth.
+    is worth, `online` is what was learned of the scorer since it was trained.
     """
 
     def __init__(
@@ -108,9 +113,10 @@ class Ranker:
         new_share: float = 0.0,
         spaces: Mapping[str, VectorIndex] | None = None,
         margins: Callable[[Items], Scored] | None = None,
+        online: OnlineHead | None = None,
     ) -> None:
         self._recommender, self._maker, self._scorer, self._values = recommender, maker, scorer, values
-        self._new_share, self._spaces, self._margins = new_share, spaces or {}, margins
+        self._new_share, self._spaces, self._margins, self._online = new_share, spaces or {}, margins, online
         self.failures = 0
 
     def recommend(
@@ -122,11 +128,13 @@ class Ranker:
         allowed: Selection | None = None,
         diversity: float = 0.0,
         rules: Acting | None = None,
+        explore: Exploration | None = None,
     ) -> Ranked:
         """The k best items for a shopper at a moment; k whenever there are k (see Recommender.recommend).
 
         `diversity`, 0 to 1, is how much it counts that they are not alike (see serve.rank.diversity). What `rules` pin
-        is there even where no source proposes it, but not where it is left out, hidden or not allowed.
+        is there even where no source proposes it, but not where it is left out, hidden or not allowed. A list that is
+        drawn (see serve.rank.explore) is neither made diverse nor keeps places for what is new.
         """
         pinned = {} if rules is None else rules.pinned(left_out)
         hidden = None if rules is None else rules.hidden(shopper)
@@ -142,7 +150,8 @@ class Ranker:
         new = np.flatnonzero(nobody_had(found.scores, count))[: round(k * self._new_share)]
         wanted = np.flatnonzero(np.isin(found.items, also))
         places = np.unique(np.concatenate([np.arange(min(MOST_SCORED, count)), new, wanted]))
-        ranked = self._ranked(shopper, found, places, now)
+        draw = explore.random if explore is not None and explore.policy == "thompson" else None
+        ranked = self._ranked(shopper, found, places, now, draw)
         scored, names = len(places) if ranked.scores is not None else count, dict[int, list[str]]()
         scores = ranked.found.total if ranked.scores is None else ranked.scores.total[:scored]
         if rules is not None:
@@ -151,15 +160,24 @@ class Ranker:
             scores = scores + np.log(factors) if ranked.scores is None else scores * factors
             order = top(scores, items, scored)
             scores, ranked = scores[order], ranked.first(order)
-        if diversity:
+        if explore is not None and explore.policy == "plackett_luce" and ranked.scores is not None:
+            order, likely = explore.order(scores, k)
+            ranked = replace(ranked.at(order), propensities=likely)
+            count = len(order)
+        elif diversity:
             pool = ranked.found.items[: min(POOL * k, MOST_SCORED, scored)]
             vectors = [index.vectors_of(pool) for index in self._spaces.values()]
             ranked = ranked.first(diversify(scores[: len(pool)], vectors, k, diversity))
-        ranked = ranked.first(spread(nobody_had(ranked.found.scores, count), self._new_share, k))
+        if ranked.propensities is None:
+            ranked = ranked.first(spread(nobody_had(ranked.found.scores, count), self._new_share, k))
+        if draw is not None and ranked.scores is not None:
+            ranked = replace(ranked, propensities=np.full(count, np.nan, np.float32))
         if rules is None:
             return ranked.at(np.arange(min(k, count)))
-        ranked = ranked.at(rules.arranged(ranked.found.items, k, names, pinned))
-        return replace(ranked, rules=names)
+        arranged = rules.arranged(ranked.found.items, k, names, pinned)
+        if ranked.propensities is not None and (arranged != np.arange(len(arranged))).any():
+            ranked = replace(ranked, propensities=np.full(count, np.nan, np.float32))  # moved after the draw
+        return replace(ranked.at(arranged), rules=names)
 
     def rank(self, shopper: Shopper, items: Items, now: float) -> Ranked:
         """Some items [m], distinct and in rising order, in the order that suits a shopper."""
@@ -188,6 +206,15 @@ class Ranker:
         best = top(total, numbers, k)
         return replace(ranked, scores=replace(ranked.scores, total=total), mix=mix).at(best)
 
+    def shown(self, ranked: Ranked) -> tuple[Scored, Scored] | None:
+        """Of what a scorer ranked, all of it, its last hidden layer [m, hidden] and each head's probability [m, heads].
+
+        The probabilities are at the items' places, for who learns from what came of them. None where it did not.
+        """
+        if self._scorer is None or ranked.features is None or ranked.rows is None or (ranked.rows < 0).any():
+            return None
+        return self._scorer.shown_at(ranked.features.at(ranked.rows), np.arange(len(ranked.rows), dtype=np.float32))
+
     def explain(
         self, ranked: Ranked, shopper: Shopper, id_of: Callable[[int], str], title_of: Callable[[str], str]
     ) -> list[Reasons | None]:
@@ -211,11 +238,14 @@ class Ranker:
         seen = ranked.rows >= 0
         values = self._values_of(found.items[seen])
         explained = self._scorer.explain(ranked.features.at(ranked.rows[seen]), values)
-        query = None
+        beside, factor = {}, 1.0
         if ranked.mix is not None:
-            explained = explained.scaled(ranked.mix.factor, ranked.mix.shift)
-            query = ranked.mix.query[seen].tolist()
-        told = iter(reasons_of(explained, history, title_of, query))
+            factor = ranked.mix.factor
+            explained = explained.scaled(factor, ranked.mix.shift)
+            beside["query"] = ranked.mix.query[seen].tolist()
+        if ranked.scores is not None and ranked.scores.feedback is not None:
+            beside["feedback"] = (factor * ranked.scores.feedback[seen]).tolist()
+        told = iter(reasons_of(explained, history, title_of, beside))
         return [next(told) if one else None for one in seen.tolist()]
 
     def _values_of(self, items: Items) -> Values:
@@ -223,8 +253,18 @@ class Ranker:
             return self._values
         return {**self._values, "purchase": self._values.get("purchase", 0.0) * self._margins(items)}
 
-    def _ranked(self, shopper: Shopper, found: Candidates, places: NDArray[np.int64], now: float) -> Ranked:
-        """The candidates at `places` in the scorer's order, and the others behind them."""
+    def _ranked(
+        self,
+        shopper: Shopper,
+        found: Candidates,
+        places: NDArray[np.int64],
+        now: float,
+        draw: np.random.Generator | None = None,
+    ) -> Ranked:
+        """The candidates at `places` in the scorer's order, and the others behind them.
+
+        With `draw`, by a draw of what the probabilities may be.
+        """
         rest = np.setdiff1d(np.arange(len(found.items)), places)
         as_they_are = Ranked(found.at(np.concatenate([places, rest])))
         if self._scorer is None or self._maker is None or not len(places):
@@ -232,7 +272,9 @@ class Ranker:
         try:
             context = Context(now, hour_of(now))
             features = self._maker.make(shopper, found, context, places)
-            scores = self._scorer.score(features, self._values_of(found.items[places]))
+            online = self._online
+            correction = None if online is None else lambda hidden: online.correction(hidden, now, draw)
+            scores = self._scorer.score(features, self._values_of(found.items[places]), correction)
             order = top(scores.total, found.items[places], len(places))
         except Exception:  # whatever it is, the shopper gets an answer
             self.failures += 1

@@ -15,7 +15,7 @@ of features adds to the logit is its Shapley value over two orders, one the reve
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,8 @@ class HeadFacts(BaseModel):
 class ScorerFacts(BaseModel):
     """What a scorer is: its layout, its heads, which towers and encoders its features come from, how it was trained.
 
-    Candidates are scored as if they were shown at the `usual_place`, a value of the position column.
+    Candidates are scored as if they were shown at the `usual_place`, a value of the position column. `hidden_scale` is
+    the root of the mean square of each unit of the last hidden layer.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -67,6 +68,7 @@ class ScorerFacts(BaseModel):
     columns: tuple[str, ...]
     towers: str
     usual_place: float
+    hidden_scale: tuple[float, ...] = ()
     heads: dict[str, HeadFacts]
     rows: int
     cases: int
@@ -76,14 +78,19 @@ class ScorerFacts(BaseModel):
 
 @dataclass(frozen=True)
 class Scores:
-    """Of m candidates the expected value [m], and the calibrated probability of each head [m]."""
+    """Of m candidates the expected value [m], and the calibrated probability of each head [m].
+
+    `feedback` [m] is the part of the expected value that an online head added.
+    """
 
     total: Floats
     heads: Mapping[str, Floats]
+    feedback: Floats | None = None
 
     def at(self, places: NDArray[np.int64]) -> "Scores":
         """Those of some candidates, in the order given."""
-        return Scores(self.total[places], {head: of[places] for head, of in self.heads.items()})
+        feedback = None if self.feedback is None else self.feedback[places]
+        return Scores(self.total[places], {head: of[places] for head, of in self.heads.items()}, feedback)
 
     def padded(self, rows: NDArray[np.int64]) -> "Scores":
         """Those of some candidates, in the order given, NaN at -1."""
@@ -91,6 +98,7 @@ class Scores:
         return Scores(
             np.where(there, self.total[rows], np.float32(np.nan)),
             {head: np.where(there, of[rows], np.float32(np.nan)) for head, of in self.heads.items()},
+            None if self.feedback is None else np.where(there, self.feedback[rows], np.float32(np.nan)),
         )
 
 
@@ -133,12 +141,37 @@ class Scorer:
     def fingerprint(self) -> str:
         return _fingerprint(self.facts, self._files)
 
-    def score(self, features: Features, values: Values) -> Scores:
-        """The scores of m candidates. Every one is finite, whatever is missing of them."""
-        logits = self._of_features(*self._inputs(features))
+    def score(self, features: Features, values: Values, correction: Callable[[Floats], Floats] | None = None) -> Scores:
+        """The scores of m candidates. Every one is finite, whatever is missing of them.
+
+        `correction` gives what to add to the probabilities, [m, heads], by the last hidden layer [m, hidden].
+        """
+        hidden, logits = self._run(features, self._inputs(features))
+        scores = self._scores(logits, values)
+        if correction is None:
+            return scores
+        right = correction(hidden)
+        heads = {
+            head: np.clip(of + right[:, place], 1e-6, 1).astype(np.float32)
+            for place, (head, of) in enumerate(scores.heads.items())
+        }
+        total = _expected(heads, values, len(features))
+        return Scores(total, heads, total - scores.total)
+
+    def shown_at(self, features: Features, places: Floats) -> tuple[Floats, Floats]:
+        """Of m items the last hidden layer [m, hidden], and the probability of each head at their places [m, heads]."""
+        values, known = self._inputs(features)
+        hidden, _ = self._run(features, (values, known))
+        values[:, self._positions] = np.log2(1 + places)[:, None]
+        return hidden, _sigmoid(self._run(features, (values, known))[1])
+
+    def _run(self, features: Features, inputs: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+        """The last hidden layer [m, hidden] and the calibrated logits [m, heads]."""
+        values, known = inputs
+        hidden, logits = self._features.run(["hidden", "logits"], {"values": values, "known": known})
         if features.pairs.shape[1]:
             logits = logits + self._of_history(features).sum(1)
-        return self._scores(logits * self._slopes + self._offsets, values)
+        return hidden, logits * self._slopes + self._offsets
 
     def explain(self, features: Features, values: Values) -> Explained:
         """The scores of m candidates, and where they come from."""
@@ -230,8 +263,7 @@ class Scorer:
     def _scores(self, logits: Floats, values: Values) -> Scores:
         probabilities = _sigmoid(logits)
         heads = {head: probabilities[:, place] for place, head in enumerate(self.facts.heads)}
-        total = sum((values.get(head, 0.0) * of for head, of in heads.items()), np.zeros(len(logits)))
-        return Scores(np.asarray(total, np.float32), heads)
+        return Scores(_expected(heads, values, len(logits)), heads)
 
     def save(self, parent: Path) -> Path:
         """Write a folder under `parent`, named by the fingerprint; it is there whole or not at all."""
@@ -260,6 +292,12 @@ class Scorer:
         if facts.columns != Layout(facts.spaces).names:
             raise Damaged(f"the scorer in {folder} knows other features than this version: train it again", folder.name)
         return cls(facts, networks, threads)
+
+
+def _expected(heads: Mapping[str, Floats], values: Values, count: int) -> Floats:
+    """What can be expected of n candidates, [n]."""
+    total = sum((values.get(head, 0.0) * of for head, of in heads.items()), np.zeros(count))
+    return np.asarray(total, np.float32)
 
 
 def _told(facts: ScorerFacts) -> bytes:

@@ -24,6 +24,7 @@ from serve.rank.network import FeatureNetwork, ScorerNetwork
 from serve.rank.settings import HEADS, ScorerSettings
 from serve.recommend.blend import Blend
 
+SOME_ROWS = 20_000  # of which means are taken
 FEWEST = 30  # outcomes of a head, below which it is not learned
 
 
@@ -131,6 +132,15 @@ class ScorerTrainer:
     def usual_place(self) -> float:
         """The position column's mean."""
         return float(self.network.features.mean[self.layout.groups["position"]].mean())
+
+    def hidden_scale(self) -> tuple[float, ...]:
+        """The root of the mean square of each unit of the last hidden layer, over the rows learned from."""
+        self.network.eval()
+        rows = np.random.default_rng(self.settings.seed).permutation(len(self.examples))[:SOME_ROWS]
+        with torch.inference_mode():
+            values, known, *_ = inputs(self.examples, np.sort(rows))
+            hidden, _ = self.network.features(values, known)
+        return tuple(hidden.square().mean(0).sqrt().clamp(min=1e-3).tolist())
 
     def measure(self, held: Examples) -> dict[str, float]:
         """How likely the outcomes of held-out rows are, all heads together; larger is better."""

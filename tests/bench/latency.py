@@ -113,21 +113,19 @@ def inside(settings: Settings) -> dict[str, float]:
 
 
 def scoring(settings: Settings) -> dict[str, float]:
-    """Medians of making the features of 200 candidates, scoring them, and explaining each of them."""
+    """Medians of making the features of 200 candidates, and of scoring them and explaining each of them."""
     engine, store = open_engine(settings), open_event_store(settings)
     view, behaviour = engine.view, engine.view.release.behaviour
     scorer = behaviour.scorer
     assert scorer is not None
     spaces = {**view.spaces, "tower": view.tower}
     maker = FeatureMaker(spaces, view.facts_of, behaviour.covisitation, behaviour.facts.blend.floors, view.numbering)
-    took: dict[str, list[float]] = {"features_200": [], "score_only_200": [], "explain_200": [], "score_200": []}
+    took: dict[str, list[float]] = {"features_200": [], "explain_200": [], "score_200": []}
     for user in track(range(REQUESTS), "scoring", console=Console(stderr=True)):
         known = known_of(store, settings, f"u{user}")
         shopper, found = engine.shopper(known.events), engine.candidates(known.events, 200, known.left_out)
         moments = [time.perf_counter()]
         features = maker.make(shopper, found, Context(time.time(), 12.0))
-        moments.append(time.perf_counter())
-        scorer.score(features, settings.head_values)
         moments.append(time.perf_counter())
         scorer.explain(features, settings.head_values)
         moments.append(time.perf_counter())

@@ -1,0 +1,145 @@
+"""The log of answers: what was shown to whom, by which release, why, and how likely that was.
+
+An answer is one row. What came of it is found by its `request_id`, which events bring along; nothing is put down to a
+request that is not here.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from sqlalchemy import Column, Float, Index, LargeBinary, Table, Text, func, select
+
+from embed.behaviour import Event, as_batch
+from serve.learn.database import METADATA, SEQUENCE, Database
+
+PAGE = 5_000
+Floats = NDArray[np.float32]
+_ANSWERS = Table(
+    "answers",
+    METADATA,
+    Column("sequence", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("request_id", Text, nullable=False, unique=True),
+    Column("user_id", Text),
+    Column("timestamp", Float, nullable=False),
+    Column("release", Text, nullable=False),
+    Column("scorer", Text, nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("items", LargeBinary, nullable=False),
+    Column("scores", LargeBinary, nullable=False),
+    Column("propensities", LargeBinary, nullable=False),
+    Column("hidden", LargeBinary, nullable=False),
+    Column("chances", LargeBinary, nullable=False),
+    Index("answers_of_user", "user_id", "timestamp"),
+)
+_COLUMNS = [column for column in _ANSWERS.c if column.name != "sequence"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """n items as they were shown, the first first; `scorer` is empty where none ranked, `user_id` None for nobody.
+
+    Of each item its score [n], how likely it was at its place given those before [n], the scorer's last hidden layer
+    [n, hidden] and its calibrated probability of each head [n, heads]; the latter two are empty without a scorer.
+    """
+
+    request_id: str
+    user_id: str | None
+    timestamp: float
+    release: str
+    scorer: str
+    policy: str
+    items: Sequence[str]
+    scores: Floats
+    propensities: Floats
+    hidden: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    chances: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
+
+    def impressions(self) -> list[Event]:
+        """What was shown, as events."""
+        return [
+            Event(
+                event_id=f"{self.request_id}/{place}",
+                user_id=self.user_id or "",
+                item_id=item_id,
+                type="impression",
+                timestamp=self.timestamp,
+                request_id=self.request_id,
+                position=place,
+            )
+            for place, item_id in enumerate(self.items)
+        ]
+
+
+class AnswerStore:
+    """The answers in a database; safe in several threads and processes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, answers: Sequence[Answer]) -> None:
+        """Keep answers, on disk when this returns; the first of a `request_id` stays."""
+        if not answers:
+            return
+        statement = self._database.dialect.insert(_ANSWERS).on_conflict_do_nothing(index_elements=["request_id"])
+        with self._database.writing() as connection:
+            connection.execute(statement, [_row(answer) for answer in answers])
+
+    def last(self) -> int:
+        """The number of the last answer, 0 for none."""
+        return int(self._database.rows(select(func.coalesce(func.max(_ANSWERS.c.sequence), 0)))[0][0])
+
+    def batches(self, after: int = 0, since: float = 0.0, page: int = PAGE) -> Iterator[list[tuple[int, Answer]]]:
+        """All answers in the order they came with their numbers: those after a number, and since a moment."""
+        while True:
+            query = select(_ANSWERS.c.sequence, *_COLUMNS).where(_ANSWERS.c.sequence > after)
+            rows = self._database.rows(
+                query.where(_ANSWERS.c.timestamp >= since).order_by(_ANSWERS.c.sequence).limit(page)
+            )
+            if not rows:
+                return
+            after = rows[-1][0]
+            yield [(sequence, _answer(*values)) for sequence, *values in rows]
+
+    def of(self, request_ids: Sequence[str]) -> dict[str, Answer]:
+        """The answers of some requests, those that are here."""
+        rows = self._database.rows(select(*_COLUMNS).where(_ANSWERS.c.request_id.in_(request_ids)))
+        return {answer.request_id: answer for answer in (_answer(*row) for row in rows)}
+
+    def impressions(self, since: float = 0.0) -> Iterator[Any]:
+        """What was shown since a moment, as pyarrow.RecordBatches of EVENT_SCHEMA."""
+        for answers in self.batches(since=since):
+            yield as_batch(event for _, answer in answers for event in answer.impressions())
+
+
+def _row(answer: Answer) -> dict[str, Any]:
+    told = {
+        name: getattr(answer, name) for name in ("request_id", "user_id", "timestamp", "release", "scorer", "policy")
+    }
+    return told | {
+        "items": orjson.dumps(list(answer.items)),
+        "scores": answer.scores.astype(np.float32).tobytes(),
+        "propensities": answer.propensities.astype(np.float32).tobytes(),
+        "hidden": answer.hidden.astype(np.float16).tobytes(),
+        "chances": answer.chances.astype(np.float32).tobytes(),
+    }
+
+
+def _answer(*values: Any) -> Answer:
+    told = dict(zip((column.name for column in _COLUMNS), values, strict=True))
+    ids = orjson.loads(told["items"])
+    hidden, chances = (
+        np.frombuffer(told["hidden"], np.float16).astype(np.float32),
+        np.frombuffer(told["chances"], np.float32),
+    )
+    return Answer(
+        **{name: told[name] for name in ("request_id", "user_id", "timestamp", "release", "scorer", "policy")},
+        items=ids,
+        scores=np.frombuffer(told["scores"], np.float32),
+        propensities=np.frombuffer(told["propensities"], np.float32),
+        hidden=hidden.reshape(len(ids), -1) if len(hidden) else hidden.reshape(0, 0),
+        chances=chances.reshape(len(ids), -1) if len(chances) else chances.reshape(0, 0),
+    )

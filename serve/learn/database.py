@@ -1,0 +1,76 @@
+"""The database of what shoppers did and were shown: SQLite in the store, or PostgreSQL by URL for several machines."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, Integer, MetaData, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from serve.errors import BadRequest, Broken
+from serve.settings import Settings
+
+METADATA = MetaData()
+SEQUENCE = BigInteger().with_variant(Integer, "sqlite")  # in SQLite only this is the row's own number
+
+
+class Database:
+    """Safe in several threads and processes. Raises Broken where it cannot be used."""
+
+    def __init__(self, url: str) -> None:
+        """Open a database URL, like `sqlite:///path` or `postgresql+psycopg://...`, and make its tables."""
+        try:
+            self._url = make_url(url)
+            self._engine = create_engine(self._url, pool_pre_ping=self._url.get_backend_name() != "sqlite")
+        except (ArgumentError, ModuleNotFoundError) as error:
+            raise BadRequest(f"the events' database cannot be opened: {error}", "events_url") from error
+        if self._engine.dialect.name not in ("sqlite", "postgresql"):
+            raise BadRequest(f"events are kept in sqlite or postgresql, not {self._engine.dialect.name}", "events_url")
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine, "connect", _prepare_sqlite)
+        try:
+            METADATA.create_all(self._engine)
+        except SQLAlchemyError as error:
+            raise self._broken(error) from error
+
+    @property
+    def dialect(self) -> Any:
+        """SQLAlchemy's module of what is particular to this kind of database."""
+        return sqlite if self._engine.dialect.name == "sqlite" else postgresql
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction, on disk when it ends well."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise self._broken(error) from error
+
+    def rows(self, query: Any) -> Sequence[Any]:
+        """What a query finds."""
+        try:
+            with self._engine.connect() as connection:
+                return connection.execute(query).all()
+        except SQLAlchemyError as error:
+            raise self._broken(error) from error
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _broken(self, error: SQLAlchemyError) -> Broken:
+        where = self._url.render_as_string(hide_password=True)
+        return Broken(f"the events in {where} cannot be used: {str(error).splitlines()[0]}", "events")
+
+
+def database_url(settings: Settings) -> str:
+    """The URL of a store's database: its own SQLite file, or what `events_url` names."""
+    settings.store.mkdir(parents=True, exist_ok=True)
+    return settings.events_url or f"sqlite:///{settings.store / 'events.sqlite'}"
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    """Readers and a writer at a time, no acknowledgement before the disk has it, and nothing left of what is erased."""
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "secure_delete=ON"):
+        connection.execute(f"PRAGMA {pragma}")
