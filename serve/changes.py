@@ -19,7 +19,7 @@ from index.errors import Damaged
 from index.journal import Journal, Record, prune, segment_starts
 from index.space import Vectors
 from serve.release import Manifest, Release
-from serve.retrieve.engine import Encoders
+from serve.retrieve.query import Encoders
 from serve.settings import Settings
 from serve.view import Rows, View, same_content
 

@@ -17,7 +17,7 @@ from index.journal import Journal, segment_starts
 from serve.changes import LiveChange, journal_folder
 from serve.errors import EXPECTED, complaint
 from serve.release import Manifest, Release, SpaceEntry, list_manifests, open_current, release_names, releases_folder
-from serve.retrieve.engine import Encoders
+from serve.retrieve.query import Encoders
 from serve.settings import Settings
 
 PACKAGES = (

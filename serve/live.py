@@ -28,7 +28,8 @@ from serve.learn.event_store import EventStore, open_event_store
 from serve.learn.known import Known, known_of
 from serve.rank.rules import RuleBook, rules_file
 from serve.release import Release, current_name, make_current, open_current, release_folder
-from serve.retrieve.engine import Encoders, Engine, Taste, make_encoders
+from serve.retrieve.engine import Engine, Taste
+from serve.retrieve.query import Encoders, make_encoders
 from serve.settings import Settings
 from serve.view import LiveItems, Rows, View, same_content
 

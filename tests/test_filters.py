@@ -21,8 +21,9 @@ from index.selection import Selection, Selections
 from serve.errors import BadRequest
 from serve.live import open_engine
 from serve.release import open_current
-from serve.retrieve.engine import Engine, Query
+from serve.retrieve.engine import Engine
 from serve.retrieve.filters import MAX_CONDITIONS, MAX_DEPTH, MAX_TEXT, MAX_VALUES, compile_filter
+from serve.retrieve.query import Query
 from serve.settings import Settings
 from serve.view import LiveItems, View
 

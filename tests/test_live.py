@@ -40,8 +40,9 @@ from serve.errors import Broken
 from serve.live import Live, open_engine
 from serve.pipeline import build
 from serve.release import Release, current_name, open_current, releases_folder
-from serve.retrieve.engine import Encoders, Engine, Query
+from serve.retrieve.engine import Engine
 from serve.retrieve.filters import compile_filter
+from serve.retrieve.query import Encoders, Query
 from serve.settings import Settings
 from serve.view import LiveItems, Rows, View
 

@@ -33,7 +33,7 @@ from serve.release import (
     release_names,
     releases_folder,
 )
-from serve.retrieve.engine import Query, make_encoders
+from serve.retrieve.query import Query, make_encoders
 from serve.settings import Settings
 
 TITLES = ["red canvas shoe", "blue wool hat", "green tea pot", "yellow rain coat", "black leather bag", "white mug"]

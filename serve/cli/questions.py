@@ -29,7 +29,7 @@ def search(
     json: Json = False,
 ) -> None:
     """Search by words, a photo, items to look like, or all of them together."""
-    from serve.retrieve.engine import Query
+    from serve.retrieve.query import Query
 
     photo = image.read_bytes() if image else None
     query = Query(

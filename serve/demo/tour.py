@@ -19,7 +19,7 @@ from serve.learn.scorer_job import current_scorer
 from serve.learning import train, train_scorer
 from serve.live import open_engine
 from serve.pipeline import Progress, build
-from serve.retrieve.engine import Query
+from serve.retrieve.query import Query
 from serve.settings import load_settings
 
 K = 5

@@ -42,7 +42,8 @@ from serve.http.contract import (
 from serve.learn.known import take_events
 from serve.live import Live, Outcome
 from serve.release import list_manifests
-from serve.retrieve.engine import Engine, Query, Taste
+from serve.retrieve.engine import Engine, Taste
+from serve.retrieve.query import Query
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
 

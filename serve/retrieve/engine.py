@@ -3,32 +3,18 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from embed.behaviour import Event
-from embed.catalogue import is_blank
-from embed.encoders import (
-    Device,
-    ImageEncoder,
-    TextEncoder,
-    choose_device,
-    load_image_encoder,
-    load_text_encoder,
-)
-from embed.images import ImageLimits, decode_image
-from index import gpu
+from embed.images import ImageLimits
 from index.exact import top
 from index.selection import Selection
-from index.threads import limit_threads
-from serve.errors import BadRequest, Broken, NotFound
+from serve.errors import BadRequest, NotFound
 from serve.rank.explain import Reasons
 from serve.rank.features import FeatureMaker
 from serve.rank.ranker import MOST_SCORED, POOL, Ranked, Ranker
@@ -36,34 +22,14 @@ from serve.rank.rules import Acting, RuleBook, rules_file
 from serve.recommend.recommender import Candidates, Recommender
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import TOWER
-from serve.release import Manifest
 from serve.retrieve.filters import Filter, compile_filter
 from serve.retrieve.fusion import fuse
+from serve.retrieve.query import Encoders, Query, direction_of, query_vectors
 from serve.settings import Settings
 from serve.view import View
 
 DEPTH = 50  # candidates each space proposes before fusion, at the least
 FEW = 100  # items left out up to which a search asks for that many more instead of filtering
-PART_WEIGHTS = {"text": 1.0, "image": 1.0, "like": 1.0, "unlike": 0.5}
-
-
-@dataclass(frozen=True)
-class Query:
-    """What to look for: any of words, a photo (its bytes), liked and unliked items; `weights` of these parts.
-
-    `spaces` limits the search to some spaces; otherwise every space is searched that some part of the query can enter.
-    Only items come out that pass the `filter`.
-    """
-
-    k: int
-    text: str | None = None
-    image: bytes | None = None
-    like: Sequence[str] = ()
-    unlike: Sequence[str] = ()
-    weights: Mapping[str, float] = field(default_factory=dict)
-    exclude: Sequence[str] = ()
-    spaces: Sequence[str] = ()
-    filter: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,41 +60,6 @@ class Found(NamedTuple):
     rules: Sequence[str] = ()
 
 
-class Encoders:
-    """Encoders of queries, loaded when first needed and kept; shared by all releases a process has open."""
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        self._loaded: dict[tuple[str, str], ImageEncoder | TextEncoder] = {}
-
-    def load(self, space: str, name: str) -> ImageEncoder | TextEncoder:
-        """The encoder that `name` names for a space; raises BadInput or Missing where it cannot be had."""
-        if (space, name) not in self._loaded:
-            load = load_image_encoder if space == "image" else load_text_encoder
-            self._loaded[space, name] = load(name, self._device)
-        return self._loaded[space, name]
-
-    def warm_up(self, manifest: Manifest) -> None:
-        """Load the encoders of a release and use each once, so that its first question does not wait for them."""
-        for space, entry in manifest.spaces.items():
-            encoder = self.of(space, entry.encoder, entry.fingerprint)
-            if isinstance(encoder, TextEncoder):
-                encoder.encode_texts(["any"])
-            if isinstance(encoder, ImageEncoder):
-                encoder.encode_images([encoder.prepare(Image.new("RGB", (8, 8)))])
-
-    def of(self, space: str, name: str, fingerprint: str) -> ImageEncoder | TextEncoder:
-        """The encoder that made a space; Broken where the one of that name here is not the same one."""
-        encoder = self.load(space, name)
-        if encoder.fingerprint != fingerprint:
-            raise Broken(
-                f"space {space} was made by {name} {fingerprint}, but {name} here is {encoder.fingerprint}: "
-                "build again",
-                f"spaces/{space}",
-            )
-        return encoder
-
-
 class Engine:
     """Answers questions from one view. Holds no state between questions; safe in several threads."""
 
@@ -147,7 +78,9 @@ class Engine:
         With a taste and a scorer, the most relevant are put in an order that suits the shopper too.
         """
         wanted = compile_filter(query.filter)
-        vectors = self._vectors(query)
+        chosen = self._chosen_spaces(query.spaces, "spaces")
+        manifest = self.view.release.manifest
+        vectors = query_vectors(query, chosen, self._spaces, manifest, self._encoders, self._limits, self.number)
         left_out = self._known([*query.exclude, *query.unlike, *query.like])
         return self._suited(vectors, query.k, left_out, wanted, taste)
 
@@ -170,7 +103,7 @@ class Engine:
         vectors = {}
         for space in chosen:
             known = [vector for vector in self._spaces[space].vectors_of(numbers) if vector.any()]
-            if known and (direction := _direction(known, [1.0] * len(known))) is not None:
+            if known and (direction := direction_of(known, [1.0] * len(known))) is not None:
                 vectors[space] = direction
         return self._suited(vectors, k, numbers.tolist(), wanted, taste) if vectors else []
 
@@ -405,73 +338,6 @@ class Engine:
             if space not in self._spaces:
                 raise BadRequest(f"there is no space {space!r}: this release has {', '.join(self._spaces)}", field_)
         return list(wanted or self.view.spaces)
-
-    def _vectors(self, query: Query) -> dict[str, NDArray[np.float32]]:
-        """One unit vector for each space the query enters: the weighted sum of its parts there (Rocchio 1971)."""
-        weights = PART_WEIGHTS | dict(query.weights)
-        if query.text is not None and is_blank(query.text):
-            raise BadRequest("text is blank: give some words, or leave it out", "text", "blank_text")
-        if query.text is None and query.image is None and not query.like:
-            raise BadRequest("nothing to search for: give text, image or like", "text", "empty_query")
-        liked, unliked = (
-            [self.number(item_id, name) for item_id in ids]
-            for name, ids in (("like", query.like), ("unlike", query.unlike))
-        )
-        parts: dict[str, list[tuple[NDArray[np.float32], float]]] = {}
-        entered: set[str] = set()
-        chosen = self._chosen_spaces(query.spaces, "spaces")
-        for space in chosen:
-            entry, index = self.view.release.manifest.indexes[space], self._spaces[space]
-            found = parts.setdefault(space, [])
-            takes_photo = space == "image" and query.image is not None
-            if space != TOWER and (query.text is not None or takes_photo):
-                encoder = self._encoders.of(space, entry.encoder, entry.fingerprint)
-                if query.text is not None and isinstance(encoder, TextEncoder):
-                    found.append((encoder.encode_texts([query.text]).vectors[0], weights["text"]))
-                    entered.add("text")
-                if query.image is not None and isinstance(encoder, ImageEncoder):
-                    pixels = encoder.prepare(decode_image(query.image, self._limits, shrink_to=encoder.shrink_to))
-                    found.append((encoder.encode_images([pixels])[0], weights["image"]))
-                    entered.add("image")
-            for part, numbers, weight in (("like", liked, weights["like"]), ("unlike", unliked, -weights["unlike"])):
-                for vector in index.vectors_of(np.array(numbers, np.int64)):
-                    if vector.any():
-                        found.append((vector, weight))
-                        entered.add(part)
-        for part, given, what in (
-            ("text", query.text, "takes words"),
-            ("image", query.image, "takes photos"),
-            ("like", query.like or None, "knows the liked items"),
-        ):
-            if given is not None and part not in entered:
-                raise BadRequest(f"no space of {', '.join(chosen)} {what} in release {self.view.release.name}", part)
-        directions = {
-            space: direction
-            for space, found in parts.items()
-            if any(weight > 0 for _, weight in found)
-            and (direction := _direction([vector for vector, _ in found], [weight for _, weight in found])) is not None
-        }
-        if not directions:
-            raise BadRequest("the parts of the query cancel each other out: change their weights", "weights")
-        return directions
-
-
-def make_encoders(settings: Settings) -> Encoders:
-    """Encoders on the device of the settings. Searches get one thread each: requests run beside each other."""
-    limit_threads(1)
-    torch.set_num_threads(1)  # of the towers; encoders that run in torch set their own
-    pa.set_cpu_count(1)
-    gpu.allow(settings.device != "cpu")
-    return Encoders(choose_device(settings.device, settings.threads))
-
-
-def _direction(vectors: Sequence[NDArray[np.float32]], weights: Sequence[float]) -> NDArray[np.float32] | None:
-    """The unit vector along a weighted sum, or None where the sum vanishes."""
-    if len(vectors) == 1 and weights[0] > 0:
-        return vectors[0]
-    total = np.sum([weight * vector for vector, weight in zip(vectors, weights, strict=True)], axis=0)
-    length = float(np.linalg.norm(total))
-    return (total / length).astype(np.float32) if length > 1e-6 else None
 
 
 def _found(ranked: Ranked) -> list[Found]:

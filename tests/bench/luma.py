@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.progress import track
 
 from serve.live import open_engine
-from serve.retrieve.engine import Engine, Query
+from serve.retrieve.engine import Engine
+from serve.retrieve.query import Query
 from serve.settings import Settings
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "magento-luma"

@@ -27,7 +27,8 @@ from serve.learn.known import known_of
 from serve.learning import train, train_scorer
 from serve.live import open_engine
 from serve.pipeline import build
-from serve.retrieve.engine import Engine, Query, Taste
+from serve.retrieve.engine import Engine, Taste
+from serve.retrieve.query import Query
 from serve.settings import Settings
 
 SEED = 0
