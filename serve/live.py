@@ -24,8 +24,12 @@ from embed.catalogue import Mapping as FeedMapping
 from index.journal import Journal
 from serve.changes import Encoding, LiveChange, image_source, journal_folder, rows_for
 from serve.errors import EXPECTED, Broken, complaint, writable
+from serve.learn.answer_log import AnswerLog
+from serve.learn.answer_store import Answer, AnswerStore, Display
 from serve.learn.event_store import EventStore, open_event_store
-from serve.learn.known import Known, known_of
+from serve.learn.feedback import Feedback
+from serve.learn.known import Known, Taken, known_of, take_events
+from serve.rank.online import OnlineHead
 from serve.rank.rules import RuleBook, rules_file
 from serve.release import Release, current_name, make_current, open_current, release_folder
 from serve.retrieve.engine import Engine, Taste
@@ -152,13 +156,17 @@ class Live:
         self._following: _Following | None = None
         self._refused: str | None = None  # the release that was refused last
         self._reason = "build one with vetrina build FEED"
-        self._complained = ""  # of the journal, so that it is logged once
+        self._complained = self._complained_of_feedback = ""  # so that it is logged once
         self._loading, self._changing = threading.Lock(), threading.RLock()
         self._stop = threading.Event()
-        # Two, as loading a release may take minutes, and changes are to be seen within a second.
+        # Of their own, as loading a release may take minutes, and changes are to be seen within a second.
         self._followers = [
             threading.Thread(target=self._follow, args=(look,), name=name, daemon=True)
-            for name, look in (("release-follower", self._follow_release), ("journal-follower", self._follow_journal))
+            for name, look in (
+                ("release-follower", self._follow_release),
+                ("journal-follower", self._follow_journal),
+                ("feedback-follower", self._follow_feedback),
+            )
         ]
 
     @property
@@ -172,6 +180,28 @@ class Live:
     def events(self) -> EventStore:
         """The event log; raises Broken where its database cannot be used."""
         return open_event_store(self._settings)
+
+    @cached_property
+    def feedback(self) -> Feedback:
+        """What was learned of the scorer since it was trained."""
+        return Feedback(self.events, AnswerStore(self.events.database), self._settings)
+
+    @cached_property
+    def _answers(self) -> AnswerLog:
+        return AnswerLog(AnswerStore(self.events.database))
+
+    def log(self, request_id: str, user_id: str | None, engine: Engine) -> Callable[[Display], None] | None:
+        """What logs an answer to a request, if answers are logged; it never waits."""
+        if not self._settings.log_answers:
+            return None
+        release = engine.view.release.name
+        return lambda display: self._answers.put(Answer(request_id, user_id, time.time(), release, display))
+
+    def take_events(self, rows: Sequence[Mapping[str, Any]], engine: Engine) -> list[Taken]:
+        """Clean and keep events, on disk when this returns; so are then the answers that they are about."""
+        for values in rows:
+            self._answers.settle(str(values.get("request_id")))
+        return take_events(self.events, rows, lambda item_id: engine.view.number(item_id) is not None)
 
     def taste(
         self,
@@ -204,7 +234,9 @@ class Live:
         self._stop.set()
         for thread in self._followers:
             thread.join()
-        if "events" in vars(self):  # it was used
+        if "_answers" in vars(self):  # it was used
+            self._answers.close()
+        if "events" in vars(self):
             self.events.close()
 
     def refresh(self) -> None:
@@ -364,7 +396,29 @@ class Live:
         return True
 
     def _answer(self, following: _Following) -> None:
-        self._engine = Engine(following.view, self._loaded_encoders(), self._settings, self._rules)
+        online = self._head_of(following.release)
+        self._engine = Engine(following.view, self._loaded_encoders(), self._settings, self._rules, online)
+
+    def _head_of(self, release: Release) -> OnlineHead | None:
+        try:
+            return self.feedback.head_of(release.behaviour.scorer) if release.behaviour.scorer is not None else None
+        except Broken as error:  # of the events: a release answers without them
+            log.error("nothing is learned from feedback: %s", error.message)
+            return None
+
+    def _follow_feedback(self) -> None:
+        following = self._following
+        if following is None or following.release.behaviour.scorer is None:
+            return
+        try:
+            self.feedback.catch_up()
+            self._complained_of_feedback = ""
+        except EXPECTED as error:
+            if self._complained_of_feedback != complaint(error).message:
+                self._complained_of_feedback = complaint(error).message
+                log.error("feedback cannot be read: %s", self._complained_of_feedback)
+        except Exception:  # a bug met while following must end neither the following nor the service
+            log.exception("feedback could not be learned from")
 
     def _loaded_encoders(self) -> Encoders:
         self._encoders = self._encoders or make_encoders(self._settings)

@@ -38,6 +38,28 @@ class HalfLives(BaseModel):
     arrivals: float = Field(14.0, gt=0)
 
 
+class OnlineSettings(BaseModel):
+    """How the scorer learns between its trainings, from what comes of answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learn: bool = True
+    prior: float = Field(500.0, gt=0, description="items shown after which what they say counts half")
+    half_life_days: float = Field(7.0, gt=0)
+    most_a_day: int = Field(20, ge=1, description="answers to one shopper that are learned from in a day")
+
+
+class ExploreSettings(BaseModel):
+    """Whether recommendations also show what is not quite the best by what is known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    policy: Literal["plackett_luce", "thompson"] = "plackett_luce"
+    share: float = Field(0.0, ge=0, le=1, description="of the recommendations that do not say themselves")
+    temperature: float = Field(0.2, gt=0, le=10, description="of a drawn list; little is close to the best order")
+    floor: float = Field(0.8, ge=0, le=1, description="least score beside that of the k-th best of what may be drawn")
+
+
 class Settings(BaseSettings):
     """Every setting with its default; an unknown key or variable is an error."""
 
@@ -81,6 +103,9 @@ class Settings(BaseSettings):
         {"click": 1.0, "cart": 3.0, "purchase": 10.0, "rating": 1.0},
         description="what each act is worth to the shop; the score is what can be expected of an item",
     )
+    log_answers: bool = Field(True, description="whether what was shown to shoppers is logged, to be learned from")
+    online: OnlineSettings = OnlineSettings()
+    explore: ExploreSettings = ExploreSettings()
     margin_attribute: str = Field(
         "",
         description="the items' attribute with what a purchase leaves the shop: a purchase is then worth more where "

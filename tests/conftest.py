@@ -1,12 +1,23 @@
 """What several test files share: the data folder, and a small drawn shop that is built once."""
 
 import os
+import pwd
 import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
+from test_http import until
 
 from serve.demo.shop import make_shop
+from serve.errors import Broken
+from serve.learn.database import METADATA
+from serve.learn.event_store import EventStore
 from serve.learn.import_events import import_events
 from serve.learning import train, train_scorer
 from serve.pipeline import build
@@ -54,3 +65,60 @@ def trained(shop: Path, built: Settings, tmp_path_factory: pytest.TempPathFactor
     assert set(train_scorer(configured).heads) <= {"click", "cart", "purchase", "rating"}
     assert build(configured).published
     return configured
+
+
+@pytest.fixture
+def copied(trained: Settings, tmp_path: Path) -> Settings:
+    """The trained store again, to be changed."""
+    store = tmp_path / "store"
+    shutil.copytree(trained.store, store, symlinks=True)
+    return trained.model_copy(update={"store": store})
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a real server, of Debian's binaries, that lives as long as the tests."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found:
+        pytest.skip("there is no PostgreSQL: apt install postgresql")
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'vetrina[postgres]'")
+    folder = Path(tempfile.mkdtemp())
+    user = pwd.getpwuid(os.getuid()).pw_name
+    if user == "root":  # whom PostgreSQL does not serve
+        user = "postgres"
+        shutil.chown(folder, user)
+    binaries, data = found[-1].parent, folder / "data"
+
+    def run(*command: str) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(command, user=user, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    assert run(str(binaries / "initdb"), "-D", str(data), "-U", "vetrina", "--auth=trust").wait() == 0
+    server = run(str(binaries / "postgres"), "-D", str(data), "-k", str(folder), "-h", "")
+    try:
+        url = f"postgresql+psycopg://vetrina@/postgres?host={folder}"
+        until(lambda: _answers(url))
+        yield url
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait()
+        shutil.rmtree(folder)
+
+
+def _answers(url: str) -> bool:
+    with suppress(Broken):
+        EventStore(url).close()
+        return True
+    return False
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'events.db'}"
+    found: str = request.getfixturevalue("postgres")
+    engine = create_engine(found)
+    with engine.begin() as connection:
+        for table in METADATA.tables:
+            connection.execute(text(f"DROP TABLE IF EXISTS {table}"))
+    engine.dispose()
+    return found

@@ -1,22 +1,15 @@
 """The event log: nothing twice, nothing lost, in several processes, on SQLite and on PostgreSQL."""
 
-import os
-import pwd
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from sqlalchemy import create_engine, text
-from test_http import until
 
 from embed.behaviour import Event, as_batch
 from serve.errors import BadRequest, Broken
@@ -28,54 +21,6 @@ T0 = 1767225600.0
 
 def click(number: int, user: str = "u", **fields: object) -> Event:
     return replace(Event(f"e{number}", user, f"i{number % 7}", "click", T0 + number), **fields)
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The URL of a real server, of Debian's binaries, that lives as long as the tests."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
-        pytest.skip("there is no PostgreSQL: apt install postgresql")
-    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'vetrina[postgres]'")
-    folder = Path(tempfile.mkdtemp())
-    user = pwd.getpwuid(os.getuid()).pw_name
-    if user == "root":  # whom PostgreSQL does not serve
-        user = "postgres"
-        shutil.chown(folder, user)
-    binaries, data = found[-1].parent, folder / "data"
-
-    def run(*command: str) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(command, user=user, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    assert run(str(binaries / "initdb"), "-D", str(data), "-U", "vetrina", "--auth=trust").wait() == 0
-    server = run(str(binaries / "postgres"), "-D", str(data), "-k", str(folder), "-h", "")
-    try:
-        url = f"postgresql+psycopg://vetrina@/postgres?host={folder}"
-        until(lambda: _answers(url))
-        yield url
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait()
-        shutil.rmtree(folder)
-
-
-def _answers(url: str) -> bool:
-    with suppress(Broken):
-        EventStore(url).close()
-        return True
-    return False
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'events.db'}"
-    found: str = request.getfixturevalue("postgres")
-    engine = create_engine(found)
-    with engine.begin() as connection:
-        connection.execute(text("DROP TABLE IF EXISTS events"))
-    engine.dispose()
-    return found
 
 
 @pytest.fixture

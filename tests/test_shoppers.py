@@ -28,14 +28,6 @@ from serve.settings import Settings
 
 
 @pytest.fixture
-def copied(trained: Settings, tmp_path: Path) -> Settings:
-    """The trained store again, to be changed."""
-    store = tmp_path / "store"
-    shutil.copytree(trained.store, store, symlinks=True)
-    return trained.model_copy(update={"store": store})
-
-
-@pytest.fixture
 def service(copied: Settings) -> Any:
     with served(copied) as running:
         yield running

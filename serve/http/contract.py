@@ -185,6 +185,9 @@ class RecommendRequest(Strict):
     fields: Fields = DEFAULT_FIELDS
     explain: bool = Field(False, description="whether each item comes with reasons")
     diversity: float = Field(0.0, ge=0, le=1, description="how much it counts that the items are not alike")
+    explore: bool | None = Field(
+        None, description="whether to show what may be better too; without it as the shop has set"
+    )
 
 
 class CandidatesRequest(Strict):

@@ -39,7 +39,6 @@ from serve.http.contract import (
     SimilarRequest,
     UserAnswer,
 )
-from serve.learn.known import take_events
 from serve.live import Live, Outcome
 from serve.release import list_manifests
 from serve.retrieve.engine import Engine, Taste
@@ -229,8 +228,18 @@ def recommend(wanted: RecommendRequest, live: LiveRelease) -> Response:
     started = time.perf_counter()
     engine, known = live.engine, live.known(wanted.user_id, [event.model_dump() for event in wanted.history])
     left_out = [*known.left_out, *wanted.exclude]
-    found = engine.recommend(known.events, wanted.k, left_out, wanted.filter, wanted.explain, wanted.diversity)
-    return _respond(engine, answer(engine.view, found, wanted.fields), started)
+    request_id = uuid4().hex
+    found = engine.recommend(
+        known.events,
+        wanted.k,
+        left_out,
+        wanted.filter,
+        wanted.explain,
+        wanted.diversity,
+        wanted.explore,
+        live.log(request_id, wanted.user_id, engine),
+    )
+    return _respond(engine, answer(engine.view, found, wanted.fields), started, request_id)
 
 
 @router.post("/v1/rank", response_model=RankAnswer, summary="Items from elsewhere, in a shopper's order")
@@ -257,7 +266,7 @@ def events(wanted: EventsRequest, live: LiveRelease) -> Response:
     what is sent again is known again. Each event has a status of its own."""
     started = time.perf_counter()
     engine = live.engine
-    taken = take_events(live.events, wanted.events, lambda item_id: engine.view.number(item_id) is not None)
+    taken = live.take_events(wanted.events, engine)
     return _respond(engine, {"events": taken}, started)
 
 
@@ -348,7 +357,7 @@ def _changed(live: Live, change: Callable[[], list[Outcome]], unknown_is_an_erro
     return _respond(engine, {"items": outcomes}, started)
 
 
-def _respond(engine: Engine, body: dict[str, Any], started: float) -> Response:
+def _respond(engine: Engine, body: dict[str, Any], started: float, request_id: str | None = None) -> Response:
     took = round((time.perf_counter() - started) * 1000, 3)
-    head = {"request_id": uuid4().hex, "release": engine.view.release.name, "took_ms": took}
+    head = {"request_id": request_id or uuid4().hex, "release": engine.view.release.name, "took_ms": took}
     return Response(orjson.dumps(head | body), media_type="application/json")

@@ -39,24 +39,31 @@ _COLUMNS = [column for column in _ANSWERS.c if column.name != "sequence"]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """n items as they were shown, the first first; `scorer` is empty where none ranked, `user_id` None for nobody.
+class Display:
+    """n items as they are shown, the first first; `scorer` is empty where none ranked, `policy` says how it was chosen.
 
     Of each item its score [n], how likely it was at its place given those before [n], the scorer's last hidden layer
-    [n, hidden] and its calibrated probability of each head [n, heads]; the latter two are empty without a scorer.
+    [n, hidden] and the probability of each head at its place [n, heads]; the latter two are empty without a scorer.
     """
+
+    items: Sequence[str]
+    scorer: str
+    policy: str
+    scores: Floats
+    propensities: Floats
+    hidden: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    chances: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was shown to whom (None: nobody known) at a moment in epoch seconds, by which release."""
 
     request_id: str
     user_id: str | None
     timestamp: float
     release: str
-    scorer: str
-    policy: str
-    items: Sequence[str]
-    scores: Floats
-    propensities: Floats
-    hidden: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
-    chances: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    display: Display
 
     def impressions(self) -> list[Event]:
         """What was shown, as events."""
@@ -70,7 +77,7 @@ class Answer:
                 request_id=self.request_id,
                 position=place,
             )
-            for place, item_id in enumerate(self.items)
+            for place, item_id in enumerate(self.display.items)
         ]
 
 
@@ -116,30 +123,32 @@ class AnswerStore:
 
 
 def _row(answer: Answer) -> dict[str, Any]:
-    told = {
-        name: getattr(answer, name) for name in ("request_id", "user_id", "timestamp", "release", "scorer", "policy")
-    }
-    return told | {
-        "items": orjson.dumps(list(answer.items)),
-        "scores": answer.scores.astype(np.float32).tobytes(),
-        "propensities": answer.propensities.astype(np.float32).tobytes(),
-        "hidden": answer.hidden.astype(np.float16).tobytes(),
-        "chances": answer.chances.astype(np.float32).tobytes(),
+    shown = answer.display
+    return {
+        "request_id": answer.request_id,
+        "user_id": answer.user_id,
+        "timestamp": answer.timestamp,
+        "release": answer.release,
+        "scorer": shown.scorer,
+        "policy": shown.policy,
+        "items": orjson.dumps(list(shown.items)),
+        "scores": shown.scores.astype(np.float32).tobytes(),
+        "propensities": shown.propensities.astype(np.float32).tobytes(),
+        "hidden": shown.hidden.astype(np.float16).tobytes(),
+        "chances": shown.chances.astype(np.float32).tobytes(),
     }
 
 
 def _answer(*values: Any) -> Answer:
-    told = dict(zip((column.name for column in _COLUMNS), values, strict=True))
-    ids = orjson.loads(told["items"])
-    hidden, chances = (
-        np.frombuffer(told["hidden"], np.float16).astype(np.float32),
-        np.frombuffer(told["chances"], np.float32),
+    request_id, user_id, timestamp, release, scorer, policy, items, *arrays = values
+    ids = orjson.loads(items)
+    scores, propensities, hidden, chances = (
+        np.frombuffer(array, kind).astype(np.float32)
+        for array, kind in zip(arrays, (np.float32, np.float32, np.float16, np.float32), strict=True)
     )
-    return Answer(
-        **{name: told[name] for name in ("request_id", "user_id", "timestamp", "release", "scorer", "policy")},
-        items=ids,
-        scores=np.frombuffer(told["scores"], np.float32),
-        propensities=np.frombuffer(told["propensities"], np.float32),
-        hidden=hidden.reshape(len(ids), -1) if len(hidden) else hidden.reshape(0, 0),
-        chances=chances.reshape(len(ids), -1) if len(chances) else chances.reshape(0, 0),
-    )
+    display = Display(ids, scorer, policy, scores, propensities, *(_by_item(of, len(ids)) for of in (hidden, chances)))
+    return Answer(request_id, user_id, timestamp, release, display)
+
+
+def _by_item(values: Floats, items: int) -> Floats:
+    return values.reshape(items, -1) if len(values) else values.reshape(0, 0)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Column, Float, Index, Integer, Table, Text, func, select
+from sqlalchemy.dialects import sqlite
 
 from embed.behaviour import EVENT_SCHEMA, Event, as_batch
 from serve.learn.database import METADATA, SEQUENCE, Database, database_url
@@ -16,6 +17,7 @@ from serve.settings import Settings
 
 PAGE = 50_000
 MOST_ITEMS = 20_000
+LATE_SECONDS = 2.0
 _EVENTS = Table(
     "events",
     METADATA,
@@ -112,6 +114,22 @@ class EventStore:
                 return
             after = rows[-1][0]
             yield after, as_batch(Event(*columns) for _, *columns in rows)
+
+    @property
+    def late(self) -> float:
+        """By how many seconds a row may come to light after one with a greater number: SQLite has one writer."""
+        return 0.0 if self.database.dialect is sqlite else LATE_SECONDS
+
+    def acts(self, after: int, since: float) -> list[tuple[int, Event]]:
+        """What shoppers did with answers since a moment, in the order it came, with its numbers: those after one."""
+        query = select(_EVENTS.c.sequence, *_COLUMNS).where(
+            _EVENTS.c.sequence > after,
+            _EVENTS.c.request_id.is_not(None),
+            _EVENTS.c.type != "impression",
+            _EVENTS.c.timestamp >= since,
+        )
+        rows = self.database.rows(query.order_by(_EVENTS.c.sequence))
+        return [(sequence, Event(*values)) for sequence, *values in rows]
 
     def close(self) -> None:
         self.database.close()

@@ -49,8 +49,9 @@ def propensities(scores: Floats, order: NDArray[np.int64], temperature: float) -
     logits = _logits(scores, temperature)
     weights = np.exp(logits - logits.max()) if len(logits) else logits
     chosen = weights[order]
-    left = weights.sum() - np.concatenate([[0.0], np.cumsum(chosen)[:-1]]) if len(chosen) else chosen
-    found: Floats = (chosen / np.maximum(left, chosen)).astype(np.float32)
+    # From the end, as what is left is small beside what was taken.
+    left = np.delete(weights, order).sum() + np.cumsum(chosen[::-1])[::-1]
+    found: Floats = (chosen / np.maximum(left, 1e-300)).astype(np.float32)
     return found
 
 

@@ -24,7 +24,7 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 DAY = 86_400.0
 NOISE = 0.05  # variance of an outcome before any is known
-FARTHEST = 200.0  # half-lives after which weights are counted from another moment, long before they overflow
+FARTHEST = 50.0  # half-lives after which weights are counted from another moment, long before they overflow
 
 
 class Weights(NamedTuple):
@@ -56,12 +56,12 @@ class OnlineHead:
 
     def shown(self, hidden: Floats, chances: Floats, time: float) -> None:
         """n items were shown: their hidden layer [n, hidden], and each head's probability at their place [n, heads]."""
-        x = self._inputs(hidden)
+        x, likely = self._inputs(hidden), chances.astype(np.float64)
         with self._lock:
             weight = self._weight(time)
             self._squares += weight * (x.T @ x)
-            self._sums -= weight * (chances.T @ x)
-            self._variance += weight * (chances * (1 - chances)).sum(0)
+            self._sums -= weight * (likely.T @ x)
+            self._variance += weight * (likely * (1 - likely)).sum(0)
             self._rows += weight * len(x)
             self._at = None
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -15,8 +15,11 @@ from embed.images import ImageLimits
 from index.exact import top
 from index.selection import Selection
 from serve.errors import BadRequest, NotFound
+from serve.learn.answer_store import Display
 from serve.rank.explain import Reasons
+from serve.rank.explore import Exploration
 from serve.rank.features import FeatureMaker
+from serve.rank.online import OnlineHead
 from serve.rank.ranker import MOST_SCORED, POOL, Ranked, Ranker
 from serve.rank.rules import Acting, RuleBook, rules_file
 from serve.recommend.recommender import Candidates, Recommender
@@ -63,12 +66,20 @@ class Found(NamedTuple):
 class Engine:
     """Answers questions from one view. Holds no state between questions; safe in several threads."""
 
-    def __init__(self, view: View, encoders: Encoders, settings: Settings, rules: RuleBook | None = None) -> None:
+    def __init__(
+        self,
+        view: View,
+        encoders: Encoders,
+        settings: Settings,
+        rules: RuleBook | None = None,
+        online: OnlineHead | None = None,
+    ) -> None:
         self.view = view
         self._encoders = encoders
         self._limits: ImageLimits = settings.image_limits
         self._settings = settings
         self._rules = RuleBook(rules_file(settings)) if rules is None else rules
+        self._online = online
         self._space_weights = {space: settings.space_weights.get(space, 1.0) for space in view.spaces}
         self._spaces = dict(view.spaces) | ({TOWER: view.tower} if view.tower is not None else {})
 
@@ -115,16 +126,41 @@ class Engine:
         filter_: Mapping[str, Any] | None = None,
         explain: bool = False,
         diversity: float = 0.0,
+        explore: bool | None = None,
+        log: Callable[[Display], None] | None = None,
     ) -> list[Found]:
         """The k items that a shopper will want next, by what was done so far, the latest event last; none is fine.
 
-        Without the items left out; unknown ones among them are no mistake. Always k where k pass the filter.
+        Without the items left out; unknown ones among them are no mistake. Always k where k pass the filter. Without
+        `explore` the settings say how often to. `log` is given what is shown.
         """
         numbers, allowed = self._barred(left_out, filter_)
         shopper = self.shopper(events)
         now = time.time()
-        ranked = self._ranker.recommend(shopper, k, numbers, now, allowed, diversity, self._acting(now))
+        exploration = self._exploration(explore)
+        ranked = self._ranker.recommend(shopper, k, numbers, now, allowed, diversity, self._acting(now), exploration)
+        if log is not None:
+            log(self._display(ranked, exploration))
         return self._answered(ranked, shopper, explain)
+
+    def _exploration(self, wanted: bool | None) -> Exploration | None:
+        random, settings = np.random.default_rng(), self._settings.explore
+        if wanted is False or (wanted is None and random.random() >= settings.share):
+            return None
+        return Exploration(settings.policy, random, settings.temperature, settings.floor)
+
+    def _display(self, ranked: Ranked, exploration: Exploration | None) -> Display:
+        """What an answer shows, for the log."""
+        count, scorer = len(ranked.found.items), self.view.release.behaviour.scorer
+        inside = self._ranker.shown(ranked)
+        return Display(
+            items=[self.view.text(number) for number in ranked.found.items.tolist()],
+            scorer=scorer.fingerprint if scorer is not None and ranked.scores is not None else "",
+            policy="best" if exploration is None or ranked.propensities is None else exploration.policy,
+            scores=ranked.found.total if ranked.scores is None else ranked.scores.total,
+            propensities=np.ones(count, np.float32) if ranked.propensities is None else ranked.propensities,
+            **({} if inside is None else {"hidden": inside[0], "chances": inside[1]}),
+        )
 
     def rank(
         self, events: Sequence[Event], item_ids: Sequence[str], explain: bool = False
@@ -214,6 +250,7 @@ class Engine:
             self._settings.new_share,
             view.spaces,
             self._margins if self._settings.margin_attribute else None,
+            self._online,
         )
 
     def _margins(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -30,6 +30,7 @@ from serve.rank.scorer import HeadFacts, Scorer, ScorerFacts
 from serve.rank.settings import HEADS, ScorerSettings
 from serve.rank.training import ScorerTrainer
 from serve.recommend.blend import Blend
+from serve.settings import OnlineSettings
 
 SEED = 0
 LAYOUT = Layout(("image", "text"))
@@ -42,6 +43,7 @@ COLUMNS = ("price", "trend", "image_mean", "text_mean", "age", "popularity")
 BEFORE = np.array([1.0, 0.6, 0.8, 0.0, 0.0, 0.5])
 AFTER = np.array([-1.0, 0.6, -0.8, 0.8, 0.5, 0.5])
 VALUES = {"click": 1.0}
+PRIOR, HALF_LIFE_DAYS = OnlineSettings().prior, 1.0
 
 
 def main() -> None:
@@ -153,8 +155,6 @@ def visit(scorer: Scorer, random: np.random.Generator) -> dict[str, np.ndarray]:
                     own.came(hidden[place], "click", now)
     return rewards
 
-
-PRIOR, HALF_LIFE_DAYS = 100.0, 1.0
 
 if __name__ == "__main__":
     main()

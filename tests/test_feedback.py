@@ -1,0 +1,328 @@
+"""Feedback: what was shown is logged before what came of it counts, and every process learns the same from it."""
+
+import itertools
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from test_http import Service, good, served, until
+
+from embed.behaviour import Event
+from serve.errors import Broken
+from serve.learn.answer_log import AnswerLog
+from serve.learn.answer_store import Answer, AnswerStore, Display
+from serve.learn.event_store import EventStore, open_event_store
+from serve.learn.feedback import Feedback
+from serve.rank.explore import Exploration, propensities, taking_part
+from serve.rank.online import DAY, OnlineHead
+from serve.release import open_current
+from serve.settings import Settings
+
+NOW = 1767225600.0
+HEADS = ["click", "purchase"]
+
+
+def display(seed: int, scorer: str = "s", items: int = 3) -> Display:
+    random = np.random.default_rng(seed)
+    return Display(
+        [f"i{number}" for number in range(items)],
+        scorer,
+        "best",
+        random.random(items).astype(np.float32),
+        np.ones(items, np.float32),
+        random.normal(size=(items, 4)).astype(np.float16).astype(np.float32),
+        random.random((items, 2)).astype(np.float32) / 4,
+    )
+
+
+def answer(number: int, user: str | None = "u", at: float = 0.0, **changed: Any) -> Answer:
+    return Answer(f"r{number}", user, NOW + at, "release", replace(display(number), **changed))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.floats(0, 20), st.lists(st.booleans(), max_size=3)), max_size=12),
+    st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_head_is_the_ridge_regression_of_all_outcomes_in_any_order(
+    shown: list[tuple[int, float, list[bool]]], data: st.DataObject
+) -> None:
+    prior, half_life, now = 7.0, 3.0, NOW + 20 * DAY
+    scale = np.array([0.5, 1, 2, 1], np.float32)
+    lists = [display(seed) for seed, _, _ in shown]
+    acts: list[tuple[str, int, int]] = [("shown", place, 0) for place in range(len(shown))]
+    acts += [("came", place, row) for place, (_, _, came) in enumerate(shown) for row, did in enumerate(came) if did]
+    head = OnlineHead(HEADS, scale, prior, half_life, NOW)
+    for what, place, row in data.draw(st.permutations(acts)):
+        time_ = NOW + DAY * shown[place][1]
+        if what == "shown":
+            head.shown(lists[place].hidden, lists[place].chances, time_)
+        else:
+            head.came(lists[place].hidden[row], "click", time_)
+    precision, right = prior * np.eye(5), np.zeros((2, 5))
+    for of, (_, days, came) in zip(lists, shown, strict=True):
+        weight = 0.5 ** ((20 - days) / half_life)
+        x = np.concatenate([of.hidden / scale, np.ones((3, 1))], 1)
+        y = np.zeros((3, 2))
+        y[: len(came), 0] = came
+        precision += weight * x.T @ x
+        right += weight * (y - of.chances).T @ x
+    expected = np.linalg.solve(precision, right.T).T
+    assert_allclose(head.weights(now).mean, expected, rtol=1e-6, atol=1e-9)
+    x = display(9).hidden
+    assert_allclose(
+        head.correction(x, now), np.concatenate([x / scale, np.ones((3, 1))], 1) @ expected.T, rtol=1e-4, atol=1e-6
+    )
+    random = np.random.default_rng(0)
+    draws = np.stack([head.correction(x, now, random) for _ in range(4000)])
+    covariance = np.linalg.inv(precision)
+    inputs = np.concatenate([x / scale, np.ones((3, 1))], 1)
+    spread = np.sqrt(np.einsum("nd,de,ne->n", inputs, covariance, inputs))[:, None] * head.weights(now).noise
+    assert_allclose(draws.std(0), spread, rtol=0.08)
+
+
+def test_years_of_feedback_do_not_overflow() -> None:
+    head = OnlineHead(HEADS, np.ones(4, np.float32), 5.0, 1.0, NOW)
+    for day in range(0, 4000, 50):
+        head.shown(display(day).hidden, display(day).chances, NOW + day * DAY)
+        head.came(display(day).hidden[0], "click", NOW + day * DAY)
+    assert np.isfinite(head.weights(NOW + 4000 * DAY).mean).all()
+
+
+@given(st.lists(st.floats(0.01, 5), min_size=1, max_size=5), st.integers(1, 5), st.floats(0.1, 3))
+@settings(max_examples=50, deadline=None)
+def test_a_drawn_list_comes_as_often_as_its_propensities_say(scores: list[float], k: int, temperature: float) -> None:
+    found = np.sort(np.array(scores, np.float32))[::-1]
+    k = min(k, len(found))
+    orders = [np.array(order) for order in itertools.permutations(range(len(found)), k)]
+    likely = np.array([propensities(found, order, temperature).prod() for order in orders], np.float64)
+    assert likely.sum() == pytest.approx(1, abs=1e-4)
+    exploration = Exploration("plackett_luce", np.random.default_rng(0), temperature, 0.0)
+    draws = [exploration.order(found, k) for _ in range(600)]
+    for order, of in draws[:20]:
+        assert_allclose(of, propensities(found, order, temperature), rtol=1e-5)
+    best = int(likely.argmax())
+    share = np.mean([np.array_equal(order, orders[best]) for order, _ in draws])
+    error = np.sqrt(likely[best] * max(0.0, 1 - likely[best]) / 600)
+    assert share == pytest.approx(likely[best], abs=float(5 * error + 1e-3))
+
+
+def test_only_what_is_nearly_as_good_takes_part() -> None:
+    scores = np.array([9, 8, 5, 4.1, 3.9, 1], np.float32)
+    assert taking_part(scores, 3, 0.8) == 4
+    assert taking_part(scores, 10, 0.8) == 6
+    assert taking_part(np.ones(100, np.float32), 3, 0.8) == 15
+
+
+def test_answers_come_back_as_they_were(url: str) -> None:
+    events = EventStore(url)
+    store = AnswerStore(events.database)
+    nothing = Display([], "", "best", np.empty(0, np.float32), np.empty(0, np.float32))
+    given_ = [answer(1), answer(2, None, 5.0), replace(answer(3), display=nothing)]
+    store.add(given_)
+    store.add([answer(1, "somebody else")])
+    back = [one for lot in store.batches(page=2) for _, one in lot]
+    assert [one.request_id for one in back] == ["r1", "r2", "r3"]
+    for one, other in zip(back, given_, strict=True):
+        assert (one.user_id, one.timestamp, one.display.items) == (other.user_id, other.timestamp, other.display.items)
+        for name in ("scores", "propensities", "hidden", "chances"):
+            assert_allclose(getattr(one.display, name), getattr(other.display, name))
+    assert set(store.of(["r2", "r9"])) == {"r2"}
+    assert [one.request_id for lot in store.batches(since=NOW + 1) for _, one in lot] == ["r2"]
+    shown = next(store.impressions()).to_pylist()
+    assert [(row["item_id"], row["position"], row["type"]) for row in shown[:2]] == [
+        ("i0", 0, "impression"),
+        ("i1", 1, "impression"),
+    ]
+    events.close()
+
+
+def test_the_log_never_waits_and_counts_what_it_drops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = EventStore(f"sqlite:///{tmp_path / 'e.db'}")
+    store, may_write = AnswerStore(events.database), threading.Event()
+    monkeypatch.setattr("serve.learn.answer_log.MOST_WAITING", 5)
+    write = store.add
+
+    def add(answers: Any) -> None:
+        may_write.wait(10)
+        if any(one.request_id == "r3" for one in answers):
+            raise Broken("no disk", "events")
+        write(answers)
+
+    monkeypatch.setattr(store, "add", add)
+    log = AnswerLog(store)
+    for number in range(30):
+        log.put(answer(number))
+    assert log.dropped >= 20
+    may_write.set()
+    log.settle("r0")
+    log.settle("never asked")
+    log.close()
+    assert log.dropped + sum(len(lot) for lot in store.batches()) == 30
+    events.close()
+
+
+def click(number: int, item: str = "i0", user: str = "u", **changed: Any) -> Event:
+    plain = Event(f"c{number}-{item}-{user}", user, item, "click", NOW + 60, request_id=f"r{number}")
+    return replace(plain, **changed)
+
+
+class _Scorer:
+    fingerprint = "s"
+
+    class facts:  # noqa: N801
+        hidden_scale = (1.0, 1.0, 1.0, 1.0)
+        heads = dict.fromkeys(HEADS)
+
+
+@pytest.fixture
+def learning(url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("time.time", lambda: NOW + 3600)
+    events = EventStore(url)
+    yield events, AnswerStore(events.database), lambda: Feedback(events, AnswerStore(events.database), Settings())
+    events.close()
+
+
+def mean_of(feedback: Feedback) -> np.ndarray:
+    head = feedback.head_of(_Scorer())  # type: ignore[arg-type]
+    assert head is not None
+    return head.weights(NOW + 3600).mean
+
+
+def test_two_processes_learn_the_same_however_they_read(learning: Any) -> None:
+    events, answers, make = learning
+    early, late = make(), make()
+    early.head_of(_Scorer())
+    for number in range(12):
+        answers.add([answer(number, f"u{number % 3}")])
+        if number % 2:
+            events.add([click(number, user=f"u{number % 3}"), click(number, "i2", f"u{number % 3}", type="purchase")])
+        early.catch_up()
+        early.catch_up()
+    late.head_of(_Scorer())
+    late.catch_up()
+    assert_allclose(mean_of(early), mean_of(late), rtol=1e-9)
+    assert early.learned == late.learned == 6 * 3  # a purchase is a click too
+    assert np.abs(mean_of(late)).max() > 1e-3
+
+
+def test_only_what_a_shopper_did_with_an_answer_counts_and_counts_once(learning: Any) -> None:
+    events, answers, make = learning
+    answers.add([answer(1), answer(2, None), answer(3, scorer="another"), answer(4)])
+    plain = make()
+    plain.head_of(_Scorer())
+    plain.catch_up()
+    before = mean_of(plain)
+    events.add(
+        [
+            click(1, "not shown"),
+            click(1, user="somebody else"),
+            click(2),
+            click(3),
+            click(99),
+            click(4, timestamp=NOW - 60),
+            click(4, "i1", timestamp=NOW + 2 * DAY),
+            click(4, "i2", type="rating", value=1.0),
+        ]
+    )
+    plain.catch_up()
+    assert_allclose(mean_of(plain), before)
+    events.add([click(1), click(1, event_id="again"), click(1, event_id="and again", timestamp=NOW + 61)])
+    plain.catch_up()
+    assert plain.learned == 1
+
+
+def test_one_shopper_and_any_number_of_clicks_do_little(learning: Any) -> None:
+    events, answers, make = learning
+    answers.add([answer(number, "flood", at=number) for number in range(400)])
+    answers.add([answer(1000 + number, f"u{number}") for number in range(50)])
+    events.add([click(number, user="flood", timestamp=NOW + number + 1) for number in range(400)])
+    feedback = make()
+    feedback.head_of(_Scorer())
+    feedback.catch_up()
+    assert feedback.learned == Settings().online.most_a_day
+
+
+def some_answer(service: Service, user: str, **more: Any) -> dict[str, Any]:
+    found: dict[str, Any] = good(service.client.post("/v1/recommend", json={"user_id": user, "k": 8, **more}))
+    return found
+
+
+def test_clicks_on_answers_change_what_every_worker_shows(copied: Settings) -> None:
+    with served(copied) as one, served(copied) as other:
+        before = {item["item_id"]: item for item in some_answer(one, "judge", k=72)["items"]}
+        wanted = list(before)[-1]
+        scorer = open_current(copied.store).behaviour.scorer
+        assert scorer is not None
+        for number in range(40):
+            user = f"fan{number}"
+            found = some_answer(one, user, k=72)
+            ids = [item["item_id"] for item in found["items"]]
+            act = {"user_id": user, "item_id": wanted, "type": "purchase", "request_id": found["request_id"]}
+            sent = good(one.client.post("/v1/events", json={"events": [act | {"event_id": user}]}))
+            assert sent["events"][0]["status"] == "stored"
+            assert wanted in ids
+        apps = [service.app.state.live for service in (one, other)]
+        heads = [len(scorer.facts.heads) and live.feedback for live in apps]
+        until(lambda: all(feedback.learned == 40 * len(_of_purchase(scorer)) for feedback in heads))
+        now = time.time()
+        means = [live.feedback.head_of(scorer).weights(now).mean for live in apps]
+        assert_allclose(means[0], means[1], rtol=1e-6, atol=1e-12)
+        after = [
+            {item["item_id"]: item for item in some_answer(service, "judge", k=72, explain=True)["items"]}
+            for service in (one, other)
+        ]
+        assert after[0][wanted]["score"] > before[wanted]["score"]
+        assert after[0][wanted]["score"] == pytest.approx(after[1][wanted]["score"], abs=1e-3)
+        for item in after[0].values():
+            of = item["reasons"]
+            assert "feedback" in of["parts"]
+            total = of["base"] + sum(of["parts"].values()) + sum(event["value"] for event in of["history"])
+            assert total == pytest.approx(item["score"], abs=2e-3)
+
+
+def _of_purchase(scorer: Any) -> list[str]:
+    return [head for head in scorer.facts.heads if head in ("click", "cart", "purchase")]
+
+
+def test_an_answer_is_on_disk_before_a_click_on_it_is_acknowledged(copied: Settings) -> None:
+    answers = AnswerStore(open_event_store(copied).database)
+    with served(copied) as service:
+        for number in range(5):
+            found = some_answer(service, f"quick{number}")
+            item = found["items"][0]["item_id"]
+            act = {"user_id": f"quick{number}", "item_id": item, "type": "click", "request_id": found["request_id"]}
+            good(service.client.post("/v1/events", json={"events": [act]}))
+            logged = answers.of([found["request_id"]])[found["request_id"]]
+            assert list(logged.display.items) == [one["item_id"] for one in found["items"]]
+            assert logged.display.propensities.tolist() == [1] * 8
+            assert (logged.user_id, logged.release) == (f"quick{number}", found["release"])
+            assert logged.display.hidden.shape[0] == logged.display.chances.shape[0] == 8
+
+
+def test_exploring_shows_other_items_and_logs_how_likely_they_were(copied: Settings) -> None:
+    answers = AnswerStore(open_event_store(copied).database)
+    with served(copied) as service:
+        drawn = [some_answer(service, "curious", explore=True) for _ in range(12)]
+        lists = {tuple(item["item_id"] for item in found["items"]) for found in drawn}
+        assert len(lists) > 3
+        service.app.state.live._answers.settle(drawn[-1]["request_id"])
+        logged = answers.of([found["request_id"] for found in drawn])
+    for one in logged.values():
+        assert one.display.policy == "plackett_luce"
+        assert ((one.display.propensities > 0) & (one.display.propensities <= 1)).all()
+    thompson = copied.model_copy(
+        update={"explore": copied.explore.model_copy(update={"policy": "thompson", "share": 1.0})}
+    )
+    with served(thompson) as service:
+        lists = {tuple(item["item_id"] for item in some_answer(service, "curious")["items"]) for _ in range(12)}
+        assert len(lists) > 1
+        best = [some_answer(service, "curious", explore=False)["items"] for _ in range(4)]
+        assert best == [best[0]] * 4
