@@ -24,6 +24,7 @@ LEAST_TRAINED = 1 << 14
 COARSE_WIDTH = 8
 SPANNED = 20_000  # rows that the axes of a projection are found with
 LEAST_PROPOSED = 10  # what `refine` was measured with: the best of one may be a few places down
+FEW_IN_GRAPH = 4096  # allowed rows below which a graph is not asked
 SMALL = 1e-9
 
 
@@ -110,7 +111,10 @@ class FaissIndex(ExactIndex):
         # Efforts are measured with k = 10. For more, codes need no more room a row than without a filter.
         room = max(effort.refine * LEAST_PROPOSED, self.efforts[0].refine * k)
         wanted = round(room * self._rows_an_item)
-        if wanted >= rows or (seen is not None and rows < effort.exact_rows):
+        # A graph leads to what is near the query; where all that is allowed is far, it may be lost. A few are looked
+        # through one by one, whatever took longer when it was measured.
+        few = max(effort.exact_rows, FEW_IN_GRAPH if self._is_graph else 0)
+        if wanted >= rows or (seen is not None and rows < few):
             return super().search(queries, k, allowed)
         one = self._buffers(wanted)
         if len(queries) == 1:

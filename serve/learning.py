@@ -9,6 +9,7 @@ from serve.errors import BadRequest
 from serve.evaluation.evaluate import Evaluation
 from serve.evaluation.evaluate import evaluate as run_evaluation
 from serve.learn.event_store import open_event_store
+from serve.learn.rights import forget_again
 from serve.learn.scorer_job import ScorerReport
 from serve.learn.scorer_job import train_scorer as run_scorer_job
 from serve.learn.towers_job import TrainingReport, check_enough, material_of, train_towers
@@ -21,12 +22,14 @@ from serve.settings import Settings
 
 def train(settings: Settings, progress: Progress | None = None) -> TrainingReport:
     """Train towers and blend on the events of the store, with the items of its current release."""
+    forget_again(settings)
     with one_job_at_a_time(settings.store):
         return train_towers(settings, *released(settings, progress), progress)
 
 
 def train_scorer(settings: Settings, progress: Progress | None = None) -> ScorerReport:
     """Train the scorer on the events since the towers' validation began."""
+    forget_again(settings)
     with one_job_at_a_time(settings.store):
         return run_scorer_job(settings, *released(settings, progress), progress)
 

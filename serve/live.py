@@ -29,6 +29,7 @@ from serve.learn.answer_store import Answer, AnswerStore, Display
 from serve.learn.event_store import EventStore, open_event_store
 from serve.learn.feedback import Feedback
 from serve.learn.known import Known, Taken, known_of, take_events
+from serve.learn.rights import Erased, Rights, forget_again
 from serve.rank.online import OnlineHead
 from serve.rank.rules import RuleBook, rules_file
 from serve.release import Release, current_name, make_current, open_current, release_folder
@@ -182,6 +183,16 @@ class Live:
         return open_event_store(self._settings)
 
     @cached_property
+    def rights(self) -> Rights:
+        """Preferences and erasure of shoppers."""
+        return Rights(self.events.database, self._settings.store)
+
+    def erase(self, user_id: str) -> Erased:
+        """Forget a user; answers that are on their way to the log are waited for."""
+        self._answers.settle_all()
+        return self.rights.erase(user_id)
+
+    @cached_property
     def feedback(self) -> Feedback:
         """What was learned of the scorer since it was trained."""
         return Feedback(self.events, AnswerStore(self.events.database), self._settings)
@@ -214,7 +225,11 @@ class Live:
         if user_id is None and not history:
             return None
         known = self.known(user_id, history)
-        return Taste(known.events, self._settings.personal if personal is None else personal, explain)
+        strength = self._settings.personal if personal is None else personal
+        return Taste(known.events, strength, explain, known.blocked, self._blocked_items(user_id))
+
+    def _blocked_items(self, user_id: str | None) -> Sequence[str]:
+        return () if user_id is None else self.rights.preferences(user_id).blocked_items
 
     def known(self, user_id: str | None, history: Sequence[Mapping[str, Any]] = ()) -> Known:
         """What to go by for a shopper, as of this moment."""
@@ -226,6 +241,10 @@ class Live:
 
     def start(self) -> None:
         """Load the current release if there is one, and follow it from now on."""
+        try:
+            forget_again(self._settings)
+        except EXPECTED as error:
+            log.error("erasures could not be looked through: %s", complaint(error).message)
         self.refresh()
         for thread in self._followers:
             thread.start()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from serve.doctor import Finding
     from serve.evaluation.evaluate import Evaluation
     from serve.learn.import_events import ImportReport
+    from serve.learn.rights import Erased
     from serve.learn.scorer_job import ScorerReport
     from serve.learn.towers_job import TrainingReport
     from serve.learn.tuning import TuningReport
@@ -191,6 +192,11 @@ def training_report(report: "TrainingReport") -> RenderableType:
     ]
     done = Text.assemble((f"towers {report.fingerprint}", "bold green"), f"  ({report.seconds:.0f} s)")
     return Group(Text("\n".join(lines)), done)
+
+
+def removed(of: "Erased") -> RenderableType:
+    """What an erasure removed."""
+    return Text(f"removed {of.events:,} events, {of.answers:,} answers and {of.preferences} preferences")
 
 
 def scorer_report(report: "ScorerReport") -> RenderableType:

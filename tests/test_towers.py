@@ -165,11 +165,11 @@ def kill_again_and_again(folder: Path) -> None:
         told, tell = os.pipe()
         child = os.fork()
         if child == 0:
-            fit(trainer(epochs=2 * KILLS), held, folder, told=lambda *_: os.write(tell, b"."))  # noqa: B023
+            fit(trainer(epochs=3 * KILLS), held, folder, told=lambda *_: os.write(tell, b"."))  # noqa: B023
             os._exit(1)  # nobody killed it
         os.close(tell)
         os.read(told, 1)
-        time.sleep(0.01 * kill)
+        time.sleep(0.002 * kill)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status), "training ended before it was killed"
@@ -179,12 +179,12 @@ def kill_again_and_again(folder: Path) -> None:
 def test_kills_change_nothing_of_what_is_learned(tmp_path: Path) -> None:
     """Each run is killed at another moment; the next goes on from the last checkpoint."""
     held = leave_one_out(sequences([12] * 80)).validation
-    straight = trainer(epochs=2 * KILLS)
+    straight = trainer(epochs=3 * KILLS)
     expected = fit(straight, held, tmp_path / "straight")
     folder = tmp_path / "killed"
     subprocess.run([sys.executable, __file__, folder], check=True, timeout=300)
     assert (folder / "checkpoint.safetensors").exists()
-    resumed = trainer(epochs=2 * KILLS)
+    resumed = trainer(epochs=3 * KILLS)
     state = fit(resumed, held, folder)
     assert state == expected
     for (name, one), other in zip(

@@ -28,6 +28,24 @@ def events(
     print_result(json, report, show.events_report)
 
 
+@app.command()
+def forget(
+    user: Annotated[str, typer.Argument(help="whose events, answers and preferences are removed")],
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Forget a shopper: nothing is left on disk, and what is trained next does not have them."""
+    from serve.learn.database import Database, database_url
+    from serve.learn.rights import Rights, forget_again
+
+    settings = load_settings(store=store)
+    forget_again(settings)
+    database = Database(database_url(settings))
+    removed = Rights(database, settings.store).erase(user)
+    database.close()
+    print_result(json, removed, show.removed)
+
+
 @train_app.command("towers")
 def train_towers_command(store: Store = None, json: Json = False) -> None:
     """Train the two towers and the blend of all sources on the store's events; then build. Goes on after a kill."""

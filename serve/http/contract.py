@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, EncodedBytes, EncoderProtocol, Field, Json
 from pydantic_core import PydanticCustomError
 
+from serve.learn.rights import Preferences
+
 MAX_K = 1000
 MAX_IDS = 100
 MAX_EXCLUDED = 20_000
@@ -262,6 +264,35 @@ class UserAnswer(BaseModel):
     known: bool
     events: int
     history: list[dict[str, Any]]
+    preferences: Preferences
+
+
+class PreferencesAnswer(BaseModel):
+    """What a user wants of answers, as it is kept now."""
+
+    request_id: str
+    release: str
+    took_ms: float
+    user_id: str
+    preferences: Preferences
+
+
+class RemovedRows(BaseModel):
+    """How many rows of each kind were removed."""
+
+    events: int
+    answers: int
+    preferences: int
+
+
+class ErasedAnswer(BaseModel):
+    """What was removed of a user; nothing is left."""
+
+    request_id: str
+    release: str
+    took_ms: float
+    user_id: str
+    removed: RemovedRows
 
 
 class ItemsRequest(Strict):

@@ -23,6 +23,7 @@ from serve.http.contract import (
     CandidatesAnswer,
     CandidatesRequest,
     ChangesAnswer,
+    ErasedAnswer,
     EventsAnswer,
     EventsRequest,
     ForShopper,
@@ -31,6 +32,7 @@ from serve.http.contract import (
     ItemsRequest,
     NeighboursQuery,
     PatchesRequest,
+    PreferencesAnswer,
     RankAnswer,
     RankRequest,
     RecommendRequest,
@@ -39,6 +41,7 @@ from serve.http.contract import (
     SimilarRequest,
     UserAnswer,
 )
+from serve.learn.rights import Preferences
 from serve.live import Live, Outcome
 from serve.release import list_manifests
 from serve.retrieve.engine import Engine, Taste
@@ -236,7 +239,8 @@ def recommend(wanted: RecommendRequest, live: LiveRelease) -> Response:
         wanted.filter,
         wanted.explain,
         wanted.diversity,
-        wanted.explore,
+        wanted.explore if known.explore else False,
+        known.blocked,
         live.log(request_id, wanted.user_id, engine),
     )
     return _respond(engine, answer(engine.view, found, wanted.fields), started, request_id)
@@ -256,7 +260,8 @@ def candidates(wanted: CandidatesRequest, live: LiveRelease) -> Response:
     """Up to thousands, with their score in each source and who proposed them."""
     started = time.perf_counter()
     engine, known = live.engine, live.known(wanted.user_id, [event.model_dump() for event in wanted.history])
-    found = engine.candidates(known.events, wanted.k, [*known.left_out, *wanted.exclude], wanted.filter)
+    left_out = [*known.left_out, *wanted.exclude]
+    found = engine.candidates(known.events, wanted.k, left_out, wanted.filter, known.blocked)
     return _respond(engine, {"items": answer_candidates(engine.view, found)}, started)
 
 
@@ -279,8 +284,24 @@ def user(user_id: UserIdInPath, live: LiveRelease) -> Response:
         {name: value for name, value in asdict(event).items() if value is not None and name != "user_id"}
         for event in reversed(live.events.recent(user_id, MAX_HISTORY))
     ]
-    body = {"user_id": user_id, "known": count > 0, "events": count, "history": history}
+    preferences = live.rights.preferences(user_id).model_dump()
+    body = {"user_id": user_id, "known": count > 0, "events": count, "history": history, "preferences": preferences}
     return _respond(live.engine, body, started)
+
+
+@router.put("/v1/users/{user_id}/preferences", response_model=PreferencesAnswer, summary="What a user wants of answers")
+def prefer(user_id: UserIdInPath, wanted: Preferences, live: LiveRelease) -> Response:
+    """Replaces what was set before; every answer of every process keeps to it from now on."""
+    started = time.perf_counter()
+    live.rights.prefer(user_id, wanted)
+    return _respond(live.engine, {"user_id": user_id, "preferences": wanted.model_dump()}, started)
+
+
+@router.delete("/v1/users/{user_id}", response_model=ErasedAnswer, summary="Forget a user")
+def erase(user_id: UserIdInPath, live: LiveRelease) -> Response:
+    """Removes events, answers and preferences, on disk when this answers; what is trained next does not have them."""
+    started = time.perf_counter()
+    return _respond(live.engine, {"user_id": user_id, "removed": live.erase(user_id)}, started)
 
 
 @router.get("/v1/releases", response_model=ReleasesAnswer, summary="Releases on disk and which one answers")

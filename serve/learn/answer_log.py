@@ -43,6 +43,13 @@ class AnswerLog:
         if written is not None:
             written.wait(PATIENCE_SECONDS)
 
+    def settle_all(self) -> None:
+        """Wait for all answers that are on their way."""
+        with self._lock:
+            waiting = list(self._pending.values())
+        for written in waiting:
+            written.wait(PATIENCE_SECONDS)
+
     def close(self) -> None:
         """Write what waits, and end."""
         self._waiting.put(None)

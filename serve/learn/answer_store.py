@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from sqlalchemy import Column, Float, Index, LargeBinary, Table, Text, func, select
+from sqlalchemy import Column, Connection, Float, Index, LargeBinary, Table, Text, func, select
 
 from embed.behaviour import Event, as_batch
 from serve.learn.database import METADATA, SEQUENCE, Database
@@ -115,6 +115,13 @@ class AnswerStore:
         """The answers of some requests, those that are here."""
         rows = self._database.rows(select(*_COLUMNS).where(_ANSWERS.c.request_id.in_(request_ids)))
         return {answer.request_id: answer for answer in (_answer(*row) for row in rows)}
+
+    def erase(self, connection: Connection, user_id: str, until: float | None = None) -> int:
+        """Remove the answers to a user, or those up to a moment, within a transaction; how many they were."""
+        statement = _ANSWERS.delete().where(_ANSWERS.c.user_id == user_id)
+        if until is not None:
+            statement = statement.where(_ANSWERS.c.timestamp <= until)
+        return connection.execute(statement).rowcount
 
     def impressions(self, since: float = 0.0) -> Iterator[Any]:
         """What was shown since a moment, as pyarrow.RecordBatches of EVENT_SCHEMA."""

@@ -1,5 +1,6 @@
 """The database of what shoppers did and were shown: SQLite in the store, or PostgreSQL by URL for several machines."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -53,6 +54,23 @@ class Database:
         try:
             with self._engine.connect() as connection:
                 return connection.execute(query).all()
+        except SQLAlchemyError as error:
+            raise self._broken(error) from error
+
+    def wipe(self) -> None:
+        """Leave nothing of what was deleted on disk, neither in free pages nor in the log of writes.
+
+        In SQLite. PostgreSQL frees the space at once; when its bytes are overwritten is its own affair.
+        """
+        if self.dialect is postgresql:
+            return
+        try:
+            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql("VACUUM")
+                for _ in range(50):  # readers that began before hold the log of writes for a moment
+                    if not connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]:
+                        return
+                    time.sleep(0.1)
         except SQLAlchemyError as error:
             raise self._broken(error) from error
 

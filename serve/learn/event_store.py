@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Column, Float, Index, Integer, Table, Text, func, select
+from sqlalchemy import Column, Connection, Float, Index, Integer, Table, Text, func, select
 from sqlalchemy.dialects import sqlite
 
 from embed.behaviour import EVENT_SCHEMA, Event, as_batch
@@ -43,6 +43,13 @@ class EventStore:
     def __init__(self, url: str) -> None:
         """Open the log at a database URL, like `sqlite:///path` or `postgresql+psycopg://...`, and make its tables."""
         self.database = Database(url)
+
+    @classmethod
+    def of(cls, database: Database) -> "EventStore":
+        """The log in a database that is open already."""
+        store = cls.__new__(cls)
+        store.database = database
+        return store
 
     def add(self, events: Sequence[Event]) -> list[bool]:
         """Keep events, on disk when this returns; whether each is new. The first of an `event_id` is kept, for good."""
@@ -114,6 +121,13 @@ class EventStore:
                 return
             after = rows[-1][0]
             yield after, as_batch(Event(*columns) for _, *columns in rows)
+
+    def erase(self, connection: Connection, user_id: str, until: float | None = None) -> int:
+        """Remove the events of a user, or those up to a moment, within a transaction; how many they were."""
+        statement = _EVENTS.delete().where(_EVENTS.c.user_id == user_id)
+        if until is not None:
+            statement = statement.where(_EVENTS.c.timestamp <= until)
+        return connection.execute(statement).rowcount
 
     @property
     def late(self) -> float:

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from embed.behaviour import EVENT_TYPES, Event, clean_event
 from embed.records import Reject
 from serve.errors import BadRequest, writable
 from serve.learn.event_store import EventStore
+from serve.learn.rights import Preferences, Rights
 from serve.settings import Settings
 
 MOST_RECENT = 200  # events of a shopper that an answer goes by
@@ -18,16 +19,24 @@ TYPES = {"seen": SEEN, "cart": ("cart",), "purchase": ("purchase",)}
 
 @dataclass(frozen=True)
 class Known:
-    """A shopper's events, the latest last, and the items that are not to be recommended again."""
+    """A shopper's events, the latest last, and the items that are not to be recommended again.
+
+    `blocked` is a filter of what the shopper never wants to see, `explore` whether answers may try things.
+    """
 
     events: Sequence[Event] = ()
     left_out: Sequence[str] = ()
+    blocked: Mapping[str, Any] = field(default_factory=dict)
+    explore: bool = True
 
 
 def known_of(
     store: EventStore, settings: Settings, user_id: str | None, history: Sequence[Mapping[str, Any]] = ()
 ) -> Known:
     """What to go by for a shopper; raises BadRequest for a history that holds what is no event."""
+    wanted = Preferences() if user_id is None else Rights(store.database, settings.store).preferences(user_id)
+    if not wanted.personal:
+        return Known((), wanted.blocked_items, wanted.blocked, wanted.explore)
     types = sorted({type_ for name in settings.leave_out for type_ in TYPES[name]})
     events = [] if user_id is None else store.recent(user_id, MOST_RECENT, impressions=False)
     if len(events) < MOST_RECENT:  # these are all there are
@@ -44,7 +53,7 @@ def known_of(
         events.append(event)
         if event.type in types:
             left_out.append(event.item_id)
-    return Known(events[-MOST_RECENT:], left_out)
+    return Known(events[-MOST_RECENT:], [*left_out, *wanted.blocked_items], wanted.blocked, wanted.explore)
 
 
 @dataclass(frozen=True)

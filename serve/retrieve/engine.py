@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -40,12 +40,14 @@ class Taste:
     """For whom a search is: what the shopper did, the latest last, and how much it counts that an item suits.
 
     `personal` is in standard deviations for each one of relevance (see Ranker.mixed); with `explain` each item comes
-    with reasons.
+    with reasons. What passes the filter `blocked`, or is `left_out`, never comes out.
     """
 
     events: Sequence[Event]
     personal: float
     explain: bool = False
+    blocked: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Sequence[str] = ()
 
 
 class Found(NamedTuple):
@@ -127,14 +129,16 @@ class Engine:
         explain: bool = False,
         diversity: float = 0.0,
         explore: bool | None = None,
+        blocked: Mapping[str, Any] | None = None,
         log: Callable[[Display], None] | None = None,
     ) -> list[Found]:
         """The k items that a shopper will want next, by what was done so far, the latest event last; none is fine.
 
         Without the items left out; unknown ones among them are no mistake. Always k where k pass the filter. Without
-        `explore` the settings say how often to. `log` is given what is shown.
+        `explore` the settings say how often to. What passes the filter `blocked` never comes out. `log` is given what
+        is shown.
         """
-        numbers, allowed = self._barred(left_out, filter_)
+        numbers, allowed = self._barred(left_out, filter_, blocked)
         shopper = self.shopper(events)
         now = time.time()
         exploration = self._exploration(explore)
@@ -178,9 +182,10 @@ class Engine:
         k: int,
         left_out: Sequence[str] = (),
         filter_: Mapping[str, Any] | None = None,
+        blocked: Mapping[str, Any] | None = None,
     ) -> Candidates:
         """The k best by the blend of all sources, under the items' numbers, and with who proposed what."""
-        numbers, allowed = self._barred(left_out, filter_)
+        numbers, allowed = self._barred(left_out, filter_, blocked)
         return self._recommender.recommend(self.shopper(events), k, numbers, allowed)
 
     def _answered(self, ranked: Ranked, shopper: Shopper, explain: bool) -> list[Found]:
@@ -197,7 +202,7 @@ class Engine:
         return self.view.item(self.number(item_id)).title or item_id
 
     def _barred(
-        self, left_out: Sequence[str], filter_: Mapping[str, Any] | None
+        self, left_out: Sequence[str], filter_: Mapping[str, Any] | None, blocked: Mapping[str, Any] | None
     ) -> tuple[NDArray[np.int64], Selection | None]:
         """What must not be recommended, and what may be where not everything else may."""
         conditions = dict(filter_ or {})
@@ -207,7 +212,12 @@ class Engine:
         allowed = None if wanted is None else self.view.selection(wanted)
         if allowed is not None and allowed.count == self.view.items - len(self.view.gone):
             allowed = None  # everything there is: searching needs no filter
-        return np.unique(np.array(self._known(left_out), np.int64)), allowed
+        return np.union1d(np.array(self._known(left_out), np.int64), self._blocked(blocked)), allowed
+
+    def _blocked(self, blocked: Mapping[str, Any] | None) -> NDArray[np.int64]:
+        """The items that a filter names, in rising order."""
+        named = compile_filter(blocked) if blocked else None
+        return np.empty(0, np.int64) if named is None else np.flatnonzero(self.view.selection(named).mask)
 
     def shopper(self, events: Sequence[Event]) -> Shopper:
         """What the events say of a shopper, under the items' numbers."""
@@ -285,6 +295,8 @@ class Engine:
         taste: Taste | None,
     ) -> list[Found]:
         """What `_find` finds, where there is a taste in an order that suits it too."""
+        if taste is not None:
+            left_out = [*left_out, *self._known(taste.left_out), *self._blocked(taste.blocked).tolist()]
         if taste is None or self.view.release.behaviour.scorer is None:
             return self._find(vectors, k, left_out, filter_)
         relevant = self._find(vectors, max(k, min(MOST_SCORED, max(DEPTH, POOL * k))), left_out, filter_)

@@ -1,0 +1,138 @@
+"""The shopper's rights: preferences that every answer keeps to, and erasure that reaches all that is kept.
+
+An erasure is first written to STORE/erased.jsonl, as a hash of the user id and a time, and then done. Where the
+database knows of fewer erasures than that file, because it was killed in between or comes from a backup, those are done
+again. So restore `events.sqlite` from a backup and keep `erased.jsonl`.
+"""
+
+import hashlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Column, LargeBinary, Table, Text, select
+
+from embed.durable import sync
+from serve.learn.answer_store import AnswerStore
+from serve.learn.database import METADATA, Database, database_url
+from serve.learn.event_store import EventStore
+from serve.settings import Settings
+
+FILE = "erased.jsonl"
+_PREFERENCES = Table(
+    "preferences", METADATA, Column("user_id", Text, primary_key=True), Column("body", LargeBinary, nullable=False)
+)
+_ERASURES = Table("erasures", METADATA, Column("line", Text, primary_key=True))
+
+Name = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class Preferences(BaseModel):
+    """What a shopper wants of answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    personal: bool = Field(True, description="whether answers may go by what the shopper did")
+    explore: bool = Field(True, description="whether answers may try what is not the best by what is known")
+    blocked_items: list[Name] = Field([], max_length=1000, description="never shown")
+    blocked_categories: list[Name] = Field([], max_length=100, description="never shown, with all below them")
+    blocked_brands: list[Name] = Field([], max_length=100, description="never shown")
+
+    @property
+    def blocked(self) -> dict[str, Any]:
+        """A filter of what must not be shown, besides single items; empty for none."""
+        parts = [
+            {name: {"in": values}}
+            for name, values in (("category", self.blocked_categories), ("brand", self.blocked_brands))
+            if values
+        ]
+        return {"any": parts} if parts else {}
+
+
+@dataclass(frozen=True)
+class Erased:
+    """How many rows were removed."""
+
+    events: int
+    answers: int
+    preferences: int
+
+
+class Rights:
+    """Preferences and erasure over the database of a store."""
+
+    def __init__(self, database: Database, store: Path) -> None:
+        self._database, self._file = database, store / FILE
+        self._events, self._answers = EventStore.of(database), AnswerStore(database)
+
+    def preferences(self, user_id: str) -> Preferences:
+        """What a user set, or the defaults."""
+        rows = self._database.rows(select(_PREFERENCES.c.body).where(_PREFERENCES.c.user_id == user_id))
+        return Preferences.model_validate_json(rows[0][0]) if rows else Preferences()
+
+    def prefer(self, user_id: str, preferences: Preferences) -> None:
+        """Keep what a user set, whole; on disk when this returns."""
+        body = preferences.model_dump_json().encode()
+        statement = self._database.dialect.insert(_PREFERENCES).values(user_id=user_id, body=body)
+        statement = statement.on_conflict_do_update(index_elements=["user_id"], set_={"body": body})
+        with self._database.writing() as connection:
+            connection.execute(statement)
+
+    def erase(self, user_id: str) -> Erased:
+        """Remove all that is kept of a user until now; nothing is left on disk when this returns."""
+        line = orjson.dumps({"user": _hash(user_id), "at": time.time()}).decode()
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        sync(self._file.parent)
+        return self._remove(user_id, line)
+
+    def catch_up(self) -> int:
+        """Do the erasures that the database does not know of; how many rows that removed."""
+        if not self._file.exists():
+            return 0
+        known = {line for (line,) in self._database.rows(select(_ERASURES.c.line))}
+        missing = [line for line in self._file.read_text("utf-8").splitlines() if line.strip() and line not in known]
+        if not missing:
+            return 0
+        wanted: dict[str, list[str]] = {}
+        for line in missing:
+            wanted.setdefault(orjson.loads(line)["user"], []).append(line)
+        removed = 0
+        for user_id in self._events.users():
+            for line in wanted.pop(_hash(user_id), ()):
+                found = self._remove(user_id, line, until=float(orjson.loads(line)["at"]))
+                removed += found.events + found.answers + found.preferences
+        with self._database.writing() as connection:  # of whom nothing is here
+            for lines in wanted.values():
+                connection.execute(_ERASURES.insert(), [{"line": line} for line in lines])
+        return removed
+
+    def _remove(self, user_id: str, line: str, until: float | None = None) -> Erased:
+        with self._database.writing() as connection:
+            events = self._events.erase(connection, user_id, until)
+            answers = self._answers.erase(connection, user_id, until)
+            gone = connection.execute(_PREFERENCES.delete().where(_PREFERENCES.c.user_id == user_id))
+            connection.execute(_ERASURES.insert(), {"line": line})
+        self._database.wipe()
+        return Erased(events, answers, gone.rowcount)
+
+
+def forget_again(settings: Settings) -> int:
+    """Do the erasures that a store's database does not know of; how many rows that removed."""
+    if not (settings.store / FILE).exists():
+        return 0
+    database = Database(database_url(settings))
+    try:
+        return Rights(database, settings.store).catch_up()
+    finally:
+        database.close()
+
+
+def _hash(user_id: str) -> str:
+    return hashlib.blake2b(user_id.encode(), digest_size=16, person=b"vetrina erased").hexdigest()

@@ -1,0 +1,144 @@
+"""The shopper's rights: preferences hold in every answer, and erasure leaves nothing, in backups neither."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_feedback import answer
+from test_http import Service, good, served
+
+from embed.behaviour import Event
+from serve.learn.answer_store import AnswerStore
+from serve.learn.event_store import EventStore, open_event_store
+from serve.learn.rights import FILE, Preferences, Rights, forget_again
+from serve.settings import Settings
+
+WHO = "anna.privata@example.org"
+T0 = 1767225600.0
+
+
+def traces(folder: Path, words: list[str]) -> list[str]:
+    """Which words are anywhere in the bytes of a folder's files."""
+    found = []
+    for file in folder.rglob("*"):
+        if file.is_file():
+            data = file.read_bytes()
+            found += [f"{word} in {file.name}" for word in words if word.encode() in data]
+    return found
+
+
+def fill(events: EventStore, answers: AnswerStore) -> None:
+    """Many users' events and answers, Anna's among them at every place."""
+    random = np.random.default_rng(0)
+    for lot in range(40):
+        some = [
+            Event(f"e{lot}-{number}", f"user{random.integers(300)}", f"item{number}", "click", T0 + lot)
+            for number in range(100)
+        ]
+        some.append(Event(f"of-anna-{lot}", WHO, f"secret-wish-{lot}", "purchase", T0 + lot, request_id=f"anna-{lot}"))
+        events.add([some[place] for place in random.permutation(len(some))])
+        answers.add([answer(1000 * lot + number, f"user{number}") for number in range(5)])
+        answers.add([answer(1000 * lot + 500, WHO, items=[f"shown-to-anna-{lot}", "b", "c"])])
+
+
+def test_nothing_is_left_of_who_is_erased(url: str, tmp_path: Path) -> None:
+    events = EventStore(url)
+    answers, rights = AnswerStore(events.database), Rights(events.database, tmp_path)
+    fill(events, answers)
+    rights.prefer(WHO, Preferences(blocked_brands=["Brand of Anna"]))
+    assert rights.preferences(WHO).blocked_brands == ["Brand of Anna"]
+    count = events.count()
+    removed = rights.erase(WHO)
+    assert (removed.events, removed.answers, removed.preferences) == (40, 40, 1)
+    assert events.count() == count - 40
+    assert events.count(WHO) == 0
+    assert WHO not in set(events.users())
+    assert rights.preferences(WHO) == Preferences()
+    assert rights.catch_up() == 0
+    if url.startswith("sqlite"):
+        assert traces(tmp_path, [WHO, "of-anna", "secret-wish", "shown-to-anna", "Brand of Anna"]) == []
+        assert traces(tmp_path, ["user299"])
+    assert rights.erase("nobody").events == 0
+    events.close()
+
+
+def test_an_erasure_reaches_a_backup_that_is_restored(tmp_path: Path) -> None:
+    settings = Settings(store=tmp_path / "store")
+    events = open_event_store(settings)
+    fill(events, AnswerStore(events.database))
+    events.close()
+    backup = tmp_path / "backup.sqlite"
+    shutil.copy(settings.store / "events.sqlite", backup)
+    events = open_event_store(settings)
+    Rights(events.database, settings.store).erase(WHO)
+    events.add([Event("new", WHO, "i", "click", 4e9)])  # who comes back is a shopper like any other
+    events.close()
+    assert forget_again(settings) == 0
+    for file in settings.store.glob("events.sqlite*"):
+        file.unlink()
+    shutil.copy(backup, settings.store / "events.sqlite")
+    events = open_event_store(settings)
+    events.add([Event("new", WHO, "i", "click", 4e9)])
+    events.close()
+    assert traces(settings.store, [WHO])
+    assert forget_again(settings) == 80
+    assert forget_again(settings) == 0
+    events = open_event_store(settings)
+    assert [event.event_id for event in events.recent(WHO, 100)] == ["new"]
+    events.close()
+    assert traces(settings.store, ["secret-wish", "shown-to-anna"]) == []
+    assert WHO not in (settings.store / FILE).read_text()
+
+
+def ids(service: Service, url: str, **body: Any) -> list[str]:
+    return [item["item_id"] for item in good(service.client.post(url, json=body))["items"]]
+
+
+def test_every_answer_keeps_to_what_the_shopper_wants(copied: Settings) -> None:
+    with served(copied) as service, served(copied) as other:
+        everything = good(service.client.post("/v1/recommend", json={"k": 1000}))["items"]
+        liked, item = everything[5], everything[0]
+        act = {"user_id": WHO, "item_id": liked["item_id"], "type": "purchase", "event_id": "one"}
+        good(service.client.post("/v1/events", json={"events": [act]}))
+        personal = ids(service, "/v1/recommend", user_id=WHO, k=20)
+        assert personal != ids(service, "/v1/recommend", k=20)
+        wanted = {"blocked_items": [item["item_id"]], "blocked_categories": [liked["category"]], "explore": False}
+        told = good(service.client.put(f"/v1/users/{WHO}/preferences", json=wanted))
+        assert told["preferences"]["personal"] is True
+        assert good(other.client.get(f"/v1/users/{WHO}"))["preferences"] == told["preferences"]
+        barred = {one["item_id"] for one in everything if one["category"] == liked["category"]} | {item["item_id"]}
+        for url, body in (
+            ("/v1/recommend", {"k": 1000, "explore": True}),
+            ("/v1/candidates", {"k": 1000}),
+            ("/v1/search", {"text": liked["title"], "k": 1000}),
+            ("/v1/similar", {"item_ids": [liked["item_id"]], "k": 1000}),
+        ):
+            found = ids(other, url, user_id=WHO, **body)
+            assert found
+            assert not barred & set(found), url
+            assert barred & set(ids(other, url, **body)) - {liked["item_id"]}, url
+        assert len({tuple(ids(service, "/v1/recommend", user_id=WHO, explore=True)) for _ in range(4)}) == 1
+        good(service.client.put(f"/v1/users/{WHO}/preferences", json={"personal": False}))
+        assert ids(service, "/v1/recommend", user_id=WHO, k=20) == ids(service, "/v1/recommend", k=20)
+        refused = service.client.put(f"/v1/users/{WHO}/preferences", json={"blocked_item": ["x"]})
+        assert refused.status_code == 422
+
+
+def test_a_forgotten_user_is_unknown_everywhere_at_once(copied: Settings) -> None:
+    with served(copied) as service, served(copied) as other:
+        item = ids(service, "/v1/recommend", k=1)[0]
+        act = {"user_id": WHO, "item_id": item, "type": "purchase", "event_id": "secret-event"}
+        good(service.client.post("/v1/events", json={"events": [act]}))
+        ids(service, "/v1/recommend", user_id=WHO)
+        removed = good(service.client.delete(f"/v1/users/{WHO}"))["removed"]
+        assert removed == {"events": 1, "answers": 1, "preferences": 0}
+        assert good(other.client.get(f"/v1/users/{WHO}"))["known"] is False
+    assert traces(copied.store, [WHO, "secret-event"]) == []
+
+
+@pytest.mark.parametrize("values", [{"blocked_items": [""]}, {"personal": "perhaps"}, {"blocked_brands": ["x"] * 101}])
+def test_preferences_are_bounded(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="1 validation error"):
+        Preferences.model_validate(values)
