@@ -43,7 +43,7 @@ from serve.errors import Broken, NotFound
 from serve.recommend.sources import TOWER
 from serve.retrieve.filters import Filter
 
-FORMAT = 5
+FORMAT = 6
 ITEMS_FILE = "items.arrow"
 KEPT_ITEMS = 4_000
 

@@ -308,6 +308,17 @@ def test_without_a_scorer_the_sources_decide_and_say_why(copied: Settings) -> No
         assert sum(item["reasons"]["parts"].values()) == pytest.approx(item["score"], abs=1e-3)
 
 
+def test_a_scorer_of_another_versions_format_stays_out_and_is_trained_again(copied: Settings) -> None:
+    scorer = copied.store / "scorer"
+    (told,) = scorer.glob("*/scorer.json")
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"format": 1}))
+    assert build(copied).published
+    assert open_current(copied.store).behaviour.scorer is None
+    assert train_scorer(copied).rows > 0
+    build(copied)
+    assert open_current(copied.store).behaviour.scorer is not None
+
+
 def test_a_scorer_of_other_towers_stays_out(copied: Settings) -> None:
     longer = copied.model_copy(update={"towers": copied.towers.model_copy(update={"seed": 1})})
     train(longer)

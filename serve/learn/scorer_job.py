@@ -44,9 +44,14 @@ class ScorerReport:
 
 
 def current_scorer(store: Path) -> Scorer | None:
-    """The scorer trained last, or None before the first; raises Missing or Damaged where it cannot be used."""
+    """The scorer trained last, None before the first and where it is of another version's format.
+
+    Raises Missing or Damaged where it cannot be used.
+    """
     link = store / "scorer" / "current"
-    return Scorer.open(link.parent / os.readlink(link)) if link.is_symlink() else None
+    if not link.is_symlink() or not Scorer.readable(folder := link.parent / os.readlink(link)):
+        return None
+    return Scorer.open(folder)
 
 
 def train_scorer(

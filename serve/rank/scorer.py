@@ -54,6 +54,10 @@ class HeadFacts(BaseModel):
     reliability: list[tuple[float, float, int]] = []
 
 
+class _Format(BaseModel):
+    format: int
+
+
 class ScorerFacts(BaseModel):
     """What a scorer is: its layout, its heads, which towers and encoders its features come from, how it was trained.
 
@@ -269,23 +273,33 @@ class Scorer:
         """Write a folder under `parent`, named by the fingerprint; it is there whole or not at all."""
         return write_folder(parent, self.fingerprint, {**self._files, "scorer.json": _told(self.facts)})
 
+    @staticmethod
+    def readable(folder: Path) -> bool:
+        """Whether the scorer of a folder is of this version's format, as far as the folder says."""
+        try:
+            return _Format.model_validate_json((folder / "scorer.json").read_bytes()).format == FORMAT
+        except (OSError, ValidationError):
+            return True  # opening it says what is wrong
+
     @classmethod
     def open(cls, folder: Path, threads: int = 1) -> "Scorer":
         """Read what `save` wrote; raises Missing, or Damaged where it is not what was written."""
         try:
             networks = {name: (folder / name).read_bytes() for name in NETWORKS}
-            facts = ScorerFacts.model_validate_json((folder / "scorer.json").read_bytes())
+            told = (folder / "scorer.json").read_bytes()
+            format_ = _Format.model_validate_json(told).format
+            if format_ != FORMAT:
+                raise Damaged(
+                    f"the scorer in {folder} has format {format_}, this version reads {FORMAT}: train it again",
+                    folder.name,
+                )
+            facts = ScorerFacts.model_validate_json(told)
         except OSError as error:
             raise Missing(f"{folder} holds no scorer: {error.strerror}: train it again", folder.name) from error
         except ValidationError as error:
             raise Damaged(
                 f"{folder / 'scorer.json'} is damaged: {error.errors()[0]['msg']}: train it again", "scorer.json"
             ) from error
-        if facts.format != FORMAT:
-            raise Damaged(
-                f"the scorer in {folder} has format {facts.format}, this version reads {FORMAT}: train it again",
-                folder.name,
-            )
         found = _fingerprint(facts, networks)
         if found != folder.name:
             raise Damaged(f"the scorer in {folder} is damaged: it is {found}: train it again", folder.name)
