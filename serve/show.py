@@ -56,7 +56,7 @@ def answer(found: dict[str, Any]) -> RenderableType:
             *(each if len(spaces) > 1 else ()),
         )
     reasons = [
-        Text(f"{place:>2} {item['reasons']['sentence']}")
+        Text(f"{place:>2} {item['reasons'].sentence}")
         for place, item in enumerate(items, 1)
         if item.get("reasons") is not None
     ]

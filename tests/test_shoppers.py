@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_http import Service, good, served
 
+from embed.durable import point
+from serve import cli
 from serve.bulk import write_candidates
 from serve.errors import BadRequest
 from serve.learn.event_store import open_event_store
@@ -308,9 +310,27 @@ def test_without_a_scorer_the_sources_decide_and_say_why(copied: Settings) -> No
         assert sum(item["reasons"]["parts"].values()) == pytest.approx(item["score"], abs=1e-3)
 
 
+def test_the_command_line_says_why_and_for_whom(
+    trained: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--user", "u00007", "--explain", "--store", str(trained.store)]
+    for arguments in (
+        ["recommend", "u00007", *asked[2:]],
+        ["search", "red shoe", *asked],
+        ["similar", "SNK-0001", *asked],
+    ):
+        monkeypatch.setattr("sys.argv", ["vetrina", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code, capfd.readouterr().err
+        assert " 1 Because " in capfd.readouterr().out
+
+
 def test_a_scorer_of_another_versions_format_stays_out_and_is_trained_again(copied: Settings) -> None:
-    scorer = copied.store / "scorer"
-    (told,) = scorer.glob("*/scorer.json")
+    link = copied.store / "scorer" / "current"
+    older = link.resolve().rename(link.with_name("0123456789abcdef"))
+    point(link, older.name)
+    told = older / "scorer.json"
     told.write_text(json.dumps(json.loads(told.read_text()) | {"format": 1}))
     assert build(copied).published
     assert open_current(copied.store).behaviour.scorer is None
