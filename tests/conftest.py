@@ -58,7 +58,7 @@ def trained(shop: Path, built: Settings, tmp_path_factory: pytest.TempPathFactor
     """A store with events taken in, towers and scorer trained, and a release that has them; read it, never write it."""
     store = tmp_path_factory.mktemp("trained") / "store"
     shutil.copytree(built.store, store, symlinks=True)
-    configured = Settings(store=store, image_root=shop, towers=QUICK, scorer=QUICK_SCORER)  # type: ignore[arg-type]
+    configured = Settings(store=store, image_root=shop, towers=QUICK, scorer=QUICK_SCORER, online={"learn": False})  # type: ignore[arg-type]
     report = import_events(configured, shop / "events.jsonl")
     assert report.read == report.stored > 5000
     train(configured)

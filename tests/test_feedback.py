@@ -256,6 +256,7 @@ def some_answer(service: Service, user: str, **more: Any) -> dict[str, Any]:
 
 
 def test_clicks_on_answers_change_what_every_worker_shows(copied: Settings) -> None:
+    copied = copied.model_copy(update={"online": copied.online.model_copy(update={"learn": True})})
     with served(copied) as one, served(copied) as other:
         before = {item["item_id"]: item for item in some_answer(one, "judge", k=72)["items"]}
         wanted = list(before)[-1]

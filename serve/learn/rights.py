@@ -34,7 +34,11 @@ Name = Annotated[str, Field(min_length=1, max_length=512)]
 class Preferences(BaseModel):
     """What a shopper wants of answers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={"examples": [{"blocked_brands": ["Zainetto"], "explore": False}]},
+    )
 
     personal: bool = Field(True, description="whether answers may go by what the shopper did")
     explore: bool = Field(True, description="whether answers may try what is not the best by what is known")

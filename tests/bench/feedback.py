@@ -22,7 +22,9 @@ from rich.table import Table
 
 from embed.behaviour.interactions import KINDS
 from embed.fitting import fit
+from serve.evaluation.ope import Logged, estimate
 from serve.rank.examples import Examples
+from serve.rank.explore import Exploration, propensities, taking_part
 from serve.rank.export import export
 from serve.rank.features import HISTORY, Features, Layout
 from serve.rank.online import OnlineHead
@@ -30,7 +32,7 @@ from serve.rank.scorer import HeadFacts, Scorer, ScorerFacts
 from serve.rank.settings import HEADS, ScorerSettings
 from serve.rank.training import ScorerTrainer
 from serve.recommend.blend import Blend
-from serve.settings import OnlineSettings
+from serve.settings import ExploreSettings, OnlineSettings
 
 SEED = 0
 LAYOUT = Layout(("image", "text"))
@@ -44,6 +46,9 @@ BEFORE = np.array([1.0, 0.6, 0.8, 0.0, 0.0, 0.5])
 AFTER = np.array([-1.0, 0.6, -0.8, 0.8, 0.5, 0.5])
 VALUES = {"click": 1.0}
 PRIOR, HALF_LIFE_DAYS = OnlineSettings().prior, 1.0
+RUNS, LISTS, SHOWN = 100, 500, 3
+EXPLORE = ExploreSettings()
+OTHER = np.array([0.6, 0.6, 0.5, 0.4, 0.2, 0.5])  # what another release takes for the taste
 
 
 def main() -> None:
@@ -52,6 +57,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         scorer = trained(random, Path(folder))
     rewards = visit(scorer, random)
+    covered, errors = off_policy(scorer)
     after = slice(FLIP, None)
     late = slice(FLIP + EVENTS, None)
     sums = {name: (of[after].sum(), of[late].sum()) for name, of in rewards.items()}
@@ -65,6 +71,10 @@ def main() -> None:
         "online_over_frozen_before": round(float(rewards["online"][:FLIP].sum() / rewards["frozen"][:FLIP].sum()), 4),
         "best_after": round(float(rewards["best"][after].mean()), 4),
     }
+    for name, of in covered.items():
+        figures[f"ope_coverage_{name}"] = round(float(np.mean(of)), 4)
+        figures[f"ope_error_{name}"] = round(float(np.sqrt(np.mean(np.square(errors[name])))), 4)
+    figures["ope_coverage"] = figures["ope_coverage_dr"]
     report("feedback", figures, SEED, ("torch", "onnxruntime"))
 
 
@@ -125,6 +135,52 @@ def trained(random: np.random.Generator, folder: Path, lists: int = 3000) -> Sco
         settings={},
     )
     return Scorer(facts, export(trainer.network))
+
+
+def off_policy(scorer: Scorer) -> tuple[dict[str, list[bool]], dict[str, list[float]]]:
+    """Whether the truth lay in each estimator's interval, and by how much its mean was off, in each run."""
+    random = np.random.default_rng(SEED + 1)
+    looked = LOOKED[:SHOWN]
+    lists, truth = [], []
+    for _ in track(range(RUNS * LISTS), "off-policy", console=Console(stderr=True)):
+        found = candidates(random)
+        scores = scorer.score(found, VALUES).heads["click"]
+        likes, others = liking(found, BEFORE), liking(found, OTHER)
+        exploration = Exploration("plackett_luce", random, EXPLORE.temperature, 0.0)
+        best = np.argsort(-scores)
+        drawn, logged = exploration.order(scores[best], SHOWN)
+        shown = best[drawn]
+        # The other release explores among the same items, those that may be drawn.
+        part = best[: taking_part(scores[best], SHOWN, 0.0)]
+        where = np.array([int(np.flatnonzero(part == item)[0]) for item in shown])
+        other = propensities(others[part].astype(np.float32), where, EXPLORE.temperature)
+        chance = others[part] ** (1 / EXPLORE.temperature)
+        expected = np.zeros(SHOWN)
+        for place in range(SHOWN):
+            left = np.delete(np.arange(len(part)), where[:place])
+            expected[place] = (chance[left] / chance[left].sum()) @ scores[part][left] * looked[place]
+        clicked = random.random(SHOWN) < likes[shown] * looked
+        lists.append(
+            Logged(
+                logged.astype(np.float64),
+                other.astype(np.float64),
+                clicked.astype(np.float64),
+                scores[shown].astype(np.float64) * looked,
+                expected,
+            )
+        )
+        order, _ = exploration.order(np.sort(others[part].astype(np.float32))[::-1], SHOWN)
+        truth.append(likes[part[np.argsort(-others[part])][order]] @ looked)
+    value = float(np.mean(truth))
+    covered: dict[str, list[bool]] = {"ips": [], "snips": [], "dr": []}
+    errors: dict[str, list[float]] = {"ips": [], "snips": [], "dr": []}
+    for run in range(RUNS):
+        found = estimate(lists[run * LISTS : (run + 1) * LISTS], seed=run)
+        for name, within in covered.items():
+            of = getattr(found, name)
+            within.append(of.low <= value <= of.high)
+            errors[name].append(of.mean - value)
+    return covered, errors
 
 
 def visit(scorer: Scorer, random: np.random.Generator) -> dict[str, np.ndarray]:
