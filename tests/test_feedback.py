@@ -16,6 +16,7 @@ from test_http import Service, good, served, until
 
 from embed.behaviour import Event
 from serve.errors import Broken
+from serve.evaluation.ope import Logged, estimate
 from serve.learn.answer_log import AnswerLog
 from serve.learn.answer_store import Answer, AnswerStore, Display
 from serve.learn.event_store import EventStore, open_event_store
@@ -327,3 +328,47 @@ def test_exploring_shows_other_items_and_logs_how_likely_they_were(copied: Setti
         assert len(lists) > 1
         best = [some_answer(service, "curious", explore=False)["items"] for _ in range(4)]
         assert best == [best[0]] * 4
+
+
+def test_estimates_from_drawn_lists_come_to_what_another_order_earns() -> None:
+    """Three items, two places: the truth is counted over all lists."""
+    random, temperature, looked = np.random.default_rng(0), 0.7, np.array([1.0, 0.6])
+    ours, others = np.array([0.5, 0.3, 0.2], np.float32), np.array([0.2, 0.5, 0.3], np.float32)
+    likes, model = np.array([0.3, 0.6, 0.1]), np.array([0.2, 0.4, 0.3])
+    orders = [np.array(order) for order in itertools.permutations(range(3), 2)]
+    of_others = [propensities(others, order, temperature).astype(np.float64) for order in orders]
+    truth = sum(of.prod() * (likes[order] @ looked) for of, order in zip(of_others, orders, strict=True))
+    lists = []
+    exploration = Exploration("plackett_luce", random, temperature, 0.0)
+    chance = others ** (1 / temperature)
+    for _ in range(6000):
+        order, logged = exploration.order(ours, 2)
+        left = np.delete(np.arange(3), order[:1])
+        expected = [
+            chance / chance.sum() @ model * looked[0],
+            chance[left] / chance[left].sum() @ model[left] * looked[1],
+        ]
+        lists.append(
+            Logged(
+                logged.astype(np.float64),
+                propensities(others, order, temperature).astype(np.float64),
+                (random.random(2) < likes[order] * looked).astype(np.float64),
+                model[order] * looked,
+                np.array(expected),
+            )
+        )
+    found = estimate(lists)
+    for of in (found.ips, found.snips, found.dr):
+        assert of.low <= of.mean <= of.high
+        assert of.mean == pytest.approx(truth, abs=0.025)
+    assert found.logged.mean < truth - 0.03
+    assert 1000 < found.effective < 6000
+    # Where the model knows all, it is all that is needed: the intervals shrink with it.
+    known = [replace(one, reward=one.foretold) for one in lists]
+    exact = estimate(known).dr
+    assert exact.high - exact.low < (found.ips.high - found.ips.low) / 3
+    same = estimate([replace(one, other=one.logged) for one in lists])
+    assert same.ips.mean == pytest.approx(same.logged.mean)
+    assert same.effective == pytest.approx(6000)
+    with pytest.raises(ValueError, match="no list"):
+        estimate([])
