@@ -8,6 +8,7 @@ from embed.encode_job import SpaceVectors
 from serve.errors import BadRequest
 from serve.evaluation.evaluate import Evaluation
 from serve.evaluation.evaluate import evaluate as run_evaluation
+from serve.learn.answer_store import AnswerStore, with_answers
 from serve.learn.event_store import open_event_store
 from serve.learn.rights import forget_again
 from serve.learn.scorer_job import ScorerReport
@@ -48,7 +49,7 @@ def evaluate(settings: Settings, folder: Path, ablate: bool = False, progress: P
     check_enough(split, interactions)
     shown = read_shown(
         # What came of a list is looked for until a day later, which must not reach into the test.
-        (batch for _, batch in store.batches()),
+        with_answers(store, AnswerStore(store.database), split.validation_from),
         ids,
         settings.signal,
         split.validation_from,

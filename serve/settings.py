@@ -21,7 +21,14 @@ from serve.errors import BadRequest
 from serve.rank.settings import HEADS, ScorerSettings
 
 # Variables that begin with VETRINA_ and are read elsewhere.
-OTHER_VARIABLES = {"VETRINA_CACHE", "VETRINA_CONFIG", "VETRINA_DATA", "VETRINA_SERVED", "VETRINA_MILVUS_TOKEN"}
+OTHER_VARIABLES = {
+    "VETRINA_CACHE",
+    "VETRINA_CONFIG",
+    "VETRINA_DATA",
+    "VETRINA_SERVED",
+    "VETRINA_MILVUS_TOKEN",
+    "VETRINA_USER_KEY",
+}
 
 
 SOURCES = ("tower", "covisitation", "popularity", "arrivals", "content")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from serve.bulk import BulkReport
     from serve.doctor import Finding
     from serve.evaluation.evaluate import Evaluation
+    from serve.evaluation.judge import Judgement
     from serve.learn.import_events import ImportReport
     from serve.learn.rights import Erased
     from serve.learn.scorer_job import ScorerReport
@@ -192,6 +193,19 @@ def training_report(report: "TrainingReport") -> RenderableType:
     ]
     done = Text.assemble((f"towers {report.fingerprint}", "bold green"), f"  ({report.seconds:.0f} s)")
     return Group(Text("\n".join(lines)), done)
+
+
+def judgement(of: "Judgement") -> RenderableType:
+    """What was earned, and what the release would have by each estimator."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("worth of a list", "", "95 %"):
+        table.add_column(name, justify="left" if name == "worth of a list" else "right", no_wrap=True)
+    found = of.estimates
+    rows = {"earned": found.logged, "IPS": found.ips, "SNIPS": found.snips, "doubly robust": found.dr}
+    for name, one in rows.items():
+        table.add_row(name, f"{one.mean:.4f}", Text(f"{one.low:.4f}–{one.high:.4f}", "dim"))
+    foot = f"{found.lists:,} lists, worth {found.effective:,.0f} for this release; {of.left_out:,} left out"
+    return Group(Text(f"release {of.release}", "bold"), table, Text(foot, "dim"))
 
 
 def removed(of: "Erased") -> RenderableType:

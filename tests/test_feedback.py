@@ -8,21 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from test_http import Service, good, served, until
 
-from embed.behaviour import Event
-from serve.errors import Broken
+from embed.behaviour import Event, Signal
+from serve.errors import BadRequest, Broken
+from serve.evaluation.judge import judge
 from serve.evaluation.ope import Logged, estimate
 from serve.learn.answer_log import AnswerLog
-from serve.learn.answer_store import Answer, AnswerStore, Display
+from serve.learn.answer_store import Answer, AnswerStore, Display, with_answers
 from serve.learn.event_store import EventStore, open_event_store
 from serve.learn.feedback import Feedback
 from serve.rank.explore import Exploration, propensities, taking_part
 from serve.rank.online import DAY, OnlineHead
+from serve.rank.shown import read_shown
 from serve.release import open_current
 from serve.settings import Settings
 
@@ -175,6 +178,21 @@ def click(number: int, item: str = "i0", user: str = "u", **changed: Any) -> Eve
     return replace(plain, **changed)
 
 
+def test_what_answers_showed_is_learned_from_unless_the_shop_says_itself_what_was_seen(url: str) -> None:
+    events = EventStore(url)
+    answers = AnswerStore(events.database)
+    answers.add([answer(1), answer(2), answer(3, None), answer(4, at=-9.0)])
+    seen = Event("seen", "u", "i1", "impression", NOW + 3, request_id="r2", position=1)
+    events.add([click(1, timestamp=NOW + 60), seen])
+    lists = read_shown(with_answers(events, answers, NOW), pa.array(["i0", "i1", "i2"]), Signal(), NOW)
+    assert [(user, time_ - NOW) for user, time_ in zip(lists.users, lists.times, strict=True)] == [("u", 0), ("u", 3)]
+    assert lists.item.tolist() == [0, 1, 2, 1]
+    assert lists.position.tolist() == [0, 1, 2, 1]
+    assert lists.labels[:, 0].tolist() == [True, False, False, False]
+    assert [len(batch) for batch in with_answers(events, answers, NOW, 1, 1)] == [1, 3]
+    events.close()
+
+
 class _Scorer:
     fingerprint = "s"
 
@@ -320,9 +338,9 @@ def test_exploring_shows_other_items_and_logs_how_likely_they_were(copied: Setti
     for one in logged.values():
         assert one.display.policy == "plackett_luce"
         assert ((one.display.propensities > 0) & (one.display.propensities <= 1)).all()
-    thompson = copied.model_copy(
-        update={"explore": copied.explore.model_copy(update={"policy": "thompson", "share": 1.0})}
-    )
+    always = copied.explore.model_copy(update={"policy": "thompson", "share": 1.0})
+    learning = copied.online.model_copy(update={"learn": True})
+    thompson = copied.model_copy(update={"explore": always, "online": learning})
     with served(thompson) as service:
         lists = {tuple(item["item_id"] for item in some_answer(service, "curious")["items"]) for _ in range(12)}
         assert len(lists) > 1
@@ -372,3 +390,27 @@ def test_estimates_from_drawn_lists_come_to_what_another_order_earns() -> None:
     assert same.effective == pytest.approx(6000)
     with pytest.raises(ValueError, match="no list"):
         estimate([])
+
+
+def test_a_release_is_judged_by_what_came_of_drawn_lists(copied: Settings) -> None:
+    configured = copied.model_copy(update={"explore": copied.explore.model_copy(update={"share": 1.0})})
+    name = open_current(copied.store).name
+    with pytest.raises(BadRequest, match="no list"):
+        judge(configured, name)
+    with served(configured) as service:
+        for number in range(30):
+            found = some_answer(service, f"u{number:05}")
+            act = {"user_id": f"u{number:05}", "type": "click", "request_id": found["request_id"]}
+            chosen = [act | {"item_id": item["item_id"]} for item in found["items"][: number % 3]]
+            if chosen:
+                good(service.client.post("/v1/events", json={"events": chosen}))
+        some_answer(service, "u00001", explore=False)
+        good(service.client.post("/v1/recommend", json={"k": 3, "explore": True}))
+    found = judge(configured, name)
+    assert (found.estimates.lists, found.left_out) == (30, 1)
+    # The same release, settings and shoppers: every list is as likely as it was.
+    assert found.estimates.logged.mean == pytest.approx(1.0)
+    assert found.estimates.ips.mean == pytest.approx(1.0, abs=1e-3)
+    assert found.estimates.effective == pytest.approx(30, abs=0.1)
+    sharper = configured.model_copy(update={"explore": configured.explore.model_copy(update={"temperature": 0.1})})
+    assert judge(sharper, name).estimates.effective < 25

@@ -142,3 +142,26 @@ def test_a_forgotten_user_is_unknown_everywhere_at_once(copied: Settings) -> Non
 def test_preferences_are_bounded(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="1 validation error"):
         Preferences.model_validate(values)
+
+
+def test_with_a_key_users_are_kept_by_keyed_hashes_only(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VETRINA_USER_KEY", "a secret of the shop")
+    with served(copied) as service:
+        everything = ids(service, "/v1/recommend", k=1000)
+        act = {"user_id": WHO, "item_id": everything[3], "type": "purchase"}
+        found = good(service.client.post("/v1/recommend", json={"user_id": WHO}))
+        sent = {"events": [act | {"request_id": found["request_id"]}, act | {"type": "view", "timestamp": T0}]}
+        good(service.client.post("/v1/events", json=sent))
+        assert good(service.client.get(f"/v1/users/{WHO}"))["events"] == 2
+        assert everything[3] not in ids(service, "/v1/recommend", user_id=WHO, k=1000)
+        good(service.client.put(f"/v1/users/{WHO}/preferences", json={"blocked_items": everything[:1]}))
+        assert everything[0] not in ids(service, "/v1/recommend", user_id=WHO, k=1000)
+        events = open_event_store(copied)
+        (hashed,) = {user for user in events.users() if user.startswith("hmac:")}
+        assert events.recent(hashed, 9) == events.recent(WHO, 9) != []
+        answers = [one for lot in AnswerStore(events.database).batches() for _, one in lot if one.user_id == hashed]
+        assert answers
+        events.close()
+        assert traces(copied.store, [WHO]) == []
+        assert good(service.client.delete(f"/v1/users/{WHO}"))["removed"]["events"] == 2
+        assert good(service.client.get(f"/v1/users/{WHO}"))["known"] is False

@@ -29,18 +29,33 @@ def events(
 
 
 @app.command()
+def ope(
+    release: Annotated[str, typer.Argument(help="the release to judge")],
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """What a release would have earned on the lists that were drawn: off-policy estimates with intervals."""
+    from serve.evaluation.judge import judge
+
+    settings = load_settings(store=store)
+    with bars(json) as progress:
+        found = judge(settings, release, progress)
+    print_result(json, found, show.judgement)
+
+
+@app.command()
 def forget(
     user: Annotated[str, typer.Argument(help="whose events, answers and preferences are removed")],
     store: Store = None,
     json: Json = False,
 ) -> None:
     """Forget a shopper: nothing is left on disk, and what is trained next does not have them."""
-    from serve.learn.database import Database, database_url
+    from serve.learn.database import open_database
     from serve.learn.rights import Rights, forget_again
 
     settings = load_settings(store=store)
     forget_again(settings)
-    database = Database(database_url(settings))
+    database = open_database(settings)
     removed = Rights(database, settings.store).erase(user)
     database.close()
     print_result(json, removed, show.removed)

@@ -5,16 +5,19 @@ request that is not here.
 """
 
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from sqlalchemy import Column, Connection, Float, Index, LargeBinary, Table, Text, func, select
 
 from embed.behaviour import Event, as_batch
 from serve.learn.database import METADATA, SEQUENCE, Database
+from serve.learn.event_store import EventStore
 
 PAGE = 5_000
 Floats = NDArray[np.float32]
@@ -93,16 +96,20 @@ class AnswerStore:
             return
         statement = self._database.dialect.insert(_ANSWERS).on_conflict_do_nothing(index_elements=["request_id"])
         with self._database.writing() as connection:
-            connection.execute(statement, [_row(answer) for answer in answers])
+            connection.execute(statement, [self._row(answer) for answer in answers])
 
     def last(self) -> int:
         """The number of the last answer, 0 for none."""
         return int(self._database.rows(select(func.coalesce(func.max(_ANSWERS.c.sequence), 0)))[0][0])
 
-    def batches(self, after: int = 0, since: float = 0.0, page: int = PAGE) -> Iterator[list[tuple[int, Answer]]]:
-        """All answers in the order they came with their numbers: those after a number, and since a moment."""
+    def batches(
+        self, after: int = 0, since: float = 0.0, until: int | None = None, page: int = PAGE
+    ) -> Iterator[list[tuple[int, Answer]]]:
+        """All answers in the order they came with their numbers: those after a number and up to one, since a moment."""
         while True:
             query = select(_ANSWERS.c.sequence, *_COLUMNS).where(_ANSWERS.c.sequence > after)
+            if until is not None:
+                query = query.where(_ANSWERS.c.sequence <= until)
             rows = self._database.rows(
                 query.where(_ANSWERS.c.timestamp >= since).order_by(_ANSWERS.c.sequence).limit(page)
             )
@@ -123,27 +130,53 @@ class AnswerStore:
             statement = statement.where(_ANSWERS.c.timestamp <= until)
         return connection.execute(statement).rowcount
 
-    def impressions(self, since: float = 0.0) -> Iterator[Any]:
-        """What was shown since a moment, as pyarrow.RecordBatches of EVENT_SCHEMA."""
-        for answers in self.batches(since=since):
-            yield as_batch(event for _, answer in answers for event in answer.impressions())
+    def impressions(
+        self, but: AbstractSet[str] = frozenset(), since: float = 0.0, until: int | None = None
+    ) -> Iterator[Any]:
+        """What was shown to known shoppers since a moment, as pyarrow.RecordBatches of EVENT_SCHEMA.
+
+        Not of the requests in `but`, and of answers up to a number.
+        """
+        for lot in self.batches(since=since, until=until):
+            wanted = [answer for _, answer in lot if answer.user_id is not None and answer.request_id not in but]
+            yield as_batch(event for answer in wanted for event in answer.impressions())
+
+    def _row(self, answer: Answer) -> dict[str, Any]:
+        shown = answer.display
+        return {
+            "request_id": answer.request_id,
+            "user_id": None if answer.user_id is None else self._database.known_as(answer.user_id),
+            "timestamp": answer.timestamp,
+            "release": answer.release,
+            "scorer": shown.scorer,
+            "policy": shown.policy,
+            "items": orjson.dumps(list(shown.items)),
+            "scores": shown.scores.astype(np.float32).tobytes(),
+            "propensities": shown.propensities.astype(np.float32).tobytes(),
+            "hidden": shown.hidden.astype(np.float16).tobytes(),
+            "chances": shown.chances.astype(np.float32).tobytes(),
+        }
 
 
-def _row(answer: Answer) -> dict[str, Any]:
-    shown = answer.display
-    return {
-        "request_id": answer.request_id,
-        "user_id": answer.user_id,
-        "timestamp": answer.timestamp,
-        "release": answer.release,
-        "scorer": shown.scorer,
-        "policy": shown.policy,
-        "items": orjson.dumps(list(shown.items)),
-        "scores": shown.scores.astype(np.float32).tobytes(),
-        "propensities": shown.propensities.astype(np.float32).tobytes(),
-        "hidden": shown.hidden.astype(np.float16).tobytes(),
-        "chances": shown.chances.astype(np.float32).tobytes(),
-    }
+def with_answers(
+    events: EventStore,
+    answers: AnswerStore,
+    since: float,
+    events_until: int | None = None,
+    answers_until: int | None = None,
+) -> Iterator[Any]:
+    """All events and, since a moment, what answers showed, as pyarrow.RecordBatches of EVENT_SCHEMA.
+
+    Of both those up to a number, where one is given.
+
+    Where a shop sends impressions of a request itself, it knows better what was seen: they stand for the answer.
+    """
+    told: set[str] = set()
+    for _, batch in events.batches(until=events_until):
+        shown = batch.filter(pc.equal(batch.column("type"), "impression"))
+        told |= {request_id for request_id in shown.column("request_id").to_pylist() if request_id}
+        yield batch
+    yield from answers.impressions(told, since, answers_until)
 
 
 def _answer(*values: Any) -> Answer:

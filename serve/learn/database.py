@@ -1,5 +1,9 @@
 """The database of what shoppers did and were shown: SQLite in the store, or PostgreSQL by URL for several machines."""
 
+import hashlib
+import hmac
+import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +16,10 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from serve.errors import BadRequest, Broken
 from serve.settings import Settings
 
+KEY = "VETRINA_USER_KEY"
+"""The variable that holds the key; no file of ours does."""
+HASHED = "hmac:"
+_HASHED = re.compile(f"{HASHED}[0-9a-f]{{64}}")
 METADATA = MetaData()
 SEQUENCE = BigInteger().with_variant(Integer, "sqlite")  # in SQLite only this is the row's own number
 
@@ -19,8 +27,12 @@ SEQUENCE = BigInteger().with_variant(Integer, "sqlite")  # in SQLite only this i
 class Database:
     """Safe in several threads and processes. Raises Broken where it cannot be used."""
 
-    def __init__(self, url: str) -> None:
-        """Open a database URL, like `sqlite:///path` or `postgresql+psycopg://...`, and make its tables."""
+    def __init__(self, url: str, key: str = "") -> None:
+        """Open a database URL, like `sqlite:///path` or `postgresql+psycopg://...`, and make its tables.
+
+        With a `key` users are known in it by a keyed hash of their ids, see `known_as`.
+        """
+        self._key = key.encode()
         try:
             self._url = make_url(url)
             self._engine = create_engine(self._url, pool_pre_ping=self._url.get_backend_name() != "sqlite")
@@ -34,6 +46,12 @@ class Database:
             METADATA.create_all(self._engine)
         except SQLAlchemyError as error:
             raise self._broken(error) from error
+
+    def known_as(self, user_id: str) -> str:
+        """What a user is known as here: the id, or with a key its HMAC-SHA256; what is one already stays as it is."""
+        if not self._key or _HASHED.fullmatch(user_id):
+            return user_id
+        return f"{HASHED}{hmac.new(self._key, user_id.encode(), hashlib.sha256).hexdigest()}"
 
     @property
     def dialect(self) -> Any:
@@ -82,10 +100,11 @@ class Database:
         return Broken(f"the events in {where} cannot be used: {str(error).splitlines()[0]}", "events")
 
 
-def database_url(settings: Settings) -> str:
-    """The URL of a store's database: its own SQLite file, or what `events_url` names."""
+def open_database(settings: Settings) -> Database:
+    """The database of a store: its own SQLite file, or what `events_url` names; with the key of the environment."""
     settings.store.mkdir(parents=True, exist_ok=True)
-    return settings.events_url or f"sqlite:///{settings.store / 'events.sqlite'}"
+    url = settings.events_url or f"sqlite:///{settings.store / 'events.sqlite'}"
+    return Database(url, os.environ.get(KEY, ""))
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

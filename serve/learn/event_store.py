@@ -12,7 +12,7 @@ from sqlalchemy import Column, Connection, Float, Index, Integer, Table, Text, f
 from sqlalchemy.dialects import sqlite
 
 from embed.behaviour import EVENT_SCHEMA, Event, as_batch
-from serve.learn.database import METADATA, SEQUENCE, Database, database_url
+from serve.learn.database import METADATA, SEQUENCE, Database, open_database
 from serve.settings import Settings
 
 PAGE = 50_000
@@ -64,12 +64,20 @@ class EventStore:
         for place, each in enumerate(events):
             first.setdefault(each.event_id, place)
         with self.database.writing() as connection:
-            new = set(connection.scalars(statement, [asdict(events[place]) for place in first.values()]))
+            rows = [asdict(events[place]) for place in first.values()]
+            for row in rows:
+                row["user_id"] = self.database.known_as(row["user_id"])
+            new = set(connection.scalars(statement, rows))
         return [each.event_id in new and first[each.event_id] == place for place, each in enumerate(events)]
 
-    def recent(self, user_id: str, limit: int, impressions: bool = True) -> list[Event]:
-        """The user's last events by time, the latest last; without `impressions` only what the user did."""
-        query = select(*_COLUMNS).where(_EVENTS.c.user_id == user_id)
+    def recent(self, user_id: str, limit: int, impressions: bool = True, before: float | None = None) -> list[Event]:
+        """The user's last events by time, the latest last; without `impressions` only what the user did.
+
+        Only those before a moment, where one is given.
+        """
+        query = select(*_COLUMNS).where(_EVENTS.c.user_id == self.database.known_as(user_id))
+        if before is not None:
+            query = query.where(_EVENTS.c.timestamp < before)
         if not impressions:
             query = query.where(_EVENTS.c.type != "impression")
         query = query.order_by(_EVENTS.c.timestamp.desc(), _EVENTS.c.sequence.desc()).limit(limit)
@@ -78,14 +86,16 @@ class EventStore:
     def count(self, user_id: str | None = None) -> int:
         """How many events there are, in all or of a user."""
         query = select(func.count()).select_from(_EVENTS)
-        return int(self.database.rows(query if user_id is None else query.where(_EVENTS.c.user_id == user_id))[0][0])
+        if user_id is not None:
+            query = query.where(_EVENTS.c.user_id == self.database.known_as(user_id))
+        return int(self.database.rows(query)[0][0])
 
     def items(self, user_id: str, types: Sequence[str]) -> list[str]:
         """The items that the user has events of these types with, each once, at most MOST_ITEMS of the latest."""
         latest = func.max(_EVENTS.c.sequence)
         query = (
             select(_EVENTS.c.item_id)
-            .where(_EVENTS.c.user_id == user_id, _EVENTS.c.type.in_(types))
+            .where(_EVENTS.c.user_id == self.database.known_as(user_id), _EVENTS.c.type.in_(types))
             .group_by(_EVENTS.c.item_id)
             .order_by(latest.desc())
             .limit(MOST_ITEMS)
@@ -151,4 +161,4 @@ class EventStore:
 
 def open_event_store(settings: Settings) -> EventStore:
     """The event log of a store: its own SQLite file, or the database that `events_url` names."""
-    return EventStore(database_url(settings))
+    return EventStore.of(open_database(settings))

@@ -37,10 +37,10 @@ def known_of(
     wanted = Preferences() if user_id is None else Rights(store.database, settings.store).preferences(user_id)
     if not wanted.personal:
         return Known((), wanted.blocked_items, wanted.blocked, wanted.explore)
-    types = sorted({type_ for name in settings.leave_out for type_ in TYPES[name]})
+    types = _types(settings)
     events = [] if user_id is None else store.recent(user_id, MOST_RECENT, impressions=False)
     if len(events) < MOST_RECENT:  # these are all there are
-        left_out = list(dict.fromkeys(event.item_id for event in events if event.type in types))
+        left_out = left_out_of(events, settings)
     else:
         assert user_id is not None  # noqa: S101
         left_out = store.items(user_id, types)
@@ -54,6 +54,16 @@ def known_of(
         if event.type in types:
             left_out.append(event.item_id)
     return Known(events[-MOST_RECENT:], [*left_out, *wanted.blocked_items], wanted.blocked, wanted.explore)
+
+
+def left_out_of(events: Sequence[Event], settings: Settings) -> list[str]:
+    """The items that are not to be recommended again to who did this, each once."""
+    types = _types(settings)
+    return list(dict.fromkeys(event.item_id for event in events if event.type in types))
+
+
+def _types(settings: Settings) -> list[str]:
+    return sorted({type_ for name in settings.leave_out for type_ in TYPES[name]})
 
 
 @dataclass(frozen=True)

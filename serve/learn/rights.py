@@ -18,7 +18,7 @@ from sqlalchemy import Column, LargeBinary, Table, Text, select
 
 from embed.durable import sync
 from serve.learn.answer_store import AnswerStore
-from serve.learn.database import METADATA, Database, database_url
+from serve.learn.database import METADATA, Database, open_database
 from serve.learn.event_store import EventStore
 from serve.settings import Settings
 
@@ -75,19 +75,21 @@ class Rights:
 
     def preferences(self, user_id: str) -> Preferences:
         """What a user set, or the defaults."""
-        rows = self._database.rows(select(_PREFERENCES.c.body).where(_PREFERENCES.c.user_id == user_id))
+        own = _PREFERENCES.c.user_id == self._database.known_as(user_id)
+        rows = self._database.rows(select(_PREFERENCES.c.body).where(own))
         return Preferences.model_validate_json(rows[0][0]) if rows else Preferences()
 
     def prefer(self, user_id: str, preferences: Preferences) -> None:
         """Keep what a user set, whole; on disk when this returns."""
-        body = preferences.model_dump_json().encode()
-        statement = self._database.dialect.insert(_PREFERENCES).values(user_id=user_id, body=body)
+        body, known_as = preferences.model_dump_json().encode(), self._database.known_as(user_id)
+        statement = self._database.dialect.insert(_PREFERENCES).values(user_id=known_as, body=body)
         statement = statement.on_conflict_do_update(index_elements=["user_id"], set_={"body": body})
         with self._database.writing() as connection:
             connection.execute(statement)
 
     def erase(self, user_id: str) -> Erased:
         """Remove all that is kept of a user until now; nothing is left on disk when this returns."""
+        user_id = self._database.known_as(user_id)
         line = orjson.dumps({"user": _hash(user_id), "at": time.time()}).decode()
         with self._file.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -131,7 +133,7 @@ def forget_again(settings: Settings) -> int:
     """Do the erasures that a store's database does not know of; how many rows that removed."""
     if not (settings.store / FILE).exists():
         return 0
-    database = Database(database_url(settings))
+    database = open_database(settings)
     try:
         return Rights(database, settings.store).catch_up()
     finally:

@@ -20,6 +20,7 @@ from embed.behaviour import collect, split_at
 from embed.durable import point
 from embed.encode_job import SpaceVectors
 from serve.errors import BadRequest
+from serve.learn.answer_store import AnswerStore, with_answers
 from serve.learn.event_store import open_event_store
 from serve.learn.towers_job import begin, chosen_towers, current_towers, material_of
 from serve.rank.fitting import Progress, fit_scorer
@@ -71,10 +72,12 @@ def train_scorer(
     events = open_event_store(settings)
     try:
         told = {"towers": towers.fingerprint, **settings.scorer.model_dump()}
-        job = begin(folder, events.last(), release.name, told)
+        answers = AnswerStore(events.database)
+        job = begin(folder, events.last(), release.name, told, answers.last())
         ids = release.catalogue.ids()
         interactions, _ = collect((batch for _, batch in events.batches(until=job.events_until)), ids, settings.signal)
-        shown = read_shown((batch for _, batch in events.batches(until=job.events_until)), ids, settings.signal, moment)
+        seen = with_answers(events, answers, moment, job.events_until, job.answers_until)
+        shown = read_shown(seen, ids, settings.signal, moment)
     finally:
         events.close()
     split = split_at(interactions, moment, float("inf"))

@@ -45,6 +45,7 @@ class Job(BaseModel):
     """What a job learns from: so that one that was killed goes on, and any other begins anew."""
 
     events_until: int
+    answers_until: int = 0
     release: str
     settings: dict[str, Any]
 
@@ -183,10 +184,10 @@ def check_enough(split: Split, interactions: Interactions) -> None:
         )
 
 
-def begin(folder: Path, events_until: int, release: str, settings: dict[str, Any]) -> Job:
+def begin(folder: Path, events_until: int, release: str, settings: dict[str, Any], answers_until: int = 0) -> Job:
     """The job that was killed, if it is the same as the one asked for; else a new one, in an emptied folder."""
     path = folder / "job.json"
-    new = Job(events_until=events_until, release=release, settings=settings)
+    new = Job(events_until=events_until, answers_until=answers_until, release=release, settings=settings)
     if path.exists():
         killed = Job.model_validate_json(path.read_bytes())
         if (killed.release, killed.settings) == (new.release, new.settings):
