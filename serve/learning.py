@@ -1,5 +1,6 @@
 """Jobs that learn from the store's events, with the items of its current release: train, tune, evaluate."""
 
+import logging
 from pathlib import Path
 
 from embed.behaviour import collect, split_by_time
@@ -8,6 +9,7 @@ from embed.encode_job import SpaceVectors
 from serve.errors import BadRequest
 from serve.evaluation.evaluate import Evaluation
 from serve.evaluation.evaluate import evaluate as run_evaluation
+from serve.learn.abuse import watch
 from serve.learn.answer_store import AnswerStore, with_answers
 from serve.learn.event_store import open_event_store
 from serve.learn.rights import forget_again
@@ -20,10 +22,13 @@ from serve.rank.shown import HORIZON, read_shown
 from serve.release import Release, open_current
 from serve.settings import Settings
 
+log = logging.getLogger("vetrina")
+
 
 def train(settings: Settings, progress: Progress | None = None) -> TrainingReport:
     """Train towers and blend on the events of the store, with the items of its current release."""
     forget_again(settings)
+    _watch(settings)
     with one_job_at_a_time(settings.store):
         return train_towers(settings, *released(settings, progress), progress)
 
@@ -31,6 +36,7 @@ def train(settings: Settings, progress: Progress | None = None) -> TrainingRepor
 def train_scorer(settings: Settings, progress: Progress | None = None) -> ScorerReport:
     """Train the scorer on the events since the towers' validation began."""
     forget_again(settings)
+    _watch(settings)
     with one_job_at_a_time(settings.store):
         return run_scorer_job(settings, *released(settings, progress), progress)
 
@@ -58,6 +64,14 @@ def evaluate(settings: Settings, folder: Path, ablate: bool = False, progress: P
     store.close()
     with material_of(settings, release, spaces, folder) as material:
         return run_evaluation(material, split, shown, settings, folder, ablate, progress)
+
+
+def _watch(settings: Settings) -> None:
+    """What robots and floods did is not to be learned from."""
+    events = open_event_store(settings)
+    for one in watch(events):
+        log.warning("user %s is in quarantine: %s", one.user_id, one.reason)
+    events.close()
 
 
 def tune(settings: Settings, trials: int, progress: Progress | None = None) -> TuningReport:

@@ -1,6 +1,7 @@
 """How results look in a terminal: tables and short sentences, for people."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from serve.doctor import Finding
     from serve.evaluation.evaluate import Evaluation
     from serve.evaluation.judge import Judgement
+    from serve.learn.event_store import Quarantined
     from serve.learn.import_events import ImportReport
     from serve.learn.rights import Erased
     from serve.learn.scorer_job import ScorerReport
@@ -193,6 +195,20 @@ def training_report(report: "TrainingReport") -> RenderableType:
     ]
     done = Text.assemble((f"towers {report.fingerprint}", "bold green"), f"  ({report.seconds:.0f} s)")
     return Group(Text("\n".join(lines)), done)
+
+
+def quarantine(listed: "Sequence[Quarantined]") -> RenderableType:
+    """Who is in quarantine or was, and why."""
+    if not listed:
+        return Text("nobody", style="dim")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("user", "since", "released", "why"):
+        table.add_column(name)
+    for one in listed:
+        times = (one.since, one.released)
+        told = ["" if of is None else datetime.fromtimestamp(of, UTC).strftime("%Y-%m-%d %H:%M") for of in times]
+        table.add_row(one.user_id, *told, one.reason)
+    return table
 
 
 def judgement(of: "Judgement") -> RenderableType:

@@ -8,7 +8,8 @@ import orjson
 import typer
 
 from serve import show
-from serve.cli.terminal import Json, Store, app, bars, out, print_result, train_app, tune_app
+from serve.cli.terminal import Json, Store, app, bars, out, print_result, quarantine_app, train_app, tune_app
+from serve.errors import NotFound
 from serve.settings import load_settings
 
 
@@ -26,6 +27,41 @@ def events(
     with bars(json) as progress:
         report = import_events(settings, file, mapping, progress)
     print_result(json, report, show.events_report)
+
+
+@quarantine_app.command("list")
+def quarantine_list(store: Store = None, json: Json = False) -> None:
+    """Who is in quarantine, or was released from it, since when and why."""
+    from serve.learn.event_store import open_event_store
+
+    events = open_event_store(load_settings(store=store))
+    print_result(json, events.quarantined(), show.quarantine)
+
+
+@quarantine_app.command("look")
+def quarantine_look(store: Store = None, json: Json = False) -> None:
+    """Look for robots and click floods now, as every training does, and list who is new in quarantine."""
+    from serve.learn.abuse import watch
+    from serve.learn.event_store import open_event_store
+
+    events = open_event_store(load_settings(store=store))
+    new = {one.user_id for one in watch(events)}
+    print_result(json, [one for one in events.quarantined() if one.user_id in new], show.quarantine)
+
+
+@quarantine_app.command("release")
+def quarantine_release(
+    user: Annotated[str, typer.Argument(help="who is to be learned from again, for good")],
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Learn from a user again."""
+    from serve.learn.event_store import open_event_store
+
+    events = open_event_store(load_settings(store=store))
+    if not events.release(user):
+        raise NotFound(f"there is no {user!r} in quarantine: vetrina quarantine list tells who is", "user")
+    print_result(json, {"released": user}, lambda _: "released; the next training learns from what it did")
 
 
 @app.command()

@@ -57,6 +57,10 @@ rules_app = typer.Typer(no_args_is_help=True, help="What the shop decides itself
 app.add_typer(rules_app, name="rules")
 
 
+quarantine_app = typer.Typer(no_args_is_help=True, help="Who is kept but not learned from: robots, click floods.")
+app.add_typer(quarantine_app, name="quarantine")
+
+
 tune_app = typer.Typer(no_args_is_help=True, help="Look for better settings.")
 app.add_typer(tune_app, name="tune")
 

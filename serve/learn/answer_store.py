@@ -13,11 +13,11 @@ import numpy as np
 import orjson
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from sqlalchemy import Column, Connection, Float, Index, LargeBinary, Table, Text, func, select
+from sqlalchemy import Column, Connection, Float, Index, LargeBinary, Table, Text, func, or_, select
 
 from embed.behaviour import Event, as_batch
 from serve.learn.database import METADATA, SEQUENCE, Database
-from serve.learn.event_store import EventStore
+from serve.learn.event_store import EventStore, in_quarantine
 
 PAGE = 5_000
 Floats = NDArray[np.float32]
@@ -105,11 +105,15 @@ class AnswerStore:
     def batches(
         self, after: int = 0, since: float = 0.0, until: int | None = None, page: int = PAGE
     ) -> Iterator[list[tuple[int, Answer]]]:
-        """All answers in the order they came with their numbers: those after a number and up to one, since a moment."""
+        """All answers in the order they came with their numbers: those after a number and up to one, since a moment.
+
+        Without those to users who are in quarantine.
+        """
         while True:
             query = select(_ANSWERS.c.sequence, *_COLUMNS).where(_ANSWERS.c.sequence > after)
             if until is not None:
                 query = query.where(_ANSWERS.c.sequence <= until)
+            query = query.where(or_(_ANSWERS.c.user_id.is_(None), _ANSWERS.c.user_id.not_in(in_quarantine())))
             rows = self._database.rows(
                 query.where(_ANSWERS.c.timestamp >= since).order_by(_ANSWERS.c.sequence).limit(page)
             )

@@ -4,8 +4,9 @@ Events are kept as they came, also of items that no catalogue has yet: whoever r
 knows, so that events that came before their item count from the day it is there.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Column, Connection, Float, Index, Integer, Table, Text, func, select
@@ -34,7 +35,30 @@ _EVENTS = Table(
     Column("domain", Text),
     Index("events_of_user", "user_id", "timestamp"),
 )
+_QUARANTINE = Table(
+    "quarantine",
+    METADATA,
+    Column("user_id", Text, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("since", Float, nullable=False),
+    Column("released", Float),
+)
 _COLUMNS = [_EVENTS.c[name] for name in EVENT_SCHEMA.names]
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A user whose events are kept but not learned from, since when and why; until `released`, if that is given."""
+
+    user_id: str
+    reason: str
+    since: float
+    released: float | None
+
+
+def in_quarantine() -> Any:
+    """A subquery: the ids of the users who are in quarantine."""
+    return select(_QUARANTINE.c.user_id).where(_QUARANTINE.c.released.is_(None))
 
 
 class EventStore:
@@ -117,26 +141,51 @@ class EventStore:
         """The number of the last event, 0 for none."""
         return int(self.database.rows(select(func.coalesce(func.max(_EVENTS.c.sequence), 0)))[0][0])
 
-    def batches(self, after: int = 0, until: int | None = None) -> Iterator[tuple[int, Any]]:
+    def batches(self, after: int = 0, until: int | None = None, quarantined: bool = False) -> Iterator[tuple[int, Any]]:
         """All events in the order they came, as pyarrow.RecordBatches of EVENT_SCHEMA, each with its last number.
 
-        `after` and `until` are such numbers: only what came since, and only up to there.
+        `after` and `until` are such numbers: only what came since, and only up to there. Those of users who are in
+        quarantine come only where they are asked for.
         """
         while True:
             query = select(_EVENTS.c.sequence, *_COLUMNS).where(_EVENTS.c.sequence > after)
             if until is not None:
                 query = query.where(_EVENTS.c.sequence <= until)
+            if not quarantined:
+                query = query.where(_EVENTS.c.user_id.not_in(in_quarantine()))
             rows = self.database.rows(query.order_by(_EVENTS.c.sequence).limit(PAGE))
             if not rows:
                 return
             after = rows[-1][0]
             yield after, as_batch(Event(*columns) for _, *columns in rows)
 
+    def quarantine(self, reasons: Mapping[str, str]) -> None:
+        """Put users into quarantine, by why; on disk when this returns. Who is, or was released from it, stays so."""
+        if not reasons:
+            return
+        statement = self.database.dialect.insert(_QUARANTINE).on_conflict_do_nothing(index_elements=["user_id"])
+        rows = [{"user_id": user, "reason": why, "since": time.time()} for user, why in reasons.items()]
+        with self.database.writing() as connection:
+            connection.execute(statement, rows)
+
+    def release(self, user_id: str) -> bool:
+        """Learn from a user again, for good; whether there was such a one."""
+        own = _QUARANTINE.c.user_id == self.database.known_as(user_id)
+        with self.database.writing() as connection:
+            statement = _QUARANTINE.update().where(own, _QUARANTINE.c.released.is_(None))
+            return connection.execute(statement.values(released=time.time())).rowcount > 0
+
+    def quarantined(self) -> list[Quarantined]:
+        """Who is in quarantine, and who was released from it, by since when."""
+        return [Quarantined(*row) for row in self.database.rows(select(_QUARANTINE).order_by(_QUARANTINE.c.since))]
+
     def erase(self, connection: Connection, user_id: str, until: float | None = None) -> int:
         """Remove the events of a user, or those up to a moment, within a transaction; how many they were."""
         statement = _EVENTS.delete().where(_EVENTS.c.user_id == user_id)
         if until is not None:
             statement = statement.where(_EVENTS.c.timestamp <= until)
+        if until is None:
+            connection.execute(_QUARANTINE.delete().where(_QUARANTINE.c.user_id == user_id))
         return connection.execute(statement).rowcount
 
     @property
@@ -151,6 +200,7 @@ class EventStore:
             _EVENTS.c.request_id.is_not(None),
             _EVENTS.c.type != "impression",
             _EVENTS.c.timestamp >= since,
+            _EVENTS.c.user_id.not_in(in_quarantine()),
         )
         rows = self.database.rows(query.order_by(_EVENTS.c.sequence))
         return [(sequence, Event(*values)) for sequence, *values in rows]

@@ -1,0 +1,129 @@
+"""Robots and floods: found, kept, shown, not learned from, and released by a command."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_feedback import answer, click
+
+from embed.behaviour import Event, as_batch
+from serve import cli
+from serve.learn import abuse
+from serve.learn.abuse import habits_of, look, watch
+from serve.learn.answer_store import AnswerStore
+from serve.learn.event_store import EventStore, open_event_store
+from serve.learn.rights import Rights
+from serve.settings import Settings
+
+T0 = 1767225600.0
+
+some_acts = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 4), st.sampled_from(["click", "impression"]), st.integers(0, 400)),
+    min_size=1,
+    max_size=60,
+)
+
+
+def event(place: int, user: str, item: str, time: float, type_: str = "click") -> Event:
+    return Event(f"{user}-{place}", user, item, type_, T0 + time)
+
+
+@given(some_acts)
+@settings(max_examples=100, deadline=None)
+def test_habits_are_what_counting_says(acts: list[tuple[int, int, str, int]]) -> None:
+    events = [event(n, f"u{user}", f"i{item}", time, type_) for n, (user, item, type_, time) in enumerate(acts)]
+    users, habits, _ = habits_of([as_batch(events[:10]), as_batch(events[10:])])
+    assert set(users) == {one.user_id for one in events if one.type == "click"}
+    for user, row in zip(users, habits, strict=True):
+        own = sorted((one for one in events if one.user_id == user and one.type == "click"), key=lambda e: e.timestamp)
+        times = np.array([one.timestamp for one in own])
+        a_minute = max(int(((times >= time) & (times < time + 60)).sum()) for time in times)
+        most = max(sum(one.item_id == item for one in own) for item in {one.item_id for one in own})
+        breadth = len({one.item_id for one in own}) / len(own)
+        assert np.expm1(row[[0, 1, 4]]) == pytest.approx([len(own), a_minute, most])
+        assert row[3] == pytest.approx(breadth)
+        if len(own) > 2 and np.diff(times).mean() > 0:
+            steady = np.clip(np.diff(times).std() / np.diff(times).mean(), 1e-3, 1e3)
+            assert row[2] == pytest.approx(np.log(steady), abs=1e-3)
+
+
+def fill(store: EventStore) -> None:
+    """150 people with habits of their own; a flood, a clock, one who loves one thing, and one unlike all others."""
+    random = np.random.default_rng(0)
+    events = []
+    for person in range(150):
+        times = np.cumsum(random.lognormal(6, 1.5, 40)) + random.integers(86_400)
+        liked = random.integers(0, 300, 15)
+        events += [event(n, f"p{person}", f"i{random.choice(liked)}", time) for n, time in enumerate(times)]
+    events += [event(n, "flood", "i1", n / 10) for n in range(400)]
+    events += [event(n, "clock", f"i{n}", 30 * n) for n in range(60)]
+    events += [event(n, "fan", "i7", 300 * n + random.integers(200)) for n in range(80)]
+    gaps = random.lognormal(0.7, 0.3, 3000)
+    events += [event(n, "strange", f"s{n}", time) for n, time in enumerate(np.cumsum(gaps))]
+    store.add(events)
+
+
+def test_who_looks_like_a_robot_is_kept_but_not_learned_from(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = EventStore(url)
+    answers = AnswerStore(store.database)
+    fill(store)
+    answers.add([answer(1, "flood"), answer(2, "p1"), answer(3, None)])
+    store.add([click(1, user="flood"), click(2, user="p1")])
+    monkeypatch.setattr(abuse, "MOST_A_MINUTE", 60)
+    found = {one.user_id: one.reason for one in watch(store)}
+    assert set(found) == {"flood", "clock", "fan", "strange"}
+    assert "in a minute" in found["flood"]
+    assert "steady to 0%" in found["clock"]
+    assert "on one item in a day" in found["fan"]
+    assert "unlike" in found["strange"] or "in a minute" in found["strange"]
+    learned = {row["user_id"] for _, batch in store.batches() for row in batch.to_pylist()}
+    assert learned == {f"p{person}" for person in range(150)}
+    assert store.count("flood") == 401
+    assert {event.user_id for _, event in store.acts(0, 0.0)} == {"p1"}
+    assert [one.request_id for lot in answers.batches() for _, one in lot] == ["r2", "r3"]
+    assert store.release("flood")
+    assert not store.release("flood")
+    assert look(store) == []  # who was released is not taken again
+    assert "flood" in {row["user_id"] for _, batch in store.batches() for row in batch.to_pylist()}
+    assert [one.user_id for one in store.quarantined() if one.released] == ["flood"]
+    store.close()
+
+
+def test_an_erasure_reaches_the_quarantine(tmp_path: Path) -> None:
+    store = EventStore(f"sqlite:///{tmp_path / 'e.db'}")
+    fill(store)
+    watch(store)
+    Rights(store.database, tmp_path).erase("clock")
+    assert "clock" not in {one.user_id for one in store.quarantined()}
+    store.close()
+
+
+def test_the_command_line_looks_lists_and_releases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = open_event_store(Settings(store=tmp_path))
+    fill(store)
+    store.close()
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["vetrina", "quarantine", *arguments, "--store", str(tmp_path)])
+        with pytest.raises(SystemExit):
+            cli.main()
+        return "".join(capfd.readouterr())
+
+    assert {one["user_id"] for one in json.loads(run("look", "--json"))} == {"flood", "clock", "fan", "strange"}
+    assert json.loads(run("look", "--json")) == []
+    assert "steady to 0%" in run("list")
+    assert "released" in run("release", "clock")
+    assert "there is no 'clock' in quarantine" in run("release", "clock")
+
+
+def test_a_log_without_acts_has_nobody_to_judge(tmp_path: Path) -> None:
+    store = EventStore(f"sqlite:///{tmp_path / 'e.db'}")
+    assert look(store) == []
+    store.add([event(0, "u", "i", 0, "impression")])
+    assert look(store) == []
+    store.close()
