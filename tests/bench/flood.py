@@ -1,0 +1,113 @@
+"""A flood of clicks and 20 robots: do they change what others are shown?
+
+The demo shop with towers and scorer. 600 shoppers are answered and click as the scorer foretells. Then one user clicks
+400 times, on every item of 40 answers, and 20 robots are answered 30 times each and click on one and the same item.
+Held against each other are the first ten of 300 other shoppers by what is learned with the flood and without it: as it
+comes, and after the next look for robots, which every training takes.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from cold_start import demo_store
+from report import report
+from rich.console import Console
+from rich.progress import track
+
+from embed.behaviour import Event
+from serve.cli import bars
+from serve.learn.abuse import watch
+from serve.learn.answer_store import Answer, AnswerStore, Display
+from serve.learn.event_store import EventStore, open_event_store
+from serve.learn.feedback import Feedback
+from serve.learn.known import known_of
+from serve.learning import train, train_scorer
+from serve.live import open_engine
+from serve.pipeline import build
+from serve.retrieve.engine import Engine
+from serve.settings import Settings
+
+SEED = 0
+SHOPPERS, OTHERS, K = 600, 300, 10
+FLOOD, ROBOTS, ANSWERS = 40, 20, 30
+
+
+def main() -> None:
+    random = np.random.default_rng(SEED)
+    with tempfile.TemporaryDirectory() as folder, bars(quiet=False) as progress:
+        settings = demo_store(Path(folder), progress)
+        train(settings, progress)
+        train_scorer(settings, progress)
+        build(settings, progress=progress)
+        engine, store = open_engine(settings), open_event_store(settings)
+        users = np.array(list(store.users()))
+        asked, others = np.split(random.permutation(users)[: SHOPPERS + OTHERS], [SHOPPERS])
+        now = time.time()
+        for number, user in enumerate(track(asked.tolist(), "shoppers", console=Console(stderr=True))):
+            shown = answered(engine, store, settings, user, f"of {user}", now - 3600 + number)
+            chances = shown.display.chances[:, 0]
+            acts(
+                store,
+                shown,
+                [item for item, p in zip(shown.display.items, chances, strict=True) if random.random() < p],
+            )
+        before = lists(engine, store, settings, others)
+        for number in range(FLOOD):
+            shown = answered(engine, store, settings, "flood", f"flood {number}", now - 600 + number)
+            acts(store, shown, shown.display.items)
+        wanted = str(engine.view.text(0))
+        for robot in range(ROBOTS):
+            for number in range(ANSWERS):
+                shown = answered(engine, store, settings, f"robot{robot}", f"{robot} {number}", now - 600 + 20 * number)
+                acts(store, shown, [wanted])
+        during = lists(engine, store, settings, others)
+        watch(store)
+        after = lists(engine, store, settings, others)
+        quarantined = {one.user_id for one in store.quarantined()}
+        store.close()
+    figures: dict[str, float | int | str | None] = {
+        "lists": OTHERS,
+        "lists_changed": sum(one != other for one, other in zip(before, after, strict=True)),
+        "lists_changed_until_the_next_look": sum(one != other for one, other in zip(before, during, strict=True)),
+        "places_changed_until_the_next_look": round(
+            float(np.mean([len(set(one) - set(other)) for one, other in zip(before, during, strict=True)])), 3
+        ),
+        "in_quarantine": sum(user.startswith(("flood", "robot")) for user in quarantined),
+    }
+    report("flood", figures, SEED, ("torch", "scikit-learn"))
+
+
+def answered(engine: Engine, store: EventStore, settings: Settings, user: str, request_id: str, at: float) -> Answer:
+    """An answer to a user, logged as of a moment."""
+    found: list[Display] = []
+    known = known_of(store, settings, user)
+    engine.recommend(known.events, K, known.left_out, log=found.append)
+    answer = Answer(request_id, user, at, engine.view.release.name, found[0])
+    AnswerStore(store.database).add([answer])
+    return answer
+
+
+def acts(store: EventStore, answer: Answer, items: list[str]) -> None:
+    """Clicks on some items of an answer; those that it did not show claim to be of it."""
+    assert answer.user_id is not None
+    user, request_id, time_ = answer.user_id, answer.request_id, answer.timestamp + 5
+    store.add([Event(f"{request_id} {item}", user, item, "click", time_, request_id=request_id) for item in items])
+
+
+def lists(engine: Engine, store: EventStore, settings: Settings, users: np.ndarray) -> list[list[int]]:
+    """The first ten of each user, by a head that reads the whole log anew."""
+    feedback = Feedback(store, AnswerStore(store.database), settings)
+    head = feedback.head_of(engine.view.release.behaviour.scorer)
+    feedback.catch_up()
+    fresh = Engine(engine.view, engine._encoders, settings, online=head)
+    found = []
+    for user in track(users.tolist(), "others", console=Console(stderr=True)):
+        known = known_of(store, settings, user)
+        found.append([one.number for one in fresh.recommend(known.events, K, known.left_out)])
+    return found
+
+
+if __name__ == "__main__":
+    main()
