@@ -274,8 +274,9 @@ def some_answer(service: Service, user: str, **more: Any) -> dict[str, Any]:
     return found
 
 
-def test_clicks_on_answers_change_what_every_worker_shows(copied: Settings) -> None:
-    copied = copied.model_copy(update={"online": copied.online.model_copy(update={"learn": True})})
+def test_clicks_on_answers_change_what_every_worker_shows(copied: Settings, url: str) -> None:
+    online = copied.online.model_copy(update={"learn": True})
+    copied = copied.model_copy(update={"online": online, "events_url": url})
     with served(copied) as one, served(copied) as other:
         before = {item["item_id"]: item for item in some_answer(one, "judge", k=72)["items"]}
         wanted = list(before)[-1]
