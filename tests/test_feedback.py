@@ -199,12 +199,15 @@ class _Scorer:
     class facts:  # noqa: N801
         hidden_scale = (1.0, 1.0, 1.0, 1.0)
         heads = dict.fromkeys(HEADS)
+        events_until = 60
 
 
 @pytest.fixture
 def learning(url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("time.time", lambda: NOW + 3600)
     events = EventStore(url)
+    known = ["u", "flood", *(f"u{number}" for number in range(50))]
+    events.add([Event(f"before {user}", user, "i0", "view", NOW - 9 * DAY) for user in known])
     yield events, AnswerStore(events.database), lambda: Feedback(events, AnswerStore(events.database), Settings())
     events.close()
 
@@ -256,6 +259,10 @@ def test_only_what_a_shopper_did_with_an_answer_counts_and_counts_once(learning:
     events.add([click(1), click(1, event_id="again"), click(1, event_id="and again", timestamp=NOW + 61)])
     plain.catch_up()
     assert plain.learned == 1
+    answers.add([answer(7, "nobody knew")])
+    events.add([click(7, user="nobody knew")])
+    plain.catch_up()
+    assert plain.learned == 1
 
 
 def test_one_shopper_and_any_number_of_clicks_do_little(learning: Any) -> None:
@@ -277,13 +284,17 @@ def some_answer(service: Service, user: str, **more: Any) -> dict[str, Any]:
 def test_clicks_on_answers_change_what_every_worker_shows(copied: Settings, url: str) -> None:
     online = copied.online.model_copy(update={"learn": True})
     copied = copied.model_copy(update={"online": online, "events_url": url})
+    events = EventStore(url)  # of which the scorer knows the first lot
+    fans = [f"u{number:05}" for number in range(1, 41)]
+    events.add([Event(f"before {user}", user, "i0", "view", NOW) for user in fans])
+    events.close()
     with served(copied) as one, served(copied) as other:
         before = {item["item_id"]: item for item in some_answer(one, "judge", k=72)["items"]}
         wanted = list(before)[-1]
         scorer = open_current(copied.store).behaviour.scorer
         assert scorer is not None
         for number in range(40):
-            user = f"fan{number}"
+            user = fans[number]
             found = some_answer(one, user, k=72)
             ids = [item["item_id"] for item in found["items"]]
             act = {"user_id": user, "item_id": wanted, "type": "purchase", "request_id": found["request_id"]}

@@ -137,6 +137,11 @@ class EventStore:
             yield from (user_id for (user_id,) in rows)
             after = rows[-1][0]
 
+    def knew(self, user_id: str, until: int) -> bool:
+        """Whether there was an event of the user among those up to a number."""
+        own = _EVENTS.c.user_id == self.database.known_as(user_id)
+        return bool(self.database.rows(select(_EVENTS.c.sequence).where(own, _EVENTS.c.sequence <= until).limit(1)))
+
     def last(self) -> int:
         """The number of the last event, 0 for none."""
         return int(self.database.rows(select(func.coalesce(func.max(_EVENTS.c.sequence), 0)))[0][0])

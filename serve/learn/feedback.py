@@ -1,8 +1,9 @@
 """Feedback: what came of answers, read from the log as it comes, into the online head of the scorer that answers.
 
 Every process reads the same two logs and adds the same numbers, so all learn the same head; one that starts reads what
-is recent again. What one shopper can do to it is bounded: only answers to a known shopper count, at most `most_a_day`
-of each, only what that shopper did with them, and each act on an item once.
+is recent again. What one shopper can do to it is bounded: at most `most_a_day` answers count, only what that shopper
+did with them, and each act on an item once. And only shoppers count whom the log knew when the scorer was trained:
+robots were looked for among them (serve.learn.abuse); who is new since, under however many names, is looked at first.
 """
 
 import time
@@ -41,7 +42,8 @@ class Feedback:
         elif learning is None or learning.fingerprint != scorer.fingerprint:
             scale = np.array(scorer.facts.hidden_scale, np.float32)
             head = OnlineHead(list(scorer.facts.heads), scale, settings.prior, settings.half_life_days, time.time())
-            learning = _Learning(scorer.fingerprint, head, _Read(self._events.late), _Read(self._events.late))
+            late = self._events.late
+            learning = _Learning(scorer.fingerprint, scorer.facts.events_until, head, _Read(late), _Read(late))
         self._learning = learning
         return None if learning is None else learning.head
 
@@ -64,6 +66,10 @@ class Feedback:
     def _shown(self, learning: "_Learning", answer: Answer) -> None:
         shown = answer.display
         if answer.user_id is None or shown.scorer != learning.fingerprint or not len(shown.hidden):
+            return
+        if answer.user_id not in learning.knew:
+            learning.knew[answer.user_id] = self._events.knew(answer.user_id, learning.events_until)
+        if not learning.knew[answer.user_id]:
             return
         day = answer.user_id, int(answer.timestamp // DAY)
         learning.of_day[day] += 1
@@ -128,8 +134,10 @@ class _Learning:
     """What is learned of one scorer, and how far."""
 
     fingerprint: str
+    events_until: int
     head: OnlineHead
     answers: _Read
     acts: _Read
     kept: OrderedDict[str, _Kept] = field(default_factory=OrderedDict)
     of_day: Counter[tuple[str, int]] = field(default_factory=Counter)
+    knew: dict[str, bool] = field(default_factory=dict)

@@ -96,6 +96,7 @@ def train_scorer(
             towers.fingerprint,
             folder / "fit",
             progress=progress,
+            events_until=job.events_until,
         )
     if fitted is None:
         (folder / "job.json").unlink()  # with more events the job is another one

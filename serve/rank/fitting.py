@@ -49,11 +49,13 @@ def fit_scorer(
     towers: str,
     folder: Path,
     progress: Progress | None = None,
+    events_until: int = 0,
 ) -> Fitted | None:
     """A scorer from what shoppers did from a moment on; None where that is too little.
 
     `recommender` and `maker` know the time before the moment, `interactions` also that after it; `holdout` says what
-    shoppers liked then that was new to them. `towers` is the fingerprint of what the features will come from.
+    shoppers liked then that was new to them. `towers` is the fingerprint of what the features will come from, and
+    `events_until` the number of the last event of the log that was looked at.
     """
     cases = CaseMaker(recommender, maker, interactions, settings)
     made = _cases(cases, interactions, holdout, moment, shown, settings)
@@ -98,6 +100,7 @@ def fit_scorer(
             columns=maker.layout.names,
             towers=towers,
             usual_place=whole.usual_place,
+            events_until=events_until,
             hidden_scale=whole.hidden_scale(),
             heads=facts,
             rows=len(examples),

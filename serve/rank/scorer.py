@@ -63,7 +63,8 @@ class ScorerFacts(BaseModel):
     """What a scorer is: its layout, its heads, which towers and encoders its features come from, how it was trained.
 
     Candidates are scored as if they were shown at the `usual_place`, a value of the position column. `hidden_scale` is
-    the root of the mean square of each unit of the last hidden layer.
+    the root of the mean square of each unit of the last hidden layer. It was trained on the events up to number
+    `events_until`, among which robots were looked for.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -74,6 +75,7 @@ class ScorerFacts(BaseModel):
     towers: str
     usual_place: float
     hidden_scale: tuple[float, ...] = ()
+    events_until: int = 0
     heads: dict[str, HeadFacts]
     rows: int
     cases: int

@@ -3,7 +3,7 @@
 The demo shop with towers and scorer. 600 shoppers are answered and click as the scorer foretells. Then one user clicks
 400 times, on every item of 40 answers, and 20 robots are answered 30 times each and click on one and the same item.
 Held against each other are the first ten of 300 other shoppers by what is learned with the flood and without it: as it
-comes, and after the next look for robots, which every training takes.
+comes, when nobody new counts yet, and after the next look for robots, which every training takes.
 """
 
 import tempfile
