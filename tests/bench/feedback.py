@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from report import report
+from report import earlier, report
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -75,7 +75,7 @@ def main() -> None:
         figures[f"ope_coverage_{name}"] = round(float(np.mean(of)), 4)
         figures[f"ope_error_{name}"] = round(float(np.sqrt(np.mean(np.square(errors[name])))), 4)
     figures["ope_coverage"] = figures["ope_coverage_dr"]
-    report("feedback", figures, SEED, ("torch", "onnxruntime"))
+    report("feedback", earlier("feedback") | figures, SEED, ("torch", "onnxruntime"))
 
 
 def candidates(random: np.random.Generator) -> Features:

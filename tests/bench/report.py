@@ -29,6 +29,13 @@ def report(name: str, figures: dict[str, float | int | str | None], seed: int, p
     print(line)
 
 
+def earlier(name: str) -> dict[str, float | int | str | None]:
+    """The figures of the last report of a name, for who measures one part at a time; none before the first."""
+    path = RESULTS / f"{name}.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {key: value for key, value in known.items() if key not in {"seed", "date", "machine", "versions"}}
+
+
 def _machine() -> str:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")

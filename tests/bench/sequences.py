@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from report import RESULTS, report
+from report import earlier, report
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -73,10 +73,8 @@ def main() -> None:
             table.add_row(name, what, f"{gain:.4f}", f"{found:.4f}")
             figures |= {f"{name}_{what}_ndcg10": round(gain, 4), f"{name}_{what}_recall10": round(found, 4)}
         # Written set by set: each takes a quarter of an hour.
-        earlier = RESULTS / "sequences.json"
-        known = json.loads(earlier.read_text()) if earlier.exists() else {}
-        figures = {key: value for key, value in known.items() if key.startswith(tuple(SETS))} | figures
-        slowest = max(value for key, value in figures.items() if key.endswith("train_s"))
+        figures = earlier("sequences") | figures
+        slowest = max(figures[f"{each}_train_s"] for each in SETS if f"{each}_train_s" in figures)
         report("sequences", figures | {"train_s": slowest}, SEED, ("torch", "numpy", "scipy"))
     Console().print(table)
 
