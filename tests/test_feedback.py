@@ -150,11 +150,12 @@ def test_answers_come_back_as_they_were(url: str) -> None:
 
 def test_the_log_never_waits_and_counts_what_it_drops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = EventStore(f"sqlite:///{tmp_path / 'e.db'}")
-    store, may_write = AnswerStore(events.database), threading.Event()
+    store, writing, may_write = AnswerStore(events.database), threading.Event(), threading.Event()
     monkeypatch.setattr("serve.learn.answer_log.MOST_WAITING", 5)
     write = store.add
 
     def add(answers: Any) -> None:
+        writing.set()
         may_write.wait(10)
         if any(one.request_id == "r3" for one in answers):
             raise Broken("no disk", "events")
@@ -162,14 +163,17 @@ def test_the_log_never_waits_and_counts_what_it_drops(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(store, "add", add)
     log = AnswerLog(store)
-    for number in range(30):
+    log.put(answer(0))
+    assert writing.wait(10)
+    for number in range(1, 30):
         log.put(answer(number))
-    assert log.dropped >= 20
+    assert log.dropped == 24  # 5 wait
     may_write.set()
     log.settle("r0")
     log.settle("never asked")
     log.close()
-    assert log.dropped + sum(len(lot) for lot in store.batches()) == 30
+    assert log.dropped == 29  # those 5 could not be written
+    assert [one.request_id for lot in store.batches() for _, one in lot] == ["r0"]
     events.close()
 
 
