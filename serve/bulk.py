@@ -59,7 +59,7 @@ def write_candidates(
             columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
             for user_id in wanted[start : start + AT_ONCE]:
                 known = known_of(store, settings, user_id)
-                found = engine.candidates(known.events, k, known.left_out, filter_)
+                found = engine.candidates(known.events, k, known.left_out, filter_, known.preferences.blocked)
                 count = len(found.items)
                 columns["user_id"] += [user_id] * count
                 columns["item_id"] += [engine.view.text(number) for number in found.items.tolist()]

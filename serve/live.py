@@ -224,12 +224,8 @@ class Live:
         """For whom a search is, None for nobody in particular; see `known`."""
         if user_id is None and not history:
             return None
-        known = self.known(user_id, history)
         strength = self._settings.personal if personal is None else personal
-        return Taste(known.events, strength, explain, known.blocked, self._blocked_items(user_id))
-
-    def _blocked_items(self, user_id: str | None) -> Sequence[str]:
-        return () if user_id is None else self.rights.preferences(user_id).blocked_items
+        return Taste.of(self.known(user_id, history), strength, explain)
 
     def known(self, user_id: str | None, history: Sequence[Mapping[str, Any]] = ()) -> Known:
         """What to go by for a shopper, as of this moment."""

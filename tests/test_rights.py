@@ -1,15 +1,19 @@
 """The shopper's rights: preferences hold in every answer, and erasure leaves nothing, in backups neither."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from test_feedback import answer
 from test_http import Service, good, served
 
 from embed.behaviour import Event
+from serve import cli
+from serve.bulk import write_candidates
 from serve.learn.answer_store import AnswerStore
 from serve.learn.event_store import EventStore, open_event_store
 from serve.learn.rights import FILE, Preferences, Rights, forget_again
@@ -96,7 +100,9 @@ def ids(service: Service, url: str, **body: Any) -> list[str]:
     return [item["item_id"] for item in good(service.client.post(url, json=body))["items"]]
 
 
-def test_every_answer_keeps_to_what_the_shopper_wants(copied: Settings) -> None:
+def test_every_answer_keeps_to_what_the_shopper_wants(
+    copied: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     with served(copied) as service, served(copied) as other:
         everything = good(service.client.post("/v1/recommend", json={"k": 1000}))["items"]
         liked, item = everything[5], everything[0]
@@ -120,6 +126,15 @@ def test_every_answer_keeps_to_what_the_shopper_wants(copied: Settings) -> None:
             assert not barred & set(found), url
             assert barred & set(ids(other, url, **body)) - {liked["item_id"]}, url
         assert len({tuple(ids(service, "/v1/recommend", user_id=WHO, explore=True)) for _ in range(4)}) == 1
+        for command in (["recommend", WHO, "-k", "70"], ["search", liked["title"], "--user", WHO, "-k", "70"]):
+            monkeypatch.setattr("sys.argv", ["vetrina", *command, "--json", "--store", str(copied.store)])
+            capfd.readouterr()
+            with pytest.raises(SystemExit):
+                cli.main()
+            assert not barred & {one["item_id"] for one in json.loads(capfd.readouterr().out)["items"]}, command
+        write_candidates(copied, tmp_path / "all.parquet", None, 70, {})
+        rows = pq.read_table(tmp_path / "all.parquet").to_pylist()
+        assert not barred & {row["item_id"] for row in rows if row["user_id"] == WHO}
         good(service.client.put(f"/v1/users/{WHO}/preferences", json={"personal": False}))
         assert ids(service, "/v1/recommend", user_id=WHO, k=20) == ids(service, "/v1/recommend", k=20)
         refused = service.client.put(f"/v1/users/{WHO}/preferences", json={"blocked_item": ["x"]})

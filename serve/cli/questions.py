@@ -86,7 +86,12 @@ def recommend(
     known = known_of(
         open_event_store(settings), settings, user, [{"item_id": of, "type": "click"} for of in item or ()]
     )
-    answer = _ask(settings, lambda engine: engine.recommend(known.events, k, known.left_out, wanted, explain))
+    answer = _ask(
+        settings,
+        lambda engine: engine.recommend(
+            known.events, k, known.left_out, wanted, explain, blocked=known.preferences.blocked
+        ),
+    )
     print_result(json, answer, show.answer)
 
 
@@ -170,7 +175,7 @@ def _taste(settings: Settings, user: str | None, explain: bool) -> Any:
 
     if user is None:
         return None
-    return Taste(known_of(open_event_store(settings), settings, user).events, settings.personal, explain)
+    return Taste.of(known_of(open_event_store(settings), settings, user), settings.personal, explain)
 
 
 def _read_filter(text: str | None) -> dict[str, Any]:

@@ -239,8 +239,8 @@ def recommend(wanted: RecommendRequest, live: LiveRelease) -> Response:
         wanted.filter,
         wanted.explain,
         wanted.diversity,
-        wanted.explore if known.explore else False,
-        known.blocked,
+        wanted.explore if known.preferences.explore else False,
+        known.preferences.blocked,
         live.log(request_id, wanted.user_id, engine),
     )
     return _respond(engine, answer(engine.view, found, wanted.fields), started, request_id)
@@ -261,7 +261,7 @@ def candidates(wanted: CandidatesRequest, live: LiveRelease) -> Response:
     started = time.perf_counter()
     engine, known = live.engine, live.known(wanted.user_id, [event.model_dump() for event in wanted.history])
     left_out = [*known.left_out, *wanted.exclude]
-    found = engine.candidates(known.events, wanted.k, left_out, wanted.filter, known.blocked)
+    found = engine.candidates(known.events, wanted.k, left_out, wanted.filter, known.preferences.blocked)
     return _respond(engine, {"items": answer_candidates(engine.view, found)}, started)
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from embed.behaviour import EVENT_TYPES, Event, clean_event
@@ -21,13 +21,12 @@ TYPES = {"seen": SEEN, "cart": ("cart",), "purchase": ("purchase",)}
 class Known:
     """A shopper's events, the latest last, and the items that are not to be recommended again.
 
-    `blocked` is a filter of what the shopper never wants to see, `explore` whether answers may try things.
+    The latter are those that the shopper blocked, too; `preferences` is all that was set.
     """
 
-    events: Sequence[Event] = ()
-    left_out: Sequence[str] = ()
-    blocked: Mapping[str, Any] = field(default_factory=dict)
-    explore: bool = True
+    events: Sequence[Event]
+    left_out: Sequence[str]
+    preferences: Preferences
 
 
 def known_of(
@@ -36,7 +35,7 @@ def known_of(
     """What to go by for a shopper; raises BadRequest for a history that holds what is no event."""
     wanted = Preferences() if user_id is None else Rights(store.database, settings.store).preferences(user_id)
     if not wanted.personal:
-        return Known((), wanted.blocked_items, wanted.blocked, wanted.explore)
+        return Known((), wanted.blocked_items, wanted)
     types = _types(settings)
     events = [] if user_id is None else store.recent(user_id, MOST_RECENT, impressions=False)
     if len(events) < MOST_RECENT:  # these are all there are
@@ -53,7 +52,7 @@ def known_of(
         events.append(event)
         if event.type in types:
             left_out.append(event.item_id)
-    return Known(events[-MOST_RECENT:], [*left_out, *wanted.blocked_items], wanted.blocked, wanted.explore)
+    return Known(events[-MOST_RECENT:], [*left_out, *wanted.blocked_items], wanted)
 
 
 def left_out_of(events: Sequence[Event], settings: Settings) -> list[str]:

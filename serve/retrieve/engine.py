@@ -16,6 +16,7 @@ from index.exact import top
 from index.selection import Selection
 from serve.errors import BadRequest, NotFound
 from serve.learn.answer_store import Display
+from serve.learn.known import Known
 from serve.rank.explain import Reasons
 from serve.rank.explore import Exploration
 from serve.rank.features import FeatureMaker
@@ -48,6 +49,11 @@ class Taste:
     explain: bool = False
     blocked: Mapping[str, Any] = field(default_factory=dict)
     left_out: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, known: Known, personal: float, explain: bool) -> "Taste":
+        """That of a shopper as known, preferences kept to."""
+        return cls(known.events, personal, explain, known.preferences.blocked, known.preferences.blocked_items)
 
 
 class Found(NamedTuple):
