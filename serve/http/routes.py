@@ -291,7 +291,7 @@ def user(user_id: UserIdInPath, live: LiveRelease) -> Response:
 
 @router.put("/v1/users/{user_id}/preferences", response_model=PreferencesAnswer, summary="What a user wants of answers")
 def prefer(user_id: UserIdInPath, wanted: Preferences, live: LiveRelease) -> Response:
-    """Replaces what was set before; every answer of every process keeps to it from now on."""
+    """Replaces what was set before; answers of every process keep to it from now on, `rank` excepted."""
     started = time.perf_counter()
     live.rights.prefer(user_id, wanted)
     return _respond(live.engine, {"user_id": user_id, "preferences": wanted.model_dump()}, started)
