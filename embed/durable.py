@@ -43,6 +43,15 @@ def alone(lock: Path, taken: Exception) -> Iterator[None]:
         yield
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file in one atomic step, in place of one that may be there; on disk when this returns."""
+    fresh = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    fresh.write_bytes(data)
+    sync(fresh)
+    fresh.replace(path)
+    sync(path.parent)
+
+
 def write_folder(parent: Path, name: str, files: Mapping[str, bytes]) -> Path:
     """Write files into a folder `name` under `parent`; it is there whole or not at all, and stays as it is if it is."""
     folder = parent / name

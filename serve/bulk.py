@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from serve.following import open_engine
 from serve.learn.event_store import open_event_store
 from serve.learn.known import known_of
-from serve.live import open_engine
 from serve.settings import SOURCES, Settings
 
 AT_ONCE = 200  # shoppers of a row group

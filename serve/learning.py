@@ -12,12 +12,14 @@ from serve.evaluation.evaluate import evaluate as run_evaluation
 from serve.learn.abuse import watch
 from serve.learn.answer_store import AnswerStore, with_answers
 from serve.learn.event_store import open_event_store
+from serve.learn.learn_job import LearnReport
+from serve.learn.learn_job import learn as run_learn_job
 from serve.learn.rights import forget_again
 from serve.learn.scorer_job import ScorerReport
 from serve.learn.scorer_job import train_scorer as run_scorer_job
 from serve.learn.towers_job import TrainingReport, check_enough, material_of, train_towers
 from serve.learn.tuning import TuningReport, tune_towers
-from serve.pipeline import Progress, encode, one_job_at_a_time
+from serve.pipeline import BuildReport, Progress, build, encode, one_job_at_a_time
 from serve.rank.shown import HORIZON, read_shown
 from serve.release import Release, open_current
 from serve.settings import Settings
@@ -39,6 +41,15 @@ def train_scorer(settings: Settings, progress: Progress | None = None) -> Scorer
     _watch(settings)
     with one_job_at_a_time(settings.store):
         return run_scorer_job(settings, *released(settings, progress), progress)
+
+
+def learn(settings: Settings, progress: Progress | None = None) -> tuple[LearnReport, BuildReport | None]:
+    """Let the scorer go on learning, and build and publish a release with it if it measures no worse; None if not."""
+    forget_again(settings)
+    _watch(settings)
+    with one_job_at_a_time(settings.store):
+        report = run_learn_job(settings, *released(settings, progress), progress)
+    return report, build(settings, progress=progress) if report.kept else None
 
 
 def evaluate(settings: Settings, folder: Path, ablate: bool = False, progress: Progress | None = None) -> Evaluation:

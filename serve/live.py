@@ -4,26 +4,22 @@ Every process that serves has one of these. It polls two things: which release i
 wrote to the journal. Each change of either makes a new engine, and a request keeps the one it began with.
 """
 
-import fcntl
 import logging
-import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from embed.catalogue import Item, Reject, read_id, read_item, read_patch
 from embed.catalogue import Mapping as FeedMapping
-from index.journal import Journal
-from serve.changes import Encoding, LiveChange, image_source, journal_folder, rows_for
+from serve.changes import Encoding, LiveChange, image_source
 from serve.errors import EXPECTED, Broken, complaint, writable
+from serve.experiment import CONTROL, Experiment, running
+from serve.following import Following, loading_together
 from serve.learn.answer_log import AnswerLog
 from serve.learn.answer_store import Answer, AnswerStore, Display
 from serve.learn.event_store import EventStore, open_event_store
@@ -32,14 +28,12 @@ from serve.learn.known import Known, Taken, known_of, take_events
 from serve.learn.rights import Erased, Rights, forget_again
 from serve.rank.online import OnlineHead
 from serve.rank.rules import RuleBook, rules_file
-from serve.release import Release, current_name, make_current, open_current, release_folder
+from serve.release import Release, current_name, make_current, release_folder
 from serve.retrieve.engine import Engine, Taste
 from serve.retrieve.query import Encoders, make_encoders
 from serve.settings import Settings
-from serve.view import LiveItems, Rows, View, same_content
 
 POLL_SECONDS = 0.1
-PATIENCE_SECONDS = 60.0  # for other workers that load the same release
 
 log = logging.getLogger("vetrina")
 
@@ -64,85 +58,13 @@ class Outcome:
         return cls(writable(reject.item_id), "rejected", reject.code, writable(reject.reason), writable(reject.field))
 
 
-class _Following:
-    """One release and the changes on it, as far as the journal was read."""
+@dataclass(frozen=True)
+class _Tried:
+    """An A/B test, and the release that it tries."""
 
-    def __init__(self, release: Release, settings: Settings, encoders: Encoders) -> None:
-        self.release = release
-        self._settings, self._encoders = settings, encoders
-        self.journal = Journal(journal_folder(settings.store), release.manifest.journal)
-        self.items = LiveItems(release)
-        self.view = View(release, release.manifest.journal)
-
-    def catch_up(self) -> bool:
-        """Apply what the journal says beyond here; whether there was anything."""
-        before = self.journal.position
-        try:
-            for record in self.journal.read():
-                self.apply(LiveChange.from_record(record))
-        finally:
-            if self.journal.position != before:
-                self.refresh()
-        return self.journal.position != before
-
-    def apply(self, change: LiveChange) -> None:
-        """Make one change; every process makes the same ones in the same order."""
-        if change.kind == "delete":
-            self.items.delete(change.item_id)
-        elif change.kind == "patch":
-            self.items.patch(change.item_id, change.fields)
-        elif change.item is not None:
-            rows = rows_for(self.release, change)
-            before = self.items.current(change.item_id)
-            if rows is None and (before is None or not same_content(before, change.item)):
-                rows = self._encode(change.item)
-            self.items.put(change.item, rows)
-
-    def _encode(self, item: Item) -> dict[str, Rows]:
-        """Vectors for a change that was written beside another release, by whose encoders or items it has none."""
-        self.refresh()
-        try:
-            with closing(image_source(self._settings)) as source:
-                (found,) = Encoding(self.view, self._encoders, source).rows([item])
-        except EXPECTED as error:
-            log.error("item %s has no vectors until the next build: %s", item.item_id, complaint(error).message)
-            found = None
-        nothing = {
-            name: Rows([], np.empty((0, each.dim), np.float32)) for name, each in self.release.manifest.spaces.items()
-        }
-        return nothing | {name: Rows(rows.labels, rows.vectors) for name, rows in (found or {}).items()}
-
-    def refresh(self) -> None:
-        self.view = self.items.view(self.journal.position)
-
-
-def open_engine(settings: Settings) -> Engine:
-    """The engine of the current release with its live changes, for one question; raises as `open_current` does."""
-    encoders = make_encoders(settings)
-    following = _Following(open_current(settings.store), settings, encoders)
-    following.catch_up()
-    return Engine(following.view, encoders, settings)
-
-
-@contextmanager
-def _together(folder: Path, stop: threading.Event) -> Iterator[None]:
-    """Held by each process that loads the release in `folder`; leaving it waits for those that are loading it still.
-
-    So the workers of a machine go to a release within a moment, which no caller sees between them, and neither lies in
-    memory beside the other for longer. The lock dies with its process.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        yield
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < deadline and not stop.is_set():
-            with suppress(BlockingIOError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            time.sleep(0.005)
-    finally:
-        os.close(descriptor)
+    experiment: Experiment
+    following: Following
+    engine: Engine
 
 
 class Live:
@@ -154,10 +76,12 @@ class Live:
         self._encoders: Encoders | None = None
         self._rules = RuleBook(rules_file(settings))  # outlives engines: the last good rules stay
         self._engine: Engine | None = None
-        self._following: _Following | None = None
+        self._following: Following | None = None
+        self._tried: _Tried | None = None  # beside it, while an A/B test runs
+        self._feedback: dict[str, Feedback] = {}  # by the scorer's fingerprint
         self._refused: str | None = None  # the release that was refused last
         self._reason = "build one with vetrina build FEED"
-        self._complained = self._complained_of_feedback = ""  # so that it is logged once
+        self._complained = self._complained_of_feedback = self._complained_of_test = ""  # so that it is logged once
         self._loading, self._changing = threading.Lock(), threading.RLock()
         self._stop = threading.Event()
         # Of their own, as loading a release may take minutes, and changes are to be seen within a second.
@@ -177,6 +101,17 @@ class Live:
             raise Broken(f"no release is loaded yet: {self._reason}", "release")
         return self._engine
 
+    def engine_for(self, user_id: str | None) -> Engine:
+        """The engine that answers a shopper: while an A/B test runs it may be that of the release that is tried."""
+        tried = self._tried
+        if tried is None or user_id is None or tried.experiment.bucket(user_id) == CONTROL:
+            return self.engine
+        return tried.engine
+
+    def bucket(self, user_id: str) -> str:
+        """Which part of an A/B test a shopper is in, `control` while none runs."""
+        return CONTROL if self._tried is None else self._tried.experiment.bucket(user_id)
+
     @cached_property
     def events(self) -> EventStore:
         """The event log; raises Broken where its database cannot be used."""
@@ -191,11 +126,6 @@ class Live:
         """Forget a user; answers that are on their way to the log are waited for."""
         self._answers.settle_all()
         return self.rights.erase(user_id)
-
-    @cached_property
-    def feedback(self) -> Feedback:
-        """What was learned of the scorer since it was trained."""
-        return Feedback(self.events, AnswerStore(self.events.database), self._settings)
 
     @cached_property
     def _answers(self) -> AnswerLog:
@@ -260,6 +190,41 @@ class Live:
         self._follow_journal()
 
     def _follow_release(self) -> None:
+        self._follow_current()
+        self._follow_experiment()
+
+    def _follow_experiment(self) -> None:
+        """Try what an A/B test says, if it is not the current release already."""
+        try:
+            with self._loading:
+                experiment, following = running(self._settings.store), self._following
+                if following is None or (experiment and experiment.release == following.release.name):
+                    experiment = None
+                if experiment != (self._tried and self._tried.experiment):
+                    self._try(experiment)
+                self._complained_of_test = ""
+        except EXPECTED as error:
+            self._tried = None
+            if self._complained_of_test != complaint(error).message:
+                self._complained_of_test = complaint(error).message
+                log.error("the A/B test cannot go on, the current release answers all: %s", self._complained_of_test)
+        except Exception:  # a bug met while following must end neither the following nor the service
+            self._tried = None
+            log.exception("the A/B test cannot go on, the current release answers all")
+
+    def _try(self, experiment: Experiment | None) -> None:
+        """Answer as an A/B test says from now on, None ending it."""
+        if experiment is None:
+            self._tried = None
+            log.info("no A/B test runs any more")
+            return
+        following = self._loaded(experiment.release)
+        with self._changing:
+            self._read(following)
+            self._tried = _Tried(experiment, following, self._engine_of(following))
+        log.info("release %s answers %.0f%% of the shoppers", experiment.release, 100 * experiment.share)
+
+    def _follow_current(self) -> None:
         name: str | None = "current"
         try:
             with self._loading:
@@ -365,19 +330,14 @@ class Live:
                         following.apply(each)
             following.refresh()
             self._answer(following)
+            self._catch_up_tried()
         return outcomes
 
     def _load(self, name: str, is_current: bool = True) -> None:
         """Let a release answer, with the live changes since it was built."""
         started = time.monotonic()
-        encoders = self._loaded_encoders()
-        folder = release_folder(self._settings.store, name)
-        with _together(folder, self._stop):
-            release = Release(folder)
-            encoders.warm_up(release.manifest)
-            release.behaviour.warm_up()
-            following = _Following(release, self._settings, encoders)
-            self._read(following)  # without keeping anyone waiting; what comes meanwhile is read below
+        with loading_together(release_folder(self._settings.store, name), self._stop):
+            following = self._loaded(name)
             if not is_current:
                 make_current(self._settings.store, name)
                 self._stop.wait(2 * POLL_SECONDS)  # by then the others are loading it too
@@ -392,13 +352,29 @@ class Live:
             before.release.let_go()
         log.info("release %s answers now, loaded in %.1f s", name, time.monotonic() - started)
 
+    def _loaded(self, name: str) -> Following:
+        """A release ready to answer, as far as the journal is by now."""
+        encoders = self._loaded_encoders()
+        release = Release(release_folder(self._settings.store, name))
+        encoders.warm_up(release.manifest)
+        release.behaviour.warm_up()
+        following = Following(release, self._settings, encoders)
+        self._read(following)  # without keeping anyone waiting; what comes meanwhile is read later
+        return following
+
     def _follow_journal(self) -> None:
         with self._changing:
             following = self._following
             if following is not None and self._read(following):
                 self._answer(following)
+            self._catch_up_tried()
 
-    def _read(self, following: _Following) -> bool:
+    def _catch_up_tried(self) -> None:
+        tried = self._tried
+        if tried is not None and self._read(tried.following):
+            self._tried = _Tried(tried.experiment, tried.following, self._engine_of(tried.following))
+
+    def _read(self, following: Following) -> bool:
         """Take in what the journal has new; where it is damaged, what comes before that is taken in."""
         try:
             return following.catch_up()
@@ -410,23 +386,36 @@ class Live:
             log.exception("a live change could not be applied")
         return True
 
-    def _answer(self, following: _Following) -> None:
+    def _answer(self, following: Following) -> None:
+        self._engine = self._engine_of(following)
+
+    def _engine_of(self, following: Following) -> Engine:
         online = self._head_of(following.release)
-        self._engine = Engine(following.view, self._loaded_encoders(), self._settings, self._rules, online)
+        return Engine(following.view, self._loaded_encoders(), self._settings, self._rules, online)
 
     def _head_of(self, release: Release) -> OnlineHead | None:
+        """What was learned of a release's scorer since it was trained; None where nothing is to be learned."""
+        scorer = release.behaviour.scorer
+        if scorer is None or not self._settings.online.learn:
+            return None
         try:
-            return self.feedback.head_of(release.behaviour.scorer) if release.behaviour.scorer is not None else None
+            if scorer.fingerprint not in self._feedback:
+                self._feedback[scorer.fingerprint] = Feedback(self.events, self._settings, scorer)
+            return self._feedback[scorer.fingerprint].head
         except Broken as error:  # of the events: a release answers without them
             log.error("nothing is learned from feedback: %s", error.message)
             return None
 
     def _follow_feedback(self) -> None:
-        following = self._following
-        if following is None or following.release.behaviour.scorer is None:
-            return
+        with self._changing:
+            loaded = [self._following, None if self._tried is None else self._tried.following]
+            known = [each.release.behaviour.scorer for each in loaded if each is not None]
+            scorers = {scorer.fingerprint for scorer in known if scorer is not None}
+            self._feedback = {name: each for name, each in self._feedback.items() if name in scorers}
+            following = list(self._feedback.values())
         try:
-            self.feedback.catch_up()
+            for feedback in following:
+                feedback.catch_up()
             self._complained_of_feedback = ""
         except EXPECTED as error:
             if self._complained_of_feedback != complaint(error).message:

@@ -3,18 +3,12 @@
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from embed.behaviour import Interactions, collect
 from embed.catalogue import Catalogue, IngestReport, Mapping, check_items, ingest, read_report
@@ -22,49 +16,46 @@ from embed.durable import alone
 from embed.encode_job import SpaceVectors, encode_images, encode_texts
 from embed.encoders import choose_device, load_image_encoder, load_text_encoder
 from embed.images import ImageSource
-from index import gpu, snapshot
 from index.ids import write_ids
-from index.milvus_index import LONGEST_TEXT
-from index.space import Space
-from index.threads import limit_threads
 from serve.behaviour import Behaviour
 from serve.changes import edits_beyond, fold_journal, prune_journal
 from serve.errors import BadRequest, Broken
+from serve.evaluation.gate import compare
+from serve.indexing import build_indexes, build_tower
 from serve.learn.event_store import open_event_store
 from serve.learn.scorer_job import current_scorer
 from serve.learn.towers_job import (
     current_towers,
-    gathered,
 )
-from serve.rank.facts import Facts
 from serve.recommend.blend import Blend
-from serve.recommend.sources import TOWER
 from serve.release import (
     ITEMS_FILE,
+    Check,
     Manifest,
-    SpaceEntry,
+    Release,
     check_files,
     current_name,
     draft,
     list_manifests,
-    publish,
+    make_current,
+    open_release,
+    prune,
     read_manifest,
     releases_folder,
+    seal,
 )
-from serve.retrieve.filters import NUMBERS, TEXTS
 from serve.settings import Settings
 
-MOST_ASKING = 1000  # shoppers whose vectors an index is chosen by
-FEWEST_ASKING = 50
 Progress = Callable[[str, float, float, str], None]
 """stage, done, total, unit: told as work goes on."""
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did; `published` is False where the current release already held exactly this.
+    """What a build did; `published` is False where the current release already held exactly this, or is better.
 
-    `folded` tells of the live changes that came into the catalogue, if any did.
+    `checks` are how the release measured beside the current one. `folded` tells of the live changes that came into the
+    catalogue, if any did.
     """
 
     manifest: Manifest
@@ -73,6 +64,12 @@ class BuildReport:
     folded: IngestReport | None
     spaces: list[SpaceVectors]
     seconds: dict[str, float]
+    checks: Sequence[Check] = ()
+
+    @property
+    def refused(self) -> bool:
+        """Whether there is a release that was not published because it is worse than the current one."""
+        return not self.published and any(check.worse for check in self.checks)
 
 
 def ingest_feed(
@@ -142,8 +139,9 @@ def build(
 ) -> BuildReport:
     """Bring the store up to date with `feed` (or with the catalogue already in it) and publish a release of it.
 
-    Raises BadRequest where there is nothing to release, or, unless `force`, where a space would lose more than half
-    of its rows.
+    A release that is worse than the current one (serve.evaluation.gate) is not published, unless `force`. Raises
+    BadRequest where there is nothing to release, or, unless `force`, where a space would lose more than half of its
+    rows.
     """
     seconds: dict[str, float] = {}
     with one_job_at_a_time(settings.store):
@@ -165,10 +163,13 @@ def build(
             if standing is not None and standing.content == content:
                 return BuildReport(standing, False, ingested, folded, spaces, seconds)
             _check_spaces(settings, standing, spaces)
+            if (held := _held(settings.store, content)) is not None:
+                checks, published = _publish(settings, held.release, force, progress)
+                return BuildReport(held, published, ingested, folded, spaces, seconds, checks)
         with draft(settings.store) as folder:
             with _timed(seconds, "index"):
-                entries = _build_indexes(settings, folder, catalogue, spaces, standing, progress)
-                tower = _build_tower(settings, folder, catalogue, spaces, behaviour, interactions, standing, progress)
+                entries = build_indexes(settings, folder, catalogue, spaces, standing, progress)
+                tower = build_tower(settings, folder, catalogue, spaces, behaviour, interactions, standing, progress)
                 behaviour.write(folder / "behaviour")
                 # A copy, not a link: nothing that befalls the catalogue's file befalls the release.
                 shutil.copyfile(catalogue.file, folder / ITEMS_FILE)
@@ -187,123 +188,47 @@ def build(
                 seconds=seconds,
                 versions={name: version(name) for name in ("vetrina", "torch", "onnxruntime")},
             )
-            publish(settings.store, folder, manifest, settings.keep_releases)
-            prune_journal(settings.store, list_manifests(settings.store))
-        return BuildReport(manifest, True, ingested, folded, spaces, seconds)
+            if standing is not None:
+                with _timed(seconds, "compare"):
+                    parent_release = open_release(settings.store, standing.release)
+                    manifest.checks = compare(settings, Release(folder, manifest), parent_release, progress)
+            seal(settings.store, folder, manifest)
+        published = force or not any(check.worse for check in manifest.checks)
+        if published:
+            make_current(settings.store, manifest.release)
+        prune(settings.store, settings.keep_releases)
+        prune_journal(settings.store, list_manifests(settings.store))
+        return BuildReport(manifest, published, ingested, folded, spaces, seconds, manifest.checks)
 
 
-def _build_indexes(
-    settings: Settings,
-    folder: Path,
-    catalogue: Catalogue,
-    spaces: list[SpaceVectors],
-    standing: Manifest | None,
-    progress: Progress | None,
-) -> dict[str, SpaceEntry]:
-    limit_threads(choose_device("cpu", settings.threads).threads)
-    gpu.allow(settings.device != "cpu")
-    entries = {}
-    for vectors in spaces:
-        space = Space(vectors.space, vectors.dim, vectors.fingerprint)
-        report = _build_index(
-            settings, folder, catalogue, space, vectors.owners, vectors.labels, vectors.gather, standing, progress
-        )
-        entries[space.name] = _entry(
-            report, space, vectors.encoder, vectors.encoded, vectors.truncated, len(vectors.failures)
-        )
-    return entries
+def publish(
+    settings: Settings, name: str, force: bool = False, progress: Progress | None = None
+) -> tuple[list[Check], bool]:
+    """Let a release answer unless it is worse than the current one; how it measures beside that, and whether it does.
+
+    Raises NotFound where there is none such, Broken or Damaged where it cannot be used.
+    """
+    with one_job_at_a_time(settings.store):
+        return _publish(settings, name, force, progress)
 
 
-def _build_tower(
-    settings: Settings,
-    folder: Path,
-    catalogue: Catalogue,
-    spaces: list[SpaceVectors],
-    behaviour: Behaviour,
-    interactions: Interactions,
-    standing: Manifest | None,
-    progress: Progress | None,
-) -> SpaceEntry | None:
-    """The index of where the towers place the items, chosen by what shoppers will ask of it; None without towers."""
-    towers = behaviour.towers
-    if towers is None:
-        return None
-    with gathered(folder / "gathered", spaces, len(catalogue)) as content:
-        features = towers.vocabulary.features((item for batch in catalogue.batches() for item in batch), content)
-        vectors = towers.item_vectors(features)
-    behaviour.items = Facts.made(towers.vocabulary, features, behaviour.trend, behaviour.first_seen)
-    shutil.rmtree(folder / "gathered")
-    owners = np.arange(len(catalogue), dtype=np.int32)
-    space = Space(TOWER, vectors.shape[1], towers.fingerprint)
-
-    def fill(out: NDArray[np.float32]) -> None:
-        out[:] = vectors
-
-    known = np.flatnonzero(np.diff(interactions.starts) > 0)
-    asking = np.random.default_rng(0).permutation(known)[:MOST_ASKING]
-    queries = towers.user_vectors(vectors, interactions.of(np.sort(asking))) if len(asking) >= FEWEST_ASKING else None
-    report = _build_index(
-        settings, folder, catalogue, space, owners, np.zeros_like(owners), fill, standing, progress, queries
-    )
-    return _entry(report, space, "towers", len(vectors), 0, 0)
+def _publish(settings: Settings, name: str, force: bool, progress: Progress | None) -> tuple[list[Check], bool]:
+    release, current = open_release(settings.store, name), current_name(settings.store)
+    standing = _standing(settings.store, current) if current else None
+    checks = []
+    if standing is not None and standing.release != name:
+        checks = compare(settings, release, open_release(settings.store, standing.release), progress)
+    if any(check.worse for check in checks) and not force:
+        return checks, False
+    make_current(settings.store, name)
+    return checks, True
 
 
-def _build_index(
-    settings: Settings,
-    folder: Path,
-    catalogue: Catalogue,
-    space: Space,
-    owners: NDArray[np.int32],
-    labels: NDArray[np.int32],
-    fill: Callable[[NDArray[np.float32]], None],
-    standing: Manifest | None,
-    progress: Progress | None,
-    queries: NDArray[np.float32] | None = None,
-) -> snapshot.IndexReport:
-    stage = f"index {space.name}"
-    report = snapshot.build(
-        folder / "spaces" / space.name,
-        space,
-        owners,
-        labels,
-        len(catalogue),
-        fill,
-        settings.recall_target,
-        None if settings.index_memory_mb is None else settings.index_memory_mb << 20,
-        _earlier(settings.store, standing, space.name),
-        _target(settings, folder, catalogue, space.name),
-        partial(_tell, progress, stage) if progress else None,
-        queries,
-    )
-    if progress:
-        progress(stage, 1, 1, "indexes")
-    return report
-
-
-def _entry(
-    report: snapshot.IndexReport, space: Space, encoder: str, encoded: int, truncated: int, failed: int
-) -> SpaceEntry:
-    return SpaceEntry(
-        encoder=encoder,
-        fingerprint=space.fingerprint,
-        dim=space.dim,
-        rows=report.rows,
-        encoded=encoded,
-        truncated=truncated,
-        failed=failed,
-        rejected=report.rejected,
-        factory=report.factory,
-        efforts=list(report.efforts),
-        recall10=report.recall10,
-        latency_ms=report.latency_ms,
-        bytes=report.bytes,
-        bytes_per_vector=report.bytes_per_vector,
-        recall_target=report.recall_target,
-        curve=list(report.curve),
-        note=report.note,
-        uri=report.uri,
-        collection=report.collection,
-    )
+def _held(store: Path, content: str) -> Manifest | None:
+    """A release on disk, newer than the current one, that holds this already."""
+    current = current_name(store) or ""
+    found = (each for each in list_manifests(store) if each.release > current and each.content == content)
+    return next((each for each in found if _standing(store, each.release) is not None), None)
 
 
 def _behaviour(settings: Settings, catalogue: Catalogue, spaces: list[SpaceVectors]) -> tuple[Behaviour, Interactions]:
@@ -330,32 +255,6 @@ def _behaviour(settings: Settings, catalogue: Catalogue, spaces: list[SpaceVecto
     now = min(time.time(), float(interactions.time.max(initial=0.0)))
     behaviour = Behaviour.of(interactions, collected, first_seen, towers, blend, settings.half_lives, now, scorer)
     return behaviour, interactions
-
-
-def _tell(progress: Progress, stage: str, done: int, total: int) -> None:
-    progress(stage, done, total, "indexes")
-
-
-def _target(settings: Settings, folder: Path, catalogue: Catalogue, space: str) -> snapshot.Target | None:
-    """The collection that a space goes into where Milvus is the engine; its name ends in the draft's."""
-    if settings.index_engine != "milvus":
-        return None
-    columns = catalogue.table.select([*TEXTS, "category", *NUMBERS, "available"])
-    for place, column in enumerate(columns.columns):
-        if column.type == pa.string():  # one text too long for Milvus must not stop a build; filters are shorter anyway
-            short = pc.less_equal(pc.binary_length(column), LONGEST_TEXT)
-            columns = columns.set_column(
-                place, columns.field(place), pc.if_else(short, column, pa.scalar(None, pa.string()))
-            )
-    name = f"{settings.milvus_prefix}_{space}_{folder.name.rpartition('-')[2]}"
-    return snapshot.Target(settings.milvus_uri, name, columns)
-
-
-def _earlier(store: Path, standing: Manifest | None, space: str) -> snapshot.IndexReport | None:
-    """How the space was indexed in the release that serves; its choice need not be made again."""
-    if standing is None or space not in standing.indexes:
-        return None
-    return snapshot.read_report(releases_folder(store) / standing.release / "spaces" / space)
 
 
 def _content(catalogue: Catalogue, spaces: list[SpaceVectors], behaviour: Behaviour) -> str:

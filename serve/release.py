@@ -13,6 +13,7 @@ A draft is built in a folder of its own and renamed when complete; `current` is 
 kill at any instant leaves the release before serving.
 """
 
+import copy
 import ctypes
 import hashlib
 import math
@@ -22,6 +23,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -40,12 +42,30 @@ from index.snapshot import open_index, open_sample
 from index.tuning import Point
 from serve.behaviour import Behaviour, Facts
 from serve.errors import Broken, NotFound
+from serve.experiment import running
+from serve.rank.scorer import Scorer
 from serve.recommend.sources import TOWER
 from serve.retrieve.filters import Filter
 
-FORMAT = 6
+FORMAT = 7
 ITEMS_FILE = "items.arrow"
 KEPT_ITEMS = 4_000
+
+
+class Check(BaseModel):
+    """How a release measures beside its parent: in what, both figures, and by how many cases.
+
+    `low` and `high` are the 95 % interval of the difference, where both were measured on the same cases. `worse` by
+    more than the settings allow is not published unless it is forced.
+    """
+
+    name: str
+    parent: float
+    release: float
+    low: float | None = None
+    high: float | None = None
+    cases: int = 0
+    worse: bool
 
 
 class FileSum(BaseModel):
@@ -102,6 +122,7 @@ class Manifest(BaseModel):
     spaces: dict[str, SpaceEntry]
     tower: SpaceEntry | None
     behaviour: Facts
+    checks: list[Check] = []
     seconds: dict[str, float]
     versions: dict[str, str]
     files: dict[str, FileSum] = {}
@@ -121,9 +142,13 @@ class _Format(BaseModel):
 class Release:
     """An opened release: memory-mapped, checked against its manifest."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, manifest: Manifest | None = None) -> None:
+        """Open a release, or with a `manifest` that is not written yet a draft.
+
+        Raises Broken or Damaged where it cannot be used.
+        """
         self._folder = folder.resolve()
-        self.manifest = read_manifest(folder)
+        self.manifest = read_manifest(folder) if manifest is None else manifest
         check_files(folder, self.manifest)
         self.catalogue = Catalogue.open(folder)
         # Reading a row takes some 40 µs: what is answered often is kept.
@@ -160,6 +185,18 @@ class Release:
     @property
     def name(self) -> str:
         return self.manifest.release
+
+    @property
+    def known_until(self) -> float:
+        """When the last of the behaviour happened that it was made of, in epoch seconds; 0 for none."""
+        scorer = self.behaviour.scorer
+        return max(self.behaviour.facts.counted_at, 0.0 if scorer is None else scorer.facts.learned_until)
+
+    def with_scorer(self, scorer: Scorer) -> "Release":
+        """The same release, but for another scorer."""
+        other = copy.copy(self)
+        other.behaviour = replace(self.behaviour, scorer=scorer)
+        return other
 
     def let_go(self) -> None:
         """Give back the memory that files of the release are mapped in; who reads them still maps what is read again.
@@ -303,7 +340,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 
 @contextmanager
 def draft(store: Path) -> Iterator[Path]:
-    """A folder to build the next release in; it is removed unless `publish` has taken it."""
+    """A folder to build the next release in; it is removed unless `seal` has taken it."""
     folder = releases_folder(store)
     folder.mkdir(parents=True, exist_ok=True)
     for left_over in folder.glob(".draft-*"):
@@ -316,8 +353,8 @@ def draft(store: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def publish(store: Path, folder: Path, manifest: Manifest, keep: int) -> None:
-    """Seal a draft with its checksums, give it its name, make it current, and prune all but the newest `keep`.
+def seal(store: Path, folder: Path, manifest: Manifest) -> None:
+    """Seal a draft with its checksums and give it its name: it is a release, and will not change.
 
     Sets the manifest's `release` and `files`.
     """
@@ -333,8 +370,6 @@ def publish(store: Path, folder: Path, manifest: Manifest, keep: int) -> None:
     final = releases_folder(store) / manifest.release
     folder.rename(final)
     sync(final.parent)
-    make_current(store, manifest.release)
-    _prune(store, keep)
 
 
 def make_current(store: Path, name: str) -> None:
@@ -354,10 +389,14 @@ def _name(made: datetime, manifest: bytes) -> str:
     return f"{made:%Y%m%dT%H%M%S}{made.microsecond // 1000:03}-{hashlib.sha256(manifest).hexdigest()[:8]}"
 
 
-def _prune(store: Path, keep: int) -> None:
+def prune(store: Path, keep: int) -> None:
+    """Remove all releases but the newest `keep`, the current one and one that an A/B test tries."""
     folder = releases_folder(store)
+    tried = None
+    with suppress(Broken):  # then servers do without the test
+        tried = running(store)
     for name in release_names(store)[keep:]:
-        if name != current_name(store):
+        if name not in (current_name(store), tried and tried.release):
             shutil.rmtree(folder / name)
     entries = [entry for manifest in list_manifests(store) for entry in manifest.indexes.values() if entry.collection]
     kept = {entry.collection for entry in entries}

@@ -67,6 +67,17 @@ class ExploreSettings(BaseModel):
     floor: float = Field(0.8, ge=0, le=1, description="least score beside that of the k-th best of what may be drawn")
 
 
+class GateSettings(BaseModel):
+    """By how much a release may measure worse than the one before it and still be published."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    margin: float = Field(0.05, ge=0, le=1, description="share of a figure that both have for the same shoppers")
+    calibration: float = Field(0.02, ge=0, le=1, description="of the calibration error of clicks")
+    recorded: float = Field(0.2, ge=0, le=1, description="share of figures that each has from its own training")
+    recall: float = Field(0.05, ge=0, le=1, description="of an index's recall@10 below the target")
+
+
 class Settings(BaseSettings):
     """Every setting with its default; an unknown key or variable is an error."""
 
@@ -113,6 +124,7 @@ class Settings(BaseSettings):
     log_answers: bool = Field(True, description="whether what was shown to shoppers is logged, to be learned from")
     online: OnlineSettings = OnlineSettings()
     explore: ExploreSettings = ExploreSettings()
+    gate: GateSettings = GateSettings()
     margin_attribute: str = Field(
         "",
         description="the items' attribute with what a purchase leaves the shop: a purchase is then worth more where "

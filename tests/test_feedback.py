@@ -138,7 +138,6 @@ def test_answers_come_back_as_they_were(url: str) -> None:
         assert (one.user_id, one.timestamp, one.display.items) == (other.user_id, other.timestamp, other.display.items)
         for name in ("scores", "propensities", "hidden", "chances"):
             assert_allclose(getattr(one.display, name), getattr(other.display, name))
-    assert set(store.of(["r2", "r9"])) == {"r2"}
     assert [one.request_id for lot in store.batches(since=NOW + 1) for _, one in lot] == ["r2"]
     shown = next(store.impressions()).to_pylist()
     assert [(row["item_id"], row["position"], row["type"]) for row in shown[:2]] == [
@@ -212,27 +211,23 @@ def learning(url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     events = EventStore(url)
     known = ["u", "flood", *(f"u{number}" for number in range(50))]
     events.add([Event(f"before {user}", user, "i0", "view", NOW - 9 * DAY) for user in known])
-    yield events, AnswerStore(events.database), lambda: Feedback(events, AnswerStore(events.database), Settings())
+    yield events, AnswerStore(events.database), lambda: Feedback(events, Settings(), _Scorer())  # type: ignore[arg-type]
     events.close()
 
 
 def mean_of(feedback: Feedback) -> np.ndarray:
-    head = feedback.head_of(_Scorer())  # type: ignore[arg-type]
-    assert head is not None
-    return head.weights(NOW + 3600).mean
+    return feedback.head.weights(NOW + 3600).mean
 
 
 def test_two_processes_learn_the_same_however_they_read(learning: Any) -> None:
     events, answers, make = learning
     early, late = make(), make()
-    early.head_of(_Scorer())
     for number in range(12):
         answers.add([answer(number, f"u{number % 3}")])
         if number % 2:
             events.add([click(number, user=f"u{number % 3}"), click(number, "i2", f"u{number % 3}", type="purchase")])
         early.catch_up()
         early.catch_up()
-    late.head_of(_Scorer())
     late.catch_up()
     assert_allclose(mean_of(early), mean_of(late), rtol=1e-9)
     assert early.learned == late.learned == 6 * 3  # a purchase is a click too
@@ -243,7 +238,6 @@ def test_only_what_a_shopper_did_with_an_answer_counts_and_counts_once(learning:
     events, answers, make = learning
     answers.add([answer(1), answer(2, None), answer(3, scorer="another"), answer(4)])
     plain = make()
-    plain.head_of(_Scorer())
     plain.catch_up()
     before = mean_of(plain)
     events.add(
@@ -275,7 +269,6 @@ def test_one_shopper_and_any_number_of_clicks_do_little(learning: Any) -> None:
     answers.add([answer(1000 + number, f"u{number}") for number in range(50)])
     events.add([click(number, user="flood", timestamp=NOW + number + 1) for number in range(400)])
     feedback = make()
-    feedback.head_of(_Scorer())
     feedback.catch_up()
     assert feedback.learned == Settings().online.most_a_day
 
@@ -306,10 +299,10 @@ def test_clicks_on_answers_change_what_every_worker_shows(copied: Settings, url:
             assert sent["events"][0]["status"] == "stored"
             assert wanted in ids
         apps = [service.app.state.live for service in (one, other)]
-        heads = [len(scorer.facts.heads) and live.feedback for live in apps]
+        heads = [live._feedback[scorer.fingerprint] for live in apps]
         until(lambda: all(feedback.learned == 40 * len(_of_purchase(scorer)) for feedback in heads))
         now = time.time()
-        means = [live.feedback.head_of(scorer).weights(now).mean for live in apps]
+        means = [feedback.head.weights(now).mean for feedback in heads]
         assert_allclose(means[0], means[1], rtol=1e-6, atol=1e-12)
         after = [
             {item["item_id"]: item for item in some_answer(service, "judge", k=72, explain=True)["items"]}
@@ -324,6 +317,10 @@ def test_clicks_on_answers_change_what_every_worker_shows(copied: Settings, url:
             assert total == pytest.approx(item["score"], abs=2e-3)
 
 
+def logged_in(answers: AnswerStore) -> dict[str, Answer]:
+    return {one.request_id: one for lot in answers.batches() for _, one in lot}
+
+
 def _of_purchase(scorer: Any) -> list[str]:
     return [head for head in scorer.facts.heads if head in ("click", "cart", "purchase")]
 
@@ -336,7 +333,7 @@ def test_an_answer_is_on_disk_before_a_click_on_it_is_acknowledged(copied: Setti
             item = found["items"][0]["item_id"]
             act = {"user_id": f"quick{number}", "item_id": item, "type": "click", "request_id": found["request_id"]}
             good(service.client.post("/v1/events", json={"events": [act]}))
-            logged = answers.of([found["request_id"]])[found["request_id"]]
+            logged = logged_in(answers)[found["request_id"]]
             assert list(logged.display.items) == [one["item_id"] for one in found["items"]]
             assert logged.display.propensities.tolist() == [1] * 8
             assert (logged.user_id, logged.release) == (f"quick{number}", found["release"])
@@ -350,7 +347,8 @@ def test_exploring_shows_other_items_and_logs_how_likely_they_were(copied: Setti
         lists = {tuple(item["item_id"] for item in found["items"]) for found in drawn}
         assert len(lists) > 3
         service.app.state.live._answers.settle(drawn[-1]["request_id"])
-        logged = answers.of([found["request_id"] for found in drawn])
+        logged = logged_in(answers)
+        assert set(logged) == {found["request_id"] for found in drawn}
     for one in logged.values():
         assert one.display.policy == "plackett_luce"
         assert ((one.display.propensities > 0) & (one.display.propensities <= 1)).all()

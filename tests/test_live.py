@@ -37,7 +37,8 @@ from serve.answer import ask
 from serve.changes import LiveChange, journal_folder
 from serve.doctor import examine
 from serve.errors import Broken
-from serve.live import Live, open_engine
+from serve.following import open_engine
+from serve.live import Live
 from serve.pipeline import build
 from serve.release import Release, current_name, open_current, releases_folder
 from serve.retrieve.engine import Engine

@@ -20,7 +20,8 @@ from embed.encoders.bundled import BundledTextEncoder
 from embed.errors import BadInput
 from serve.doctor import examine
 from serve.errors import EXPECTED, BadRequest, Broken, NotFound
-from serve.live import Live, open_engine
+from serve.following import open_engine
+from serve.live import Live
 from serve.pipeline import BuildReport, build, encode_catalogue, ingest_feed
 from serve.release import (
     Release,

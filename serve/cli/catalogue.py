@@ -72,6 +72,30 @@ def build(
     with bars(json) as progress:
         report = run(settings, feed, format_, force, progress)
     print_result(json, show.build_figures(report), lambda _: show.build_report(report))
+    if report.refused:
+        raise typer.Exit(1)
+
+
+@app.command()
+def publish(
+    release: Annotated[
+        str | None, typer.Argument(help="the release that is to answer", show_default="the newest")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="also where it is worse than the current one")] = False,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Let a release answer unless it measures worse than the current one; exit code 1 where it does."""
+    from serve.pipeline import publish as run
+    from serve.release import release_names
+
+    settings = load_settings(store=store)
+    name = release or next(iter(release_names(settings.store)), "")
+    with bars(json) as progress:
+        checks, published = run(settings, name, force, progress)
+    print_result(json, {"release": name, "published": published, "checks": checks}, show.published)
+    if not published:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Events, and what is learned from them."""
+"""Events, and what is trained on them."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -7,9 +7,8 @@ from typing import Annotated
 import orjson
 import typer
 
-from serve import show
-from serve.cli.terminal import Json, Store, app, bars, out, print_result, quarantine_app, train_app, tune_app
-from serve.errors import NotFound
+from serve import show_learning as show
+from serve.cli.terminal import Json, Store, app, bars, out, print_result, train_app, tune_app
 from serve.settings import load_settings
 
 
@@ -27,74 +26,6 @@ def events(
     with bars(json) as progress:
         report = import_events(settings, file, mapping, progress)
     print_result(json, report, show.events_report)
-
-
-@quarantine_app.command("list")
-def quarantine_list(store: Store = None, json: Json = False) -> None:
-    """Who is in quarantine, or was released from it, since when and why."""
-    from serve.learn.event_store import open_event_store
-
-    events = open_event_store(load_settings(store=store))
-    print_result(json, events.quarantined(), show.quarantine)
-
-
-@quarantine_app.command("look")
-def quarantine_look(store: Store = None, json: Json = False) -> None:
-    """Look for robots and click floods now, as every training does, and list who is new in quarantine."""
-    from serve.learn.abuse import watch
-    from serve.learn.event_store import open_event_store
-
-    events = open_event_store(load_settings(store=store))
-    new = {one.user_id for one in watch(events)}
-    print_result(json, [one for one in events.quarantined() if one.user_id in new], show.quarantine)
-
-
-@quarantine_app.command("release")
-def quarantine_release(
-    user: Annotated[str, typer.Argument(help="who is to be learned from again, for good")],
-    store: Store = None,
-    json: Json = False,
-) -> None:
-    """Learn from a user again."""
-    from serve.learn.event_store import open_event_store
-
-    events = open_event_store(load_settings(store=store))
-    if not events.release(user):
-        raise NotFound(f"there is no {user!r} in quarantine: vetrina quarantine list tells who is", "user")
-    print_result(json, {"released": user}, lambda _: "released; the next training learns from what it did")
-
-
-@app.command()
-def ope(
-    release: Annotated[str, typer.Argument(help="the release to judge")],
-    store: Store = None,
-    json: Json = False,
-) -> None:
-    """What a release would have earned on the lists that were drawn: off-policy estimates with intervals."""
-    from serve.evaluation.judge import judge
-
-    settings = load_settings(store=store)
-    with bars(json) as progress:
-        found = judge(settings, release, progress)
-    print_result(json, found, show.judgement)
-
-
-@app.command()
-def forget(
-    user: Annotated[str, typer.Argument(help="whose events, answers and preferences are removed")],
-    store: Store = None,
-    json: Json = False,
-) -> None:
-    """Forget a shopper: nothing is left on disk, and what is trained next does not have them."""
-    from serve.learn.database import open_database
-    from serve.learn.rights import Rights, forget_again
-
-    settings = load_settings(store=store)
-    forget_again(settings)
-    database = open_database(settings)
-    removed = Rights(database, settings.store).erase(user)
-    database.close()
-    print_result(json, removed, show.removed)
 
 
 @train_app.command("towers")

@@ -162,7 +162,7 @@ def rules_try(
 
 def _ask(settings: Settings, question: Callable[[Any], Any]) -> dict[str, Any]:
     from serve.answer import ask
-    from serve.live import open_engine
+    from serve.following import open_engine
 
     return ask(open_engine(settings), question)
 

@@ -61,6 +61,10 @@ quarantine_app = typer.Typer(no_args_is_help=True, help="Who is kept but not lea
 app.add_typer(quarantine_app, name="quarantine")
 
 
+ab_app = typer.Typer(no_args_is_help=True, help="Two releases side by side, each for a share of the shoppers.")
+app.add_typer(ab_app, name="ab")
+
+
 tune_app = typer.Typer(no_args_is_help=True, help="Look for better settings.")
 app.add_typer(tune_app, name="tune")
 

@@ -8,16 +8,16 @@ from rich.console import Group, RenderableType
 from rich.rule import Rule
 from rich.text import Text
 
-from serve import show
+from serve import show, show_learning
 from serve.answer import ask
 from serve.demo.draw import Look, draw
 from serve.demo.shop import make_shop
+from serve.following import open_engine
 from serve.learn.event_store import open_event_store
 from serve.learn.import_events import import_events
 from serve.learn.known import known_of
 from serve.learn.scorer_job import current_scorer
 from serve.learning import train, train_scorer
-from serve.live import open_engine
 from serve.pipeline import Progress, build
 from serve.retrieve.query import Query
 from serve.settings import load_settings
@@ -38,8 +38,8 @@ def tour(folder: Path, progress: Progress | None = None) -> RenderableType:
     learned: list[RenderableType] = []
     if taken.stored or current_scorer(settings.store) is None:
         learned = [
-            show.training_report(train(settings, progress)),
-            show.scorer_report(train_scorer(settings, progress)),
+            show_learning.training_report(train(settings, progress)),
+            show_learning.scorer_report(train_scorer(settings, progress)),
         ]
         report = replace(build(settings, progress=progress), ingest=report.ingest)
     engine = open_engine(settings)
@@ -69,7 +69,7 @@ def tour(folder: Path, progress: Progress | None = None) -> RenderableType:
     parts: list[RenderableType] = [
         Text("A generated shop: products, pictures and shoppers are drawn or invented.", "bold"),
         show.build_report(report),
-        show.events_report(taken),
+        show_learning.events_report(taken),
         *learned,
     ]
     for title, question in questions:

@@ -10,25 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serve.errors import BadRequest
+from serve.evaluation.asked import Asked
 from serve.evaluation.ope import Estimates, Logged, estimate
+from serve.evaluation.outcomes import Outcomes
 from serve.learn.answer_store import Answer, AnswerStore
-from serve.learn.event_store import EventStore, open_event_store
-from serve.learn.known import MOST_RECENT, left_out_of
+from serve.learn.event_store import open_event_store
 from serve.rank.explore import WIDEST, propensities, taking_part
-from serve.rank.features import FeatureMaker
-from serve.rank.ranker import Ranker
-from serve.rank.shown import ACTS, HORIZON
-from serve.recommend.recommender import Recommender
-from serve.recommend.shopper import Shopper
-from serve.release import Release, open_release
-from serve.settings import Settings
-from serve.view import View
+from serve.release import open_release
+from serve.settings import ExploreSettings, Settings
 
-Acts = dict[str, list[tuple[str, str, str, float]]]
-"""User, item, type and time of what was done, by request."""
 DRAWN = "plackett_luce"
 Progress = Callable[[str, float, float, str], None]
 
@@ -48,15 +40,14 @@ def judge(settings: Settings, name: str, progress: Progress | None = None) -> Ju
     if release.behaviour.scorer is None:
         raise BadRequest(f"release {name} has no scorer, and so no scores to draw lists by", "release")
     events = open_event_store(settings)
-    answers = AnswerStore(events.database)
-    judged = _Judged(release, settings)
-    acts = _acts(events)
+    answers, outcomes = AnswerStore(events.database), Outcomes(events, settings)
+    asked = Asked(release, settings, events)
     lists, left_out, total = [], 0, max(1, answers.last())
     for lot in answers.batches():
         for number, answer in lot:
             if answer.display.policy != DRAWN:
                 continue
-            logged = None if answer.user_id is None else judged.list_of(answer, events, acts)
+            logged = as_drawn(asked, answer, outcomes, settings.explore)
             left_out += logged is None
             if logged is not None:
                 lists.append(logged)
@@ -68,73 +59,33 @@ def judge(settings: Settings, name: str, progress: Progress | None = None) -> Ju
     return Judgement(name, estimate(lists), left_out)
 
 
-class _Judged:
-    """A release without live changes, asked as of moments of the past."""
-
-    def __init__(self, release: Release, settings: Settings) -> None:
-        view, behaviour = View(release), release.behaviour
-        spaces = dict(view.spaces) | ({"tower": view.tower} if view.tower is not None else {})
-        weights = {space: settings.space_weights.get(space, 1.0) for space in view.spaces}
-        blend = behaviour.facts.blend.scaled(settings.source_weights)
-        sources = behaviour.sources(spaces, release.samples, weights)
-        wanted = {name: source for name, source in sources.items() if blend.weights.get(name, 0) > 0}
-        maker = FeatureMaker(spaces, view.facts_of, behaviour.covisitation, behaviour.facts.blend.floors)
-        recommender = Recommender(wanted, blend, view.items)
-        self._view, self._settings = view, settings
-        self._ranker = Ranker(recommender, maker, behaviour.scorer, settings.head_values)
-
-    def list_of(self, answer: Answer, events: EventStore, acts: Acts) -> Logged | None:
-        """One list as the estimators take it; None where its propensities are not known."""
-        shown, explore = answer.display, self._settings.explore
-        if not (shown.propensities > 0).all():  # NaN is not
-            return None
-        assert answer.user_id is not None  # noqa: S101
-        before = events.recent(answer.user_id, MOST_RECENT, impressions=False, before=answer.timestamp)
-        shopper = Shopper.from_events(before, self._view.number, self._settings.signal)
-        left = [self._view.number(item_id) for item_id in left_out_of(before, self._settings)]
-        k = len(shown.items)
-        barred = np.unique(np.array([number for number in left if number is not None], np.int64))
-        ranked = self._ranker.recommend(shopper, WIDEST * k, barred, answer.timestamp)
-        if ranked.scores is None:
-            return None
-        scored = ~np.isnan(ranked.scores.total)
-        scores, numbers = ranked.scores.total[scored], ranked.found.items[scored]
-        part = taking_part(scores, k, explore.floor)
-        place_of = {number: place for place, number in enumerate(numbers[:part].tolist())}
-        where = [None if number is None else place_of.get(number) for number in map(self._view.number, shown.items)]
-        other, foretold, expected = np.zeros(k), np.zeros(k), np.zeros(k)
-        chance = scores[:part].astype(np.float64) ** (1 / explore.temperature)
-        taken: list[int] = []
-        for place in range(k):
-            rest = np.delete(np.arange(part), taken)
-            if len(rest):
-                expected[place] = chance[rest] / chance[rest].sum() @ scores[rest]
-            found = where[place]
-            if found is None:  # it would not have been shown: from here on this list says nothing
-                break
-            foretold[place] = scores[found]
-            taken.append(found)
-        order = np.array(taken, np.int64)
-        if taken:
-            other[: len(taken)] = propensities(scores[:part], order, explore.temperature)
-        return Logged(shown.propensities.astype(np.float64), other, self._reward(answer, acts), foretold, expected)
-
-    def _reward(self, answer: Answer, acts: Acts) -> NDArray[np.float64]:
-        """What came of each place."""
-        came = {
-            (item_id, head)
-            for user_id, item_id, type_, time in acts.get(answer.request_id, ())
-            if user_id == answer.user_id and 0 <= time - answer.timestamp <= HORIZON
-            for head, of in ACTS.items()
-            if type_ in of
-        }
-        values = self._settings.head_values
-        return np.array([sum(values.get(h, 0.0) for i, h in came if i == item_id) for item_id in answer.display.items])
-
-
-def _acts(events: EventStore) -> Acts:
-    """What was done with each answer."""
-    found: Acts = {}
-    for _, event in events.acts(0, 0.0):
-        found.setdefault(event.request_id or "", []).append((event.user_id, event.item_id, event.type, event.timestamp))
-    return found
+def as_drawn(asked: Asked, answer: Answer, outcomes: Outcomes, explore: ExploreSettings) -> Logged | None:
+    """One list as the estimators take it; None where its propensities or its shopper are not known."""
+    shown, k = answer.display, len(answer.display.items)
+    if answer.user_id is None or not (shown.propensities > 0).all():  # NaN is not
+        return None
+    ranked = asked.ranked(answer.user_id, WIDEST * k, answer.timestamp)
+    if ranked.scores is None:
+        return None
+    order = np.argsort(-ranked.scores.total, kind="stable")  # NaN, which the scorer did not see, comes last
+    order = order[~np.isnan(ranked.scores.total[order])]
+    scores, numbers = ranked.scores.total[order], ranked.found.items[order]
+    part = taking_part(scores, k, explore.floor)
+    place_of = {number: place for place, number in enumerate(numbers[:part].tolist())}
+    where = [
+        None if (number := asked.view.number(item_id)) is None else place_of.get(number) for item_id in shown.items
+    ]
+    other, foretold, expected = np.zeros(k), np.zeros(k), np.zeros(k)
+    chance = scores[:part].astype(np.float64) ** (1 / explore.temperature)
+    taken: list[int] = []
+    for place, found in enumerate(where):
+        rest = np.delete(np.arange(part), taken)
+        if len(rest):
+            expected[place] = chance[rest] / chance[rest].sum() @ scores[rest]
+        if found is None:  # it would not have been shown: from here on this list says nothing
+            break
+        foretold[place] = scores[found]
+        taken.append(found)
+    if taken:
+        other[: len(taken)] = propensities(scores[:part], np.array(taken, np.int64), explore.temperature)
+    return Logged(shown.propensities.astype(np.float64), other, outcomes.reward(answer), foretold, expected)

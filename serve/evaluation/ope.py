@@ -64,31 +64,50 @@ def estimate(lists: Sequence[Logged], seed: int = 0) -> Estimates:
     """Raises ValueError without a list; those of unknown propensities must be left out before."""
     if not lists:
         raise ValueError("there is no list with known propensities")
-    most = max(len(each.reward) for each in lists)
-    count = len(lists)
-    weights, before = np.zeros((count, most)), np.zeros((count, most))
-    reward, foretold, expected = np.zeros((count, most)), np.zeros((count, most)), np.zeros((count, most))
-    for row, each in enumerate(lists):
-        k = len(each.reward)
-        weights[row, :k] = np.cumprod(each.other / each.logged)
-        before[row, :k] = np.concatenate([[1.0], weights[row, : k - 1]])
-        reward[row, :k], foretold[row, :k], expected[row, :k] = each.reward, each.foretold, each.expected
-    ips = (weights * reward).sum(1)
-    random = np.random.default_rng(seed)
-    picks = random.integers(0, count, (DRAWS, count))
-    last = weights[:, -1]
-    effective = float(last.sum() ** 2 / max(float((last**2).sum()), 1e-300))
-    shares = np.array([np.bincount(pick, minlength=count) for pick in picks], np.float64)  # [draws, lists]
-    surprise, model = _normalised(reward - foretold, weights, shares), _normalised(expected, before, shares)
-    snips = _normalised(reward, weights, shares)
+    padded, shares = _Padded(lists), _shares(len(lists), seed)
+    last = padded.weights[:, -1]
+    snips, dr = _normalised(padded.reward, padded.weights, shares), padded.doubly_robust(shares)
     return Estimates(
-        count,
-        effective,
-        _of(reward.sum(1), shares),
-        _of(ips, shares),
+        len(lists),
+        float(last.sum() ** 2 / max(float((last**2).sum()), 1e-300)),
+        _of(padded.reward.sum(1), shares),
+        _of((padded.weights * padded.reward).sum(1), shares),
         Estimate(snips[0], *_interval(snips[1])),
-        Estimate(surprise[0] + model[0], *_interval(surprise[1] + model[1])),
+        Estimate(dr[0], *_interval(dr[1])),
     )
+
+
+def gain(lists: Sequence[Logged], over: Sequence[Logged], seed: int = 0) -> Estimate:
+    """By how much one release would earn more than another: both are asked for the same n lists; doubly robust."""
+    shares = _shares(len(lists), seed)
+    ours, theirs = _Padded(lists).doubly_robust(shares), _Padded(over).doubly_robust(shares)
+    return Estimate(ours[0] - theirs[0], *_interval(ours[1] - theirs[1]))
+
+
+class _Padded:
+    """Lists as arrays [n, longest list], zero where they have ended."""
+
+    def __init__(self, lists: Sequence[Logged]) -> None:
+        shape = len(lists), max(len(each.reward) for each in lists)
+        self.weights, self.before, self.reward, self._foretold, self._expected = (np.zeros(shape) for _ in range(5))
+        for row, each in enumerate(lists):
+            k = len(each.reward)
+            self.weights[row, :k] = np.cumprod(each.other / each.logged)
+            self.before[row, :k] = np.concatenate([[1.0], self.weights[row, : k - 1]])
+            self.reward[row, :k], self._foretold[row, :k] = each.reward, each.foretold
+            self._expected[row, :k] = each.expected
+
+    def doubly_robust(self, shares: Doubles) -> tuple[float, Doubles]:
+        """The estimate, and those of resampled lists, [draws]."""
+        surprise = _normalised(self.reward - self._foretold, self.weights, shares)
+        model = _normalised(self._expected, self.before, shares)
+        return surprise[0] + model[0], surprise[1] + model[1]
+
+
+def _shares(count: int, seed: int) -> Doubles:
+    """How often each of n lists comes when as many are drawn with replacement, [draws, n]."""
+    picks = np.random.default_rng(seed).integers(0, count, (DRAWS, count))
+    return np.array([np.bincount(pick, minlength=count) for pick in picks], np.float64)
 
 
 def _normalised(values: Doubles, weights: Doubles, shares: Doubles) -> tuple[float, Doubles]:

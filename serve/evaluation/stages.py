@@ -6,7 +6,7 @@ from pathlib import Path
 
 from embed.behaviour import Split
 from serve.learn.fitting import Chosen, Material, Past, Progress, choose, finish
-from serve.rank.fitting import Fitted, fit_scorer
+from serve.rank.fitting import Fitted, Lookback, fit_scorer
 from serve.rank.shown import Shown
 from serve.recommend.recommender import Recommender
 from serve.recommend.sources import Source
@@ -39,13 +39,17 @@ def fit_stages(
     """Fit towers, blend and scorer; `shown` are the lists of the validation time. Checkpoints go to `folder`."""
     chosen = choose(material, split, settings.towers, folder / "choose", progress)
     past = material.past(split.train, split.validation_from, chosen.towers, chosen.blend)
-    fitted = fit_scorer(
+    time = Lookback(
         Recommender(past.sources, chosen.blend, len(material)),
         past.maker,
         split.before_test,
         split.validation,
         split.validation_from,
         shown,
+        settings.scorer.cases,
+    )
+    fitted = fit_scorer(
+        [time],
         settings.scorer,
         chosen.towers.fingerprint,
         folder / "scorer",

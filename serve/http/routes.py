@@ -241,7 +241,8 @@ def recommend(wanted: RecommendRequest, live: LiveRelease) -> Response:
         wanted.diversity,
         wanted.explore if known.preferences.explore else False,
         known.preferences.blocked,
-        live.log(request_id, wanted.user_id, engine),
+        # To whom nothing personal is shown, nothing shown is put down.
+        live.log(request_id, wanted.user_id if known.preferences.personal else None, engine),
     )
     return _respond(engine, answer(engine.view, found, wanted.fields), started, request_id)
 

@@ -122,11 +122,6 @@ class AnswerStore:
             after = rows[-1][0]
             yield [(sequence, _answer(*values)) for sequence, *values in rows]
 
-    def of(self, request_ids: Sequence[str]) -> dict[str, Answer]:
-        """The answers of some requests, those that are here."""
-        rows = self._database.rows(select(*_COLUMNS).where(_ANSWERS.c.request_id.in_(request_ids)))
-        return {answer.request_id: answer for answer in (_answer(*row) for row in rows)}
-
     def erase(self, connection: Connection, user_id: str, until: float | None = None) -> int:
         """Remove the answers to a user, or those up to a moment, within a transaction; how many they were."""
         statement = _ANSWERS.delete().where(_ANSWERS.c.user_id == user_id)

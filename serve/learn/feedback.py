@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from embed.behaviour import Event
 from serve.learn.answer_store import Answer, AnswerStore
 from serve.learn.event_store import EventStore
+from serve.learn.rights import Rights
 from serve.rank.online import OnlineHead
 from serve.rank.scorer import Scorer
-from serve.rank.shown import ACTS, HORIZON
+from serve.rank.shown import HORIZON, heads_of_act
 from serve.settings import Settings
 
 MOST_KEPT = 20_000  # answers that acts are waited for
@@ -27,31 +28,29 @@ DAY = 86_400.0
 
 
 class Feedback:
-    """Keeps the online head of one scorer at a time; `learned` and `ignored` count acts. One thread catches up."""
+    """Keeps the online head of a scorer; `learned` and `ignored` count acts. One thread catches up.
 
-    def __init__(self, events: EventStore, answers: AnswerStore, settings: Settings) -> None:
-        self._events, self._answers, self._settings = events, answers, settings
-        self._learning: _Learning | None = None
+    When somebody is forgotten, all is learned anew from what is left.
+    """
+
+    def __init__(self, events: EventStore, settings: Settings, scorer: Scorer) -> None:
+        self._events, self._answers, self._settings = events, AnswerStore(events.database), settings
+        self._rights = Rights(events.database, settings.store)
+        self._scorer, self._events_until = scorer.fingerprint, scorer.facts.events_until
+        scale, online = np.array(scorer.facts.hidden_scale, np.float32), settings.online
+        self.head = OnlineHead(list(scorer.facts.heads), scale, online.prior, online.half_life_days, time.time())
+        self._learning = self._begun()
         self.learned = self.ignored = 0
 
-    def head_of(self, scorer: Scorer | None) -> OnlineHead | None:
-        """The online head of a scorer, empty if it is another than before; None where nothing is to be learned."""
-        settings, learning = self._settings.online, self._learning
-        if scorer is None or not settings.learn:
-            learning = None
-        elif learning is None or learning.fingerprint != scorer.fingerprint:
-            scale = np.array(scorer.facts.hidden_scale, np.float32)
-            head = OnlineHead(list(scorer.facts.heads), scale, settings.prior, settings.half_life_days, time.time())
-            late = self._events.late
-            learning = _Learning(scorer.fingerprint, scorer.facts.events_until, head, _Read(late), _Read(late))
-        self._learning = learning
-        return None if learning is None else learning.head
+    def _begun(self) -> "_Learning":
+        return _Learning(self._rights.erasures(), _Read(self._events.late), _Read(self._events.late))
 
     def catch_up(self) -> None:
         """Take in what is new in the logs. Raises Broken where they cannot be read; nothing is lost then."""
+        if self._learning.erasures != self._rights.erasures():
+            self._learning = self._begun()
+            self.head.clear()
         learning = self._learning
-        if learning is None:
-            return
         since = time.time() - RECENT_HALF_LIVES * self._settings.online.half_life_days * DAY
         # Acts are read first: the answer of one that is seen here is there by then.
         acts = self._events.acts(learning.acts.after, since)
@@ -65,17 +64,17 @@ class Feedback:
 
     def _shown(self, learning: "_Learning", answer: Answer) -> None:
         shown = answer.display
-        if answer.user_id is None or shown.scorer != learning.fingerprint or not len(shown.hidden):
+        if answer.user_id is None or shown.scorer != self._scorer or not len(shown.hidden):
             return
         if answer.user_id not in learning.knew:
-            learning.knew[answer.user_id] = self._events.knew(answer.user_id, learning.events_until)
+            learning.knew[answer.user_id] = self._events.knew(answer.user_id, self._events_until)
         if not learning.knew[answer.user_id]:
             return
         day = answer.user_id, int(answer.timestamp // DAY)
         learning.of_day[day] += 1
         if learning.of_day[day] > self._settings.online.most_a_day:
             return
-        learning.head.shown(shown.hidden, shown.chances, answer.timestamp)
+        self.head.shown(shown.hidden, shown.chances, answer.timestamp)
         rows = {item_id: row for row, item_id in enumerate(shown.items)}
         hidden = shown.hidden.astype(np.float16)
         learning.kept[answer.request_id] = _Kept(answer.user_id, answer.timestamp, rows, hidden)
@@ -88,11 +87,10 @@ class Feedback:
             self.ignored += 1
             return
         in_time = kept.time <= event.timestamp <= kept.time + HORIZON
-        liked = event.type != "rating" or (event.value or 0) >= self._settings.liked_from
-        for name in learning.head.heads:
-            if in_time and liked and event.type in ACTS[name] and (event.item_id, name) not in kept.came:
+        for name in heads_of_act(event.type, event.value, self._settings.liked_from):
+            if in_time and name in self.head.heads and (event.item_id, name) not in kept.came:
                 kept.came.add((event.item_id, name))
-                learning.head.came(kept.hidden[kept.rows[event.item_id]].astype(np.float32), name, kept.time)
+                self.head.came(kept.hidden[kept.rows[event.item_id]].astype(np.float32), name, kept.time)
                 self.learned += 1
 
 
@@ -131,11 +129,9 @@ class _Read:
 
 @dataclass
 class _Learning:
-    """What is learned of one scorer, and how far."""
+    """How far the logs were read, and what counts so far; `erasures` is how many there were when that began."""
 
-    fingerprint: str
-    events_until: int
-    head: OnlineHead
+    erasures: int
     answers: _Read
     acts: _Read
     kept: OrderedDict[str, _Kept] = field(default_factory=OrderedDict)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Column, LargeBinary, Table, Text, select
+from sqlalchemy import Column, LargeBinary, Table, Text, func, select
 
 from embed.durable import sync
 from serve.learn.answer_store import AnswerStore
@@ -97,6 +97,10 @@ class Rights:
             os.fsync(file.fileno())
         sync(self._file.parent)
         return self._remove(user_id, line)
+
+    def erasures(self) -> int:
+        """How many erasures the database knows of."""
+        return int(self._database.rows(select(func.count()).select_from(_ERASURES))[0][0])
 
     def catch_up(self) -> int:
         """Do the erasures that the database does not know of; how many rows that removed."""

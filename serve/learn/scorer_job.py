@@ -23,13 +23,15 @@ from serve.errors import BadRequest
 from serve.learn.answer_store import AnswerStore, with_answers
 from serve.learn.event_store import open_event_store
 from serve.learn.towers_job import begin, chosen_towers, current_towers, material_of
-from serve.rank.fitting import Progress, fit_scorer
+from serve.rank.fitting import Lookback, Progress, fit_scorer
 from serve.rank.scorer import HeadFacts, Scorer
 from serve.rank.shown import read_shown
 from serve.recommend.blend import Blend
 from serve.recommend.recommender import Recommender
 from serve.release import Release
 from serve.settings import Settings
+
+TRAINING, LEARNING = "training", "learning"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def train_scorer(
         raise BadRequest("the scorer needs towers: run vetrina train towers first", "store")
     chosen = chosen_towers(settings.store, towers.fingerprint)
     moment = float(towers.facts["validation_from"])
-    folder = settings.store / "scorer" / "training"
+    folder = settings.store / "scorer" / TRAINING
     events = open_event_store(settings)
     try:
         told = {"towers": towers.fingerprint, **settings.scorer.model_dump()}
@@ -86,17 +88,13 @@ def train_scorer(
         past = material.past(split.train, moment, chosen, blend)
         recommender = Recommender(past.sources, blend, len(material))
         fitted = fit_scorer(
-            recommender,
-            past.maker,
-            interactions,
-            split.validation,
-            moment,
-            shown,
+            [Lookback(recommender, past.maker, interactions, split.validation, moment, shown, settings.scorer.cases)],
             settings.scorer,
             towers.fingerprint,
             folder / "fit",
-            progress=progress,
-            events_until=job.events_until,
+            progress,
+            job.events_until,
+            float(interactions.time.max(initial=0.0)),
         )
     if fitted is None:
         (folder / "job.json").unlink()  # with more events the job is another one
@@ -105,15 +103,20 @@ def train_scorer(
             "towers' validation began",
             "events",
         )
-    saved = fitted.scorer.save(settings.store / "scorer")
-    point(saved.parent / "current", saved.name)
+    keep(settings.store, fitted.scorer)
     for checkpoint in (folder / "fit").glob("*/checkpoint.safetensors"):
         checkpoint.unlink()
     (folder / "job.json").unlink()
-    for other in saved.parent.iterdir():
-        if other.is_dir() and not other.is_symlink() and other.name not in (saved.name, "training"):
-            shutil.rmtree(other)
-    facts = fitted.scorer.facts
+    facts, name = fitted.scorer.facts, fitted.scorer.fingerprint
     return ScorerReport(
-        saved.name, facts.rows, facts.cases, facts.epochs, facts.heads, round(time.perf_counter() - started, 1)
+        name, facts.rows, facts.cases, facts.epochs, facts.heads, round(time.perf_counter() - started, 1)
     )
+
+
+def keep(store: Path, scorer: Scorer) -> None:
+    """Make a scorer the one that the next build takes, in place of the one before."""
+    saved = scorer.save(store / "scorer")
+    point(saved.parent / "current", saved.name)
+    for other in saved.parent.iterdir():
+        if other.is_dir() and not other.is_symlink() and other.name not in (saved.name, TRAINING, LEARNING):
+            shutil.rmtree(other)

@@ -24,7 +24,7 @@ import torch
 from pydantic import BaseModel
 
 from embed.behaviour import Collected, Interactions, Split, collect, split_by_time
-from embed.durable import point, sync
+from embed.durable import point, write_file
 from embed.encode_job import SpaceVectors
 from embed.encoders import choose_device
 from embed.errors import Missing
@@ -194,10 +194,7 @@ def begin(folder: Path, events_until: int, release: str, settings: dict[str, Any
             return killed
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(new.model_dump_json())
-    sync(fresh)
-    fresh.replace(path)
+    write_file(path, new.model_dump_json().encode())
     return new
 
 

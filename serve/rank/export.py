@@ -7,22 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from embed.behaviour.interactions import KINDS
 from serve.rank.features import HISTORY
 from serve.rank.network import ScorerNetwork
-from serve.rank.scorer import NETWORKS
+from serve.rank.scorer import NETWORKS, WEIGHTS
 
 TOLERANCE = 1e-4
 
 
 def export(network: ScorerNetwork) -> dict[str, bytes]:
-    """The files of a scorer by name. Raises RuntimeError where one does not give what the network gives."""
+    """A scorer's files by name, weights too. Raises RuntimeError where one does not give what the network gives."""
     network = network.eval()
     return {
         NETWORKS[0]: _export(network.features, ["hidden", "logits"], {0: "n"}, lambda n, _: _features(network, n)),
+        WEIGHTS: safetensors.torch.save(network.state_dict()),
         NETWORKS[1]: _export(network.history, ["added"], {0: "n", 1: "h"}, lambda n, h: _history(network, n, h)),
     }
 

@@ -38,47 +38,67 @@ class Fitted:
     held: Mapping[str, tuple[NDArray[np.bool_], NDArray[np.float32]]]
 
 
+@dataclass(frozen=True)
+class Lookback:
+    """A time to learn from, which begins at a moment (epoch seconds).
+
+    `recommender` and `maker` know what was before the moment, `interactions` also what came in the time; `holdout` says
+    what shoppers liked then that was new to them, `shown` are the lists of the time. Of both at most `most` are looked
+    at. A `replay` is of a time that was learned from before: nobody in it is held out.
+    """
+
+    recommender: Recommender
+    maker: FeatureMaker
+    interactions: Interactions
+    holdout: Holdout
+    moment: float
+    shown: Shown
+    most: int
+    replay: bool = False
+
+    def __len__(self) -> int:
+        return min(self.most, len(self.holdout)) + min(self.most, len(self.shown))
+
+
 def fit_scorer(
-    recommender: Recommender,
-    maker: FeatureMaker,
-    interactions: Interactions,
-    holdout: Holdout,
-    moment: float,
-    shown: Shown | None,
+    times: Sequence[Lookback],
     settings: ScorerSettings,
     towers: str,
     folder: Path,
     progress: Progress | None = None,
     events_until: int = 0,
+    learned_until: float = 0.0,
+    start: Scorer | None = None,
 ) -> Fitted | None:
-    """A scorer from what shoppers did from a moment on; None where that is too little.
+    """A scorer from what shoppers did in some times, of which the first is new; None where that is too little.
 
-    `recommender` and `maker` know the time before the moment, `interactions` also that after it; `holdout` says what
-    shoppers liked then that was new to them. `towers` is the fingerprint of what the features will come from, and
-    `events_until` the number of the last event of the log that was looked at.
+    `towers` is the fingerprint of what the features will come from, `events_until` the number of the last event of the
+    log that was looked at, `learned_until` when the times end. With `start` it goes on from the weights of that scorer.
     """
-    cases = CaseMaker(recommender, maker, interactions, settings)
-    made = _cases(cases, interactions, holdout, moment, shown, settings)
+    if len(times[0].holdout) < FEWEST_SHOPPERS:
+        return None
+    maker, blend = times[0].maker, times[0].recommender.blend
     users: list[str] = []
-    total = min(settings.cases, len(holdout)) + (min(settings.cases, len(shown)) if shown else 0)
+    replayed: list[bool] = []
+    total = sum(map(len, times))
 
     def told() -> Iterator[Case]:
-        for number, (user, case) in enumerate(made, start=1):
-            users.append(user)
-            yield case
-            if progress:
-                progress("look back", number, total, "lists")
+        for time in times:
+            for user, case in _cases(time, settings):
+                users.append(user)
+                replayed.append(time.replay)
+                yield case
+                if progress:
+                    progress("look back", len(users), total, "lists")
 
-    if len(holdout) < FEWEST_SHOPPERS:
-        return None
     examples = Examples.stacked(told(), maker.layout, settings)
-    heads = heads_of(examples)
+    heads = heads_of(examples) if start is None else list(start.facts.heads)
     if not heads:
         return None
     names = sorted(set(users))
     part = dict(zip(names, np.random.default_rng(settings.seed).permutation(len(names)) % 10, strict=True))
-    parts = np.array([part[user] for user in users])
-    trainer = ScorerTrainer(settings, maker.layout, examples.of(parts >= 2), heads, recommender.blend)
+    parts = np.where(replayed, 9, [part[user] for user in users])
+    trainer = ScorerTrainer(settings, maker.layout, examples.of(parts >= 2), heads, blend, start)
     held = examples.of(parts < 2)
     tell = (lambda done, all_: progress("train the scorer", done, all_, "steps")) if progress else None
     state = fit(
@@ -90,8 +110,9 @@ def fit_scorer(
         "likelihood",
         progress=tell,
     )
-    facts, outcomes = _calibrate(trainer, (examples.of(parts == 0), examples.of(parts == 1)), heads)
-    whole = ScorerTrainer(settings, maker.layout, examples, heads, recommender.blend)
+    before = {} if start is None else start.facts.heads
+    facts, outcomes = _calibrate(trainer, (examples.of(parts == 0), examples.of(parts == 1)), heads, before)
+    whole = ScorerTrainer(settings, maker.layout, examples, heads, blend, start)
     tell = (lambda done, all_: progress("train it on all", done, all_, "steps")) if progress else None
     fit(whole, folder / "finish", state.best_epoch, progress=tell)
     scorer = Scorer(
@@ -101,6 +122,7 @@ def fit_scorer(
             towers=towers,
             usual_place=whole.usual_place,
             events_until=events_until,
+            learned_until=learned_until,
             hidden_scale=whole.hidden_scale(),
             heads=facts,
             rows=len(examples),
@@ -113,39 +135,39 @@ def fit_scorer(
     return Fitted(scorer, state, outcomes)
 
 
-def _cases(
-    cases: CaseMaker,
-    interactions: Interactions,
-    holdout: Holdout,
-    moment: float,
-    shown: Shown | None,
-    settings: ScorerSettings,
-) -> Iterator[tuple[str, Case]]:
+def _cases(time: Lookback, settings: ScorerSettings) -> Iterator[tuple[str, Case]]:
     """Each case with its shopper."""
-    random = np.random.default_rng(settings.seed)
-    if shown is not None and len(shown):
-        chosen = np.sort(random.choice(len(shown), min(settings.cases, len(shown)), replace=False))
+    cases = CaseMaker(time.recommender, time.maker, time.interactions, settings)
+    random, shown = np.random.default_rng(settings.seed), time.shown
+    if len(shown):
+        chosen = np.sort(random.choice(len(shown), min(time.most, len(shown)), replace=False))
         yield from zip(shown.users[chosen].tolist(), cases.shown(shown, chosen), strict=True)
-    known = {name: number for number, name in enumerate(interactions.users.tolist())}
-    held = holdout.some(settings.cases, settings.seed)
+    known = {name: number for number, name in enumerate(time.interactions.users.tolist())}
+    held = time.holdout.some(time.most, settings.seed)
     for place in range(len(held)):
         name = held.history.users[place]
         whole, before = (
-            Shopper.of(interactions, known[name]),
+            Shopper.of(time.interactions, known[name]),
             int(held.history.starts[place + 1] - held.history.starts[place]),
         )
-        if (case := cases.sought(whole, before, moment)) is not None:
+        if (case := cases.sought(whole, before, time.moment)) is not None:
             yield name, case
 
 
 def _calibrate(
-    trainer: ScorerTrainer, halves: tuple[Examples, Examples], heads: Sequence[str]
+    trainer: ScorerTrainer, halves: tuple[Examples, Examples], heads: Sequence[str], before: Mapping[str, HeadFacts]
 ) -> tuple[dict[str, HeadFacts], dict[str, tuple[NDArray[np.bool_], NDArray[np.float32]]]]:
-    """Slope and offset of each head, by what was shown where enough was, and how such probabilities measure."""
+    """Slope and offset of each head, by what was shown where enough was, and how such probabilities measure.
+
+    What is known from `before` stays where there is too little to tell anew.
+    """
     facts, outcomes = {}, {}
     told = [trainer.logits(half) for half in halves]
     for place, head in enumerate(heads):
         column = HEADS.index(head)
+        if head in before and sum(int(half.labels[:, column].sum()) for half in halves) < FEWEST:
+            facts[head] = before[head]
+            continue
         of_shown = sum(int(half.labels[half.shown, column].sum()) for half in halves) >= FEWEST
         parts = []  # logits, labels and offsets of each half
         for half, logits in zip(halves, told, strict=True):

@@ -46,13 +46,19 @@ class OnlineHead:
     def __init__(self, heads: Sequence[str], scale: Floats, prior: float, half_life_days: float, now: float) -> None:
         self.heads, self._scale, self._prior = tuple(heads), scale, prior
         self._half_life, self._origin = half_life_days * DAY, now
-        size = len(scale) + 1
-        self._squares = np.zeros((size, size))
-        self._sums = np.zeros((len(heads), size))
-        self._variance = np.full(len(heads), NOISE * prior)  # sum of p (1 - p), as if the prior's rows had been seen
-        self._rows = prior
-        self._at: tuple[float, Weights] | None = None
         self._lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all that was learned."""
+        heads, size = len(self.heads), len(self._scale) + 1
+        with self._lock:
+            self._squares = np.zeros((size, size))
+            self._sums = np.zeros((heads, size))
+            # The sum of p (1 - p), as if the prior's rows had been seen.
+            self._variance = np.full(heads, NOISE * self._prior)
+            self._rows = self._prior
+            self._at: tuple[float, Weights] | None = None
 
     def shown(self, hidden: Floats, chances: Floats, time: float) -> None:
         """n items were shown: their hidden layer [n, hidden], and each head's probability at their place [n, heads]."""

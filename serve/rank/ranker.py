@@ -215,6 +215,20 @@ class Ranker:
             return None
         return self._scorer.shown_at(ranked.features.at(ranked.rows), np.arange(len(ranked.rows), dtype=np.float32))
 
+    def chances(self, shopper: Shopper, items: Items, places: Scored, now: float) -> Scored | None:
+        """How likely each head's act is for items [m, distinct and rising] at their places [m] of a list, [m, heads].
+
+        None without a scorer, or where it fails.
+        """
+        ranked = self.rank(shopper, items, now)
+        if self._scorer is None or ranked.features is None or ranked.rows is None:
+            return None
+        order = np.searchsorted(items, ranked.found.items)
+        _, of = self._scorer.shown_at(ranked.features.at(ranked.rows), places[order])
+        found = np.empty_like(of)
+        found[order] = of
+        return found
+
     def explain(
         self, ranked: Ranked, shopper: Shopper, id_of: Callable[[int], str], title_of: Callable[[str], str]
     ) -> list[Reasons | None]:

@@ -3,6 +3,7 @@
     scorer.json       layout, heads, calibration, what it was trained with and on, how it measured
     features.onnx     serve.rank.network.FeatureNetwork
     history.onnx      serve.rank.network.HistoryNetwork
+    network.safetensors   the weights of both, from which `vetrina learn` goes on
 
 The folder's name is the fingerprint: a hash of them.
 
@@ -32,9 +33,11 @@ from serve.rank.features import GROUPS, Features, Layout
 
 Floats = NDArray[np.float32]
 Values = Mapping[str, float | Floats]
-FORMAT = 2
+FORMAT = 3
 ROWS = 1024  # that go through a network together
 NETWORKS = ("features.onnx", "history.onnx")
+WEIGHTS = "network.safetensors"
+FILES = (*NETWORKS, WEIGHTS)
 
 
 class HeadFacts(BaseModel):
@@ -63,8 +66,8 @@ class ScorerFacts(BaseModel):
     """What a scorer is: its layout, its heads, which towers and encoders its features come from, how it was trained.
 
     Candidates are scored as if they were shown at the `usual_place`, a value of the position column. `hidden_scale` is
-    the root of the mean square of each unit of the last hidden layer. It was trained on the events up to number
-    `events_until`, among which robots were looked for.
+    the root of the mean square of each unit of the last hidden layer. It learned from what happened until
+    `learned_until` (epoch seconds), and robots were looked for among the events up to number `events_until`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -76,6 +79,7 @@ class ScorerFacts(BaseModel):
     usual_place: float
     hidden_scale: tuple[float, ...] = ()
     events_until: int = 0
+    learned_until: float = 0.0
     heads: dict[str, HeadFacts]
     rows: int
     cases: int
@@ -281,6 +285,11 @@ class Scorer:
         heads = {head: probabilities[:, place] for place, head in enumerate(self.facts.heads)}
         return Scores(_expected(heads, values, len(logits)), heads)
 
+    @property
+    def weights(self) -> bytes:
+        """What the networks were exported from, as safetensors."""
+        return self._files[WEIGHTS]
+
     def save(self, parent: Path) -> Path:
         """Write a folder under `parent`, named by the fingerprint; it is there whole or not at all."""
         return write_folder(parent, self.fingerprint, {**self._files, "scorer.json": _told(self.facts)})
@@ -297,7 +306,7 @@ class Scorer:
     def open(cls, folder: Path, threads: int = 1) -> "Scorer":
         """Read what `save` wrote; raises Missing, or Damaged where it is not what was written."""
         try:
-            networks = {name: (folder / name).read_bytes() for name in NETWORKS}
+            networks = {name: (folder / name).read_bytes() for name in FILES}
             told = (folder / "scorer.json").read_bytes()
             format_ = _Format.model_validate_json(told).format
             if format_ != FORMAT:
@@ -332,7 +341,7 @@ def _told(facts: ScorerFacts) -> bytes:
 
 def _fingerprint(facts: ScorerFacts, networks: Mapping[str, bytes]) -> str:
     digest = hashlib.blake2b(_told(facts), digest_size=8)
-    for name in NETWORKS:
+    for name in FILES:
         digest.update(hashlib.blake2b(networks[name]).digest())
     return digest.hexdigest()
 

@@ -21,6 +21,13 @@ ACTS = {
 }
 
 
+def heads_of_act(type_: str, value: float | None, liked_from: float) -> list[str]:
+    """The heads whose outcome an act is; a rating is one only from `liked_from` on."""
+    if type_ == "rating" and (value is None or value < liked_from):
+        return []
+    return [head for head, acts in ACTS.items() if type_ in acts]
+
+
 @dataclass(frozen=True)
 class Shown:
     """n items shown in l lists, list by list: list i is rows `starts[i]` to `starts[i + 1]` - 1.

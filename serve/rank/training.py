@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -21,26 +22,54 @@ from embed.fitting import Progress
 from serve.rank.examples import Examples
 from serve.rank.features import HISTORY, Layout
 from serve.rank.network import FeatureNetwork, ScorerNetwork
+from serve.rank.scorer import Scorer
 from serve.rank.settings import HEADS, ScorerSettings
 from serve.recommend.blend import Blend
 
 SOME_ROWS = 20_000  # of which means are taken
+GOING_ON = 0.3  # of the learning rate, where training goes on
 FEWEST = 30  # outcomes of a head, below which it is not learned
 
 
 class ScorerTrainer:
-    """The network, its optimizer, and the examples it learns from."""
+    """The network, its optimizer, and the examples it learns from; with `start` it goes on from another's weights."""
 
     def __init__(
-        self, settings: ScorerSettings, layout: Layout, examples: Examples, heads: Sequence[str], blend: Blend
+        self,
+        settings: ScorerSettings,
+        layout: Layout,
+        examples: Examples,
+        heads: Sequence[str],
+        blend: Blend,
+        start: Scorer | None = None,
     ) -> None:
         self.settings, self.layout, self.examples, self.heads = settings, layout, examples, tuple(heads)
         self.device = "cpu"
+        self._rate = settings.learning_rate * (1.0 if start is None else GOING_ON)
+        self._start = "" if start is None else start.fingerprint
         torch.manual_seed(settings.seed)
         self.network = ScorerNetwork(
             len(layout.names), len(layout.channels), len(KINDS), HISTORY, heads, settings.hidden, settings.dropout
         )
-        features = self.network.features
+        self._labels = examples.labels[:, [HEADS.index(head) for head in heads]].astype(np.float32)
+        if start is None:
+            self._begin(blend)
+        else:
+            self.network.load_state_dict(safetensors.torch.load(start.weights))
+        self._head_weights = torch.tensor([settings.loss_weights.get(head, 1.0) for head in heads])
+        self._groups = [torch.from_numpy(columns) for columns in layout.groups.values()]
+        matrices = [each for each in self.network.parameters() if each.dim() > 1]
+        others = [each for each in self.network.parameters() if each.dim() <= 1]
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=self._rate,
+            fused=True,
+        )
+        self.steps = max(1, math.ceil(len(examples) / settings.rows))
+
+    def _begin(self, blend: Blend) -> None:
+        """Scale the features by the examples, and begin with the order of the blend."""
+        features, examples, layout = self.network.features, self.examples, self.layout
         with np.errstate(all="ignore"):
             known = ~np.isnan(examples.values)
             count = known.sum(0).clip(min=1)
@@ -50,24 +79,12 @@ class ScorerTrainer:
         features.mean.copy_(torch.from_numpy(mean.astype(np.float32)))
         # What never varied teaches nothing, and must not say anything in service either.
         features.spread.copy_(torch.from_numpy(np.where(spread > 1e-5, spread, np.inf).astype(np.float32)))
-        columns = [HEADS.index(head) for head in heads]
-        self._labels = examples.labels[:, columns].astype(np.float32)
         features.blend.copy_(torch.from_numpy(_as_weights(blend, layout, features)))
         with torch.no_grad():
             blended = self.logits(examples)
-            for place, column in enumerate(columns):
-                begun = Calibration.fit(blended[:, place], examples.labels[:, column], examples.offset)
+            for place in range(len(self.heads)):
+                begun = Calibration.fit(blended[:, place], self._labels[:, place] > 0, examples.offset)
                 features.worth[place], features.heads.bias[place] = begun.slope, begun.offset
-        self._head_weights = torch.tensor([settings.loss_weights.get(head, 1.0) for head in heads])
-        self._groups = [torch.from_numpy(columns) for columns in layout.groups.values()]
-        matrices = [each for each in self.network.parameters() if each.dim() > 1]
-        others = [each for each in self.network.parameters() if each.dim() <= 1]
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=settings.learning_rate,
-            fused=True,
-        )
-        self.steps = max(1, math.ceil(len(examples) / settings.rows))
 
     @property
     def module(self) -> ScorerNetwork:
@@ -80,6 +97,7 @@ class ScorerTrainer:
             "columns": list(self.layout.names),
             "heads": list(self.heads),
             "rows": len(self.examples),
+            "start": self._start,
         }
 
     def train_epoch(self, epoch: int, progress: Progress | None = None) -> float:
@@ -92,7 +110,7 @@ class ScorerTrainer:
         for step in range(self.steps):
             rate = 0.5 * (1 + math.cos(math.pi * (epoch + step / self.steps) / self.settings.epochs))
             for group in self.optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate * max(0.01, rate)
+                group["lr"] = self._rate * max(0.01, rate)
             rows = order[step * self.settings.rows : (step + 1) * self.settings.rows]
             loss = self._loss(rows)
             self.optimizer.zero_grad(set_to_none=True)

@@ -148,7 +148,7 @@ class Engine:
         shopper = self.shopper(events)
         now = time.time()
         exploration = self._exploration(explore)
-        ranked = self._ranker.recommend(shopper, k, numbers, now, allowed, diversity, self._acting(now), exploration)
+        ranked = self.ranker.recommend(shopper, k, numbers, now, allowed, diversity, self._acting(now), exploration)
         if log is not None:
             log(self._display(ranked, exploration))
         return self._answered(ranked, shopper, explain)
@@ -162,7 +162,7 @@ class Engine:
     def _display(self, ranked: Ranked, exploration: Exploration | None) -> Display:
         """What an answer shows, for the log."""
         count, scorer = len(ranked.found.items), self.view.release.behaviour.scorer
-        inside = self._ranker.shown(ranked)
+        inside = self.ranker.shown(ranked)
         return Display(
             items=[self.view.text(number) for number in ranked.found.items.tolist()],
             scorer=scorer.fingerprint if scorer is not None and ranked.scores is not None else "",
@@ -179,7 +179,7 @@ class Engine:
         numbers = {item_id: self.view.number(item_id) for item_id in item_ids}
         known = np.unique(np.array([number for number in numbers.values() if number is not None], np.int64))
         shopper = self.shopper(events)
-        found = self._answered(self._ranker.rank(shopper, known, time.time()), shopper, explain)
+        found = self._answered(self.ranker.rank(shopper, known, time.time()), shopper, explain)
         return found, [item_id for item_id, number in numbers.items() if number is None]
 
     def candidates(
@@ -201,7 +201,7 @@ class Engine:
             found = [one._replace(rules=ranked.rules.get(one.number, ())) for one in found]
         if not explain:
             return found
-        reasons = self._ranker.explain(ranked, shopper, self.view.text, self._title)
+        reasons = self.ranker.explain(ranked, shopper, self.view.text, self._title)
         return [one._replace(reasons=of) for one, of in zip(found, reasons, strict=True)]
 
     def _title(self, item_id: str) -> str:
@@ -252,7 +252,8 @@ class Engine:
         return Acting(rules, now, mask_of, column, seen, view.number, view.text, related)
 
     @cached_property
-    def _ranker(self) -> Ranker:
+    def ranker(self) -> Ranker:
+        """What puts this view's items in order for a shopper."""
         view, behaviour = self.view, self.view.release.behaviour
         maker = None
         if behaviour.scorer is not None:
@@ -312,7 +313,7 @@ class Engine:
             (space, vector), *_ = vectors.items()
             relevance /= max(float((self.view.release.samples[space] @ vector).std()), 1e-6)
         shopper = self.shopper(taste.events)
-        ranked = self._ranker.mixed(shopper, numbers, relevance, taste.personal, k, time.time()) if relevant else None
+        ranked = self.ranker.mixed(shopper, numbers, relevance, taste.personal, k, time.time()) if relevant else None
         if ranked is None:
             return relevant[:k]
         by_number = {one.number: one for one in relevant}

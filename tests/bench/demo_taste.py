@@ -19,11 +19,11 @@ from embed.behaviour import Event
 from serve.cli import bars
 from serve.demo.shop import make_shop
 from serve.evaluation.measures import interval
+from serve.following import open_engine
 from serve.learn.event_store import open_event_store
 from serve.learn.import_events import import_events
 from serve.learn.known import known_of
 from serve.learning import train
-from serve.live import open_engine
 from serve.pipeline import build
 from serve.settings import Settings
 

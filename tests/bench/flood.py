@@ -18,13 +18,13 @@ from rich.progress import track
 
 from embed.behaviour import Event
 from serve.cli import bars
+from serve.following import open_engine
 from serve.learn.abuse import watch
 from serve.learn.answer_store import Answer, AnswerStore, Display
 from serve.learn.event_store import EventStore, open_event_store
 from serve.learn.feedback import Feedback
 from serve.learn.known import known_of
 from serve.learning import train, train_scorer
-from serve.live import open_engine
 from serve.pipeline import build
 from serve.retrieve.engine import Engine
 from serve.settings import Settings
@@ -98,8 +98,8 @@ def acts(store: EventStore, answer: Answer, items: list[str]) -> None:
 
 def lists(engine: Engine, store: EventStore, settings: Settings, users: np.ndarray) -> list[list[int]]:
     """The first ten of each user, by a head that reads the whole log anew."""
-    feedback = Feedback(store, AnswerStore(store.database), settings)
-    head = feedback.head_of(engine.view.release.behaviour.scorer)
+    feedback = Feedback(store, settings, engine.view.release.behaviour.scorer)
+    head = feedback.head
     feedback.catch_up()
     fresh = Engine(engine.view, engine._encoders, settings, online=head)
     found = []

@@ -14,7 +14,7 @@ from report import report
 from rich.console import Console
 from rich.progress import track
 
-from serve.live import open_engine
+from serve.following import open_engine
 from serve.pipeline import build
 from serve.retrieve.engine import Engine
 from serve.retrieve.query import Query

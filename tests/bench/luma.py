@@ -19,7 +19,7 @@ from report import report
 from rich.console import Console
 from rich.progress import track
 
-from serve.live import open_engine
+from serve.following import open_engine
 from serve.retrieve.engine import Engine
 from serve.retrieve.query import Query
 from serve.settings import Settings

@@ -11,7 +11,7 @@ from movies import movie_store
 from report import report
 from rich.console import Console
 
-from serve import show
+from serve import show_learning as show
 from serve.cli import bars
 from serve.evaluation.evaluate import FUSED, RERANKED
 from serve.learning import evaluate
