@@ -22,12 +22,15 @@ from serve.experiment import CONTROL, Experiment, running
 from serve.following import Following, loading_together
 from serve.learn.answer_log import AnswerLog
 from serve.learn.answer_store import Answer, AnswerStore, Display
+from serve.learn.drift_watch import DriftWatch
 from serve.learn.event_store import EventStore, open_event_store
 from serve.learn.feedback import Feedback
 from serve.learn.known import Known, Taken, known_of, take_events
 from serve.learn.rights import Erased, Rights, forget_again
+from serve.metrics import ACTS, EVENTS, WORTH
 from serve.rank.online import OnlineHead
 from serve.rank.rules import RuleBook, rules_file
+from serve.rank.shown import heads_of_act
 from serve.release import Release, current_name, make_current, release_folder
 from serve.retrieve.engine import Engine, Taste
 from serve.retrieve.query import Encoders, make_encoders
@@ -79,6 +82,7 @@ class Live:
         self._following: Following | None = None
         self._tried: _Tried | None = None  # beside it, while an A/B test runs
         self._feedback: dict[str, Feedback] = {}  # by the scorer's fingerprint
+        self._watches: dict[str, DriftWatch] = {}  # by the release's name
         self._refused: str | None = None  # the release that was refused last
         self._reason = "build one with vetrina build FEED"
         self._complained = self._complained_of_feedback = self._complained_of_test = ""  # so that it is logged once
@@ -135,14 +139,34 @@ class Live:
         """What logs an answer to a request, if answers are logged; it never waits."""
         if not self._settings.log_answers:
             return None
-        release = engine.view.release.name
-        return lambda display: self._answers.put(Answer(request_id, user_id, time.time(), release, display))
+        release = engine.view.release
+
+        def put(display: Display) -> None:
+            self._answers.put(Answer(request_id, user_id, time.time(), release.name, display))
+            watch = self._watches.get(release.name)
+            if watch is not None and display.features is not None:
+                watch.shown(display.features, display.scores)
+
+        return put
 
     def take_events(self, rows: Sequence[Mapping[str, Any]], engine: Engine) -> list[Taken]:
         """Clean and keep events, on disk when this returns; so are then the answers that they are about."""
         for values in rows:
             self._answers.settle(str(values.get("request_id")))
-        return take_events(self.events, rows, lambda item_id: engine.view.number(item_id) is not None)
+        taken = take_events(self.events, rows, lambda item_id: engine.view.number(item_id) is not None)
+        for values, one in zip(rows, taken, strict=True):
+            EVENTS.labels(one.status).inc()
+            if one.status == "stored" and values.get("request_id"):
+                self._count(values)
+        return taken
+
+    def _count(self, values: Mapping[str, Any]) -> None:
+        """Tell Prometheus of what came of an answer."""
+        bucket, value = self.bucket(str(values["user_id"])), values.get("value")
+        value = value if isinstance(value, int | float) else None
+        for head in heads_of_act(str(values["type"]), value, self._settings.liked_from):
+            ACTS.labels(bucket, head).inc()
+            WORTH.labels(bucket).inc(self._settings.head_values.get(head, 0.0))
 
     def taste(
         self,
@@ -412,10 +436,13 @@ class Live:
             known = [each.release.behaviour.scorer for each in loaded if each is not None]
             scorers = {scorer.fingerprint for scorer in known if scorer is not None}
             self._feedback = {name: each for name, each in self._feedback.items() if name in scorers}
+            self._watch([each.release for each in loaded if each is not None])
             following = list(self._feedback.values())
         try:
             for feedback in following:
                 feedback.catch_up()
+            for watch in list(self._watches.values()):
+                watch.tell()
             self._complained_of_feedback = ""
         except EXPECTED as error:
             if self._complained_of_feedback != complaint(error).message:
@@ -423,6 +450,14 @@ class Live:
                 log.error("feedback cannot be read: %s", self._complained_of_feedback)
         except Exception:  # a bug met while following must end neither the following nor the service
             log.exception("feedback could not be learned from")
+
+    def _watch(self, releases: Sequence[Release]) -> None:
+        """Watch what these releases show, and no other."""
+        self._watches = {
+            each.name: self._watches.get(each.name) or DriftWatch(each.name, each.reference, scorer, self._settings)
+            for each in releases
+            if each.reference is not None and (scorer := each.behaviour.scorer) is not None
+        }
 
     def _loaded_encoders(self) -> Encoders:
         self._encoders = self._encoders or make_encoders(self._settings)

@@ -20,6 +20,8 @@ from index.ids import write_ids
 from serve.behaviour import Behaviour
 from serve.changes import edits_beyond, fold_journal, prune_journal
 from serve.errors import BadRequest, Broken
+from serve.evaluation.asked import Asked
+from serve.evaluation.first_look import look
 from serve.evaluation.gate import compare
 from serve.indexing import build_indexes, build_tower
 from serve.learn.event_store import open_event_store
@@ -30,8 +32,10 @@ from serve.learn.towers_job import (
 from serve.recommend.blend import Blend
 from serve.release import (
     ITEMS_FILE,
+    REFERENCE_FILE,
     Check,
     Manifest,
+    Quality,
     Release,
     check_files,
     current_name,
@@ -188,10 +192,12 @@ def build(
                 seconds=seconds,
                 versions={name: version(name) for name in ("vetrina", "torch", "onnxruntime")},
             )
-            if standing is not None:
-                with _timed(seconds, "compare"):
+            with _timed(seconds, "compare"):
+                made = Release(folder, manifest)
+                manifest.quality = _look(settings, made, interactions, folder)
+                if standing is not None:
                     parent_release = open_release(settings.store, standing.release)
-                    manifest.checks = compare(settings, Release(folder, manifest), parent_release, progress)
+                    manifest.checks = compare(settings, made, parent_release, progress)
             seal(settings.store, folder, manifest)
         published = force or not any(check.worse for check in manifest.checks)
         if published:
@@ -222,6 +228,18 @@ def _publish(settings: Settings, name: str, force: bool, progress: Progress | No
         return checks, False
     make_current(settings.store, name)
     return checks, True
+
+
+def _look(settings: Settings, made: Release, interactions: Interactions, folder: Path) -> Quality | None:
+    """What a draft shows; it is kept in its folder as the reference of what will be shown."""
+    events = open_event_store(settings)
+    try:
+        quality, reference = look(Asked(made, settings, events), interactions)
+    finally:
+        events.close()
+    if reference is not None:
+        (folder / REFERENCE_FILE).write_text(reference.model_dump_json())
+    return quality
 
 
 def _held(store: Path, content: str) -> Manifest | None:

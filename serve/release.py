@@ -8,6 +8,7 @@
         ids.arrow ids_order.npy
         spaces/NAME/           an index (see index.snapshot); `tower` is of the vectors that the towers give the items
         behaviour/             counts, towers, blend, scorer (see serve.behaviour)
+        reference.json         what it showed when it was made (see serve.rank.drift), where it has a scorer
 
 A draft is built in a folder of its own and renamed when complete; `current` is moved by one atomic rename after that. A
 kill at any instant leaves the release before serving.
@@ -25,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +44,14 @@ from index.tuning import Point
 from serve.behaviour import Behaviour, Facts
 from serve.errors import Broken, NotFound
 from serve.experiment import running
+from serve.rank.drift import Reference
 from serve.rank.scorer import Scorer
 from serve.recommend.sources import TOWER
 from serve.retrieve.filters import Filter
 
 FORMAT = 7
 ITEMS_FILE = "items.arrow"
+REFERENCE_FILE = "reference.json"
 KEPT_ITEMS = 4_000
 
 
@@ -66,6 +69,13 @@ class Check(BaseModel):
     high: float | None = None
     cases: int = 0
     worse: bool
+
+
+class Quality(BaseModel):
+    """Of the first ten items for the shoppers who were there last: the share of the catalogue in any of them."""
+
+    shoppers: int
+    coverage10: float
 
 
 class FileSum(BaseModel):
@@ -122,6 +132,7 @@ class Manifest(BaseModel):
     spaces: dict[str, SpaceEntry]
     tower: SpaceEntry | None
     behaviour: Facts
+    quality: Quality | None = None
     checks: list[Check] = []
     seconds: dict[str, float]
     versions: dict[str, str]
@@ -185,6 +196,12 @@ class Release:
     @property
     def name(self) -> str:
         return self.manifest.release
+
+    @cached_property
+    def reference(self) -> Reference | None:
+        """What was shown when it was made, None where that is not known."""
+        path = self._folder / REFERENCE_FILE
+        return Reference.model_validate_json(path.read_bytes()) if path.exists() else None
 
     @property
     def known_until(self) -> float:

@@ -125,6 +125,9 @@ class Settings(BaseSettings):
     online: OnlineSettings = OnlineSettings()
     explore: ExploreSettings = ExploreSettings()
     gate: GateSettings = GateSettings()
+    drift_alert: float = Field(
+        0.25, gt=0, description="population stability index from which a feature of what is shown has drifted"
+    )
     margin_attribute: str = Field(
         "",
         description="the items' attribute with what a purchase leaves the shop: a purchase is then worth more where "

@@ -1,6 +1,7 @@
 """The service, the machine it runs on, and the demo shop."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -23,23 +24,27 @@ def serve(
     from uvicorn.config import LOGGING_CONFIG
 
     from serve.http.app import SERVED
+    from serve.metrics import FOLDER
 
     settings = load_settings(store=store, host=host, port=port, workers=workers)
     os.environ[SERVED] = settings.model_dump_json()
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # else each thread of a worker keeps a heap of its own
     loggers = LOGGING_CONFIG["loggers"] | {"vetrina": {"handlers": ["default"], "level": "INFO", "propagate": False}}
-    # Workers are spawned, not forked, and map the same files: indexes lie in memory once, whatever their number.
-    uvicorn.run(
-        "serve.http.app:served_app",
-        factory=True,
-        host=settings.host,
-        port=settings.port,
-        workers=settings.workers,
-        timeout_worker_healthcheck=60,
-        log_level="info",
-        log_config={**LOGGING_CONFIG, "loggers": loggers},
-        access_log=False,
-    )
+    with tempfile.TemporaryDirectory(prefix="vetrina-metrics-") as folder:
+        if settings.workers > 1:  # what each counts is added up there
+            os.environ.setdefault(FOLDER, folder)
+        # Workers are spawned, not forked, and map the same files: indexes lie in memory once, whatever their number.
+        uvicorn.run(
+            "serve.http.app:served_app",
+            factory=True,
+            host=settings.host,
+            port=settings.port,
+            workers=settings.workers,
+            timeout_worker_healthcheck=60,
+            log_level="info",
+            log_config={**LOGGING_CONFIG, "loggers": loggers},
+            access_log=False,
+        )
 
 
 @app.command()

@@ -23,13 +23,14 @@ class Asked:
         self.release, self.view = release, View(release)
         self._settings, self._events = settings, events
         self._engine = Engine(self.view, make_encoders(settings), settings)
+        self.ranker = self._engine.ranker
 
     def ranked(self, user_id: str, k: int, moment: float) -> Ranked:
         """The k best items for a shopper as of a moment (epoch seconds)."""
         before = self._before(user_id, moment)
         left = [self.view.number(item_id) for item_id in left_out_of(before, self._settings)]
         barred = np.unique(np.array([number for number in left if number is not None], np.int64))
-        return self._engine.ranker.recommend(self._engine.shopper(before), k, barred, moment)
+        return self.ranker.recommend(self._engine.shopper(before), k, barred, moment)
 
     def chances(
         self, user_id: str, items: NDArray[np.int64], places: NDArray[np.float32], moment: float
@@ -39,7 +40,7 @@ class Asked:
         None without a scorer.
         """
         shopper = self._engine.shopper(self._before(user_id, moment))
-        return self._engine.ranker.chances(shopper, items, places, moment)
+        return self.ranker.chances(shopper, items, places, moment)
 
     def _before(self, user_id: str, moment: float) -> Sequence[Event]:
         return self._events.recent(user_id, MOST_RECENT, impressions=False, before=moment)

@@ -14,9 +14,11 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
+from starlette.responses import PlainTextResponse
 
 from serve.answer import answer, answer_candidates, item_fields
 from serve.errors import BadRequest, NotFound
+from serve.experiment import CONTROL
 from serve.http.contract import (
     MAX_HISTORY,
     Answer,
@@ -41,8 +43,10 @@ from serve.http.contract import (
     SimilarRequest,
     UserAnswer,
 )
+from serve.learn.known import Known
 from serve.learn.rights import Preferences
 from serve.live import Live, Outcome
+from serve.metrics import ANSWERS, exposed
 from serve.release import list_manifests
 from serve.retrieve.engine import Engine, Taste
 from serve.retrieve.query import Query
@@ -167,7 +171,7 @@ async def search(request: Request, live: LiveRelease) -> Response:
         spaces=wanted.spaces,
         filter=wanted.filter,
     )
-    engine = live.engine
+    engine = live.engine_for(wanted.user_id)
     # Encoding takes milliseconds of compute: in a thread, so that other requests are answered meanwhile.
     found = await run_in_threadpool(lambda: engine.search(query, _taste(live, wanted)))
     return _respond(engine, answer(engine.view, found, wanted.fields), started)
@@ -195,7 +199,7 @@ async def similar_to_item(request: Request) -> Response:
     wanted = _read_query(request, NeighboursQuery)
     live = await _live(request)
     engine, spaces, item_ids = (
-        live.engine,
+        live.engine_for(wanted.user_id),
         [wanted.space] if wanted.space else (),
         [unquote(request.path_params["item_id"])],
     )
@@ -219,7 +223,7 @@ async def similar_to_item(request: Request) -> Response:
 async def similar_to_items(wanted: SimilarRequest, live: LiveRelease) -> Response:
     """Neighbours of the given items' common direction."""
     started = time.perf_counter()
-    engine = live.engine
+    engine = live.engine_for(wanted.user_id)
     spaces, taste = [wanted.space] if wanted.space else (), _taste(live, wanted)
     found = engine.similar(wanted.item_ids, wanted.k, spaces, wanted.filter, taste=taste)
     return _respond(engine, answer(engine.view, found, wanted.fields), started)
@@ -229,9 +233,14 @@ async def similar_to_items(wanted: SimilarRequest, live: LiveRelease) -> Respons
 def recommend(wanted: RecommendRequest, live: LiveRelease) -> Response:
     """By what the shopper did until this moment; an unknown one gets what is popular and new."""
     started = time.perf_counter()
-    engine, known = live.engine, live.known(wanted.user_id, [event.model_dump() for event in wanted.history])
+    engine, known = (
+        live.engine_for(wanted.user_id),
+        live.known(wanted.user_id, [event.model_dump() for event in wanted.history]),
+    )
     left_out = [*known.left_out, *wanted.exclude]
     request_id = uuid4().hex
+    bucket = CONTROL if wanted.user_id is None else live.bucket(wanted.user_id)
+    ANSWERS.labels(engine.view.release.name, bucket).inc()
     found = engine.recommend(
         known.events,
         wanted.k,
@@ -251,7 +260,10 @@ def recommend(wanted: RecommendRequest, live: LiveRelease) -> Response:
 def rank(wanted: RankRequest, live: LiveRelease) -> Response:
     """For lists that another service made. Nothing is left out but what is not there, which is named."""
     started = time.perf_counter()
-    engine, known = live.engine, live.known(wanted.user_id, [event.model_dump() for event in wanted.history])
+    engine, known = (
+        live.engine_for(wanted.user_id),
+        live.known(wanted.user_id, [event.model_dump() for event in wanted.history]),
+    )
     found, unknown = engine.rank(known.events, wanted.item_ids, wanted.explain)
     return _respond(engine, answer(engine.view, found, wanted.fields) | {"unknown": unknown}, started)
 
@@ -260,7 +272,10 @@ def rank(wanted: RankRequest, live: LiveRelease) -> Response:
 def candidates(wanted: CandidatesRequest, live: LiveRelease) -> Response:
     """Up to thousands, with their score in each source and who proposed them."""
     started = time.perf_counter()
-    engine, known = live.engine, live.known(wanted.user_id, [event.model_dump() for event in wanted.history])
+    engine, known = (
+        live.engine_for(wanted.user_id),
+        live.known(wanted.user_id, [event.model_dump() for event in wanted.history]),
+    )
     left_out = [*known.left_out, *wanted.exclude]
     found = engine.candidates(known.events, wanted.k, left_out, wanted.filter, known.preferences.blocked)
     return _respond(engine, {"items": answer_candidates(engine.view, found)}, started)
@@ -359,9 +374,22 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
+@router.get("/metrics", summary="What Prometheus reads", response_class=PlainTextResponse)
+def metrics() -> Response:
+    """Counts and gauges of all processes that answer."""
+    body, kind = exposed()
+    return Response(body, media_type=kind)
+
+
 @router.get("/readyz", summary="Whether a release is loaded")
 async def readyz(live: LiveRelease) -> dict[str, str]:
     return {"status": "ready", "release": live.engine.view.release.name}
+
+
+def _known(live: Live, wanted: RecommendRequest | RankRequest | CandidatesRequest) -> tuple[Engine, Known]:
+    """The engine that answers a shopper, and what it goes by."""
+    history = [event.model_dump() for event in wanted.history]
+    return live.engine_for(wanted.user_id), live.known(wanted.user_id, history)
 
 
 def _taste(live: Live, wanted: ForShopper) -> Taste | None:

@@ -6,6 +6,7 @@ import threading
 
 from serve.errors import ServeError
 from serve.learn.answer_store import Answer, AnswerStore
+from serve.metrics import DROPPED
 
 MOST_WAITING = 10_000
 MOST_TOGETHER = 500
@@ -34,7 +35,7 @@ class AnswerLog:
             self._waiting.put_nowait(answer)
         except queue.Full:
             self._done([answer])
-            self.dropped += 1
+            self._drop(1)
 
     def settle(self, request_id: str) -> None:
         """Wait until the answer to a request is on disk, if it is still on its way: what came of it may then count."""
@@ -69,14 +70,18 @@ class AnswerLog:
             try:
                 self._store.add(lot)
             except ServeError as error:
-                self.dropped += len(lot)
+                self._drop(len(lot))
                 _log.error("%d answers could not be logged: %s", len(lot), error.message)
             except Exception:  # a bug must end neither the log nor the service
-                self.dropped += len(lot)
+                self._drop(len(lot))
                 _log.exception("%d answers could not be logged", len(lot))
             self._done(lot)
             if ended:
                 return
+
+    def _drop(self, answers: int) -> None:
+        self.dropped += answers
+        DROPPED.inc(answers)
 
     def _done(self, answers: list[Answer]) -> None:
         with self._lock:

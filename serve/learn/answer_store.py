@@ -47,6 +47,7 @@ class Display:
 
     Of each item its score [n], how likely it was at its place given those before [n], the scorer's last hidden layer
     [n, hidden] and the probability of each head at its place [n, heads]; the latter two are empty without a scorer.
+    `features` [n, columns] are not logged.
     """
 
     items: Sequence[str]
@@ -56,6 +57,7 @@ class Display:
     propensities: Floats
     hidden: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
     chances: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    features: Floats | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from embed.behaviour import Event
 from serve.learn.answer_store import Answer, AnswerStore
 from serve.learn.event_store import EventStore
 from serve.learn.rights import Rights
+from serve.metrics import LEARNED
 from serve.rank.online import OnlineHead
 from serve.rank.scorer import Scorer
 from serve.rank.shown import HORIZON, heads_of_act
@@ -85,6 +86,7 @@ class Feedback:
         kept = learning.kept.get(event.request_id or "")
         if kept is None or event.user_id != kept.user_id or event.item_id not in kept.rows:
             self.ignored += 1
+            LEARNED.labels("ignored").inc()
             return
         in_time = kept.time <= event.timestamp <= kept.time + HORIZON
         for name in heads_of_act(event.type, event.value, self._settings.liked_from):
@@ -92,6 +94,7 @@ class Feedback:
                 kept.came.add((event.item_id, name))
                 self.head.came(kept.hidden[kept.rows[event.item_id]].astype(np.float32), name, kept.time)
                 self.learned += 1
+                LEARNED.labels("learned").inc()
 
 
 @dataclass

@@ -18,6 +18,7 @@ from embed.behaviour.interactions import KINDS
 from index.contract import VectorIndex
 from index.exact import top
 from index.selection import Selection
+from serve.metrics import FAILURES
 from serve.rank.diversity import diversify
 from serve.rank.explain import Reasons, reasons_of, reasons_of_blend
 from serve.rank.explore import Exploration
@@ -215,6 +216,12 @@ class Ranker:
             return None
         return self._scorer.shown_at(ranked.features.at(ranked.rows), np.arange(len(ranked.rows), dtype=np.float32))
 
+    def seen(self, ranked: Ranked) -> tuple[Scored, Scored] | None:
+        """Of what a scorer ranked, all of it, the features [m, columns] and the scores [m]; None where it did not."""
+        if ranked.scores is None or ranked.features is None or ranked.rows is None or (ranked.rows < 0).any():
+            return None
+        return ranked.features.values[ranked.rows], ranked.scores.total
+
     def chances(self, shopper: Shopper, items: Items, places: Scored, now: float) -> Scored | None:
         """How likely each head's act is for items [m, distinct and rising] at their places [m] of a list, [m, heads].
 
@@ -237,6 +244,7 @@ class Ranker:
             return self._explained(ranked, shopper, id_of, title_of)
         except Exception:  # whatever it is, the shopper gets an answer
             self.failures += 1
+            FAILURES.inc()
             _log.exception("no reasons could be given")
             return [None] * len(ranked.found.items)
 
@@ -292,6 +300,7 @@ class Ranker:
             order = top(scores.total, found.items[places], len(places))
         except Exception:  # whatever it is, the shopper gets an answer
             self.failures += 1
+            FAILURES.inc()
             _log.exception("the scorer failed: the blended order stands")
             return as_they_are
         unseen = np.full(len(rest), -1)

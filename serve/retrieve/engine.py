@@ -162,7 +162,7 @@ class Engine:
     def _display(self, ranked: Ranked, exploration: Exploration | None) -> Display:
         """What an answer shows, for the log."""
         count, scorer = len(ranked.found.items), self.view.release.behaviour.scorer
-        inside = self.ranker.shown(ranked)
+        inside, seen = self.ranker.shown(ranked), self.ranker.seen(ranked)
         return Display(
             items=[self.view.text(number) for number in ranked.found.items.tolist()],
             scorer=scorer.fingerprint if scorer is not None and ranked.scores is not None else "",
@@ -170,6 +170,7 @@ class Engine:
             scores=ranked.found.total if ranked.scores is None else ranked.scores.total,
             propensities=np.ones(count, np.float32) if ranked.propensities is None else ranked.propensities,
             **({} if inside is None else {"hidden": inside[0], "chances": inside[1]}),
+            features=None if seen is None else seen[0],
         )
 
     def rank(
