@@ -1,0 +1,377 @@
+"""Going on to learn, the gate that a release has to pass, A/B tests, and drift."""
+
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_http import Service, good, served, until
+
+from embed.behaviour import Event
+from serve import experiment
+from serve.errors import BadRequest, Broken, NotFound
+from serve.evaluation import ab
+from serve.evaluation.gate import compare
+from serve.learn import learn_job
+from serve.learn.answer_store import AnswerStore
+from serve.learn.event_store import EventStore, open_event_store
+from serve.learning import learn
+from serve.pipeline import build, publish
+from serve.rank.drift import BINS, LEAST_SHARE, SCORE, Drift, Reference
+from serve.rank.features import Layout
+from serve.rank.scorer import Scorer
+from serve.release import Check, Release, current_name, make_current, open_current, read_manifest, releases_folder
+from serve.settings import Settings
+
+DAY = 86_400.0
+
+
+def scorer_of(release: Release) -> Scorer:
+    assert release.behaviour.scorer is not None
+    return release.behaviour.scorer
+
+
+def come_later(shop: Path, store: EventStore, days: float = 20.0) -> None:
+    """What shoppers did in the last days happens again after the end, to other shoppers."""
+    rows = [json.loads(line) for line in (shop / "events.jsonl").open()]
+    end = max(row["timestamp"] for row in rows)
+    users = sorted({row["user_id"] for row in rows})
+    following = dict(zip(users, users[1:] + users[:1], strict=True))
+    store.add(
+        [
+            Event(
+                **{
+                    **row,
+                    "event_id": f"later {row['event_id']}",
+                    "user_id": following[row["user_id"]],
+                    "request_id": row.get("request_id") and f"later {row['request_id']}",
+                    "timestamp": row["timestamp"] + days * DAY,
+                }
+            )
+            for row in rows
+            if row["timestamp"] > end - days * DAY
+        ]
+    )
+
+
+@pytest.fixture
+def going_on(copied: Settings, shop: Path) -> Settings:
+    store = open_event_store(copied)
+    come_later(shop, store)
+    store.close()
+    return copied
+
+
+def worse(_: Any, __: Release, ___: Release, ____: Any = None) -> list[Check]:
+    return [Check(name="NDCG@10", parent=0.2, release=0.1, low=-0.15, high=-0.05, cases=100, worse=True)]
+
+
+def better(_: Any, __: Release, ___: Release, ____: Any = None) -> list[Check]:
+    return [Check(name="NDCG@10", parent=0.1, release=0.2, low=0.05, high=0.15, cases=100, worse=False)]
+
+
+def test_the_scorer_goes_on_from_what_is_new_and_answers_if_it_is_no_worse(
+    going_on: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = open_current(going_on.store)
+    base = scorer_of(before)
+    seen = []
+    monkeypatch.setattr(learn_job, "compare", lambda *given: seen.append(given[1:3]) or worse(*given))
+    report, built = learn(going_on)
+    assert not report.kept
+    assert built is None
+    assert current_name(going_on.store) == before.name
+    ((candidate, parent),) = seen
+    assert scorer_of(candidate).fingerprint == report.fingerprint != base.fingerprint == scorer_of(parent).fingerprint
+    facts = scorer_of(candidate).facts
+    assert list(facts.heads) == list(base.facts.heads)
+    # What is compared on was not learned from.
+    store = open_event_store(going_on)
+    last = max(time_ for _, lot in store.batches() for time_ in lot.column("timestamp").to_pylist())
+    assert base.facts.learned_until < facts.learned_until < last
+    store.close()
+
+    monkeypatch.setattr(learn_job, "compare", better)
+    again, built = learn(going_on)
+    assert again.fingerprint == report.fingerprint  # the same data, seed and start
+    assert built is not None
+    assert built.published
+    assert scorer_of(open_current(going_on.store)).fingerprint == report.fingerprint
+    # From there on it goes on.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learn_job, "FEWEST_SHOPPERS", 10_000)
+        nothing, built = learn(going_on)
+    assert (nothing.fingerprint, built) == ("", None)
+    assert 0 < nothing.shoppers < report.shoppers
+
+
+def test_learning_that_is_killed_goes_on_to_the_same(going_on: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learn_job, "compare", worse)
+    whole, _ = learn(going_on)
+
+    class Killed(Exception):
+        pass
+
+    def kill(stage: str, done: float, total: float, unit: str) -> None:
+        if stage == "train it on all" and done > total / 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        learn(going_on, kill)
+    store = open_event_store(going_on)
+    store.add([Event("while it was dead", "u00001", "SNK-0001", "view", time.time())])
+    store.close()
+    resumed, _ = learn(going_on)
+    assert resumed.fingerprint == whole.fingerprint
+
+
+def test_without_a_scorer_there_is_nothing_to_go_on_from(built: Settings) -> None:
+    with pytest.raises(BadRequest, match="train scorer"):
+        learn(built)
+
+
+def test_the_gate_tells_a_worse_scorer_and_does_not_see_a_difference_in_the_same(going_on: Settings) -> None:
+    release = open_current(going_on.store)
+    scorer = scorer_of(release)
+    same = compare(going_on, release, release)
+    assert {check.name for check in same} == {"NDCG@10", "log-likelihood", "calibration error of click"}
+    for check in same:
+        assert check.parent == check.release
+        assert not check.worse
+        assert check.cases >= 20
+    turned = {head: of.model_copy(update={"slope": -of.slope}) for head, of in scorer.facts.heads.items()}
+    files = {name: scorer._files[name] for name in scorer._files}
+    upside_down = Scorer(scorer.facts.model_copy(update={"heads": turned}), files)
+    found = {check.name: check for check in compare(going_on, release.with_scorer(upside_down), release)}
+    for name in ("NDCG@10", "log-likelihood"):
+        check = found[name]
+        assert check.worse
+        assert check.high is not None
+        assert check.high < 0
+        assert check.release < check.parent
+
+
+def test_what_was_just_built_is_held_against_what_its_parts_measured(copied: Settings) -> None:
+    release = open_current(copied.store)
+    scorer = scorer_of(release)
+    assert compare(copied, release, release) == []
+
+    def measured(auc: float, outcomes: int) -> Release:
+        facts = {
+            head: of.model_copy(update={"auc": auc, "outcomes": outcomes}) for head, of in scorer.facts.heads.items()
+        }
+        return release.with_scorer(Scorer(scorer.facts.model_copy(update={"heads": facts}), scorer._files))
+
+    good_one, poor, doubtful = measured(0.9, 10_000), measured(0.7, 10_000), measured(0.7, 20)
+    found = compare(copied, poor, good_one)
+    assert [check.name for check in found] == [f"AUC of {head}, when trained" for head in scorer.facts.heads]
+    assert all(check.worse for check in found)
+    for release_, parent in ((good_one, poor), (doubtful, good_one)):
+        assert not any(check.worse for check in compare(copied, release_, parent))
+    lenient = copied.model_copy(update={"gate": copied.gate.model_copy(update={"recorded": 1.0})})
+    assert not any(check.worse for check in compare(lenient, poor, good_one))
+
+
+def test_a_worse_release_waits_until_it_is_forced(
+    copied: Settings, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.pipeline.compare", worse)
+    first = open_current(copied.store)
+    assert first.manifest.quality is not None
+    assert 0 < first.manifest.quality.coverage10 <= 1
+    changed = copied.model_copy(update={"half_lives": copied.half_lives.model_copy(update={"popularity": 3.0})})
+    held = build(changed)
+    assert held.refused
+    assert not held.published
+    assert current_name(copied.store) == first.name
+    assert read_manifest(releases_folder(copied.store) / held.manifest.release).checks == worse(None, first, first)
+    again = build(changed)  # it is there already
+    assert again.refused
+    assert again.manifest.release == held.manifest.release
+    checks, published = publish(changed, held.manifest.release)
+    assert not published
+    assert checks[0].worse
+    _, published = publish(changed, held.manifest.release, force=True)
+    assert published
+    assert current_name(copied.store) == held.manifest.release
+    make_current(copied.store, first.name)
+    monkeypatch.setattr("serve.pipeline.compare", better)
+    assert build(changed).published
+    assert current_name(copied.store) == held.manifest.release
+    with pytest.raises(NotFound, match="no release"):
+        publish(changed, "20200101T000000000-00000000")
+
+
+@pytest.fixture
+def two(copied: Settings) -> tuple[Settings, str, str]:
+    """A store of two releases that answer differently: the current one, and another."""
+    current = current_name(copied.store)
+    assert current is not None
+    changed = copied.model_copy(update={"half_lives": copied.half_lives.model_copy(update={"popularity": 0.5})})
+    other = build(changed).manifest.release
+    make_current(copied.store, current)
+    return copied, current, other
+
+
+def answered(service: Service, user: str | None, **more: Any) -> dict[str, Any]:
+    found: dict[str, Any] = good(service.client.post("/v1/recommend", json={"user_id": user, "k": 5, **more}))
+    return found
+
+
+def test_two_releases_answer_side_by_side_and_the_difference_is_reported(two: tuple[Settings, str, str]) -> None:
+    configured, current, other = two
+    with pytest.raises(NotFound, match="ab start"):
+        ab.report(configured)
+    users = [f"u{number:05}" for number in range(1, 61)]
+    with served(configured) as service, served(configured) as second:
+        assert answered(service, "u00001")["release"] == current
+        test = experiment.start(configured.store, other, 0.4)
+        with pytest.raises(BadRequest, match="yet"):
+            ab.report(configured)  # nobody was shown anything since
+        tried = next(f"probe {n}" for n in range(99) if test.bucket(f"probe {n}") == experiment.TREATMENT)
+        until(lambda: all(answered(one, tried)["release"] == other for one in (service, second)))
+        expected: dict[str, list[float]] = {experiment.CONTROL: [], experiment.TREATMENT: []}
+        before = _counter(service, "vetrina_acts_total", bucket="treatment", head="click")
+        for number, user in enumerate(users):
+            found = answered(service, user)
+            bucket = test.bucket(user)
+            assert found["release"] == {experiment.CONTROL: current, experiment.TREATMENT: other}[bucket]
+            clicked = bucket == experiment.TREATMENT or number % 3 == 0
+            expected[bucket].append(float(clicked))
+            if clicked:
+                act = {"user_id": user, "item_id": found["items"][0]["item_id"], "type": "click"}
+                good(service.client.post("/v1/events", json={"events": [act | {"request_id": found["request_id"]}]}))
+        for body in ({"like": ["SNK-0001"], "k": 3}, {"text": "red shoe", "k": 3}):
+            assert good(service.search(**body, user_id=tried))["release"] == other
+            assert good(service.search(**body))["release"] == current
+        assert answered(service, None)["release"] == current
+        clicks = _counter(service, "vetrina_acts_total", bucket="treatment", head="click") - before
+        assert clicks == sum(expected[experiment.TREATMENT])
+        # A change is seen in both.
+        gone = answered(service, tried)["items"][0]["item_id"]
+        good(service.client.delete(f"/v1/items/{gone}"))
+        for user in (tried, next(user for user in users if test.bucket(user) == experiment.CONTROL)):
+            assert gone not in [item["item_id"] for item in answered(service, user, k=70)["items"]]
+        service.app.state.live._answers.settle_all()
+        found_ = ab.report(configured)
+        assert found_.arms["control"].releases == [current]
+        control, treatment = (found_.arms[part] for part in ("control", "treatment"))
+        assert control.shoppers == len(expected["control"])
+        assert treatment.shoppers + found_.left_out == len(expected["treatment"]) + 1  # the probe
+        assert treatment.means["click"] == pytest.approx(len(expected["treatment"]) / treatment.lists)
+        assert control.means["click"] == pytest.approx(np.mean(expected["control"]))
+        assert found_.differences["click"].low > 0
+        assert found_.differences["click"].better == 1.0
+        assert control.means["click"] < treatment.means["click"]
+        experiment.stop(configured.store)
+        until(lambda: all(answered(one, tried)["release"] == current for one in (service, second)))
+        (configured.store / experiment.FILE).write_text("{")
+        assert answered(service, tried)["release"] == current
+        with pytest.raises(Broken, match="ab stop"):
+            experiment.running(configured.store)
+    experiment.stop(configured.store)
+    with pytest.raises(NotFound):
+        experiment.stop(configured.store)
+
+
+def _counter(service: Service, name: str, **labels: str) -> float:
+    """A figure of /metrics, 0 where there is none."""
+    text = service.client.get("/metrics").text
+    wanted = f"{name}{{" + ",".join(f'{label}="{value}"' for label, value in labels.items()) + "}"
+    return next((float(line.split()[-1]) for line in text.splitlines() if line.startswith(wanted)), 0.0)
+
+
+def test_buckets_are_as_large_as_they_should_be_and_new_for_each_test() -> None:
+    one = experiment.Experiment(release="r", share=0.3, since=0.0, salt="a")
+    other = replace_salt(one, "b")
+    users = [f"user {number}" for number in range(4000)]
+    parts = [np.array([test.bucket(user) == experiment.TREATMENT for user in users]) for test in (one, other)]
+    for part in parts:
+        assert part.mean() == pytest.approx(0.3, abs=4 * np.sqrt(0.21 / 4000))
+    assert (parts[0] & parts[1]).mean() == pytest.approx(0.09, abs=4 * np.sqrt(0.09 * 0.91 / 4000))
+
+
+def replace_salt(test: experiment.Experiment, salt: str) -> experiment.Experiment:
+    return test.model_copy(update={"salt": salt})
+
+
+LAYOUT = Layout(("image", "text"))
+
+
+@given(st.integers(0, 1000), st.floats(0, 3), st.floats(0, 0.5))
+@settings(max_examples=30, deadline=None)
+def test_drift_is_the_population_stability_index(seed: int, shift: float, missing: float) -> None:
+    random = np.random.default_rng(seed)
+
+    def some(count: int, by: float, gone: float) -> tuple[np.ndarray, np.ndarray]:
+        values = random.normal(size=(count, len(LAYOUT.names))).astype(np.float32)
+        values[:, 0] += np.float32(by)
+        values[random.random(count) < gone, 0] = np.nan
+        values[:, 1] = np.nan
+        return values, random.normal(size=count).astype(np.float32)
+
+    then, now = some(3000, 0.0, 0.1), some(1000, shift, missing)
+    drift = Drift(Reference.model_validate_json(Reference.of(LAYOUT, *then).model_dump_json()), LAYOUT.names)
+    assert drift.indices() == {}
+    drift.shown(*now)
+    found = drift.indices()
+    assert set(found) == {*LAYOUT.names, SCORE} - {"hour_sine", "hour_cosine", "position"}
+
+    def shares(of: np.ndarray, edges: np.ndarray) -> np.ndarray:
+        known = of[~np.isnan(of)]
+        counts = [((known > low) & (known <= high)).sum() for low, high in itertools.pairwise(edges)]
+        return np.maximum(np.array([*counts, len(of) - len(known)]) / len(of), LEAST_SHARE)
+
+    old = then[0][:, 0]
+    quantiles = np.quantile(old[~np.isnan(old)], np.arange(1, BINS) / BINS)
+    edges = np.array([-np.inf, *quantiles, np.inf], np.float32)
+    p, q = shares(now[0][:, 0], edges), shares(old, edges)
+    assert found[LAYOUT.names[0]] == pytest.approx(((p - q) * np.log(p / q)).sum(), rel=1e-3, abs=1e-4)
+    assert found[LAYOUT.names[1]] == pytest.approx(0.0, abs=1e-9)
+    assert found[SCORE] < 0.1
+
+
+def test_the_service_tells_of_drift(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.learn.drift_watch.EVERY_SECONDS", 0.0)
+    name = current_name(copied.store)
+    assert name is not None
+    with served(copied) as service:
+        until(lambda: bool(service.app.state.live._watches))
+        dear = {"price": {"gte": 80}}
+        for number in range(60):
+            answered(service, f"u{number:05}", k=10, filter=dear)
+        until(lambda: _counter(service, "vetrina_drift_psi", feature="price", release=name) > 1)
+        assert _counter(service, "vetrina_drift_alert", release=name) >= 1
+        assert _counter(service, "vetrina_drift_psi", feature="history", release=name) < 5
+        assert _counter(service, "vetrina_answers_total", bucket="control", release=name) >= 60
+
+
+def test_nothing_is_put_down_to_who_wants_nothing_personal_and_heads_forget_with_the_shop(copied: Settings) -> None:
+    online = copied.online.model_copy(update={"learn": True})
+    configured = copied.model_copy(update={"online": online})
+    scorer = scorer_of(open_current(copied.store))
+    store = open_event_store(configured)
+    with served(configured) as service:
+        feedback = service.app.state.live._feedback
+        for user in ("u00001", "u00002"):
+            found = answered(service, user)
+            act = {"user_id": user, "item_id": found["items"][0]["item_id"], "type": "purchase"}
+            good(service.client.post("/v1/events", json={"events": [act | {"request_id": found["request_id"]}]}))
+        heads = len([head for head in scorer.facts.heads if head != "rating"])
+        until(lambda: feedback[scorer.fingerprint].learned == 2 * heads)
+        both = feedback[scorer.fingerprint].head.weights(time.time()).mean
+        good(service.client.delete("/v1/users/u00002"))
+        until(lambda: feedback[scorer.fingerprint].learned == 3 * heads)  # what is left was learned once more
+        left = feedback[scorer.fingerprint].head.weights(time.time()).mean
+        assert np.abs(left).sum() < np.abs(both).sum()
+        good(service.client.put("/v1/users/u00003/preferences", json={"personal": False}))
+        found = answered(service, "u00003")
+        service.app.state.live._answers.settle_all()
+        logged = {one.request_id: one for lot in AnswerStore(store.database).batches() for _, one in lot}
+        assert logged[found["request_id"]].user_id is None
+    store.close()
