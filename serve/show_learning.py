@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from serve.evaluation.ab import Comparison
     from serve.evaluation.evaluate import Evaluation
     from serve.evaluation.judge import Judgement
+    from serve.learn.archive import Moved
     from serve.learn.event_store import Quarantined
     from serve.learn.import_events import ImportReport
     from serve.learn.rights import Erased
@@ -184,3 +185,8 @@ def comparison(of: "Comparison") -> RenderableType:
     sizes = [f"{part}: {arm.shoppers:,} shoppers, {arm.lists:,} lists" for part, arm in of.arms.items()]
     sizes.append(f"{of.left_out} shoppers were answered by both and are left out")
     return Group(Text(f"release {of.experiment.release} is tried", "bold"), table, Text("; ".join(sizes), "dim"))
+
+
+def moved(of: "Moved") -> RenderableType:
+    """What a compaction did."""
+    return Text(f"moved {of.events:,} impressions and {of.answers:,} answers into files, deleted {of.deleted:,} rows")

@@ -32,6 +32,24 @@ def learn(
         time.sleep(60 * every)
 
 
+@app.command()
+def compact(
+    days: Annotated[float, typer.Option(help="impressions and answers older than that go into Parquet files")] = 90,
+    keep_days: Annotated[
+        float | None, typer.Option(help="what is older than that is deleted for good", show_default="all is kept")
+    ] = None,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Make the database small again: what is old and only trainings read goes into files, in STORE/history."""
+    from serve.learn.compact import compact as run
+
+    settings = load_settings(store=store)
+    with bars(json) as progress:
+        moved = run(settings, days, keep_days, progress)
+    print_result(json, moved, show.moved)
+
+
 @ab_app.command("start")
 def ab_start(
     release: Annotated[str, typer.Argument(help="the release to try")],

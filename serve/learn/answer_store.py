@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Column, Connection, Float, Index, LargeBinary, Table, Text, func, or_, select
 
 from embed.behaviour import Event, as_batch
+from serve.learn.archive import Archive
 from serve.learn.database import METADATA, SEQUENCE, Database
 from serve.learn.event_store import EventStore, in_quarantine
 
@@ -37,6 +38,7 @@ _ANSWERS = Table(
     Column("hidden", LargeBinary, nullable=False),
     Column("chances", LargeBinary, nullable=False),
     Index("answers_of_user", "user_id", "timestamp"),
+    sqlite_autoincrement=True,  # a number that was erased must not come again
 )
 _COLUMNS = [column for column in _ANSWERS.c if column.name != "sequence"]
 
@@ -102,15 +104,22 @@ class AnswerStore:
 
     def last(self) -> int:
         """The number of the last answer, 0 for none."""
-        return int(self._database.rows(select(func.coalesce(func.max(_ANSWERS.c.sequence), 0)))[0][0])
+        here = int(self._database.rows(select(func.coalesce(func.max(_ANSWERS.c.sequence), 0)))[0][0])
+        return max(here, Archive(self._database).last("answers"))
 
     def batches(
         self, after: int = 0, since: float = 0.0, until: int | None = None, page: int = PAGE
     ) -> Iterator[list[tuple[int, Answer]]]:
         """All answers in the order they came with their numbers: those after a number and up to one, since a moment.
 
-        Without those to users who are in quarantine.
+        Without those to users who are in quarantine. Those that were moved into files come first.
         """
+        names = ["sequence", *(column.name for column in _COLUMNS)]
+        left_out = {user_id for (user_id,) in self._database.rows(in_quarantine())}
+        for table in Archive(self._database).tables("answers", after, until, since):
+            for batch in table.to_batches(page):
+                moved = zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+                yield [(sequence, _answer(*values)) for sequence, *values in moved if values[1] not in left_out]
         while True:
             query = select(_ANSWERS.c.sequence, *_COLUMNS).where(_ANSWERS.c.sequence > after)
             if until is not None:
@@ -130,6 +139,15 @@ class AnswerStore:
         if until is not None:
             statement = statement.where(_ANSWERS.c.timestamp <= until)
         return connection.execute(statement).rowcount
+
+    def move(self, before: float) -> int:
+        """Move answers from before a moment into a file; how many, 0 if none is left."""
+        return Archive(self._database).move("answers", _ANSWERS, _ANSWERS.c.timestamp < before)
+
+    def forget(self, before: float) -> int:
+        """Delete the answers from before a moment that are not in files; how many they were."""
+        with self._database.writing() as connection:
+            return connection.execute(_ANSWERS.delete().where(_ANSWERS.c.timestamp < before)).rowcount
 
     def impressions(
         self, but: AbstractSet[str] = frozenset(), since: float = 0.0, until: int | None = None

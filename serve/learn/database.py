@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Integer, MetaData, create_engine, event, make_url
@@ -16,6 +17,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from serve.errors import BadRequest, Broken
 from serve.settings import Settings
 
+HISTORY = "history"
 KEY = "VETRINA_USER_KEY"
 """The variable that holds the key; no file of ours does."""
 HASHED = "hmac:"
@@ -27,12 +29,13 @@ SEQUENCE = BigInteger().with_variant(Integer, "sqlite")  # in SQLite only this i
 class Database:
     """Safe in several threads and processes. Raises Broken where it cannot be used."""
 
-    def __init__(self, url: str, key: str = "") -> None:
+    def __init__(self, url: str, key: str = "", history: Path | None = None) -> None:
         """Open a database URL, like `sqlite:///path` or `postgresql+psycopg://...`, and make its tables.
 
-        With a `key` users are known in it by a keyed hash of their ids, see `known_as`.
+        With a `key` users are known in it by a keyed hash of their ids, see `known_as`. What is old may lie in files in
+        the folder `history`, see serve.learn.archive.
         """
-        self._key = key.encode()
+        self._key, self.history = key.encode(), history
         try:
             self._url = make_url(url)
             self._engine = create_engine(self._url, pool_pre_ping=self._url.get_backend_name() != "sqlite")
@@ -104,7 +107,7 @@ def open_database(settings: Settings) -> Database:
     """The database of a store: its own SQLite file, or what `events_url` names; with the key of the environment."""
     settings.store.mkdir(parents=True, exist_ok=True)
     url = settings.events_url or f"sqlite:///{settings.store / 'events.sqlite'}"
-    return Database(url, os.environ.get(KEY, ""))
+    return Database(url, os.environ.get(KEY, ""), settings.store / HISTORY)
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

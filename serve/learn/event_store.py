@@ -9,10 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Column, Connection, Float, Index, Integer, Table, Text, func, select
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy import Column, Connection, Float, Index, Integer, Table, Text, and_, func, select
 from sqlalchemy.dialects import sqlite
 
 from embed.behaviour import EVENT_SCHEMA, Event, as_batch
+from serve.learn.archive import Archive
 from serve.learn.database import METADATA, SEQUENCE, Database, open_database
 from serve.settings import Settings
 
@@ -34,6 +37,7 @@ _EVENTS = Table(
     Column("session_id", Text),
     Column("domain", Text),
     Index("events_of_user", "user_id", "timestamp"),
+    sqlite_autoincrement=True,  # a number that was erased must not come again
 )
 _QUARANTINE = Table(
     "quarantine",
@@ -87,11 +91,12 @@ class EventStore:
         first: dict[str, int] = {}
         for place, each in enumerate(events):
             first.setdefault(each.event_id, place)
+        archived = Archive(self.database).known(list(first))
         with self.database.writing() as connection:
-            rows = [asdict(events[place]) for place in first.values()]
+            rows = [asdict(events[place]) for event_id, place in first.items() if event_id not in archived]
             for row in rows:
                 row["user_id"] = self.database.known_as(row["user_id"])
-            new = set(connection.scalars(statement, rows))
+            new = set(connection.scalars(statement, rows)) if rows else set()
         return [each.event_id in new and first[each.event_id] == place for place, each in enumerate(events)]
 
     def recent(self, user_id: str, limit: int, impressions: bool = True, before: float | None = None) -> list[Event]:
@@ -127,14 +132,17 @@ class EventStore:
         return [item_id for (item_id,) in self.database.rows(query)]
 
     def users(self) -> Iterator[str]:
-        """The ids of all users, in order."""
-        after = ""
+        """The ids of all users, in order; then those who are only in files."""
+        elsewhere, after = Archive(self.database).users(), ""
         while True:
             query = select(_EVENTS.c.user_id).where(_EVENTS.c.user_id > after).distinct().order_by(_EVENTS.c.user_id)
             rows = self.database.rows(query.limit(PAGE))
             if not rows:
+                yield from sorted(elsewhere)
                 return
-            yield from (user_id for (user_id,) in rows)
+            for (user_id,) in rows:
+                elsewhere.discard(user_id)
+                yield user_id
             after = rows[-1][0]
 
     def knew(self, user_id: str, until: int) -> bool:
@@ -144,14 +152,20 @@ class EventStore:
 
     def last(self) -> int:
         """The number of the last event, 0 for none."""
-        return int(self.database.rows(select(func.coalesce(func.max(_EVENTS.c.sequence), 0)))[0][0])
+        here = int(self.database.rows(select(func.coalesce(func.max(_EVENTS.c.sequence), 0)))[0][0])
+        return max(here, Archive(self.database).last("events"))
 
     def batches(self, after: int = 0, until: int | None = None, quarantined: bool = False) -> Iterator[tuple[int, Any]]:
         """All events in the order they came, as pyarrow.RecordBatches of EVENT_SCHEMA, each with its last number.
 
         `after` and `until` are such numbers: only what came since, and only up to there. Those of users who are in
-        quarantine come only where they are asked for.
+        quarantine come only where they are asked for. Those that were moved into files come first.
         """
+        left_out = [] if quarantined else [user_id for (user_id,) in self.database.rows(in_quarantine())]
+        for table in Archive(self.database).tables("events", after, until):
+            kept = table.filter(pc.invert(pc.is_in(table["user_id"], pa.array(left_out, pa.string()))))
+            for batch in kept.select(EVENT_SCHEMA.names).cast(EVENT_SCHEMA).to_batches(PAGE):
+                yield pc.max(kept["sequence"]).as_py(), batch
         while True:
             query = select(_EVENTS.c.sequence, *_COLUMNS).where(_EVENTS.c.sequence > after)
             if until is not None:
@@ -183,6 +197,16 @@ class EventStore:
     def quarantined(self) -> list[Quarantined]:
         """Who is in quarantine, and who was released from it, by since when."""
         return [Quarantined(*row) for row in self.database.rows(select(_QUARANTINE).order_by(_QUARANTINE.c.since))]
+
+    def move(self, before: float) -> int:
+        """Move impressions from before a moment into a file; how many, 0 if none is left."""
+        old = and_(_EVENTS.c.type == "impression", _EVENTS.c.timestamp < before)
+        return Archive(self.database).move("events", _EVENTS, old)
+
+    def forget(self, before: float) -> int:
+        """Delete the events from before a moment that are not in files; how many they were."""
+        with self.database.writing() as connection:
+            return connection.execute(_EVENTS.delete().where(_EVENTS.c.timestamp < before)).rowcount
 
     def erase(self, connection: Connection, user_id: str, until: float | None = None) -> int:
         """Remove the events of a user, or those up to a moment, within a transaction; how many they were."""

@@ -18,6 +18,7 @@ from sqlalchemy import Column, LargeBinary, Table, Text, func, select
 
 from embed.durable import sync
 from serve.learn.answer_store import AnswerStore
+from serve.learn.archive import Archive
 from serve.learn.database import METADATA, Database, open_database
 from serve.learn.event_store import EventStore
 from serve.settings import Settings
@@ -124,9 +125,10 @@ class Rights:
         return removed
 
     def _remove(self, user_id: str, line: str, until: float | None = None) -> Erased:
+        old_events, old_answers = Archive(self._database).erase(user_id, until)
         with self._database.writing() as connection:
-            events = self._events.erase(connection, user_id, until)
-            answers = self._answers.erase(connection, user_id, until)
+            events = old_events + self._events.erase(connection, user_id, until)
+            answers = old_answers + self._answers.erase(connection, user_id, until)
             gone = connection.execute(_PREFERENCES.delete().where(_PREFERENCES.c.user_id == user_id))
             connection.execute(_ERASURES.insert(), {"line": line})
         self._database.wipe()

@@ -1,0 +1,60 @@
+"""`vetrina compact`: old impressions and answers go into files, and what is older than may be kept is deleted."""
+
+import time
+from collections.abc import Callable
+
+from serve.errors import BadRequest
+from serve.learn.answer_store import AnswerStore
+from serve.learn.archive import Archive, Moved
+from serve.learn.event_store import EventStore, open_event_store
+from serve.learn.feedback import RECENT_HALF_LIVES
+from serve.learn.rights import forget_again
+from serve.pipeline import one_job_at_a_time
+from serve.settings import Settings
+
+DAY = 86_400.0
+Progress = Callable[[str, float, float, str], None]
+
+
+def compact(settings: Settings, days: float, keep_days: float | None = None, progress: Progress | None = None) -> Moved:
+    """Move what is older than `days`, delete what is older than `keep_days`; can be killed and run again.
+
+    Raises BadRequest where the online head still needs what would be moved, or more would be deleted than moved.
+    """
+    least = RECENT_HALF_LIVES * settings.online.half_life_days
+    if days < least:
+        raise BadRequest(
+            f"days is {days:g}: the online head reads the answers of {least:g} days: move older ones", "days"
+        )
+    if keep_days is not None and keep_days < days:
+        raise BadRequest(
+            f"keep_days is {keep_days:g}, days {days:g}: keep at least the days that are not moved", "keep_days"
+        )
+    forget_again(settings)
+    now = time.time()
+    with one_job_at_a_time(settings.store):  # a training that reads meanwhile would miss what is being moved
+        events = open_event_store(settings)
+        try:
+            Archive(events.database).tidy()
+            moved = _all(EventStore.move, events, now - days * DAY, "events", progress)
+            answers = _all(AnswerStore.move, AnswerStore(events.database), now - days * DAY, "answers", progress)
+            deleted = 0 if keep_days is None else _forget(events, now - keep_days * DAY)
+            if moved + answers + deleted:
+                events.database.wipe()
+        finally:
+            events.close()
+    return Moved(moved, answers, deleted)
+
+
+def _all(move: Callable[..., int], store: object, before: float, unit: str, progress: Progress | None) -> int:
+    total = 0
+    while moved := move(store, before):
+        total += moved
+        if progress:
+            progress(f"move {unit}", total, total, unit)
+    return total
+
+
+def _forget(events: EventStore, before: float) -> int:
+    """Delete what is older than a moment, in the database and in the files."""
+    return events.forget(before) + AnswerStore(events.database).forget(before) + Archive(events.database).forget(before)

@@ -1,0 +1,165 @@
+"""Compaction: what is old moves into files and reads as before, and erasure and retention reach it there."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_feedback import answer
+
+from embed.behaviour import Event
+from serve.errors import BadRequest, Broken
+from serve.learn.answer_store import AnswerStore, with_answers
+from serve.learn.archive import Archive
+from serve.learn.compact import compact
+from serve.learn.event_store import EventStore, open_event_store
+from serve.learn.rights import Rights
+from serve.settings import Settings
+
+DAY = 86_400.0
+NOW = time.time()
+
+
+@pytest.fixture
+def filled(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A log of half a year: impressions, acts, answers."""
+    monkeypatch.setattr("serve.learn.archive.ROWS", 70)
+    configured = Settings(store=tmp_path / "store", events_url=url)
+    events = open_event_store(configured)
+    random = np.random.default_rng(0)
+    for number in range(300):
+        user, at = f"u{random.integers(20)}", NOW - random.uniform(0, 180) * DAY
+        shown = [
+            Event(f"s{number}-{place}", user, f"i{place}", "impression", at, request_id=f"q{number}", position=place)
+            for place in range(3)
+        ]
+        events.add([*shown, Event(f"c{number}", user, "i1", "click", at + 60, request_id=f"q{number}")])
+        AnswerStore(events.database).add([answer(number, user, at=at - answer(0).timestamp)])
+    events.close()
+    return configured
+
+
+def everything(configured: Settings, **bounds: Any) -> tuple[list[Any], list[Any], list[Any]]:
+    """What jobs read: events, answers, and both together."""
+    events = open_event_store(configured)
+    answers = AnswerStore(events.database)
+    read = [row for _, batch in events.batches(**bounds) for row in batch.to_pylist()]
+    shown = [
+        (number, one.request_id, one.user_id, one.timestamp, list(one.display.items), one.display.hidden.tobytes())
+        for lot in answers.batches(**bounds)
+        for number, one in lot
+    ]
+    both = [row for batch in with_answers(events, answers, NOW - 100 * DAY) for row in batch.to_pylist()]
+    events.close()
+    by_id = sorted(read, key=lambda row: row["event_id"]), sorted(shown), sorted(both, key=lambda row: row["event_id"])
+    assert len({row["event_id"] for row in read}) == len(read)
+    return by_id
+
+
+def test_what_was_moved_reads_as_before(filled: Settings) -> None:
+    events = open_event_store(filled)
+    answers = AnswerStore(events.database)
+    middle = {"after": 100, "until": 900}
+    before, part = everything(filled), everything(filled, **middle)
+    lasts = events.last(), answers.last()
+    recent = events.recent("u3", 100, impressions=False)
+    old = [row for row in before[0] if row["type"] == "impression" and row["timestamp"] < NOW - 60 * DAY]
+    moved = compact(filled, days=60)
+    assert moved.events == len(old) > 100
+    assert 100 < moved.answers < 300
+    assert moved.deleted == 0
+    assert everything(filled) == before
+    assert everything(filled, **middle) == part
+    assert (events.last(), answers.last()) == lasts
+    assert events.recent("u3", 100, impressions=False) == recent
+    assert events.count() == len(before[0]) - len(old)
+    again = compact(filled, days=60)
+    assert (again.events, again.answers) == (0, 0)
+    # What is sent again is known again, wherever it lies.
+    known = [Event(**row) for row in (old[0], before[0][-1])]
+    assert events.add([*known, Event("new", "u3", "i1", "view", NOW)]) == [False, False, True]
+    assert set(events.users()) == {row["user_id"] for row in before[0]}
+    events.quarantine({"u3": "a robot"})
+    left = everything(filled)
+    assert not any(row["user_id"] == "u3" for row in left[0])
+    assert not any(one[2] == "u3" for one in left[1])
+    events.close()
+
+
+def test_a_kill_leaves_each_row_in_one_place(filled: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = everything(filled)
+
+    class Killed(Exception):
+        pass
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Archive, "_remember", kill)  # the file is there, the database knows nothing of it
+        with pytest.raises(Killed):
+            compact(filled, days=60)
+    history = filled.store / "history"
+    stray = list(history.iterdir())
+    assert stray
+    assert everything(filled) == before
+    compact(filled, days=60)
+    assert not set(stray) & set(history.iterdir())
+    assert everything(filled) == before
+
+
+def test_erasure_reaches_the_files_and_a_file_that_is_gone_is_named(filled: Settings) -> None:
+    compact(filled, days=60)
+    events = open_event_store(filled)
+    before = everything(filled)
+    own = [row for row in before[0] if row["user_id"] == "u5"]
+    removed = Rights(events.database, filled.store).erase("u5")
+    assert removed.events == len(own)
+    assert removed.answers == len([one for one in before[1] if one[2] == "u5"])
+    left = everything(filled)
+    assert left[0] == [row for row in before[0] if row["user_id"] != "u5"]
+    assert "u5" not in set(events.users())
+    for path in (filled.store / "history").iterdir():
+        assert "u5" not in pq.read_table(path)["user_id"].to_pylist()
+        assert b"u5\x00" not in path.read_bytes()
+    archived = next(row for row in own if row["type"] == "impression" and row["timestamp"] < NOW - 60 * DAY)
+    assert events.add([Event(**archived)]) == [True]  # not even its hash is kept
+    path.unlink()
+    with pytest.raises(Broken, match=path.name):
+        everything(filled)
+    events.close()
+
+
+def test_what_may_not_be_kept_is_deleted(filled: Settings) -> None:
+    before = everything(filled)
+    moved = compact(filled, days=60, keep_days=120)
+    left = everything(filled)
+    young = [row for row in before[0] if row["timestamp"] >= NOW - 120 * DAY]
+    # Files go when all in them is older; what is in the database goes at once.
+    assert {row["event_id"] for row in young} <= {row["event_id"] for row in left[0]}
+    acts = [row for row in left[0] if row["type"] == "click"]
+    assert len(acts) == len([row for row in young if row["type"] == "click"])
+    assert moved.deleted >= len(before[0]) - len(left[0]) > 50
+    compact(filled, days=60, keep_days=60)
+    assert min(row["timestamp"] for row in everything(filled)[0] if row["type"] == "click") >= NOW - 61 * DAY
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    configured = Settings(store=tmp_path)
+    with pytest.raises(BadRequest, match="42 days"):
+        compact(configured, days=20)
+    with pytest.raises(BadRequest, match="days 90"):
+        compact(configured, days=90, keep_days=30)
+    assert compact(configured, days=90).events == 0
+
+
+def test_a_log_without_a_store_has_no_history(tmp_path: Path) -> None:
+    events = EventStore(f"sqlite:///{tmp_path / 'e.db'}")
+    events.add([Event("e", "u", "i", "impression", 1.0)])
+    assert pa.Table.from_batches([batch for _, batch in events.batches()]).num_rows == 1
+    with pytest.raises(Broken, match="history"):
+        events.move(2.0)
+    events.close()
