@@ -184,13 +184,15 @@ def click(number: int, item: str = "i0", user: str = "u", **changed: Any) -> Eve
 def test_what_answers_showed_is_learned_from_unless_the_shop_says_itself_what_was_seen(url: str) -> None:
     events = EventStore(url)
     answers = AnswerStore(events.database)
-    answers.add([answer(1), answer(2), answer(3, None), answer(4, at=-9.0)])
+    drawn = np.array([0.5, np.nan, 0.25], np.float32)
+    answers.add([answer(1, propensities=drawn), answer(2), answer(3, None), answer(4, at=-9.0)])
     seen = Event("seen", "u", "i1", "impression", NOW + 3, request_id="r2", position=1)
     events.add([click(1, timestamp=NOW + 60), seen])
     lists = read_shown(with_answers(events, answers, NOW), pa.array(["i0", "i1", "i2"]), Signal(), NOW)
     assert [(user, time_ - NOW) for user, time_ in zip(lists.users, lists.times, strict=True)] == [("u", 0), ("u", 3)]
     assert lists.item.tolist() == [0, 1, 2, 1]
     assert lists.position.tolist() == [0, 1, 2, 1]
+    assert_allclose(lists.propensity, [0.5, np.nan, 0.25, np.nan])
     assert lists.labels[:, 0].tolist() == [True, False, False, False]
     assert [len(batch) for batch in with_answers(events, answers, NOW, 1, 1)] == [1, 3]
     events.close()

@@ -19,7 +19,7 @@ from embed.errors import BadInput, Damaged, Missing
 from embed.fitting import fit
 from serve.errors import BadRequest
 from serve.rank.diversity import diversify
-from serve.rank.examples import Examples
+from serve.rank.examples import Case, Examples
 from serve.rank.export import export
 from serve.rank.facts import TAG_GROUPS, Facts, Tags
 from serve.rank.features import HISTORY, Context, FeatureMaker, Features, Layout
@@ -159,6 +159,35 @@ def drawn(rows: int, seed: int = 0, sampled: float = 1.0) -> Examples:
         gaps,
         there,
     )
+
+
+def test_rows_count_by_the_inverse_of_place_and_propensity_where_that_is_wanted() -> None:
+    rows = 4
+    features = Features(
+        np.zeros((rows, len(LAYOUT.names)), np.float32),
+        np.zeros((rows, 0, len(LAYOUT.channels)), np.float32),
+        np.empty(0, np.int64),
+        np.empty(0, np.float32),
+    )
+    labels = np.zeros((rows, len(HEADS)), np.bool_)
+    labels[:2, 0] = True
+    case = Case(
+        features,
+        labels,
+        np.array([True, True, True, False]),
+        np.array([0, 3, 3, np.nan], np.float32),
+        np.array([0.5, 0.01, np.nan, np.nan], np.float32),
+        np.zeros(rows, np.float32),
+    )
+
+    def weights(**settings: Any) -> list[float]:
+        found: list[float] = Examples.stacked(iter([case]), LAYOUT, ScorerSettings(**settings)).weight.tolist()
+        return found
+
+    assert weights() == [1, 1, 1, 1]
+    assert weights(inverse_propensity=True) == [2, 10, 1, 1]
+    assert weights(position_power=0.5) == [1, 2, 1, 1]
+    assert weights(position_power=0.5, inverse_propensity=True) == [2, 20, 1, 1]
 
 
 def trained(folder: Path, examples: Examples, epochs: int = 6) -> ScorerTrainer:

@@ -12,7 +12,8 @@ EVENT_TYPES = ("impression", "view", "click", "cart", "purchase", "rating", "dis
 
 @dataclass(slots=True)
 class Event:
-    """One event after cleaning. `timestamp` is in epoch seconds, UTC; `value` is a rating's, or an amount.
+    """One event after cleaning. `timestamp` is in epoch seconds, UTC; `value` is a rating's, or an amount, or
+    of an impression how likely it was that this item was shown at this place, 0 to 1.
 
     `event_id` makes an event one, however often it is sent; where a file has none it is made of what the event says.
     `request_id` and `position` name the answer, and the place in it, that the event followed.

@@ -89,7 +89,7 @@ class HistoryEvent(Strict):
     item_id: ItemId
     type: Literal["view", "click", "cart", "purchase", "rating", "dislike"] = "click"
     timestamp: float | str | None = Field(None, description="epoch seconds or ISO 8601; without it, the events' order")
-    value: float | None = Field(None, description="of a rating")
+    value: float | None = Field(None, description="of a rating; of an impression how likely it was")
 
 
 class ForShopper(Strict):

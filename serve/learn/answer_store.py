@@ -83,8 +83,11 @@ class Answer:
                 timestamp=self.timestamp,
                 request_id=self.request_id,
                 position=place,
+                value=None if np.isnan(likely) else likely,
             )
-            for place, item_id in enumerate(self.display.items)
+            for place, (item_id, likely) in enumerate(
+                zip(self.display.items, self.display.propensities.tolist(), strict=True)
+            )
         ]
 
 

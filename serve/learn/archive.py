@@ -71,8 +71,11 @@ class Archive:
     def known(self, event_ids: Sequence[str]) -> set[str]:
         """Those of some event ids that are in the files."""
         by_hash = {_hash(event_id): event_id for event_id in event_ids}
-        rows = self._database.rows(select(_PACKED.c.hash).where(_PACKED.c.hash.in_(by_hash)))
-        return {by_hash[found] for (found,) in rows}
+        found: set[str] = set()
+        for some in _some(by_hash):
+            rows = self._database.rows(select(_PACKED.c.hash).where(_PACKED.c.hash.in_(some)))
+            found |= {by_hash[number] for (number,) in rows}
+        return found
 
     def users(self) -> set[str]:
         """Everybody who is in the files."""

@@ -35,13 +35,15 @@ NOBODY = Shopper(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.e
 class Case:
     """Features of m candidates of one shopper, what came of them [m, heads], and which were `shown` [m].
 
-    `position` [m] are places in a list that was shown, `offset` [m] see Examples.
+    `position` [m] are places in a list that was shown, `propensity` [m] is how likely it was to be there, NaN where
+    that is not known; `offset` [m] see Examples.
     """
 
     features: Features
     labels: NDArray[np.bool_]
     shown: NDArray[np.bool_]
     position: NDArray[np.float32]
+    propensity: NDArray[np.float32]
     offset: NDArray[np.float32]
 
 
@@ -120,11 +122,17 @@ class Examples:
 
 
 def _weights(case: Case, settings: ScorerSettings) -> NDArray[np.float32]:
-    """What each row counts: what happened at a place where few look, by the inverse of how many do."""
+    """What each row counts: what happened at a place where few look, by the inverse of how many do.
+
+    What was shown counts by the inverse of how likely that was, where that is wanted, so that what was drawn seldom is
+    learned from like what was drawn often.
+    """
     weight = np.ones(len(case.labels), np.float32)
+    if settings.inverse_propensity:
+        weight = np.minimum(MOST_INVERSE, 1 / np.nan_to_num(case.propensity, nan=1.0))
     if settings.position_power:
         placed = ~np.isnan(case.position) & case.labels.any(1)
-        weight[placed] = np.minimum(MOST_INVERSE, (1 + case.position[placed]) ** settings.position_power)
+        weight[placed] *= np.minimum(MOST_INVERSE, (1 + case.position[placed]) ** settings.position_power)
     return weight
 
 
@@ -166,7 +174,8 @@ class CaseMaker:
             shopper, after = NOBODY, np.empty(0, np.int64)
             if user is not None:
                 shopper, after = self.around(user, moment, items)
-            yield self._case(shopper, items, lists.labels[rows][first], moment, after, lists.position[rows][first])
+            position, propensity = lists.position[rows][first], lists.propensity[rows][first]
+            yield self._case(shopper, items, lists.labels[rows][first], moment, after, position, propensity)
 
     def sought(self, whole: Shopper, count: int, moment: float) -> Case | None:
         """The case of a shopper who is known by the first `count` interactions; None where nothing new was liked."""
@@ -188,6 +197,7 @@ class CaseMaker:
         moment: float,
         after: NDArray[np.int64],
         position: NDArray[np.float32] | None = None,
+        propensity: NDArray[np.float32] | None = None,
     ) -> Case:
         """The items of a case and negatives beside them, none of which the shopper had or had soon `after`."""
         settings, total = self._settings, self._interactions.items
@@ -208,7 +218,9 @@ class CaseMaker:
         own = items[at] == numbers
         all_labels = np.zeros((len(places), len(HEADS)), np.bool_)
         all_labels[own] = labels[at[own]]
-        all_positions = np.full(len(places), np.nan, np.float32)
+        all_positions, likely = np.full(len(places), np.nan, np.float32), np.full(len(places), np.nan, np.float32)
+        if propensity is not None:
+            likely[own] = propensity[at[own]]
         if position is not None:
             # Negatives get places of the list at random, so that being at no place does not say what came of it.
             all_positions = self._random.choice(position, len(places)).astype(np.float32)
@@ -219,7 +231,7 @@ class CaseMaker:
         hour = hour_of(moment) if position is not None else None
         context = Context(moment, hour, position=all_positions)
         features = self._maker.make(shopper, found, context, places)
-        return Case(features, all_labels, is_shown, all_positions, offset)
+        return Case(features, all_labels, is_shown, all_positions, likely, offset)
 
 
 def labels_of(kinds: NDArray[np.integer], liked: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -25,6 +25,11 @@ class ScorerSettings(BaseModel):
         description="at place p of a list, from 1, an item is looked at with probability p ** -power; what happens "
         "there counts by its inverse, at most 10; 0 leaves places to the position feature",
     )
+    inverse_propensity: bool = Field(
+        False,
+        description="whether what was shown counts by the inverse of how likely that was, at most 10, where lists are "
+        "drawn (explore) or impressions say it in `value`",
+    )
     hidden: int = Field(32, ge=4, le=512)
     dropout: float = Field(0.1, ge=0, lt=1)
     hide: float = Field(0.1, ge=0, lt=1, description="how often a group of features is hidden in training")

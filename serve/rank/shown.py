@@ -33,7 +33,7 @@ class Shown:
     """n items shown in l lists, list by list: list i is rows `starts[i]` to `starts[i + 1]` - 1.
 
     Of each list its shopper and time [l]; of each row the item, the place in its list from 0 (NaN where the log does
-    not say) and whether each of HEADS came of it, [n, heads].
+    not say), whether each of HEADS came of it, [n, heads], and how likely it was to be shown there (NaN likewise).
     """
 
     users: NDArray[np.object_]
@@ -42,6 +42,7 @@ class Shown:
     item: NDArray[np.int64]
     position: NDArray[np.float32]
     labels: NDArray[np.bool_]
+    propensity: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.users)
@@ -89,8 +90,9 @@ def read_shown(batches: Iterable[Any], item_ids: Any, signal: Signal, since: flo
         | (request[rows[1:]] != request[rows[:-1]])
     )
     starts = np.concatenate([np.flatnonzero(first), [len(rows)]])
-    position = table["position"].to_numpy(zero_copy_only=False).astype(np.float32)
-    return Shown(names[user[rows[first]]], time[rows[first]], starts, item[rows], position[rows], labels)
+    position, value = (table[name].to_numpy(zero_copy_only=False).astype(np.float32) for name in ("position", "value"))
+    propensity = np.where((value[rows] > 0) & (value[rows] <= 1), value[rows], np.float32(np.nan))
+    return Shown(names[user[rows[first]]], time[rows[first]], starts, item[rows], position[rows], labels, propensity)
 
 
 def _last_before(
