@@ -1,19 +1,26 @@
 """Feedback: what was shown is logged before what came of it counts, and every process learns the same from it."""
 
 import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from test_http import Service, good, served, until
+from test_http import Service, free_port, good, is_ready, served, until
 
 from embed.behaviour import Event, Signal
 from serve.errors import BadRequest, Broken
@@ -430,3 +437,63 @@ def test_a_release_is_judged_by_what_came_of_drawn_lists(copied: Settings) -> No
     assert found.estimates.effective == pytest.approx(30, abs=0.1)
     sharper = configured.model_copy(update={"explore": configured.explore.model_copy(update={"temperature": 0.1})})
     assert judge(sharper, name).estimates.effective < 25
+
+
+def test_kill_9_of_workers_loses_nothing_acknowledged(copied: Settings, url: str) -> None:
+    events = EventStore(url)
+    answers = AnswerStore(events.database)
+    port = free_port()
+    command = [sys.executable, "-c", "from serve.cli import main; main()", "serve", "--store", str(copied.store)]
+    service = subprocess.Popen(
+        [*command, "--workers", "2", "--port", str(port)],
+        env=os.environ | {"VETRINA_EVENTS_URL": url},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    acknowledged: list[tuple[str, str]] = []  # request and event
+    stop = threading.Event()
+
+    def shop(user: str) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            event_id = f"{user}-{number}"
+            base = f"http://127.0.0.1:{port}"
+            with suppress(httpx.TransportError), httpx.Client(base_url=base, timeout=10, trust_env=False) as client:
+                found = good(client.post("/v1/recommend", json={"user_id": user, "k": 5}))
+                act = {"user_id": user, "item_id": found["items"][0]["item_id"], "type": "click", "event_id": event_id}
+                sent = client.post("/v1/events", json={"events": [act | {"request_id": found["request_id"]}]})
+                if sent.status_code == 200 and sent.json()["events"][0]["status"] == "stored":
+                    acknowledged.append((found["request_id"], event_id))
+
+    shoppers = [threading.Thread(target=shop, args=(f"shopper{number}",)) for number in range(4)]
+    try:
+        until(lambda: is_ready(port))
+        for thread in shoppers:
+            thread.start()
+        for _ in range(3):
+            count = len(acknowledged)
+            until(lambda count=count: len(acknowledged) > count + 20)  # type: ignore[misc]
+            os.kill(random.choice(workers_of(service.pid)), signal.SIGKILL)
+        until(lambda: len(acknowledged) > 100)
+        os.killpg(service.pid, signal.SIGKILL)
+    finally:
+        stop.set()
+        with suppress(ProcessLookupError):
+            os.killpg(service.pid, signal.SIGKILL)
+        service.wait()
+        for thread in shoppers:
+            thread.join()
+    kept = {event.event_id: event.request_id for _, event in events.acts(0, 0.0)}
+    logged = logged_in(answers)
+    assert len(acknowledged) > 100
+    for request_id, event_id in acknowledged:
+        assert kept[event_id] == request_id
+        assert request_id in logged
+    events.close()
+
+
+def workers_of(pid: int) -> list[int]:
+    """The processes that answer, of a service."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
