@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_http import Service, good, served, until
 
 from embed.behaviour import Event
-from serve import experiment
+from serve import cli, experiment
 from serve.errors import BadRequest, Broken, NotFound
 from serve.evaluation import ab
 from serve.evaluation.gate import compare
@@ -376,3 +376,44 @@ def test_nothing_is_put_down_to_who_wants_nothing_personal_and_heads_forget_with
         logged = {one.request_id: one for lot in AnswerStore(store.database).batches() for _, one in lot}
         assert logged[found["request_id"]].user_id is None
     store.close()
+
+
+def test_the_command_line_tries_publishes_and_compacts(
+    two: tuple[Settings, str, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    configured, current, other = two
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["vetrina", *arguments, "--store", str(configured.store)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        told = capfd.readouterr()
+        return int(ended.value.code or 0), told.out + told.err
+
+    assert run("ab", "report")[0] == 2
+    assert "answers everybody already" in run("ab", "start", current)[1]
+    assert run("ab", "start", "20200101T000000000-00000000")[0] == 2
+    code, told = run("ab", "start", other, "--share", "0.25")
+    assert (code, "25%" in told) == (0, True)
+    found = experiment.running(configured.store)
+    assert found is not None
+    assert (found.release, found.share) == (other, 0.25)
+    assert run("ab", "stop")[0] == 0
+    assert run("ab", "stop")[0] == 2
+    code, told = run("publish", other, "--json")
+    assert code == 0
+    assert json.loads(told.splitlines()[-1])["published"]
+    assert current_name(configured.store) == other
+    monkeypatch.setattr("serve.pipeline.compare", worse)
+    code, told = run("publish", current)
+    assert code == 1
+    assert f"vetrina publish {current} --force" in told
+    assert current_name(configured.store) == other
+    assert run("publish", current, "--force")[0] == 0
+    assert current_name(configured.store) == current
+    code, told = run("compact", "--days", "60", "--json")
+    assert code == 0
+    assert json.loads(told.splitlines()[-1])["events"] > 1000
+    code, told = run("learn", "--json")
+    assert code == 0
+    assert json.loads(told.splitlines()[-1])["fingerprint"] == ""

@@ -944,6 +944,21 @@ def test_what_is_deleted_never_shows_again(workers: Workers) -> None:
     workers.soon_all(lambda: workers.search(title(5))[0]["item_id"] == "i5")
 
 
+def test_any_worker_tells_what_all_have_counted(workers: Workers) -> None:
+    def answers() -> float:
+        connection = http.client.HTTPConnection("127.0.0.1", workers.port, timeout=30)
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        lines = [line for line in text.splitlines() if line.startswith("vetrina_answers_total{")]
+        return sum(float(line.split()[-1]) for line in lines)
+
+    before = answers()
+    for _ in range(30):
+        workers.ask("POST", "/v1/recommend", {"k": 3})
+    assert {answers() for _ in range(12)} == {before + 30}
+
+
 def test_each_row_has_a_status_of_its_own(workers: Workers) -> None:
     def sent(method: str, body: dict[str, Any]) -> list[tuple[str, str, str]]:
         outcomes = workers.ask(method, "/v1/items", body)["items"]
