@@ -7,17 +7,16 @@ wrote to the journal. Each change of either makes a new engine, and a request ke
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from embed.catalogue import Item, Reject, read_id, read_item, read_patch
 from embed.catalogue import Mapping as FeedMapping
 from serve.changes import Encoding, LiveChange, image_source
-from serve.errors import EXPECTED, Broken, complaint, writable
+from serve.edits import Change, Outcome, delete_edits, patch_edits, put_edits
+from serve.errors import EXPECTED, Broken, complaint
 from serve.experiment import CONTROL, Experiment, running
 from serve.following import Following, loading_together
 from serve.learn.answer_log import AnswerLog
@@ -39,26 +38,6 @@ from serve.settings import Settings
 POLL_SECONDS = 0.1
 
 log = logging.getLogger("vetrina")
-
-
-@dataclass
-class Outcome:
-    """What became of one row of a batch of changes.
-
-    `status` is created, updated, unchanged, deleted, unknown (no such item) or rejected; a rejected row says why.
-    `warnings` tell of what was repaired or left out of a row that was taken.
-    """
-
-    item_id: str
-    status: str = ""
-    code: str = ""
-    message: str = ""
-    field: str = ""
-    warnings: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, reject: Reject) -> "Outcome":
-        return cls(writable(reject.item_id), "rejected", reject.code, writable(reject.reason), writable(reject.field))
 
 
 @dataclass(frozen=True)
@@ -274,60 +253,19 @@ class Live:
 
     def put(self, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
         """Add items or replace them whole: encoded, journalled and visible here when this returns."""
-        outcomes: list[Outcome] = []
-        items: dict[int, Item] = {}
-        for place, values in enumerate(rows):
-            repairs: Counter[str] = Counter()
-            item = read_item(values, self._mapping, repairs)
-            if isinstance(item, Reject):
-                outcomes.append(Outcome.of(item))
-            else:
-                items[place] = item
-                outcomes.append(Outcome(item.item_id, warnings=tuple(kind for kind, count in repairs.items() if count)))
         with closing(image_source(self._settings)) as source:
-            encoding = Encoding(self.engine.view, self._loaded_encoders(), source)
-            encoded = dict(zip(items, encoding.rows(list(items.values())), strict=True))
-        failures = encoding.failures
-        del encoding  # and with it the release, which may not be the current one any more
-
-        def change(place: int, before: Item | None) -> LiveChange | None:
-            item, outcome = items[place], outcomes[place]
-            outcome.warnings += tuple(failures.get(item.item_id, ()))
-            outcome.status = "created" if before is None else "unchanged" if before == item else "updated"
-            return None if before == item else LiveChange("put", item.item_id, item, rows=encoded[place])
-
-        return self._write(outcomes, change)
+            edits = put_edits(rows, self._mapping, Encoding(self.engine.view, self._loaded_encoders(), source))
+        return self._write(*edits)
 
     def patch(self, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
         """Change fields of items that no encoder reads: no encoder is run, only the journal is written."""
-        patches = [read_patch(values) for values in rows]
-        outcomes = [Outcome.of(patch) if isinstance(patch, Reject) else Outcome(patch[0]) for patch in patches]
-
-        def change(place: int, before: Item | None) -> LiveChange | None:
-            patch, outcome = patches[place], outcomes[place]
-            assert not isinstance(patch, Reject)  # noqa: S101
-            if before is None:
-                outcome.status = "unknown"
-                return None
-            item_id, fields = patch
-            same = all(getattr(before, name) == value for name, value in fields.items())
-            outcome.status = "unchanged" if same else "updated"
-            return None if same else LiveChange("patch", item_id, fields=fields)
-
-        return self._write(outcomes, change)
+        return self._write(*patch_edits(rows))
 
     def delete(self, item_ids: Sequence[str]) -> list[Outcome]:
         """Take items away."""
-        ids = [read_id(item_id) for item_id in item_ids]
-        outcomes = [Outcome.of(item_id) if isinstance(item_id, Reject) else Outcome(item_id) for item_id in ids]
+        return self._write(*delete_edits(item_ids))
 
-        def change(place: int, before: Item | None) -> LiveChange | None:
-            outcomes[place].status = "unknown" if before is None else "deleted"
-            return LiveChange("delete", outcomes[place].item_id) if before else None
-
-        return self._write(outcomes, change)
-
-    def _write(self, outcomes: list[Outcome], change: Callable[[int, Item | None], LiveChange | None]) -> list[Outcome]:
+    def _write(self, outcomes: list[Outcome], change: Change) -> list[Outcome]:
         """Journal what `change` makes of each row that is not rejected, and apply it; durable when this returns."""
         with self._changing:
             following = self._following

@@ -44,10 +44,10 @@ from index.tuning import Point
 from serve.behaviour import Behaviour, Facts
 from serve.errors import Broken, NotFound
 from serve.experiment import running
+from serve.filters import Filter
 from serve.rank.drift import Reference
 from serve.rank.scorer import Scorer
 from serve.recommend.sources import TOWER
-from serve.retrieve.filters import Filter
 
 FORMAT = 7
 ITEMS_FILE = "items.arrow"

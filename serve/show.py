@@ -13,9 +13,9 @@ from embed.encode_job import SpaceVectors
 from serve.release import Check
 
 if TYPE_CHECKING:
-    from serve.bulk import BulkReport
     from serve.doctor import Finding
-    from serve.pipeline import BuildReport
+    from serve.jobs.bulk import BulkReport
+    from serve.jobs.pipeline import BuildReport
 
 MOST_COLUMNS = 3  # of sources, beside which there is room for a title
 MARKS = {"good": ("✓", "green"), "off": ("–", "dim"), "wrong": ("✗", "bold red")}

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from serve.evaluation.ab import Comparison
     from serve.evaluation.evaluate import Evaluation
     from serve.evaluation.judge import Judgement
+    from serve.jobs.import_events import ImportReport
     from serve.learn.archive import Moved
     from serve.learn.event_store import Quarantined
-    from serve.learn.import_events import ImportReport
     from serve.learn.rights import Erased
-    from serve.learn.scorer_job import ScorerReport
-    from serve.learn.towers_job import TrainingReport
-    from serve.learn.tuning import TuningReport
+    from serve.training.scorer_job import ScorerReport
+    from serve.training.towers_job import TrainingReport
+    from serve.training.tuning import TuningReport
 
 
 def events_report(report: "ImportReport") -> RenderableType:

@@ -20,10 +20,10 @@ from index.contract import VectorIndex
 from index.live import Added, LiveIndex
 from index.selection import Selection, Selections
 from index.space import Vectors
+from serve.filters import Filter, Mask
 from serve.rank.facts import Facts
 from serve.recommend.sources import Numbering
 from serve.release import Release, number_in
-from serve.retrieve.filters import Filter, Mask
 
 MOST_CHUNKS = 32
 

@@ -16,11 +16,11 @@ from test_http import until
 
 from serve.demo.shop import make_shop
 from serve.errors import Broken
+from serve.jobs.import_events import import_events
+from serve.jobs.learning import train, train_scorer
+from serve.jobs.pipeline import build
 from serve.learn.database import METADATA
 from serve.learn.event_store import EventStore
-from serve.learn.import_events import import_events
-from serve.learning import train, train_scorer
-from serve.pipeline import build
 from serve.settings import Settings
 
 ROOT = Path(__file__).parents[1]

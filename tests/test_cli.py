@@ -10,7 +10,7 @@ import pytest
 from embed.catalogue import Catalogue
 from serve import cli
 from serve.doctor import examine
-from serve.pipeline import build
+from serve.jobs.pipeline import build
 from serve.release import open_current, releases_folder
 from serve.settings import Settings, load_settings
 

@@ -12,9 +12,9 @@ from test_feedback import answer
 
 from embed.behaviour import Event
 from serve.errors import BadRequest, Broken
+from serve.jobs.compact import compact
 from serve.learn.answer_store import AnswerStore, with_answers
 from serve.learn.archive import Archive
-from serve.learn.compact import compact
 from serve.learn.event_store import EventStore, open_event_store
 from serve.learn.rights import Rights
 from serve.settings import Settings

@@ -19,10 +19,10 @@ from test_http import Service, good, refused, served
 from embed.catalogue import Item, as_batch
 from index.selection import Selection, Selections
 from serve.errors import BadRequest
+from serve.filters import MAX_CONDITIONS, MAX_DEPTH, MAX_TEXT, MAX_VALUES, compile_filter
 from serve.following import open_engine
 from serve.release import open_current
 from serve.retrieve.engine import Engine
-from serve.retrieve.filters import MAX_CONDITIONS, MAX_DEPTH, MAX_TEXT, MAX_VALUES, compile_filter
 from serve.retrieve.query import Query
 from serve.settings import Settings
 from serve.view import LiveItems, View

@@ -27,7 +27,7 @@ from PIL import Image
 
 from serve.http import app as http_app
 from serve.http.app import create_app
-from serve.pipeline import build
+from serve.jobs.pipeline import build
 from serve.release import make_current, open_current, releases_folder
 from serve.settings import Settings
 

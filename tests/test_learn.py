@@ -17,11 +17,11 @@ from serve import cli, experiment
 from serve.errors import BadRequest, Broken, NotFound
 from serve.evaluation import ab
 from serve.evaluation.gate import compare
-from serve.learn import learn_job
+from serve.jobs import learn_job
+from serve.jobs.learning import learn
+from serve.jobs.pipeline import build, publish
 from serve.learn.answer_store import AnswerStore
 from serve.learn.event_store import EventStore, open_event_store
-from serve.learning import learn
-from serve.pipeline import build, publish
 from serve.rank.drift import BINS, LEAST_SHARE, SCORE, Drift, Reference
 from serve.rank.features import Layout
 from serve.rank.scorer import Scorer
@@ -180,7 +180,7 @@ def test_what_was_just_built_is_held_against_what_its_parts_measured(copied: Set
 def test_a_worse_release_waits_until_it_is_forced(
     copied: Settings, shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.pipeline.compare", worse)
+    monkeypatch.setattr("serve.jobs.pipeline.compare", worse)
     first = open_current(copied.store)
     assert first.manifest.quality is not None
     assert 0 < first.manifest.quality.coverage10 <= 1
@@ -200,7 +200,7 @@ def test_a_worse_release_waits_until_it_is_forced(
     assert published
     assert current_name(copied.store) == held.manifest.release
     make_current(copied.store, first.name)
-    monkeypatch.setattr("serve.pipeline.compare", better)
+    monkeypatch.setattr("serve.jobs.pipeline.compare", better)
     assert build(changed).published
     assert current_name(copied.store) == held.manifest.release
     with pytest.raises(NotFound, match="no release"):
@@ -404,7 +404,7 @@ def test_the_command_line_tries_publishes_and_compacts(
     assert code == 0
     assert json.loads(told.splitlines()[-1])["published"]
     assert current_name(configured.store) == other
-    monkeypatch.setattr("serve.pipeline.compare", worse)
+    monkeypatch.setattr("serve.jobs.pipeline.compare", worse)
     code, told = run("publish", current)
     assert code == 1
     assert f"vetrina publish {current} --force" in told

@@ -36,12 +36,12 @@ from serve.answer import ask
 from serve.changes import LiveChange, journal_folder
 from serve.doctor import examine
 from serve.errors import Broken
+from serve.filters import compile_filter
 from serve.following import open_engine
+from serve.jobs.pipeline import build
 from serve.live import Live
-from serve.pipeline import build
 from serve.release import Release, current_name, open_current, releases_folder
 from serve.retrieve.engine import Engine
-from serve.retrieve.filters import compile_filter
 from serve.retrieve.query import Encoders, Query
 from serve.settings import Settings
 from serve.view import LiveItems, Rows, View
@@ -168,7 +168,7 @@ class Shelf:
 
 
 def scores(model: Mapping[str, Known], backgrounds: Mapping[str, Any], queries: Mapping[str, Any]) -> dict[str, float]:
-    """The score of every item that is in any of the spaces; fused as serve.retrieve.fusion says, in plain words."""
+    """The score of every item that is in any of the spaces; fused as serve.fusion says, in plain words."""
     by_space = {
         name: {
             item_id: float((known.rows[name] @ query).max())
@@ -449,7 +449,7 @@ def test_an_old_feed_undoes_nothing_however_often_it_is_built(tmp_path: Path) ->
 def processes() -> Any:
     """Starts processes that have everything imported already; what runs in them is Vetrina's own."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["serve.pipeline", "serve.http.app", "serve.cli", "uvicorn", "pytest"])
+    context.set_forkserver_preload(["serve.jobs.pipeline", "serve.http.app", "serve.cli", "uvicorn", "pytest"])
     return context
 
 

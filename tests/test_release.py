@@ -21,8 +21,8 @@ from embed.errors import BadInput
 from serve.doctor import examine
 from serve.errors import EXPECTED, BadRequest, Broken, NotFound
 from serve.following import open_engine
+from serve.jobs.pipeline import BuildReport, build, encode_catalogue, ingest_feed
 from serve.live import Live
-from serve.pipeline import BuildReport, build, encode_catalogue, ingest_feed
 from serve.release import (
     Release,
     current_name,
@@ -298,7 +298,7 @@ def test_a_kill_at_any_instant_loses_nothing(shop: Path, tmp_path: Path) -> None
         feed.write_text("".join(line for number, line in enumerate(file) if number <= 12))
 
     processes = multiprocessing.get_context("forkserver")  # in which everything is imported already
-    processes.set_forkserver_preload(["serve.pipeline", "pytest"])
+    processes.set_forkserver_preload(["serve.jobs.pipeline", "pytest"])
 
     def start(store: Path) -> BaseProcess:
         process = processes.Process(target=build, args=(Settings(store=store, image_root=shop), feed))

@@ -13,7 +13,7 @@ from test_http import Service, good, served
 
 from embed.behaviour import Event
 from serve import cli
-from serve.bulk import write_candidates
+from serve.jobs.bulk import write_candidates
 from serve.learn.answer_store import AnswerStore
 from serve.learn.event_store import EventStore, open_event_store
 from serve.learn.rights import FILE, Preferences, Rights, forget_again

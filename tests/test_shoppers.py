@@ -16,14 +16,14 @@ from test_http import Service, good, served
 
 from embed.durable import point
 from serve import cli
-from serve.bulk import write_candidates
 from serve.errors import BadRequest
 from serve.following import open_engine
+from serve.jobs.bulk import write_candidates
+from serve.jobs.import_events import REJECTS, import_events
+from serve.jobs.learning import evaluate, train, train_scorer, tune
+from serve.jobs.pipeline import build
 from serve.learn.event_store import open_event_store
-from serve.learn.import_events import REJECTS, import_events
 from serve.learn.known import known_of
-from serve.learning import evaluate, train, train_scorer, tune
-from serve.pipeline import build
 from serve.plot import draw_evaluation
 from serve.release import open_current
 from serve.settings import Settings

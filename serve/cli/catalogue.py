@@ -34,7 +34,7 @@ def ingest_command(
     json: Json = False,
 ) -> None:
     """Read a feed into the store's catalogue: clean, reject with reasons, report."""
-    from serve.pipeline import ingest_feed
+    from serve.jobs.pipeline import ingest_feed
 
     settings = load_settings(store=store, mapping=mapping)
     with bars(json) as progress:
@@ -45,7 +45,7 @@ def ingest_command(
 @app.command()
 def encode(store: Store = None, images: Images = None, json: Json = False) -> None:
     """Encode what is new in the catalogue into the vector store."""
-    from serve.pipeline import encode_catalogue
+    from serve.jobs.pipeline import encode_catalogue
 
     settings = load_settings(store=store, image_root=images)
     with bars(json) as progress:
@@ -66,7 +66,7 @@ def build(
     json: Json = False,
 ) -> None:
     """Feed to release in one go: ingest, encode, index, publish. Redoes only what changed."""
-    from serve.pipeline import build as run
+    from serve.jobs.pipeline import build as run
 
     settings = load_settings(store=store, mapping=mapping, image_root=images)
     with bars(json) as progress:
@@ -86,7 +86,7 @@ def publish(
     json: Json = False,
 ) -> None:
     """Let a release answer unless it measures worse than the current one; exit code 1 where it does."""
-    from serve.pipeline import publish as run
+    from serve.jobs.pipeline import publish as run
     from serve.release import release_names
 
     settings = load_settings(store=store)

@@ -18,7 +18,7 @@ def learn(
     json: Json = False,
 ) -> None:
     """Let the scorer go on learning from what is new, and publish it if it measures no worse. Goes on after a kill."""
-    from serve.learning import learn as run
+    from serve.jobs.learning import learn as run
 
     settings = load_settings(store=store)
     while True:
@@ -42,7 +42,7 @@ def compact(
     json: Json = False,
 ) -> None:
     """Make the database small again: what is old and only trainings read goes into files, in STORE/history."""
-    from serve.learn.compact import compact as run
+    from serve.jobs.compact import compact as run
 
     settings = load_settings(store=store)
     with bars(json) as progress:

@@ -20,7 +20,7 @@ def events(
     json: Json = False,
 ) -> None:
     """Take a file of events into the store's log: clean, reject with reasons, report. Reading it again adds nothing."""
-    from serve.learn.import_events import import_events
+    from serve.jobs.import_events import import_events
 
     settings = load_settings(store=store)
     with bars(json) as progress:
@@ -31,7 +31,7 @@ def events(
 @train_app.command("towers")
 def train_towers_command(store: Store = None, json: Json = False) -> None:
     """Train the two towers and the blend of all sources on the store's events; then build. Goes on after a kill."""
-    from serve.learning import train
+    from serve.jobs.learning import train
 
     settings = load_settings(store=store)
     with bars(json) as progress:
@@ -44,7 +44,7 @@ def train_towers_command(store: Store = None, json: Json = False) -> None:
 @train_app.command("scorer")
 def train_scorer_command(store: Store = None, json: Json = False) -> None:
     """Train the scorer that puts recommendations in order; needs towers; then build. Goes on after a kill."""
-    from serve.learning import train_scorer
+    from serve.jobs.learning import train_scorer
 
     settings = load_settings(store=store)
     with bars(json) as progress:
@@ -61,7 +61,7 @@ def tune_towers_command(
     json: Json = False,
 ) -> None:
     """Look for better settings of the towers; prints them for vetrina.toml. Stop and go on at any time."""
-    from serve.learning import tune
+    from serve.jobs.learning import tune
 
     settings = load_settings(store=store)
     with bars(json) as progress:
@@ -81,7 +81,7 @@ def evaluate(
     """How good recommendations are on held-out time, stage by stage and beside plain baselines; all items ranked."""
     import tempfile
 
-    from serve.learning import evaluate as run
+    from serve.jobs.learning import evaluate as run
     from serve.plot import draw_evaluation
 
     settings = load_settings(store=store)

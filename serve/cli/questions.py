@@ -107,7 +107,7 @@ def candidates(
     json: Json = False,
 ) -> None:
     """Candidates of many users at once, in a file for other services."""
-    from serve.bulk import write_candidates
+    from serve.jobs.bulk import write_candidates
 
     settings = load_settings(store=store)
     wanted = _read_filter(filter_)

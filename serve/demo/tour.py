@@ -13,14 +13,14 @@ from serve.answer import ask
 from serve.demo.draw import Look, draw
 from serve.demo.shop import make_shop
 from serve.following import open_engine
+from serve.jobs.import_events import import_events
+from serve.jobs.learning import train, train_scorer
+from serve.jobs.pipeline import Progress, build
 from serve.learn.event_store import open_event_store
-from serve.learn.import_events import import_events
 from serve.learn.known import known_of
-from serve.learn.scorer_job import current_scorer
-from serve.learning import train, train_scorer
-from serve.pipeline import Progress, build
 from serve.retrieve.query import Query
 from serve.settings import load_settings
+from serve.training.scorer_job import current_scorer
 
 K = 5
 SHOPPER = "u00042"

@@ -17,7 +17,6 @@ from embed.behaviour import Holdout, Interactions, Split
 from serve.evaluation.baselines import BASELINES, rank_baseline
 from serve.evaluation.measures import DEEP, Measured, lift, measure
 from serve.evaluation.stages import fit_stages
-from serve.learn.fitting import Material, Progress
 from serve.rank.features import GROUPS, HISTORY_GROUP
 from serve.rank.ranker import Ranker
 from serve.rank.scorer import HeadFacts
@@ -26,6 +25,7 @@ from serve.recommend.blend import Blend
 from serve.recommend.recommender import Recommender
 from serve.recommend.shopper import Shopper
 from serve.settings import Settings
+from serve.training.fitting import Material, Progress
 
 FUSED = "fused"
 RERANKED = "reranked"

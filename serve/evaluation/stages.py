@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embed.behaviour import Split
-from serve.learn.fitting import Chosen, Material, Past, Progress, choose, finish
 from serve.rank.fitting import Fitted, Lookback, fit_scorer
 from serve.rank.shown import Shown
 from serve.recommend.recommender import Recommender
 from serve.recommend.sources import Source
 from serve.settings import Settings
+from serve.training.fitting import Chosen, Material, Past, Progress, choose, finish
 
 
 @dataclass(frozen=True)

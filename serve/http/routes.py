@@ -17,6 +17,7 @@ from starlette.datastructures import UploadFile
 from starlette.responses import PlainTextResponse
 
 from serve.answer import answer, answer_candidates, item_fields
+from serve.edits import Outcome
 from serve.errors import BadRequest, NotFound
 from serve.experiment import CONTROL
 from serve.http.contract import (
@@ -45,7 +46,7 @@ from serve.http.contract import (
 )
 from serve.learn.known import Known
 from serve.learn.rights import Preferences
-from serve.live import Live, Outcome
+from serve.live import Live
 from serve.metrics import ANSWERS, exposed
 from serve.release import list_manifests
 from serve.retrieve.engine import Engine, Taste

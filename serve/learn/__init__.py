@@ -1,1 +1,1 @@
-"""Learning from shoppers: the event log, what is known of a shopper, and the jobs that fit towers, blend and scorer."""
+"""What shoppers did and were shown: logs, rights, quarantine, and what is learned of it at once."""

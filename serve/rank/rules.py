@@ -62,12 +62,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from embed.behaviour.interactions import KINDS
 from embed.errors import EmbedError
 from serve.errors import BadRequest
+from serve.filters import compile_filter
 from serve.rank import relations
 from serve.rank.relations import Relations
 from serve.recommend.covisitation import DAY
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import Items
-from serve.retrieve.filters import compile_filter
 from serve.settings import Settings
 
 _log = logging.getLogger(__name__)

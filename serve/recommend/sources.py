@@ -20,9 +20,9 @@ from embed.behaviour import Interactions
 from index.contract import VectorIndex
 from index.exact import top
 from index.selection import Selection
+from serve.fusion import fuse
 from serve.recommend.covisitation import DAY, Covisitation
 from serve.recommend.shopper import Shopper
-from serve.retrieve.fusion import fuse
 
 TOWER = "tower"
 """The name of the source and of the space that the towers make."""

@@ -15,6 +15,8 @@ from embed.images import ImageLimits
 from index.exact import top
 from index.selection import Selection
 from serve.errors import BadRequest, NotFound
+from serve.filters import Filter, compile_filter
+from serve.fusion import fuse
 from serve.learn.answer_store import Display
 from serve.learn.known import Known
 from serve.rank.explain import Reasons
@@ -26,8 +28,6 @@ from serve.rank.rules import Acting, RuleBook, rules_file
 from serve.recommend.recommender import Candidates, Recommender
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import TOWER
-from serve.retrieve.filters import Filter, compile_filter
-from serve.retrieve.fusion import fuse
 from serve.retrieve.query import Encoders, Query, direction_of, query_vectors
 from serve.settings import Settings
 from serve.view import View

@@ -22,15 +22,15 @@ from serve.demo.shop import make_shop
 from serve.evaluation.baselines import rank_baseline
 from serve.evaluation.evaluate import only_targets, rank_all, rerank_all
 from serve.evaluation.measures import DEEP, interval
+from serve.jobs.import_events import import_events
+from serve.jobs.learning import released
+from serve.jobs.pipeline import Progress, build
 from serve.learn.event_store import open_event_store
-from serve.learn.fitting import choose, finish
-from serve.learn.import_events import import_events
-from serve.learn.towers_job import material_of
-from serve.learning import released
-from serve.pipeline import Progress, build
 from serve.rank.ranker import Ranker
 from serve.recommend.recommender import Recommender
 from serve.settings import Settings
+from serve.training.fitting import choose, finish
+from serve.training.towers_job import material_of
 
 SEED = 0
 SHARE = 0.1

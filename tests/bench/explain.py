@@ -18,10 +18,10 @@ from rich.progress import track
 
 from serve.cli import bars
 from serve.following import open_engine
+from serve.jobs.learning import train, train_scorer
+from serve.jobs.pipeline import build
 from serve.learn.event_store import open_event_store
 from serve.learn.known import known_of
-from serve.learning import train, train_scorer
-from serve.pipeline import build
 from serve.recommend.shopper import Shopper
 
 SEED = 0

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.progress import track
 
 from serve.cli import bars
-from serve.learning import train, train_scorer
-from serve.pipeline import build
+from serve.jobs.learning import train, train_scorer
+from serve.jobs.pipeline import build
 from serve.rank.online import OnlineHead
 from serve.release import open_current
 from serve.settings import OnlineSettings, Settings

@@ -19,13 +19,13 @@ from rich.progress import track
 from embed.behaviour import Event
 from serve.cli import bars
 from serve.following import open_engine
+from serve.jobs.learning import train, train_scorer
+from serve.jobs.pipeline import build
 from serve.learn.abuse import watch
 from serve.learn.answer_store import Answer, AnswerStore, Display
 from serve.learn.event_store import EventStore, open_event_store
 from serve.learn.feedback import Feedback
 from serve.learn.known import known_of
-from serve.learning import train, train_scorer
-from serve.pipeline import build
 from serve.retrieve.engine import Engine
 from serve.settings import Settings
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from serve.following import open_engine
-from serve.pipeline import build
+from serve.jobs.pipeline import build
 from serve.retrieve.engine import Engine
 from serve.retrieve.query import Query
 from serve.settings import Settings

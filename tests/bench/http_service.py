@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import track
 
 from serve.demo.shop import make_shop
-from serve.pipeline import build
+from serve.jobs.pipeline import build
 from serve.release import open_current
 from serve.settings import Settings
 

@@ -25,11 +25,11 @@ from soak import CLUSTERS, keep_vectors
 from serve.behaviour import ShopperVector
 from serve.cli import bars
 from serve.following import open_engine
+from serve.jobs.import_events import import_events
+from serve.jobs.learning import train, train_scorer
+from serve.jobs.pipeline import build, ingest_feed
 from serve.learn.event_store import open_event_store
-from serve.learn.import_events import import_events
 from serve.learn.known import known_of
-from serve.learning import train, train_scorer
-from serve.pipeline import build, ingest_feed
 from serve.rank.features import Context, FeatureMaker
 from serve.settings import Settings
 

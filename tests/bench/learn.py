@@ -19,12 +19,12 @@ from rich.console import Console
 from serve import show
 from serve.cli import bars
 from serve.evaluation.gate import compare
-from serve.learn.import_events import import_events
-from serve.learn.scorer_job import current_scorer
-from serve.learning import learn, train, train_scorer
-from serve.pipeline import build
+from serve.jobs.import_events import import_events
+from serve.jobs.learning import learn, train, train_scorer
+from serve.jobs.pipeline import build
 from serve.release import open_current
 from serve.settings import Settings
+from serve.training.scorer_job import current_scorer
 
 SEED = 0
 CUTS = (0.0, 0.6, 0.75, 0.9, 1.0)

@@ -14,8 +14,8 @@ from rich.console import Console
 from serve import show_learning as show
 from serve.cli import bars
 from serve.evaluation.evaluate import FUSED, RERANKED
-from serve.learning import evaluate
-from serve.pipeline import build
+from serve.jobs.learning import evaluate
+from serve.jobs.pipeline import build
 
 SEED = 0
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import orjson
 
-from serve.learn.import_events import import_events
-from serve.pipeline import Progress, build
+from serve.jobs.import_events import import_events
+from serve.jobs.pipeline import Progress, build
 from serve.settings import Settings
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "ml-100k"

@@ -22,11 +22,11 @@ from serve.cli import bars
 from serve.demo.shop import make_shop
 from serve.evaluation.measures import interval
 from serve.following import open_engine
+from serve.jobs.import_events import import_events
+from serve.jobs.learning import train, train_scorer
+from serve.jobs.pipeline import build
 from serve.learn.event_store import open_event_store
-from serve.learn.import_events import import_events
 from serve.learn.known import known_of
-from serve.learning import train, train_scorer
-from serve.pipeline import build
 from serve.retrieve.engine import Engine, Taste
 from serve.retrieve.query import Query
 from serve.settings import Settings

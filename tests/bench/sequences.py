@@ -37,7 +37,6 @@ from embed.towers.training import Trainer, fit
 from index.exact import ExactIndex
 from index.space import Space
 from serve.cli import bars
-from serve.learn.fitting import Past
 from serve.rank.facts import TAG_GROUPS, Facts, Tags
 from serve.rank.features import FeatureMaker
 from serve.rank.fitting import Fitted, fit_scorer
@@ -49,6 +48,7 @@ from serve.recommend.covisitation import Covisitation
 from serve.recommend.recommender import DEPTH, Recommender
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import CovisitationSource, FixedSource, Source, TowerSource, popularity, ranked
+from serve.training.fitting import Past
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "sequences"
 SETS = {"beauty": "Beauty", "toys": "Toys_and_Games"}

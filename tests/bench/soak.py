@@ -48,7 +48,7 @@ from embed.catalogue import Catalogue
 from embed.compose import compose_texts
 from embed.encoders.bundled import BundledTextEncoder
 from embed.vector_store import VectorStore, as_keys, content_key
-from serve.pipeline import build, ingest_feed
+from serve.jobs.pipeline import build, ingest_feed
 from serve.release import current_name, open_current, release_names, releases_folder
 from serve.settings import Settings
 

@@ -19,12 +19,12 @@ from index.milvus_index import LONGEST_TEXT
 from index.space import Space
 from index.threads import limit_threads
 from serve.behaviour import Behaviour
-from serve.learn.towers_job import gathered
+from serve.filters import NUMBERS, TEXTS
 from serve.rank.facts import Facts
 from serve.recommend.sources import TOWER
 from serve.release import Manifest, SpaceEntry, releases_folder
-from serve.retrieve.filters import NUMBERS, TEXTS
 from serve.settings import Settings
+from serve.training.towers_job import gathered
 
 MOST_ASKING = 1000  # shoppers whose vectors an index is chosen by
 FEWEST_ASKING = 50

@@ -23,12 +23,8 @@ from serve.errors import BadRequest, Broken
 from serve.evaluation.asked import Asked
 from serve.evaluation.first_look import look
 from serve.evaluation.gate import compare
-from serve.indexing import build_indexes, build_tower
+from serve.jobs.indexing import build_indexes, build_tower
 from serve.learn.event_store import open_event_store
-from serve.learn.scorer_job import current_scorer
-from serve.learn.towers_job import (
-    current_towers,
-)
 from serve.recommend.blend import Blend
 from serve.release import (
     ITEMS_FILE,
@@ -49,6 +45,10 @@ from serve.release import (
     seal,
 )
 from serve.settings import Settings
+from serve.training.scorer_job import current_scorer
+from serve.training.towers_job import (
+    current_towers,
+)
 
 Progress = Callable[[str, float, float, str], None]
 """stage, done, total, unit: told as work goes on."""

@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable
 
 from serve.errors import BadRequest
+from serve.jobs.pipeline import one_job_at_a_time
 from serve.learn.answer_store import AnswerStore
 from serve.learn.archive import Archive, Moved
 from serve.learn.event_store import EventStore, open_event_store
 from serve.learn.feedback import RECENT_HALF_LIVES
 from serve.learn.rights import forget_again
-from serve.pipeline import one_job_at_a_time
 from serve.settings import Settings
 
 DAY = 86_400.0

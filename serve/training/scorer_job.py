@@ -22,7 +22,6 @@ from embed.encode_job import SpaceVectors
 from serve.errors import BadRequest
 from serve.learn.answer_store import AnswerStore, with_answers
 from serve.learn.event_store import open_event_store
-from serve.learn.towers_job import begin, chosen_towers, current_towers, material_of
 from serve.rank.fitting import Lookback, Progress, fit_scorer
 from serve.rank.scorer import HeadFacts, Scorer
 from serve.rank.shown import read_shown
@@ -30,6 +29,7 @@ from serve.recommend.blend import Blend
 from serve.recommend.recommender import Recommender
 from serve.release import Release
 from serve.settings import Settings
+from serve.training.towers_job import begin, chosen_towers, current_towers, material_of
 
 TRAINING, LEARNING = "training", "learning"
 

@@ -9,20 +9,20 @@ from embed.encode_job import SpaceVectors
 from serve.errors import BadRequest
 from serve.evaluation.evaluate import Evaluation
 from serve.evaluation.evaluate import evaluate as run_evaluation
+from serve.jobs.learn_job import LearnReport
+from serve.jobs.learn_job import learn as run_learn_job
+from serve.jobs.pipeline import BuildReport, Progress, build, encode, one_job_at_a_time
 from serve.learn.abuse import watch
 from serve.learn.answer_store import AnswerStore, with_answers
 from serve.learn.event_store import open_event_store
-from serve.learn.learn_job import LearnReport
-from serve.learn.learn_job import learn as run_learn_job
 from serve.learn.rights import forget_again
-from serve.learn.scorer_job import ScorerReport
-from serve.learn.scorer_job import train_scorer as run_scorer_job
-from serve.learn.towers_job import TrainingReport, check_enough, material_of, train_towers
-from serve.learn.tuning import TuningReport, tune_towers
-from serve.pipeline import BuildReport, Progress, build, encode, one_job_at_a_time
 from serve.rank.shown import HORIZON, read_shown
 from serve.release import Release, open_current
 from serve.settings import Settings
+from serve.training.scorer_job import ScorerReport
+from serve.training.scorer_job import train_scorer as run_scorer_job
+from serve.training.towers_job import TrainingReport, check_enough, material_of, train_towers
+from serve.training.tuning import TuningReport, tune_towers
 
 log = logging.getLogger("vetrina")
 

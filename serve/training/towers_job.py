@@ -32,10 +32,10 @@ from embed.towers.features import Content, Vocabulary
 from embed.towers.trained import TrainedTowers
 from serve.errors import BadRequest
 from serve.learn.event_store import open_event_store
-from serve.learn.fitting import Chosen, Material, Progress, choose, finish
 from serve.recommend.blend import Blend
 from serve.release import Release
 from serve.settings import Settings
+from serve.training.fitting import Chosen, Material, Progress, choose, finish
 
 CHOSEN = "chosen"
 FEWEST = 20  # shoppers in validation, below which nothing can be chosen by it

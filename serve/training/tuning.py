@@ -16,10 +16,10 @@ from embed.fitting import State
 from embed.towers.settings import TowerSettings
 from embed.towers.training import fit
 from serve.learn.event_store import open_event_store
-from serve.learn.fitting import Progress
-from serve.learn.towers_job import check_enough, material_of
 from serve.release import Release
 from serve.settings import Settings
+from serve.training.fitting import Progress
+from serve.training.towers_job import check_enough, material_of
 
 RANGES: dict[str, tuple[Any, Any]] = {
     "dim": (16, 256),
