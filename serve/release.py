@@ -205,9 +205,10 @@ class Release:
 
     @property
     def known_until(self) -> float:
-        """When the last of the behaviour happened that it was made of, in epoch seconds; 0 for none."""
+        """The first moment of which it knows nothing, in epoch seconds: it was made of what shoppers did before."""
         scorer = self.behaviour.scorer
-        return max(self.behaviour.facts.counted_at, 0.0 if scorer is None else scorer.facts.learned_until)
+        counted_until = math.nextafter(self.behaviour.facts.counted_at, math.inf)
+        return max(counted_until, 0.0 if scorer is None else scorer.facts.learned_until)
 
     def with_scorer(self, scorer: Scorer) -> "Release":
         """The same release, but for another scorer."""

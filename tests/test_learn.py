@@ -417,3 +417,16 @@ def test_the_command_line_tries_publishes_and_compacts(
     code, told = run("learn", "--json")
     assert code == 0
     assert json.loads(told.splitlines()[-1])["fingerprint"] == ""
+
+
+def test_what_happened_at_the_very_last_moment_is_known_to_what_was_built_after_it(copied: Settings) -> None:
+    store = open_event_store(copied)
+    items = [item.as_py() for item in open_current(copied.store).catalogue.ids()]
+    at_once = [Event(f"last {n}", f"u{n:05}", items[n % 72], "purchase", 4e9) for n in range(1, 200)]
+    store.add(at_once)
+    store.close()
+    build(copied)
+    release = open_current(copied.store)
+    assert release.manifest.behaviour.counted_at < release.known_until
+    held = copied.model_copy(update={"half_lives": copied.half_lives.model_copy(update={"popularity": 3.0})})
+    assert build(held).checks == []

@@ -66,7 +66,7 @@ class ScorerFacts(BaseModel):
     """What a scorer is: its layout, its heads, which towers and encoders its features come from, how it was trained.
 
     Candidates are scored as if they were shown at the `usual_place`, a value of the position column. `hidden_scale` is
-    the root of the mean square of each unit of the last hidden layer. It learned from what happened until
+    the root of the mean square of each unit of the last hidden layer. It learned from what happened before
     `learned_until` (epoch seconds), and robots were looked for among the events up to number `events_until`.
     """
 

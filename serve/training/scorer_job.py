@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from embed.behaviour import collect, split_at
 from embed.durable import point
 from embed.encode_job import SpaceVectors
@@ -94,7 +96,7 @@ def train_scorer(
             folder / "fit",
             progress,
             job.events_until,
-            float(interactions.time.max(initial=0.0)),
+            float(np.nextafter(interactions.time.max(initial=0.0), np.inf)),
         )
     if fitted is None:
         (folder / "job.json").unlink()  # with more events the job is another one
