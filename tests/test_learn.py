@@ -422,7 +422,8 @@ def test_the_command_line_tries_publishes_and_compacts(
 def test_what_happened_at_the_very_last_moment_is_known_to_what_was_built_after_it(copied: Settings) -> None:
     store = open_event_store(copied)
     items = [item.as_py() for item in open_current(copied.store).catalogue.ids()]
-    at_once = [Event(f"last {n}", f"u{n:05}", items[n % 72], "purchase", 4e9) for n in range(1, 200)]
+    moment = float(int(time.time()))
+    at_once = [Event(f"last {n}", f"u{n:05}", items[n % 72], "purchase", moment) for n in range(1, 200)]
     store.add(at_once)
     store.close()
     build(copied)
