@@ -27,7 +27,7 @@ from embed.images import ImageRefused, ImageSource, decode_image
 from embed.vector_store import Keys, VectorStore, as_keys, content_key
 
 PART = 1024  # vectors a crash may cost; a multiple of every CPU batch size, so that batches never straddle parts
-READ_AHEAD = 64  # decoded images waiting for the encoder
+READ_AHEAD = 2  # batches of decoded images that wait for the encoder, at most
 Progress = Callable[[int, int], None]  # done, total
 
 
@@ -145,7 +145,7 @@ def encode_images(
         for row, item in enumerate(_items(catalogue))
         for label, image in enumerate(item.images)
     )
-    for done, (image, outcome) in enumerate(_read_ahead(images, read, readers)):
+    for done, (image, outcome) in enumerate(_read_ahead(images, read, readers, READ_AHEAD * encoder.batch)):
         try:
             key, pixels = outcome.result()
         except ImageRefused as refused:
@@ -218,15 +218,15 @@ def _items(catalogue: Catalogue) -> Iterator[Item]:
 
 
 def _read_ahead(
-    images: Iterable[Reference], read: Callable[[str], tuple[bytes, Prepared | None]], readers: int
+    images: Iterable[Reference], read: Callable[[str], tuple[bytes, Prepared | None]], readers: int, ahead: int
 ) -> Iterator[tuple[Reference, Future[tuple[bytes, Prepared | None]]]]:
-    """Results in the order of `images`, read by `readers` threads at most READ_AHEAD images ahead."""
+    """Results in the order of `images`, read by `readers` threads at most `ahead` images ahead."""
     pool = ThreadPoolExecutor(readers, thread_name_prefix="image-reader")
     try:
         waiting: deque[tuple[Reference, Future[tuple[bytes, Prepared | None]]]] = deque()
         for image in images:
             waiting.append((image, pool.submit(read, image.reference)))
-            if len(waiting) > READ_AHEAD:
+            if len(waiting) > ahead:
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()

@@ -10,7 +10,7 @@ from typing import Literal
 
 from embed.catalogue import Catalogue, check_items, read_report
 from embed.encoders import choose_device
-from embed.encoders.onnx_model import cache_folder
+from embed.encoders.cpu_model import cache_folder
 from embed.vector_store import VectorStore
 from index import gpu
 from index.journal import Journal, segment_starts

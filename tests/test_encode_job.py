@@ -259,15 +259,14 @@ def test_batches_and_parts_are_cut_alike_and_progress_ends_at_all(
 
 
 @pytest.mark.parametrize("readers", [1, 4])
-def test_readers_run_only_so_far_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readers: int) -> None:
-    monkeypatch.setattr(encode_job, "READ_AHEAD", 10)
+def test_readers_run_only_so_far_ahead(tmp_path: Path, readers: int) -> None:
     shop = Shop(tmp_path)
     for number in range(80):
         shop.draw(f"{number}.png", number)
         shop.add(str(number), "n", f"{number}.png")
     encoder = FakeImages(pause=0.005)
     assert shop.images(encoder, readers=readers).encoded == 80
-    assert encoder.most_alive <= 10 + 1 + encoder.batch
+    assert encoder.most_alive <= (encode_job.READ_AHEAD + 1) * encoder.batch + 1
 
 
 def test_an_error_of_the_encoder_ends_the_job_and_keeps_what_is_whole(

@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw
 
 from embed.encoders import ImageEncoder, TextEncoder, bundled, choose_device, load_image_encoder, load_text_encoder
 from embed.encoders.bundled import BundledImageEncoder, BundledTextEncoder
+from embed.encoders.cpu_model import CpuModel
 from embed.encoders.device import Device
 from embed.encoders.encoder import in_batches, make_fingerprint, unit_rows, weights_hash
-from embed.encoders.onnx_model import OnnxModel
 from embed.errors import BadInput, Damaged, Missing
 
 if TYPE_CHECKING:
@@ -52,6 +52,13 @@ def assert_unit(vectors: Any, dim: int) -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
+@pytest.fixture(autouse=True)
+def cache_apart(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models that are made for a test leave nothing in the user's cache."""
+    if {"clip_weights", "sentence_model"} & set(request.fixturenames):
+        monkeypatch.setenv("VETRINA_CACHE", str(tmp_path / "cache"))
+
+
 # ------------------------------------------------------------------------------------------------------ bundled images
 
 
@@ -69,7 +76,7 @@ def test_bundled_images_equal_the_eager_model(image_encoder: BundledImageEncoder
     assert_unit(vectors, image_encoder.dim)
     with torch.inference_mode():
         eager = bundled._image_module().eval()(torch.from_numpy(np.stack(prepared))).numpy()
-    assert cosines(vectors, eager).min() > 1 - 1e-3
+    assert cosines(vectors, eager).min() > 0.99  # bf16, where the processor has it
     assert (unit_rows(vectors[:1]) @ vectors[1:].T).max() < 0.95  # the model tells them apart
     np.testing.assert_allclose(image_encoder.encode_images(prepared[3:4]), vectors[3:4], atol=1e-4)
     assert image_encoder.encode_images([]).shape == (0, image_encoder.dim)
@@ -171,14 +178,14 @@ def test_a_damaged_export_is_made_again(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("VETRINA_CACHE", str(tmp_path / "cache"))
     make = Exports()
     images = np.ones((5, 3), np.float32)
-    vectors = OnnxModel("tiny", 1, make, keeps_memory=False)(images=images)
+    vectors = CpuModel("tiny", 1, make)(images=images)
     np.testing.assert_array_equal(vectors, images * 3)
-    OnnxModel("tiny", 1, make, keeps_memory=False)
+    CpuModel("tiny", 1, make)
     assert make.count == 1
     exported = tmp_path / "cache" / "tiny.onnx"
     whole = exported.read_bytes()
     exported.write_bytes(whole[:40] + b"!" + whole[41:])
-    np.testing.assert_array_equal(OnnxModel("tiny", 1, make, keeps_memory=False)(images=images), vectors)
+    np.testing.assert_array_equal(CpuModel("tiny", 1, make)(images=images), vectors)
     assert make.count == 2
     assert sorted(path.name for path in exported.parent.iterdir()) == ["tiny.onnx", "tiny.sha256"]
 
@@ -239,9 +246,9 @@ def test_clip_equals_open_clip(clip_weights: Path) -> None:
         right_texts = model.encode_text(open_clip.get_tokenizer("tiny-test")(TEXTS)).numpy()
     vectors = encoder.encode_images([encoder.prepare(image) for image in images])
     assert_unit(vectors, 32)
-    np.testing.assert_allclose(vectors, unit_rows(right), atol=1e-5)
+    assert cosines(vectors, right).min() > 1 - 1e-3
     encoded = encoder.encode_texts(TEXTS)
-    np.testing.assert_allclose(encoded.vectors, unit_rows(right_texts), atol=1e-5)
+    assert cosines(encoded.vectors, right_texts).min() > 1 - 1e-3
     assert encoded.truncated == 1
     assert encoder.encode_texts(["lamp " * 75, "lamp " * 76]).truncated == 1
     assert encoder.encode_images([]).shape == encoder.encode_texts([]).vectors.shape == (0, 32)
@@ -324,7 +331,7 @@ def test_sentence_models_equal_the_library(sentence_model: Path) -> None:
     assert_unit(encoded.vectors, 24)
     assert encoded.truncated == 2
     right = SentenceTransformer(str(sentence_model), device="cpu").encode(texts)
-    np.testing.assert_allclose(encoded.vectors, unit_rows(right), atol=1e-5)
+    assert cosines(encoded.vectors, right).min() > 1 - 1e-4
     assert load_text_encoder(f"st:{sentence_model}", CPU).fingerprint == encoder.fingerprint
     assert encoder.encode_texts([]).vectors.shape == (0, 24)
 
@@ -417,3 +424,22 @@ def test_fingerprints_and_hashes_follow_what_they_stand_for() -> None:
 
 def test_unit_rows_leave_zero_rows_zero() -> None:
     np.testing.assert_array_equal(unit_rows(np.array([[3.0, 4.0], [0, 0]])), np.array([[0.6, 0.8], [0, 0]], np.float32))
+
+
+@pytest.mark.parametrize("kind", ["clip_weights", "sentence_model"])
+def test_a_model_that_cannot_be_exported_runs_in_torch(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = request.getfixturevalue(kind)
+    name = f"open_clip:tiny-test/{path}/one.safetensors" if kind == "clip_weights" else f"st:{path}"
+    usual = load_text_encoder(name, CPU).encode_texts(TEXTS)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr("embed.encoders.cpu_model._export", fail)
+    monkeypatch.setenv("VETRINA_CACHE", str(path / "no cache"))
+    slow = load_text_encoder(name, CPU).encode_texts(TEXTS)
+    assert "no such operator" in caplog.text
+    assert slow.truncated == usual.truncated
+    assert cosines(slow.vectors, usual.vectors).min() > 1 - 1e-3

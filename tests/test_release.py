@@ -242,7 +242,7 @@ def test_another_fingerprint_is_refused_with_both_sides_named(small: Settings, m
     ours = BundledTextEncoder.fingerprint
     monkeypatch.setattr(BundledTextEncoder, "fingerprint", "0123456789abcdef")
     encoders = make_encoders(small)
-    monkeypatch.setattr("embed.encoders.bundled.OnnxModel", lambda *_, **__: None)
+    monkeypatch.setattr("embed.encoders.bundled.CpuModel", lambda *_, **__: None)
     with pytest.raises(Broken, match=f"{ours}.*0123456789abcdef"):
         encoders.warm_up(release.manifest)
 

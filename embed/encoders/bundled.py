@@ -1,7 +1,7 @@
 """The encoders whose weights come with Python packages and so need no hub.
 
 Image: EfficientNet-Lite0 (Apache-2.0) through timm, pooled features of 1,280 values. Text: all-MiniLM-L6-v2 (MIT),
-mean of the token vectors, 384 values. On CPU both run through ONNX Runtime, on a GPU through torch in bf16.
+mean of the token vectors, 384 values. On CPU both run through OpenVINO, on a GPU through torch, in bf16.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from embed.encoders.cpu_model import CpuModel
 from embed.encoders.device import Device
 from embed.encoders.encoder import EncodedTexts, Prepared, Vectors, in_batches, make_fingerprint, unit_rows
-from embed.encoders.onnx_model import OnnxModel
 from embed.errors import Damaged
 
 if TYPE_CHECKING:
@@ -44,12 +44,13 @@ class BundledImageEncoder:
     )
 
     def __init__(self, device: Device) -> None:
-        self.batch = device.batch(cpu=16, cuda=512)
+        self._size, self._streams = device.batch(cpu=8, cuda=512), device.streams
+        self.batch = self._size * device.together
         self._run: Callable[..., Vectors]
         if device.kind == "cuda":
             self._run = partial(_on_cuda, _image_module().cuda().eval())
         else:
-            self._run = OnnxModel(f"bundled-image-{self.fingerprint}", device.threads, self._export, keeps_memory=True)
+            self._run = CpuModel(f"bundled-image-{self.fingerprint}", device.streams, self._export)
 
     def prepare(self, image: Image.Image) -> Prepared:
         """RGB image to uint8 [224, 224, 3]; scaling to -1..1 is part of the model, a quarter of the bytes to move."""
@@ -64,7 +65,11 @@ class BundledImageEncoder:
 
     def encode_images(self, prepared: Sequence[Prepared]) -> Vectors:
         """n arrays [224, 224, 3] to [n, 1280] unit rows."""
-        return in_batches(prepared, self.batch, self.dim, lambda batch: unit_rows(self._run(images=np.stack(batch))))
+
+        def run(batch: Sequence[Prepared]) -> Vectors:
+            return unit_rows(self._run(images=np.stack(batch)))
+
+        return in_batches(prepared, self._size, self.dim, run, self._streams)
 
     @staticmethod
     def _export() -> "tuple[Module, dict[str, Any], dict[str, dict[int, Any]]]":
@@ -87,7 +92,7 @@ class BundledTextEncoder:
     def __init__(self, device: Device) -> None:
         from tokenizers import Tokenizer
 
-        self.batch = device.batch(cpu=16, cuda=512)
+        self._size, self._streams = device.batch(cpu=8, cuda=512), device.streams
         self._tokenizer = Tokenizer.from_file(str(_text_folder() / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(TEXT_MAX_TOKENS)
@@ -95,7 +100,7 @@ class BundledTextEncoder:
         if device.kind == "cuda":
             self._run = partial(_on_cuda, _text_module().cuda().eval())
         else:
-            self._run = OnnxModel(f"bundled-text-{self.fingerprint}", device.threads, self._export, keeps_memory=False)
+            self._run = CpuModel(f"bundled-text-{self.fingerprint}", device.streams, self._export)
 
     def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
         """n texts to [n, 384] unit rows. Texts of like length share a batch, so that little of it is padding."""
@@ -103,7 +108,8 @@ class BundledTextEncoder:
         tokens = [encoding.ids for encoding in encodings]
         order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        vectors[order] = in_batches([tokens[row] for row in order], self.batch, self.dim, self._encode_batch)
+        sorted_ = [tokens[row] for row in order]
+        vectors[order] = in_batches(sorted_, self._size, self.dim, self._encode_batch, self._streams)
         return EncodedTexts(vectors, sum(bool(encoding.overflowing) for encoding in encodings))
 
     def _encode_batch(self, tokens: Sequence[list[int]]) -> Vectors:

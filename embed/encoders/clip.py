@@ -1,12 +1,17 @@
-"""CLIP through open_clip: one space that takes photos and words. Weights by tag, or from a local file."""
+"""CLIP through open_clip: one space that takes photos and words. Weights by tag, or from a local file.
 
-from collections.abc import Sequence
+On CPU both towers are exported once and run through OpenVINO, on a GPU through torch, in bf16.
+"""
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from embed.encoders.cpu_model import CpuModel, log_slow
 from embed.encoders.device import Device
 from embed.encoders.encoder import (
     EncodedTexts,
@@ -51,17 +56,29 @@ class ClipEncoder:
             torch.set_num_threads(device.threads)
         self._device = device
         self.name = f"open_clip:{spec}"
-        self.batch = device.batch(cpu=16, cuda=256)
+        self._size, self._streams = device.batch(cpu=8, cuda=256), device.streams
+        self.batch = self._size * device.together
         self.context_length = int(self._tokenizer.context_length)
         image_size = self._model.visual.image_size
         self.shrink_to = max(image_size) if isinstance(image_size, tuple) else int(image_size)
         blank = self.prepare(Image.new("RGB", (self.shrink_to, self.shrink_to)))
-        self.dim = self._run(self._model.encode_image, blank[None]).shape[1]
+        self._of_images, self._of_texts = self._on_torch("encode_image"), self._on_torch("encode_text")
+        self.dim = self._of_images(blank[None]).shape[1]
         self.fingerprint = make_fingerprint(
             model=model_name,
             weights=weights_hash(self._model.state_dict().items()),
             preprocessing=f"{self._preprocess};tokens={self.context_length}",
         )
+        if device.kind == "cpu":
+            tokens = self._tokenizer(["a red shoe", ""]).numpy()
+            try:
+                of_images = self._on_openvino("encode_image", np.stack([blank, blank + 1]))
+                of_texts = self._on_openvino("encode_text", tokens)
+            except Exception as error:  # of some of the many models: then it is slower
+                log_slow(self.name, error)
+            else:
+                self._of_images, self._of_texts = of_images, of_texts
+                del self._model  # its weights are in the exports
 
     def prepare(self, image: Image.Image) -> Prepared:
         """RGB image to open_clip's own float32 [3, side, side]."""
@@ -70,15 +87,15 @@ class ClipEncoder:
 
     def encode_images(self, prepared: Sequence[Prepared]) -> Vectors:
         """n arrays [3, side, side] to [n, dim] unit rows."""
-        encode = self._model.encode_image
-        return in_batches(prepared, self.batch, self.dim, lambda batch: self._run(encode, np.stack(batch)))
+        return in_batches(prepared, self._size, self.dim, lambda batch: self._of_images(np.stack(batch)), self._streams)
 
     def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
         """n texts to [n, dim] unit rows; CLIP reads 77 tokens, the start and end marks included."""
         truncated = sum(self._length(text) > self.context_length for text in texts)
         tokens = self._tokenizer(list(texts)).numpy()  # [n, context_length]
-        encode = self._model.encode_text
-        return EncodedTexts(in_batches(tokens, self.batch, self.dim, lambda batch: self._run(encode, batch)), truncated)
+        rows = list(tokens)
+        vectors = in_batches(rows, self._size, self.dim, lambda batch: self._of_texts(np.stack(batch)), self._streams)
+        return EncodedTexts(vectors, truncated)
 
     def _length(self, text: str) -> int:
         """How many tokens a text has, the marks included."""
@@ -86,12 +103,35 @@ class ClipEncoder:
             return len(self._tokenizer.encode(text)) + 2
         return len(self._tokenizer.tokenizer(text)["input_ids"])
 
-    def _run(self, forward: Any, batch: Any) -> Vectors:
+    def _on_torch(self, tower: str) -> Callable[[NDArray[Any]], Vectors]:
         import torch
 
-        tensor = torch.from_numpy(batch).to(self._device.kind)
-        with torch.inference_mode(), torch.autocast(self._device.kind, torch.bfloat16, enabled=self._device.half):
-            return unit_rows(forward(tensor).float().cpu().numpy())
+        kind, forward = self._device.kind, getattr(self._model, tower)
+
+        def run(batch: NDArray[Any]) -> Vectors:
+            tensor = torch.from_numpy(batch).to(kind)
+            with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=self._device.half):
+                return unit_rows(forward(tensor).float().cpu().numpy())
+
+        return run
+
+    def _on_openvino(self, tower: str, example: NDArray[Any]) -> Callable[[NDArray[Any]], Vectors]:
+        import torch
+
+        class Tower(torch.nn.Module):
+            def __init__(self, model: torch.nn.Module) -> None:
+                super().__init__()
+                self.model = model
+
+            def forward(self, batch: torch.Tensor) -> torch.Tensor:
+                vectors: torch.Tensor = getattr(self.model, tower)(batch)
+                return vectors
+
+        def make() -> tuple[torch.nn.Module, dict[str, Any], dict[str, dict[int, Any]]]:
+            return Tower(self._model), {"batch": torch.from_numpy(example)}, {"batch": {0: torch.export.Dim("n")}}
+
+        model = CpuModel(f"{tower}-{self.fingerprint}", self._streams, make)
+        return lambda batch: unit_rows(model(batch=batch))
 
     @staticmethod
     def _check_weights_known(model_name: str, pretrained: str) -> None:

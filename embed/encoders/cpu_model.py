@@ -6,6 +6,7 @@ share one batch wait for each other.
 """
 
 import hashlib
+import logging
 import os
 import tempfile
 import warnings
@@ -22,6 +23,12 @@ from embed.encoders.encoder import Vectors, unit_rows
 
 if TYPE_CHECKING:
     from torch.nn import Module
+
+
+def log_slow(name: str, error: Exception) -> None:
+    """Say that a model that OpenVINO cannot have is run by torch."""
+    reason = str(error).strip().split("\n")[0][:300]
+    logging.getLogger("vetrina").warning("%s cannot be exported and runs in torch, more slowly: %s", name, reason)
 
 
 def cache_folder() -> Path:

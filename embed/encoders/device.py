@@ -19,6 +19,16 @@ class Device:
         """Whether models run in bf16: on GPU only, where it is both faster and accurate enough."""
         return self.kind == "cuda"
 
+    @property
+    def streams(self) -> int:
+        """How many batches are encoded at once: on CPU one to a thread."""
+        return self.threads if self.kind == "cpu" else 1
+
+    @property
+    def together(self) -> int:
+        """How many batches an encoder is best given together: few of the streams then wait for the last one."""
+        return 4 * self.streams if self.streams > 1 else 1
+
     def batch(self, cpu: int, cuda: int) -> int:
         return cuda if self.kind == "cuda" else cpu
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -82,9 +83,20 @@ def unit_rows(vectors: NDArray[Any]) -> Vectors:
     return unit
 
 
-def in_batches(parts: Sequence[Part], size: int, dim: int, run: Callable[[Sequence[Part]], Vectors]) -> Vectors:
-    """Vectors [n, dim] of n `parts`, run in batches of `size`, which is halved when the device's memory runs out."""
+def in_batches(
+    parts: Sequence[Part], size: int, dim: int, run: Callable[[Sequence[Part]], Vectors], streams: int = 1
+) -> Vectors:
+    """Vectors [n, dim] of n `parts`, run in batches of `size`, `streams` of them at once.
+
+    With one stream the size is halved when the device's memory runs out.
+    """
     vectors = np.empty((len(parts), dim), np.float32)
+    if streams > 1 and len(parts) > size:
+        starts = range(0, len(parts), size)
+        with ThreadPoolExecutor(streams, thread_name_prefix="encoder") as pool:
+            for start, found in zip(starts, pool.map(lambda at: run(parts[at : at + size]), starts), strict=True):
+                vectors[start : start + size] = found
+        return vectors
     start = 0
     while start < len(parts):
         try:

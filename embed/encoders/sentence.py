@@ -1,11 +1,21 @@
-"""Sentence encoders through sentence-transformers, by name or from a local folder."""
+"""Sentence encoders through sentence-transformers, by name or from a local folder.
+
+On CPU the model is exported once and run through OpenVINO, on a GPU through the library, in bf16.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from embed.encoders.cpu_model import CpuModel, log_slow
 from embed.encoders.device import Device
 from embed.encoders.encoder import EncodedTexts, Vectors, in_batches, make_fingerprint, unit_rows, weights_hash
 from embed.errors import BadInput, Damaged, Missing
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 
 class SentenceEncoder:
@@ -37,25 +47,63 @@ class SentenceEncoder:
         if device.kind == "cpu":
             torch.set_num_threads(device.threads)
         self.name = f"st:{model}"
-        self.batch = device.batch(cpu=32, cuda=512)
-        self.dim = self._encode_batch([""]).shape[1]
+        self._size, self._streams = device.batch(cpu=8, cuda=512), device.streams
+        self.dim = self._by_the_library([""]).shape[1]
         self.fingerprint = make_fingerprint(
             model=type(self._model[0].auto_model).__name__,
             weights=weights_hash(self._model.state_dict().items()),
             preprocessing=f"tokens={self._model.max_seq_length};{[str(module) for module in list(self._model)[1:]]}",
         )
+        self._prompt = self._model.prompts.get(self._model.default_prompt_name or "", "")
+        self._exported: CpuModel | None = None
+        if device.kind == "cpu":
+            try:
+                self._exported = CpuModel(f"sentence-{self.fingerprint}", self._streams, self._make)
+            except Exception as error:  # of some of the many models: then it is slower
+                log_slow(self.name, error)
 
     def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
         """n texts to [n, dim] unit rows, by the library's own pooling."""
         # One by one, as some tokenizers take no empty list.
         tokenized = [self._model.tokenizer(text, truncation=False, verbose=False)["input_ids"] for text in texts]
         limit = self._model.max_seq_length or float("inf")
-        return EncodedTexts(
-            in_batches(texts, 4096, self.dim, self._encode_batch),
-            sum(len(tokens) > limit for tokens in tokenized),
+        truncated = sum(len(tokens) > limit for tokens in tokenized)
+        if self._exported is None:
+            return EncodedTexts(in_batches(texts, 4096, self.dim, self._by_the_library), truncated)
+        # Texts of like length share a batch, so that little of it is padding.
+        order = sorted(range(len(texts)), key=lambda row: len(tokenized[row]))
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        sorted_ = [texts[row] for row in order]
+        vectors[order] = in_batches(sorted_, self._size, self.dim, self._by_openvino, self._streams)
+        return EncodedTexts(vectors, truncated)
+
+    def _by_the_library(self, texts: Sequence[str]) -> Vectors:
+        return unit_rows(
+            self._model.encode(list(texts), batch_size=self._size, convert_to_numpy=True, show_progress_bar=False)
         )
 
-    def _encode_batch(self, texts: Sequence[str]) -> Vectors:
-        return unit_rows(
-            self._model.encode(list(texts), batch_size=self.batch, convert_to_numpy=True, show_progress_bar=False)
-        )
+    def _by_openvino(self, texts: Sequence[str]) -> Vectors:
+        assert self._exported is not None  # noqa: S101
+        tokens = self._tokens(texts)
+        return unit_rows(self._exported(**{name: tensor.numpy() for name, tensor in tokens.items()}))
+
+    def _tokens(self, texts: Sequence[str]) -> dict[str, Any]:
+        found = self._model.tokenize([self._prompt + text for text in texts])
+        return {name: found[name] for name in ("input_ids", "attention_mask")}
+
+    def _make(self) -> "tuple[Module, dict[str, Any], dict[str, dict[int, Any]]]":
+        import torch
+
+        class Sentence(torch.nn.Module):
+            def __init__(self, model: torch.nn.Module) -> None:
+                super().__init__()
+                self.model = model
+
+            def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+                found = self.model({"input_ids": input_ids, "attention_mask": attention_mask})
+                vectors: torch.Tensor = found["sentence_embedding"]
+                return vectors
+
+        example = self._tokens(["a red shoe for men, warm and light", "shoe"])
+        axes = {0: torch.export.Dim("n"), 1: torch.export.Dim("width", max=self._model.max_seq_length or 512)}
+        return Sentence(self._model), example, dict.fromkeys(example, axes)

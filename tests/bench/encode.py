@@ -2,8 +2,9 @@
 
 Images are the 714 photos of the Magento Luma shop where the data folder is there, else those of the drawn shop; texts
 are the shop's. Forward pass: the same encoder on inputs prepared beforehand, in the job's own batches. Job and forward
-pass take turns, and the ratio is of the medians. `image_onnx_over_eager` is ONNX Runtime beside eager PyTorch on the
-same batch.
+pass take turns, and the ratio is of the medians. So do the encoder and eager PyTorch on the same images
+(`image_over_eager`), and the encoder and sentence-transformers' own `encode` on the same texts (`text_over_st`). CLIP is
+ViT-B/32 with random weights: how fast it is does not depend on them.
 """
 
 import os
@@ -22,8 +23,8 @@ from rich.progress import track
 from embed.catalogue import Catalogue, Mapping, ingest
 from embed.compose import compose_texts
 from embed.encode_job import encode_images, encode_texts
-from embed.encoders import choose_device, load_image_encoder, load_text_encoder
-from embed.encoders.bundled import _image_module
+from embed.encoders import ImageEncoder, choose_device, load_image_encoder, load_text_encoder
+from embed.encoders.bundled import TEXT_MAX_TOKENS, _image_module, _text_folder
 from embed.images import ImageSource, decode_image
 from serve.demo.shop import make_shop
 
@@ -37,16 +38,19 @@ def main() -> None:
         device = choose_device()
         source = ImageSource(root)
         images, texts = load_image_encoder("bundled", device), load_text_encoder("bundled", device)
+        clip = load_image_encoder(f"open_clip:ViT-B-32/{random_clip(Path(folder))}", device)
         references = sorted({image for batch in catalogue.batches() for item in batch for image in item.images})
-        prepared = [
-            images.prepare(decode_image(source.read(reference), shrink_to=images.shrink_to)) for reference in references
-        ]
+
+        def prepared_for(encoder: ImageEncoder) -> list[np.ndarray]:
+            return [encoder.prepare(decode_image(source.read(of), shrink_to=encoder.shrink_to)) for of in references]
+
+        prepared, for_clip = prepared_for(images), prepared_for(clip)
         lines = sorted({text for batch in catalogue.batches() for item in batch for _, text in compose_texts(item)})
         fresh = iter(range(1000))
 
-        def image_job() -> int:
+        def image_job(encoder: ImageEncoder) -> int:
             store = Path(folder) / f"store{next(fresh)}"
-            return encode_images(store, catalogue, images, source, readers=device.threads).encoded
+            return encode_images(store, catalogue, encoder, source, readers=device.threads).encoded
 
         def text_job() -> int:
             return encode_texts(Path(folder) / f"store{next(fresh)}", catalogue, texts).encoded
@@ -54,11 +58,13 @@ def main() -> None:
         figures = {
             "images": len(references),
             "texts": len(lines),
-            **side_by_side("image", image_job, lambda: len(images.encode_images(prepared))),
+            **side_by_side("image", lambda: image_job(images), lambda: len(images.encode_images(prepared))),
+            **side_by_side("clip", lambda: image_job(clip), lambda: len(clip.encode_images(for_clip))),
             **side_by_side("text", text_job, lambda: len(texts.encode_texts(lines).vectors)),
-            **onnx_beside_eager(images, np.stack(prepared[: 2 * images.batch]), device.threads),
+            **beside("image", "eager", lambda: images.encode_images(prepared[:128]), eager(prepared[:128]), 128),
+            **beside("text", "st", lambda: texts.encode_texts(lines), library(lines), len(lines)),
         }
-    report("encode", figures, seed=0, packages=("torch", "onnxruntime", "pillow"))
+    report("encode", figures, seed=0, packages=("torch", "openvino", "sentence-transformers", "pillow"))
 
 
 def shop(folder: Path) -> tuple[Catalogue, Path]:
@@ -87,27 +93,54 @@ def side_by_side(name: str, job: Callable[[], int], forward: Callable[[], int]) 
     }
 
 
-def onnx_beside_eager(encoder, batch: np.ndarray, threads: int) -> dict[str, float]:
-    torch.set_num_threads(threads)
-    module = _image_module().eval()
-    tensor = torch.from_numpy(batch)
-
-    def eager() -> None:
-        with torch.inference_mode():
-            module(tensor)
-
-    seconds: dict[str, list[float]] = {"onnx": [], "eager": []}
-    for _ in track(range(7), "onnx beside eager", console=Console(stderr=True)):
-        for which, run in (("onnx", lambda: encoder.encode_images(list(batch))), ("eager", eager)):
+def beside(
+    name: str, other: str, ours: Callable[[], object], theirs: Callable[[], object], count: int
+) -> dict[str, float]:
+    """Images or texts a second of two that take turns."""
+    seconds: dict[str, list[float]] = {name: [], other: []}
+    for _ in track(range(ROUNDS + 1), f"{name} beside {other}", console=Console(stderr=True)):
+        for which, run in ((name, ours), (other, theirs)):
             started = time.perf_counter()
             run()
             seconds[which].append(time.perf_counter() - started)
-    onnx, slow = (len(batch) / statistics.median(seconds[which][1:]) for which in ("onnx", "eager"))
+    mine, its = (count / statistics.median(seconds[which][1:]) for which in (name, other))
     return {
-        "image_onnx_per_s": round(onnx, 1),
-        "image_eager_per_s": round(slow, 1),
-        "image_onnx_over_eager": round(onnx / slow, 2),
+        f"{name}_per_s": round(mine, 1),
+        f"{other}_per_s": round(its, 1),
+        f"{name}_over_{other}": round(mine / its, 2),
     }
+
+
+def eager(prepared: list[np.ndarray]) -> Callable[[], object]:
+    """The bundled image model as PyTorch runs it, in batches of 16."""
+    module, batches = _image_module().eval(), np.array_split(np.stack(prepared), len(prepared) // 16)
+
+    def run() -> None:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        with torch.inference_mode():
+            for batch in batches:
+                module(torch.from_numpy(batch))
+
+    return run
+
+
+def library(lines: list[str]) -> Callable[[], object]:
+    """The bundled text model as sentence-transformers runs it."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(_text_folder()), device="cpu")
+    model.max_seq_length = TEXT_MAX_TOKENS
+    return lambda: model.encode(lines, batch_size=32, show_progress_bar=False)
+
+
+def random_clip(folder: Path) -> Path:
+    import open_clip
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    path = folder / "clip.safetensors"
+    save_file(open_clip.create_model("ViT-B-32").state_dict(), path)
+    return path
 
 
 if __name__ == "__main__":
