@@ -3,8 +3,8 @@
 Images are the 714 photos of the Magento Luma shop where the data folder is there, else those of the drawn shop; texts
 are the shop's. Forward pass: the same encoder on inputs prepared beforehand, in the job's own batches. Job and forward
 pass take turns, and the ratio is of the medians. So do the encoder and eager PyTorch on the same images
-(`image_over_eager`), and the encoder and sentence-transformers' own `encode` on the same texts (`text_over_st`). CLIP is
-ViT-B/32 with random weights: how fast it is does not depend on them.
+(`image_over_eager`), and the encoder and sentence-transformers' own `encode` on the same texts (`text_over_st`). CLIP
+is ViT-B/32 with random weights: how fast it is does not depend on them.
 """
 
 import os
