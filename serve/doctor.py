@@ -28,6 +28,7 @@ PACKAGES = (
     "open_clip_torch",
     "sentence-transformers",
     "onnxruntime",
+    "openvino",
     "fastapi",
 )
 
