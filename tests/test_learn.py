@@ -135,7 +135,10 @@ def test_without_a_scorer_there_is_nothing_to_go_on_from(built: Settings) -> Non
         learn(built)
 
 
-def test_the_gate_tells_a_worse_scorer_and_does_not_see_a_difference_in_the_same(going_on: Settings) -> None:
+def test_the_gate_tells_a_worse_scorer_and_does_not_see_a_difference_in_the_same(
+    going_on: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.evaluation.gate.MOST_ASKED", 100)
     release = open_current(going_on.store)
     scorer = scorer_of(release)
     same = compare(going_on, release, release)
