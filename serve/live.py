@@ -63,6 +63,7 @@ class Live:
         self._feedback: dict[str, Feedback] = {}  # by the scorer's fingerprint
         self._watches: dict[str, DriftWatch] = {}  # by the release's name
         self._refused: str | None = None  # the release that was refused last
+        self._refused_test: Experiment | None = None
         self._reason = "build one with vetrina build FEED"
         self._complained = self._complained_of_feedback = self._complained_of_test = ""  # so that it is logged once
         self._loading, self._changing = threading.Lock(), threading.RLock()
@@ -198,21 +199,23 @@ class Live:
 
     def _follow_experiment(self) -> None:
         """Try what an A/B test says, if it is not the current release already."""
+        experiment = None
         try:
             with self._loading:
                 experiment, following = running(self._settings.store), self._following
                 if following is None or (experiment and experiment.release == following.release.name):
                     experiment = None
-                if experiment != (self._tried and self._tried.experiment):
+                tried = self._tried and self._tried.experiment
+                if experiment != tried and (experiment is None or experiment != self._refused_test):
                     self._try(experiment)
-                self._complained_of_test = ""
+                    self._refused_test, self._complained_of_test = None, ""
         except EXPECTED as error:
-            self._tried = None
+            self._tried, self._refused_test = None, experiment
             if self._complained_of_test != complaint(error).message:
                 self._complained_of_test = complaint(error).message
                 log.error("the A/B test cannot go on, the current release answers all: %s", self._complained_of_test)
         except Exception:  # a bug met while following must end neither the following nor the service
-            self._tried = None
+            self._tried, self._refused_test = None, experiment
             log.exception("the A/B test cannot go on, the current release answers all")
 
     def _try(self, experiment: Experiment | None) -> None:

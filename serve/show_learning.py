@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from serve.evaluation.ab import Comparison
     from serve.evaluation.evaluate import Evaluation
     from serve.evaluation.judge import Judgement
+    from serve.jobs.compact import Moved
     from serve.jobs.import_events import ImportReport
-    from serve.learn.archive import Moved
     from serve.learn.event_store import Quarantined
     from serve.learn.rights import Erased
     from serve.training.scorer_job import ScorerReport

@@ -25,7 +25,16 @@ from serve.learn.event_store import EventStore, open_event_store
 from serve.rank.drift import BINS, LEAST_SHARE, SCORE, Drift, Reference
 from serve.rank.features import Layout
 from serve.rank.scorer import Scorer
-from serve.release import Check, Release, current_name, make_current, open_current, read_manifest, releases_folder
+from serve.release import (
+    Check,
+    Release,
+    current_name,
+    make_current,
+    open_current,
+    prune,
+    read_manifest,
+    releases_folder,
+)
 from serve.settings import Settings
 
 DAY = 86_400.0
@@ -236,6 +245,7 @@ def test_two_releases_answer_side_by_side_and_the_difference_is_reported(two: tu
         test = experiment.start(configured.store, other, 0.4)
         with pytest.raises(BadRequest, match="yet"):
             ab.report(configured)  # nobody was shown anything since
+        prune(configured.store, 1)  # what is tried stays
         tried = next(f"probe {n}" for n in range(99) if test.bucket(f"probe {n}") == experiment.TREATMENT)
         until(lambda: all(answered(one, tried)["release"] == other for one in (service, second)))
         expected: dict[str, list[float]] = {experiment.CONTROL: [], experiment.TREATMENT: []}
@@ -274,6 +284,14 @@ def test_two_releases_answer_side_by_side_and_the_difference_is_reported(two: tu
         assert control.means["click"] < treatment.means["click"]
         experiment.stop(configured.store)
         until(lambda: all(answered(one, tried)["release"] == current for one in (service, second)))
+        loads = service.app.state.live._loaded
+        asked: list[str] = []
+        service.app.state.live._loaded = lambda name: asked.append(name) or loads(name)
+        experiment.start(configured.store, "20200101T000000000-00000000", 0.5)
+        until(lambda: bool(asked))
+        time.sleep(0.5)
+        assert len(asked) == 1  # what cannot be tried is not tried ten times a second
+        assert answered(service, tried)["release"] == current
         (configured.store / experiment.FILE).write_text("{")
         assert answered(service, tried)["release"] == current
         with pytest.raises(Broken, match="ab stop"):

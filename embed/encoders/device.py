@@ -16,7 +16,7 @@ class Device:
 
     @property
     def half(self) -> bool:
-        """Whether models run in bf16: on GPU only, where it is both faster and accurate enough."""
+        """Whether PyTorch runs models in bf16: on GPU only, where it is both faster and accurate enough."""
         return self.kind == "cuda"
 
     @property

@@ -54,9 +54,8 @@ class SentenceEncoder:
             weights=weights_hash(self._model.state_dict().items()),
             preprocessing=f"tokens={self._model.max_seq_length};{[str(module) for module in list(self._model)[1:]]}",
         )
-        self._prompt = self._model.prompts.get(self._model.default_prompt_name or "", "")
         self._exported: CpuModel | None = None
-        if device.kind == "cpu":
+        if device.kind == "cpu" and not self._model.default_prompt_name:  # what a prompt does only the library knows
             try:
                 self._exported = CpuModel(f"sentence-{self.fingerprint}", self._streams, self._make)
             except Exception as error:  # of some of the many models: then it is slower
@@ -88,7 +87,7 @@ class SentenceEncoder:
         return unit_rows(self._exported(**{name: tensor.numpy() for name, tensor in tokens.items()}))
 
     def _tokens(self, texts: Sequence[str]) -> dict[str, Any]:
-        found = self._model.tokenize([self._prompt + text for text in texts])
+        found = self._model.tokenize(list(texts))
         return {name: found[name] for name in ("input_ids", "attention_mask")}
 
     def _make(self) -> "tuple[Module, dict[str, Any], dict[str, dict[int, Any]]]":

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from serve import show_learning as show
-from serve.cli.terminal import Json, Store, ab_app, app, bars, out, print_result, quarantine_app
-from serve.errors import BadRequest, NotFound
+from serve.cli.terminal import Json, Store, ab_app, app, bars, err, out, print_result, quarantine_app
+from serve.errors import EXPECTED, BadRequest, NotFound, complaint
 from serve.settings import load_settings
 
 
@@ -21,14 +21,22 @@ def learn(
     from serve.jobs.learning import learn as run
 
     settings = load_settings(store=store)
-    while True:
+
+    def once() -> None:
         with bars(json) as progress:
             report, built = run(settings, progress)
         release = None if built is None else built.manifest.release
         figures = {**vars(report), "release": release, "published": built is not None and built.published}
         print_result(json, figures, show.learn_report)
-        if every is None:
-            return
+
+    if every is None:
+        once()
+        return
+    while True:
+        try:
+            once()
+        except EXPECTED as error:  # such as another job at work: the next time may go well
+            err.print(complaint(error).message)
         time.sleep(60 * every)
 
 

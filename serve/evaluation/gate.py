@@ -43,11 +43,11 @@ def compare(settings: Settings, release: Release, parent: Release, progress: Pro
     try:
         sides = Asked(release, settings, events), Asked(parent, settings, events)
         since = max(release.known_until, parent.known_until)
-        checks = [
-            *_ranking(settings, events, sides, since, progress),
-            *_calibration(settings, events, sides, since, progress),
-            *_drawn(settings, events, sides, since, progress),
-        ]
+        checks: list[Check] = []
+        if events.happened_since(since):
+            checks += _ranking(settings, events, sides, since, progress)
+            checks += _calibration(settings, events, sides, since, progress)
+            checks += _drawn(settings, events, sides, since, progress)
     finally:
         events.close()
     return [*_recall(settings, release, parent), *(checks or _recorded(settings, release, parent))]
@@ -81,6 +81,8 @@ def _calibration(
     if scorers[0] is None or scorers[1] is None:
         return
     heads = [head for head in scorers[1].facts.heads if head in scorers[0].facts.heads]
+    if not heads:
+        return
     ids = sides[0].release.catalogue.ids()
     answers = AnswerStore(events.database)
     lists = read_shown(with_answers(events, answers, since), ids, settings.signal, since)

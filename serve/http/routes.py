@@ -234,10 +234,7 @@ async def similar_to_items(wanted: SimilarRequest, live: LiveRelease) -> Respons
 def recommend(wanted: RecommendRequest, live: LiveRelease) -> Response:
     """By what the shopper did until this moment; an unknown one gets what is popular and new."""
     started = time.perf_counter()
-    engine, known = (
-        live.engine_for(wanted.user_id),
-        live.known(wanted.user_id, [event.model_dump() for event in wanted.history]),
-    )
+    engine, known = _known(live, wanted)
     left_out = [*known.left_out, *wanted.exclude]
     request_id = uuid4().hex
     bucket = CONTROL if wanted.user_id is None else live.bucket(wanted.user_id)
@@ -261,10 +258,7 @@ def recommend(wanted: RecommendRequest, live: LiveRelease) -> Response:
 def rank(wanted: RankRequest, live: LiveRelease) -> Response:
     """For lists that another service made. Nothing is left out but what is not there, which is named."""
     started = time.perf_counter()
-    engine, known = (
-        live.engine_for(wanted.user_id),
-        live.known(wanted.user_id, [event.model_dump() for event in wanted.history]),
-    )
+    engine, known = _known(live, wanted)
     found, unknown = engine.rank(known.events, wanted.item_ids, wanted.explain)
     return _respond(engine, answer(engine.view, found, wanted.fields) | {"unknown": unknown}, started)
 
@@ -273,10 +267,7 @@ def rank(wanted: RankRequest, live: LiveRelease) -> Response:
 def candidates(wanted: CandidatesRequest, live: LiveRelease) -> Response:
     """Up to thousands, with their score in each source and who proposed them."""
     started = time.perf_counter()
-    engine, known = (
-        live.engine_for(wanted.user_id),
-        live.known(wanted.user_id, [event.model_dump() for event in wanted.history]),
-    )
+    engine, known = _known(live, wanted)
     left_out = [*known.left_out, *wanted.exclude]
     found = engine.candidates(known.events, wanted.k, left_out, wanted.filter, known.preferences.blocked)
     return _respond(engine, {"items": answer_candidates(engine.view, found)}, started)

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from serve.errors import BadRequest
 from serve.jobs.pipeline import one_job_at_a_time
 from serve.learn.answer_store import AnswerStore
-from serve.learn.archive import Archive, Moved
+from serve.learn.archive import Archive
 from serve.learn.event_store import EventStore, open_event_store
 from serve.learn.feedback import RECENT_HALF_LIVES
 from serve.learn.rights import forget_again
@@ -14,6 +15,15 @@ from serve.settings import Settings
 
 DAY = 86_400.0
 Progress = Callable[[str, float, float, str], None]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How many rows went into files, and how many were deleted for good."""
+
+    events: int
+    answers: int
+    deleted: int
 
 
 def compact(settings: Settings, days: float, keep_days: float | None = None, progress: Progress | None = None) -> Moved:

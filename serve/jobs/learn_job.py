@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from embed.behaviour import Interactions, collect, split_at
 from embed.encode_job import SpaceVectors
+from embed.towers.trained import TrainedTowers
 from serve.errors import BadRequest
 from serve.evaluation.gate import compare
 from serve.learn.answer_store import AnswerStore, with_answers
@@ -135,7 +136,7 @@ def _lookback(
     material: Material,
     interactions: Interactions,
     moment: float,
-    towers: Any,
+    towers: TrainedTowers,
     blend: Blend,
     shown: Shown,
     most: int,

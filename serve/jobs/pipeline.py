@@ -46,9 +46,7 @@ from serve.release import (
 )
 from serve.settings import Settings
 from serve.training.scorer_job import current_scorer
-from serve.training.towers_job import (
-    current_towers,
-)
+from serve.training.towers_job import current_towers
 
 Progress = Callable[[str, float, float, str], None]
 """stage, done, total, unit: told as work goes on."""

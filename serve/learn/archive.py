@@ -12,7 +12,6 @@ is sent again is known again.
 import hashlib
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from sqlalchemy import BigInteger, Column, Connection, Float, LargeBinary, Table, Text, func, select
 
-from embed.durable import sync
+from embed.durable import write_file
 from serve.errors import Broken
 from serve.learn.database import METADATA, SEQUENCE, Database
 
@@ -36,15 +35,6 @@ _PARTS = Table(
     Column("last_time", Float, nullable=False),
 )
 _PACKED = Table("archived_events", METADATA, Column("hash", SEQUENCE, primary_key=True, autoincrement=False))
-
-
-@dataclass(frozen=True)
-class Moved:
-    """How many rows went into files, and how many were deleted for good."""
-
-    events: int
-    answers: int
-    deleted: int
 
 
 class Archive:
@@ -95,12 +85,12 @@ class Archive:
             own = _of(table, user_id, until)
             left = table.filter(pc.invert(own))
             gone[kind] += len(table) - len(left)
-            _write(left, self._path(name))
-            if kind == "events":
+            if kind == "events":  # first, as after a kill the rows in the file still tell which
                 with self._database.writing() as connection:
                     hashes = [_hash(event_id) for event_id in table.filter(own)["event_id"].to_pylist()]
                     for some in _some(hashes):
                         connection.execute(_PACKED.delete().where(_PACKED.c.hash.in_(some)))
+            self._write(left, name)
         return gone["events"], gone["answers"]
 
     def move(self, kind: str, table: Table, where: Any) -> int:
@@ -112,7 +102,7 @@ class Archive:
         arrow = pa.table({column.name: pa.array(values, _type(column)) for column, values in columns})
         name = f"{kind}-{secrets.token_hex(8)}.parquet"
         self._folder.mkdir(exist_ok=True)
-        _write(arrow, self._path(name))
+        self._write(arrow, name)
         numbers = arrow["sequence"].to_pylist()
         with self._database.writing() as connection:
             last = pc.max(arrow["timestamp"]).as_py()
@@ -164,6 +154,11 @@ class Archive:
                 name,
             ) from error
 
+    def _write(self, table: pa.Table, name: str) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        write_file(self._path(name), sink.getvalue())
+
     def _remember(self, connection: Connection, event_ids: Sequence[str]) -> None:
         statement = self._database.dialect.insert(_PACKED).on_conflict_do_nothing(index_elements=["hash"])
         for some in _some(event_ids):
@@ -173,14 +168,6 @@ class Archive:
 def _of(table: pa.Table, user_id: str, until: float | None) -> Any:
     own = pc.fill_null(pc.equal(table["user_id"], user_id), False)
     return own if until is None else pc.and_(own, pc.less_equal(table["timestamp"], until))
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    fresh = path.with_suffix(".tmp")
-    pq.write_table(table, fresh, compression="zstd")
-    sync(fresh)
-    fresh.replace(path)
-    sync(path.parent)
 
 
 def _some(values: Iterable[Any]) -> Iterator[list[Any]]:

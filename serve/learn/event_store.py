@@ -155,6 +155,11 @@ class EventStore:
         here = int(self.database.rows(select(func.coalesce(func.max(_EVENTS.c.sequence), 0)))[0][0])
         return max(here, Archive(self.database).last("events"))
 
+    def happened_since(self, moment: float) -> bool:
+        """Whether anything happened at a moment (epoch seconds) or after it."""
+        query = select(_EVENTS.c.sequence).where(_EVENTS.c.timestamp >= moment).limit(1)
+        return bool(self.database.rows(query))
+
     def batches(self, after: int = 0, until: int | None = None, quarantined: bool = False) -> Iterator[tuple[int, Any]]:
         """All events in the order they came, as pyarrow.RecordBatches of EVENT_SCHEMA, each with its last number.
 

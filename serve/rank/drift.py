@@ -43,7 +43,7 @@ class Reference(BaseModel):
     def of(cls, layout: Layout, values: Floats, scores: Floats) -> "Reference":
         """That of n items shown, by their features [n, columns] and scores [n]."""
         columns = [name for name in layout.names if name not in CLOCK] + [SCORE]
-        told = _watched(layout.names, columns, values, scores)
+        told = _told(_places(layout.names, columns), values, scores)
         quantiles = np.linspace(0, 1, BINS + 1)[1:-1]
         edges = [
             np.quantile(known, quantiles).astype(np.float32).tolist() if len(known := of[~np.isnan(of)]) else []
@@ -59,14 +59,14 @@ class Drift:
 
     def __init__(self, reference: Reference, names: Sequence[str]) -> None:
         """`names` are all columns of the features that will be given."""
-        self._reference, self._names = reference, names
+        self._reference, self._places = reference, _places(names, reference.columns)
         self._edges = np.array(reference.edges, np.float32)
         self._counts = np.zeros((len(reference.columns), BINS + 1))
         self._lock = threading.Lock()
 
     def shown(self, values: Floats, scores: Floats) -> None:
         """n items were shown: their features [n, columns] and scores [n]."""
-        counts = _counted(_watched(self._names, self._reference.columns, values, scores), self._edges)
+        counts = _counted(_told(self._places, values, scores), self._edges)
         with self._lock:
             self._counts *= 1 - min(1.0, len(values) / REMEMBERED)
             self._counts += counts
@@ -83,9 +83,12 @@ class Drift:
         return dict(zip(self._reference.columns, found.tolist(), strict=True))
 
 
-def _watched(names: Sequence[str], columns: Sequence[str], values: Floats, scores: Floats) -> Floats:
-    """The columns that are watched, [n, watched]."""
-    places = [names.index(name) for name in columns if name != SCORE]
+def _places(names: Sequence[str], columns: Sequence[str]) -> list[int]:
+    return [names.index(name) for name in columns if name != SCORE]
+
+
+def _told(places: list[int], values: Floats, scores: Floats) -> Floats:
+    """The columns that are watched, the score last, [n, watched]."""
     return np.concatenate([values[:, places], scores[:, None]], 1)
 
 
