@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -443,3 +445,23 @@ def test_a_model_that_cannot_be_exported_runs_in_torch(
     assert "no such operator" in caplog.text
     assert slow.truncated == usual.truncated
     assert cosines(slow.vectors, usual.vectors).min() > 1 - 1e-3
+
+
+def test_several_threads_may_be_the_first_to_encode() -> None:
+    together = """
+import faulthandler, sys, threading
+import numpy as np
+from embed.encoders import bundled, choose_device
+faulthandler.dump_traceback_later(120, exit=True)
+encoder = bundled.BundledTextEncoder(choose_device("cpu"))
+sys.setswitchinterval(1e-6)
+barrier = threading.Barrier(4)
+def encode():
+    barrier.wait()
+    encoder.encode_texts(["red jacket"])
+threads = [threading.Thread(target=encode) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", together], check=True)

@@ -72,7 +72,8 @@ class Service:
 def served(configured: Settings) -> Iterator[Service]:
     """Uvicorn in a thread, on a free port of the loopback."""
     app = create_app(configured)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False))
+    # Its log configuration would close the handlers of other packages, and with them what a test's output goes to.
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, log_level="error", access_log=False))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started and thread.is_alive():

@@ -404,38 +404,38 @@ def test_the_command_line_tries_publishes_and_compacts(
 ) -> None:
     configured, current, other = two
 
-    def run(*arguments: str) -> tuple[int, str]:
+    def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["vetrina", *arguments, "--store", str(configured.store)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
         told = capfd.readouterr()
-        return int(ended.value.code or 0), told.out + told.err
+        return int(ended.value.code or 0), told.out, told.err
 
     assert run("ab", "report")[0] == 2
-    assert "answers everybody already" in run("ab", "start", current)[1]
+    assert "answers everybody already" in run("ab", "start", current)[2]
     assert run("ab", "start", "20200101T000000000-00000000")[0] == 2
-    code, told = run("ab", "start", other, "--share", "0.25")
+    code, told, _ = run("ab", "start", other, "--share", "0.25")
     assert (code, "25%" in told) == (0, True)
     found = experiment.running(configured.store)
     assert found is not None
     assert (found.release, found.share) == (other, 0.25)
     assert run("ab", "stop")[0] == 0
     assert run("ab", "stop")[0] == 2
-    code, told = run("publish", other, "--json")
+    code, told, _ = run("publish", other, "--json")
     assert code == 0
     assert json.loads(told.splitlines()[-1])["published"]
     assert current_name(configured.store) == other
     monkeypatch.setattr("serve.jobs.pipeline.compare", worse)
-    code, told = run("publish", current)
+    code, told, _ = run("publish", current)
     assert code == 1
     assert f"vetrina publish {current} --force" in told
     assert current_name(configured.store) == other
     assert run("publish", current, "--force")[0] == 0
     assert current_name(configured.store) == current
-    code, told = run("compact", "--days", "60", "--json")
+    code, told, _ = run("compact", "--days", "60", "--json")
     assert code == 0
     assert json.loads(told.splitlines()[-1])["events"] > 1000
-    code, told = run("learn", "--json")
+    code, told, _ = run("learn", "--json")
     assert code == 0
     assert json.loads(told.splitlines()[-1])["fingerprint"] == ""
 

@@ -24,6 +24,10 @@ from embed.encoders.encoder import Vectors, unit_rows
 if TYPE_CHECKING:
     from torch.nn import Module
 
+# The first to ask for a dtype fills a table inside OpenVINO, and two threads that are first together wait for each
+# other for ever (OpenVINO 2026.4). A module is imported by one thread only.
+openvino.Type.f32.to_dtype()
+
 
 def log_slow(name: str, error: Exception) -> None:
     """Say that a model that OpenVINO cannot have is run by torch."""
