@@ -134,10 +134,8 @@ class Encoding:
 
     def __init__(self, view: View, encoders: Encoders, source: ImageSource) -> None:
         self._view, self._source = view, source
-        self._encoders = {
-            name: encoders.of(name, entry.encoder, entry.fingerprint)
-            for name, entry in view.release.manifest.spaces.items()
-        }
+        manifest = view.release.manifest
+        self._encoders = {name: encoders.of(manifest, name) for name in manifest.spaces}
         self.failures: dict[str, list[str]] = {}  # by item id: images that could not be used, and why
 
     def rows(self, items: Sequence[Item]) -> list[dict[str, SpaceRows] | None]:

@@ -6,6 +6,7 @@
         manifest.json          lineage, counts, fingerprints, recall, checksum of every other file
         items.arrow            the catalogue; an item's number is its row
         ids.arrow ids_order.npy
+        alignment/             what words and photos pass through into the image space (see embed.alignment)
         spaces/NAME/           an index (see index.snapshot); `tower` is of the vectors that the towers give the items
         behaviour/             counts, towers, blend, scorer (see serve.behaviour)
         reference.json         what it showed when it was made (see serve.rank.drift), where it has a scorer
@@ -33,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from embed.alignment.alignment import Alignment, AlignmentFacts
 from embed.catalogue import Catalogue, Item
 from embed.durable import point, sha256, sync
 from index.contract import VectorIndex
@@ -49,9 +51,10 @@ from serve.rank.drift import Reference
 from serve.rank.scorer import Scorer
 from serve.recommend.sources import TOWER
 
-FORMAT = 7
+FORMAT = 8
 ITEMS_FILE = "items.arrow"
 REFERENCE_FILE = "reference.json"
+ALIGNMENT = "alignment"
 KEPT_ITEMS = 4_000
 
 
@@ -131,6 +134,7 @@ class Manifest(BaseModel):
     items: int
     spaces: dict[str, SpaceEntry]
     tower: SpaceEntry | None
+    alignment: AlignmentFacts | None
     behaviour: Facts
     quality: Quality | None = None
     checks: list[Check] = []
@@ -167,6 +171,7 @@ class Release:
         self.ids: ItemIds = open_ids(folder)
         indexes: dict[str, VectorIndex] = {name: open_index(folder / "spaces" / name) for name in self.manifest.indexes}
         self.behaviour = Behaviour.open(folder / "behaviour")
+        self.alignment = Alignment.open(folder / ALIGNMENT) if self.manifest.alignment else None
         counts = {
             ITEMS_FILE: len(self.catalogue),
             "ids.arrow": len(self.ids),

@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     store: Path = Field(Path("store"), description="the one folder that holds everything")
     image_encoder: str = Field("bundled", description="bundled, or open_clip:MODEL/WEIGHTS")
     text_encoder: str = Field("bundled", description="bundled, or st:MODEL")
+    align: bool = Field(
+        True, description="whether builds learn from the catalogue how words and photos enter the image space"
+    )
     device: str = Field("auto", description="auto, cpu or cuda")
     threads: int = Field(0, ge=0, description="threads of one model or index call; 0 is one for each core")
     mapping: Path | None = Field(None, description="mapping file for a feed with its own column names")

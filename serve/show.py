@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from embed.alignment.alignment import AlignmentFacts
 from embed.catalogue import IngestReport
 from embed.encode_job import SpaceVectors
 from serve.release import Check
@@ -109,6 +110,7 @@ def build_figures(report: "BuildReport") -> dict[str, Any]:
         "encoded": [space_figures(space) for space in report.spaces],
         "folded": report.folded.changed if report.folded else None,
         "spaces": {name: space.model_dump(exclude={"curve"}) for name, space in report.manifest.indexes.items()},
+        "alignment": report.manifest.alignment,
         "seconds": report.seconds,
     }
 
@@ -121,6 +123,8 @@ def build_report(report: "BuildReport") -> RenderableType:
         if changed or report.folded:
             parts.append(Text(f"live changes since the feed that are in: {changed or 'none that matter'}"))
     parts.append(encoded([space_figures(space) for space in report.spaces]))
+    if report.manifest.alignment is not None:
+        parts.append(alignment(report.manifest.alignment))
     for name, space in report.manifest.indexes.items():
         parts.append(
             Text(
@@ -137,6 +141,24 @@ def build_report(report: "BuildReport") -> RenderableType:
         verb = "published" if report.published else "nothing changed, still"
         parts.append(Text.assemble((f"{verb} release {report.manifest.release}", "bold green"), f"  ({took})"))
     return Group(*parts)
+
+
+def alignment(facts: AlignmentFacts) -> RenderableType:
+    """How words and photos enter the image space, as measured on products that nothing was learned from."""
+    lines = []
+    for what, found, k, enough in (
+        ("words", facts.of_words, 10, f"{facts.pairs:,} items with image and words"),
+        ("photos", facts.of_photos, 1, f"{facts.photographed:,} products with several photos"),
+    ):
+        if found is None:
+            lines.append(f"align {what}: {enough}, too few to learn from")
+        else:
+            verdict = "used" if found.better else "not used, as that is not surely better"
+            lines.append(
+                f"align {what}: recall@{k} {found.before:.3f} -> {found.after:.3f} over {found.queries:,} held out, "
+                f"{verdict}"
+            )
+    return Text("\n".join(lines))
 
 
 def checks(found: Sequence[Check]) -> RenderableType:

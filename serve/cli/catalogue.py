@@ -54,6 +54,19 @@ def encode(store: Store = None, images: Images = None, json: Json = False) -> No
 
 
 @app.command()
+def align(store: Store = None, images: Images = None, json: Json = False) -> None:
+    """Learn anew from the catalogue how words and photos enter the image space; then build."""
+    from serve.jobs.pipeline import align_catalogue
+
+    settings = load_settings(store=store, image_root=images)
+    with bars(json) as progress:
+        report = align_catalogue(settings, progress)
+    print_result(json, report, lambda _: show.alignment(report.facts))
+    if not json:
+        out.print("the next vetrina build takes it into its release")
+
+
+@app.command()
 def build(
     feed: Annotated[
         Path | None, typer.Argument(exists=True, dir_okay=False, help="without it, the store's catalogue")

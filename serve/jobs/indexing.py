@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from embed.alignment.alignment import Alignment
 from embed.behaviour import Interactions
 from embed.catalogue import Catalogue
 from embed.encode_job import SpaceVectors
@@ -36,6 +37,7 @@ def build_indexes(
     folder: Path,
     catalogue: Catalogue,
     spaces: list[SpaceVectors],
+    alignment: Alignment | None,
     standing: Manifest | None,
     progress: Progress | None,
 ) -> dict[str, SpaceEntry]:
@@ -44,8 +46,18 @@ def build_indexes(
     entries = {}
     for vectors in spaces:
         space = Space(vectors.space, vectors.dim, vectors.fingerprint)
+        queries = _aligned_queries(spaces, alignment) if space.name == "image" and alignment is not None else None
         report = _build_index(
-            settings, folder, catalogue, space, vectors.owners, vectors.labels, vectors.gather, standing, progress
+            settings,
+            folder,
+            catalogue,
+            space,
+            vectors.owners,
+            vectors.labels,
+            vectors.gather,
+            standing,
+            progress,
+            queries,
         )
         entries[space.name] = _entry(
             report, space, vectors.encoder, vectors.encoded, vectors.truncated, len(vectors.failures)
@@ -117,6 +129,20 @@ def _build_index(
     if progress:
         progress(stage, 1, 1, "indexes")
     return report
+
+
+def _aligned_queries(spaces: list[SpaceVectors], alignment: Alignment) -> NDArray[np.float32] | None:
+    """What will be asked of the image space, as far as it passes through adapters: items' photos and words."""
+    taken = {"image": alignment.photos} if alignment.adapts_photos else {}
+    if alignment.takes_words and not alignment.facts.joint:
+        taken["text"] = alignment.words
+    found = []
+    for space in (space for space in spaces if space.space in taken):
+        rows = np.random.default_rng(0).permutation(len(space.keys))[: MOST_ASKING // 2]
+        vectors = np.empty((len(rows), space.dim), np.float32)
+        space.store.gather(space.keys[rows], vectors)
+        found.append(taken[space.space](vectors))
+    return np.concatenate(found) if found and sum(map(len, found)) >= FEWEST_ASKING else None
 
 
 def _entry(

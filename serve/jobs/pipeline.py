@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from embed.alignment.alignment import Alignment
 from embed.behaviour import Interactions, collect
 from embed.catalogue import Catalogue, IngestReport, Mapping, check_items, ingest, read_report
-from embed.durable import alone
+from embed.durable import alone, write_folder
 from embed.encode_job import SpaceVectors, encode_images, encode_texts
 from embed.encoders import choose_device, load_image_encoder, load_text_encoder
 from embed.images import ImageSource
@@ -23,10 +24,12 @@ from serve.errors import BadRequest, Broken
 from serve.evaluation.asked import Asked
 from serve.evaluation.first_look import look
 from serve.evaluation.gate import compare
+from serve.jobs.aligning import AlignmentReport, align, aligned
 from serve.jobs.indexing import build_indexes, build_tower
 from serve.learn.event_store import open_event_store
 from serve.recommend.blend import Blend
 from serve.release import (
+    ALIGNMENT,
     ITEMS_FILE,
     REFERENCE_FILE,
     Check,
@@ -88,6 +91,14 @@ def encode_catalogue(settings: Settings, progress: Progress | None = None) -> li
         catalogue = Catalogue.current(settings.store)
         check_items(catalogue)
         return encode(settings, catalogue, progress)
+
+
+def align_catalogue(settings: Settings, progress: Progress | None = None) -> AlignmentReport:
+    """Learn anew how words and photos enter the image space; the next build takes it into its release."""
+    with one_job_at_a_time(settings.store):
+        catalogue = Catalogue.current(settings.store)
+        check_items(catalogue)
+        return align(settings, catalogue, encode(settings, catalogue, progress), progress)
 
 
 def _ingest(
@@ -156,9 +167,11 @@ def build(
             raise BadRequest(f"{feed or 'the catalogue'} has no usable product: there is nothing to release", "feed")
         with _timed(seconds, "encode"):
             spaces = encode(settings, catalogue, progress)
+        with _timed(seconds, "align"):
+            alignment = aligned(settings, catalogue, spaces, progress)
         with _timed(seconds, "behaviour"):
             behaviour, interactions = _behaviour(settings, catalogue, spaces)
-        content = _content(catalogue, spaces, behaviour)
+        content = _content(catalogue, spaces, alignment, behaviour)
         parent = current_name(settings.store)
         standing = _standing(settings.store, parent) if parent else None
         if not force:
@@ -170,9 +183,11 @@ def build(
                 return BuildReport(held, published, ingested, folded, spaces, seconds, checks)
         with draft(settings.store) as folder:
             with _timed(seconds, "index"):
-                entries = build_indexes(settings, folder, catalogue, spaces, standing, progress)
+                entries = build_indexes(settings, folder, catalogue, spaces, alignment, standing, progress)
                 tower = build_tower(settings, folder, catalogue, spaces, behaviour, interactions, standing, progress)
                 behaviour.write(folder / "behaviour")
+                if alignment is not None:
+                    write_folder(folder, ALIGNMENT, alignment.files())
                 # A copy, not a link: nothing that befalls the catalogue's file befalls the release.
                 shutil.copyfile(catalogue.file, folder / ITEMS_FILE)
                 write_ids(folder, (item_id.as_py() for item_id in catalogue.ids()))
@@ -186,6 +201,7 @@ def build(
                 items=len(catalogue),
                 spaces=entries,
                 tower=tower,
+                alignment=alignment.facts if alignment is not None else None,
                 behaviour=behaviour.facts,
                 seconds=seconds,
                 versions={name: version(name) for name in ("vetrina", "torch", "onnxruntime")},
@@ -273,8 +289,11 @@ def _behaviour(settings: Settings, catalogue: Catalogue, spaces: list[SpaceVecto
     return behaviour, interactions
 
 
-def _content(catalogue: Catalogue, spaces: list[SpaceVectors], behaviour: Behaviour) -> str:
+def _content(
+    catalogue: Catalogue, spaces: list[SpaceVectors], alignment: Alignment | None, behaviour: Behaviour
+) -> str:
     digest = hashlib.blake2b(catalogue.version.encode(), digest_size=16)
+    digest.update(alignment.fingerprint.encode() if alignment is not None else b"")
     digest.update(behaviour.facts.model_dump_json(exclude={"counted_at"}).encode())
     for space in spaces:
         digest.update(f"{space.space}:{space.fingerprint}:".encode())

@@ -98,8 +98,8 @@ class Engine:
         """
         wanted = compile_filter(query.filter)
         chosen = self._chosen_spaces(query.spaces, "spaces")
-        manifest = self.view.release.manifest
-        vectors = query_vectors(query, chosen, self._spaces, manifest, self._encoders, self._limits, self.number)
+        release = self.view.release
+        vectors = query_vectors(query, chosen, self._spaces, release, self._encoders, self._limits, self.number)
         left_out = self._known([*query.exclude, *query.unlike, *query.like])
         return self._suited(vectors, query.k, left_out, wanted, taste)
 

@@ -15,6 +15,7 @@ from embed.encoders import (
     Device,
     ImageEncoder,
     TextEncoder,
+    Vectors,
     choose_device,
     load_image_encoder,
     load_text_encoder,
@@ -25,7 +26,7 @@ from index.contract import VectorIndex
 from index.threads import limit_threads
 from serve.errors import BadRequest, Broken
 from serve.recommend.sources import TOWER
-from serve.release import Manifest
+from serve.release import Manifest, Release
 from serve.settings import Settings
 
 PART_WEIGHTS = {"text": 1.0, "image": 1.0, "like": 1.0, "unlike": 0.5}
@@ -66,20 +67,21 @@ class Encoders:
 
     def warm_up(self, manifest: Manifest) -> None:
         """Load the encoders of a release and use each once, so that its first question does not wait for them."""
-        for space, entry in manifest.spaces.items():
-            encoder = self.of(space, entry.encoder, entry.fingerprint)
+        for space in manifest.spaces:
+            encoder = self.of(manifest, space)
             if isinstance(encoder, TextEncoder):
                 encoder.encode_texts(["any"])
             if isinstance(encoder, ImageEncoder):
                 encoder.encode_images([encoder.prepare(Image.new("RGB", (8, 8)))])
 
-    def of(self, space: str, name: str, fingerprint: str) -> ImageEncoder | TextEncoder:
+    def of(self, manifest: Manifest, space: str) -> ImageEncoder | TextEncoder:
         """The encoder that made a space; Broken where the one of that name here is not the same one."""
-        encoder = self.load(space, name)
-        if encoder.fingerprint != fingerprint:
+        entry = manifest.spaces[space]
+        encoder = self.load(space, entry.encoder)
+        if encoder.fingerprint != entry.fingerprint:
             raise Broken(
-                f"space {space} was made by {name} {fingerprint}, but {name} here is {encoder.fingerprint}: "
-                "build again",
+                f"space {space} was made by {entry.encoder} {entry.fingerprint}, but {entry.encoder} here is "
+                f"{encoder.fingerprint}: build again",
                 f"spaces/{space}",
             )
         return encoder
@@ -98,7 +100,7 @@ def query_vectors(
     query: Query,
     chosen: Sequence[str],
     spaces: Mapping[str, VectorIndex],
-    manifest: Manifest,
+    release: Release,
     encoders: Encoders,
     limits: ImageLimits,
     number: Callable[[str, str], int],
@@ -116,21 +118,17 @@ def query_vectors(
     liked, unliked = (
         [number(item_id, name) for item_id in ids] for name, ids in (("like", query.like), ("unlike", query.unlike))
     )
+    entrance = _Entrance(release, encoders)
     parts: dict[str, list[tuple[NDArray[np.float32], float]]] = {}
     entered: set[str] = set()
     for space in chosen:
-        entry, index = manifest.indexes[space], spaces[space]
-        found = parts.setdefault(space, [])
-        takes_photo = space == "image" and query.image is not None
-        if space != TOWER and (query.text is not None or takes_photo):
-            encoder = encoders.of(space, entry.encoder, entry.fingerprint)
-            if query.text is not None and isinstance(encoder, TextEncoder):
-                found.append((encoder.encode_texts([query.text]).vectors[0], weights["text"]))
-                entered.add("text")
-            if query.image is not None and isinstance(encoder, ImageEncoder):
-                pixels = encoder.prepare(decode_image(query.image, limits, shrink_to=encoder.shrink_to))
-                found.append((encoder.encode_images([pixels])[0], weights["image"]))
-                entered.add("image")
+        index, found = spaces[space], parts.setdefault(space, [])
+        if query.text is not None and (vector := entrance.words(space, query.text)) is not None:
+            found.append((vector[0], weights["text"]))
+            entered.add("text")
+        if query.image is not None and space == "image":
+            found.append((entrance.photo(query.image, limits)[0], weights["image"]))
+            entered.add("image")
         for part, numbers, weight in (("like", liked, weights["like"]), ("unlike", unliked, -weights["unlike"])):
             for vector in index.vectors_of(np.array(numbers, np.int64)):
                 if vector.any():
@@ -142,7 +140,7 @@ def query_vectors(
         ("like", query.like or None, "knows the liked items"),
     ):
         if given is not None and part not in entered:
-            raise BadRequest(f"no space of {', '.join(chosen)} {what} in release {manifest.release}", part)
+            raise BadRequest(f"no space of {', '.join(chosen)} {what} in release {release.name}", part)
     directions = {
         space: direction
         for space, found in parts.items()
@@ -152,6 +150,40 @@ def query_vectors(
     if not directions:
         raise BadRequest("the parts of the query cancel each other out: change their weights", "weights")
     return directions
+
+
+class _Entrance:
+    """How the words and the photo of one query enter the spaces of a release; words are encoded once."""
+
+    def __init__(self, release: Release, encoders: Encoders) -> None:
+        self._manifest, self._alignment, self._encoders = release.manifest, release.alignment, encoders
+        self._encoded: dict[str, Vectors] = {}
+
+    def words(self, space: str, text: str) -> Vectors | None:
+        """Words as a query of a space, [1, dim]; None where it takes none."""
+        if space == TOWER:
+            return None
+        if space == "image" and self._alignment is not None and self._alignment.takes_words:
+            by = "image" if self._alignment.facts.joint else "text"
+            return self._alignment.words(self._encode(by, text))
+        if not isinstance(self._encoders.of(self._manifest, space), TextEncoder):
+            return None
+        return self._encode(space, text)
+
+    def photo(self, image: bytes, limits: ImageLimits) -> Vectors:
+        """A photo as a query of the image space, [1, dim]."""
+        encoder = self._encoders.of(self._manifest, "image")
+        assert isinstance(encoder, ImageEncoder)  # noqa: S101  whatever makes an image space is
+        pixels = encoder.prepare(decode_image(image, limits, shrink_to=encoder.shrink_to))
+        vectors = encoder.encode_images([pixels])
+        return vectors if self._alignment is None else self._alignment.photos(vectors)
+
+    def _encode(self, space: str, text: str) -> Vectors:
+        if space not in self._encoded:
+            encoder = self._encoders.of(self._manifest, space)
+            assert isinstance(encoder, TextEncoder)  # noqa: S101
+            self._encoded[space] = encoder.encode_texts([text]).vectors
+        return self._encoded[space]
 
 
 def direction_of(vectors: Sequence[NDArray[np.float32]], weights: Sequence[float]) -> NDArray[np.float32] | None:

@@ -1,0 +1,121 @@
+"""The alignment of a store: learned from its catalogue's own pairs, kept while the catalogue is much the same."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from embed.alignment.alignment import Alignment, AlignmentFacts
+from embed.alignment.learning import SEED, learn_photos, learn_words
+from embed.alignment.pairs import collect_pairs, collect_photos, products_of
+from embed.catalogue import Catalogue
+from embed.durable import point, write_folder
+from embed.encode_job import SpaceVectors
+from embed.encoders import Device, TextEncoder, choose_device, load_image_encoder, load_text_encoder
+from embed.errors import EmbedError
+from serve.errors import BadRequest
+from serve.settings import Settings
+
+GROWTH = 2  # times the items it was learned from, at which a build learns it anew
+Progress = Callable[[str, float, float, str], None]
+"""stage, done, total, unit"""
+
+
+@dataclass(frozen=True)
+class AlignmentReport:
+    """What was learned: how it measures, and whether words and photos pass through an adapter from now on."""
+
+    fingerprint: str
+    facts: AlignmentFacts
+    takes_words: bool
+    adapts_photos: bool
+    seconds: float
+
+
+def current_alignment(store: Path) -> Alignment | None:
+    """The alignment learned last, or None before the first; raises Missing or Damaged where it cannot be used."""
+    link = store / "alignment" / "current"
+    return Alignment.open(link.parent / os.readlink(link)) if link.is_symlink() else None
+
+
+def aligned(
+    settings: Settings, catalogue: Catalogue, spaces: Sequence[SpaceVectors], progress: Progress | None
+) -> Alignment | None:
+    """The alignment that fits these spaces: the current one, or one that is learned now; None without image space."""
+    images = {space.space: space for space in spaces}.get("image")
+    if images is None or not settings.align:
+        return None
+    device = choose_device(settings.device, settings.threads)
+    encoder = _words_encoder(settings, device)
+    try:
+        current = current_alignment(settings.store)
+    except EmbedError:
+        current = None  # damaged: learned again
+    if (
+        current is not None
+        and (current.facts.image, current.facts.words) == (images.fingerprint, encoder.fingerprint)
+        and len(catalogue) < GROWTH * current.facts.items
+    ):
+        return current
+    return learn(settings, catalogue, images, encoder, device, progress)
+
+
+def align(
+    settings: Settings, catalogue: Catalogue, spaces: Sequence[SpaceVectors], progress: Progress | None
+) -> AlignmentReport:
+    """Learn the alignment anew; raises BadRequest where there are no images."""
+    started = time.perf_counter()
+    images = {space.space: space for space in spaces}.get("image")
+    if images is None:
+        raise BadRequest("no item has an image that can be used: there is nothing to align words with", "images")
+    device = choose_device(settings.device, settings.threads)
+    found = learn(settings, catalogue, images, _words_encoder(settings, device), device, progress)
+    took = round(time.perf_counter() - started, 1)
+    return AlignmentReport(found.fingerprint, found.facts, found.takes_words, found.adapts_photos, took)
+
+
+def learn(
+    settings: Settings,
+    catalogue: Catalogue,
+    images: SpaceVectors,
+    encoder: TextEncoder,
+    device: Device,
+    progress: Progress | None,
+) -> Alignment:
+    """Learn an alignment and make it the store's current one."""
+
+    def told(stage: str, unit: str) -> Callable[[int, int], None] | None:
+        return (lambda done, total: progress(stage, done, total, unit)) if progress else None
+
+    torch.set_num_threads(device.threads)  # what is learned depends on it in the last bits
+    folder = settings.store / "alignment"
+    products = products_of(catalogue, images)
+    pairs = collect_pairs(catalogue, images, products, encoder, SEED, told("encode searches", "texts"))
+    photos = collect_photos(images, products, SEED)
+    facts = AlignmentFacts(
+        image=images.fingerprint,
+        words=encoder.fingerprint,
+        joint=encoder.fingerprint == images.fingerprint,
+        items=len(catalogue),
+        pairs=len(pairs),
+        photographed=len(set(photos.product.tolist())),
+    )
+    tensors = learn_words(pairs, facts, folder / "training", device.kind, told("align words", "steps"))
+    tensors |= learn_photos(photos, facts)
+    made = Alignment(facts, tensors)
+    saved = write_folder(folder, made.fingerprint, made.files())
+    point(folder / "current", saved.name)
+    for other in folder.iterdir():
+        if other.is_dir() and not other.is_symlink() and other != saved:
+            shutil.rmtree(other)
+    return made
+
+
+def _words_encoder(settings: Settings, device: Device) -> TextEncoder:
+    """What encodes words for the image space: the image encoder where it reads words too, as CLIP does."""
+    images = load_image_encoder(settings.image_encoder, device)
+    return images if isinstance(images, TextEncoder) else load_text_encoder(settings.text_encoder, device)
