@@ -47,7 +47,7 @@ def read(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def shop(folder: Path, products: list[dict[str, str]], more: dict[str, list[str]]) -> Engine:
+def shop(folder: Path, products: list[dict[str, str]], more: dict[str, list[str]], align: bool = True) -> Engine:
     folder.mkdir()
     feed = folder / "feed.jsonl"
     rows = [
@@ -59,7 +59,7 @@ def shop(folder: Path, products: list[dict[str, str]], more: dict[str, list[str]
         for product in products
     ]
     feed.write_bytes(b"\n".join(map(orjson.dumps, rows)))
-    settings = Settings(store=folder / "store", image_root=DATA)
+    settings = Settings(store=folder / "store", image_root=DATA, align=align)
     build(settings, feed)
     return open_engine(settings)
 
