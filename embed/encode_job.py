@@ -40,6 +40,21 @@ class Reference(NamedTuple):
     reference: str
 
 
+class Seen(NamedTuple):
+    """An image that was read: its key, or why it was refused."""
+
+    image: Reference
+    key: bytes | None = None
+    refused: ImageRefused | None = None
+
+
+class Encoded(NamedTuple):
+    """The vectors [n, dim] of n contents that had none, by their keys."""
+
+    keys: Sequence[bytes]
+    vectors: Vectors
+
+
 @dataclass(frozen=True)
 class Failure:
     """An image that could not be used: the item keeps its text, the next run tries again."""
@@ -81,7 +96,7 @@ def encode_texts(
     store: Path, catalogue: Catalogue, encoder: TextEncoder, progress: Progress | None = None
 ) -> SpaceVectors:
     """Encode what the items say; a row for each headline and each description."""
-    job = _Job(VectorStore(store, "text", encoder.fingerprint, encoder.dim))
+    job = Job(VectorStore(store, "text", encoder.fingerprint, encoder.dim))
     truncated = 0
     waiting: list[tuple[bytes, str]] = []
 
@@ -115,57 +130,59 @@ def encode_images(
     readers: int = 2,
 ) -> SpaceVectors:
     """Encode every image of every item; one row for each. Failures are counted and listed in `failures.jsonl`."""
-    job = _Job(VectorStore(store, "image", encoder.fingerprint, encoder.dim))
+    job = Job(VectorStore(store, "image", encoder.fingerprint, encoder.dim))
+    return job.take_images(
+        encoder, encoded(references(catalogue), encoder, source, job.has, readers), catalogue, progress
+    )
+
+
+def references(catalogue: Catalogue) -> Iterator[Reference]:
+    """Every image of every item, in the catalogue's order."""
+    for row, item in enumerate(_items(catalogue)):
+        for label, image in enumerate(item.images):
+            yield Reference(row, label, item.item_id, image)
+
+
+def encoded(
+    images: Iterable[Reference],
+    encoder: ImageEncoder,
+    source: ImageSource,
+    has: Callable[[bytes], bool],
+    readers: int,
+) -> Iterator[Seen | Encoded]:
+    """Each image in their order, and in between the vectors of those before that `has` does not know by their keys.
+
+    What was given out counts as known from then on.
+    """
     keys: list[bytes] = []
     prepared: list[Prepared] = []
-    vectors: list[Vectors] = []
-    failures: list[Failure] = []
-    total = pc.sum(pc.list_value_length(catalogue.column("images"))).as_py() or 0
-
-    def encode() -> None:
-        if prepared:
-            vectors.append(encoder.encode_images(prepared))
-            prepared.clear()
-
-    def flush() -> None:
-        encode()
-        if keys:
-            job.add(keys, np.concatenate(vectors))
-            keys.clear()
-            vectors.clear()
 
     def read(reference: str) -> tuple[bytes, Prepared | None]:
-        key, data = source.load(reference, job.has)
+        key, data = source.load(reference, has)
         if data is None:
             return key, None
         return key, encoder.prepare(decode_image(data, source.limits, shrink_to=encoder.shrink_to))
 
-    images = (
-        Reference(row, label, item.item_id, image)
-        for row, item in enumerate(_items(catalogue))
-        for label, image in enumerate(item.images)
-    )
-    for done, (image, outcome) in enumerate(_read_ahead(images, read, readers, READ_AHEAD * encoder.batch)):
+    for image, outcome in _read_ahead(images, read, readers, READ_AHEAD * encoder.batch):
         try:
             key, pixels = outcome.result()
         except ImageRefused as refused:
-            failures.append(Failure(image.item_id, image.reference, refused.code, refused.message))
-        else:
-            if job.note(image.row, image.label, key) and pixels is not None:
-                keys.append(key)
-                prepared.append(pixels)
-                if len(prepared) == encoder.batch:
-                    encode()
-                if len(keys) == PART:
-                    flush()
-        if progress:
-            progress(done + 1, total)
-    flush()
-    _write_failures(job.store.folder / "failures.jsonl", failures)
-    return job.finish("image", encoder, failures=failures)
+            yield Seen(image, refused=refused)
+            continue
+        new = pixels is not None and not has(key)
+        yield Seen(image, key)
+        if new and pixels is not None:
+            keys.append(key)
+            prepared.append(pixels)
+        if len(prepared) == encoder.batch:
+            yield Encoded(tuple(keys), encoder.encode_images(prepared))
+            keys.clear()
+            prepared.clear()
+    if prepared:
+        yield Encoded(keys, encoder.encode_images(prepared))
 
 
-class _Job:
+class Job:
     """The growing table of rows of one space, and which keys have a vector or are about to get one."""
 
     def __init__(self, store: VectorStore) -> None:
@@ -193,6 +210,39 @@ class _Job:
         self.store.append(keys, vectors)
         self._new.difference_update(keys)
         self._encoded += len(keys)
+
+    def take_images(
+        self, encoder: ImageEncoder, found: Iterable[Seen | Encoded], catalogue: Catalogue, progress: Progress | None
+    ) -> SpaceVectors:
+        """Keep what becomes of the images, in parts that are cut alike however the vectors come."""
+        total = pc.sum(pc.list_value_length(catalogue.column("images"))).as_py() or 0
+        vectors: dict[bytes, NDArray[np.float32]] = {}
+        failures: list[Failure] = []
+        done = 0
+        for one in found:
+            if isinstance(one, Encoded):
+                for key, vector in zip(one.keys, one.vectors, strict=True):
+                    if key in self._new:  # or two machines had the same image
+                        vectors.setdefault(key, vector)
+                    if len(vectors) == PART:
+                        self._flush(vectors)
+                continue
+            image, key_, refused = one
+            if refused is not None:
+                failures.append(Failure(image.item_id, image.reference, refused.code, refused.message))
+            elif key_ is not None:
+                self.note(image.row, image.label, key_)
+            done += 1
+            if progress:
+                progress(done, total)
+        self._flush(vectors)
+        _write_failures(self.store.folder / "failures.jsonl", failures)
+        return self.finish("image", encoder, failures=failures)
+
+    def _flush(self, vectors: dict[bytes, NDArray[np.float32]]) -> None:
+        if vectors:
+            self.add(list(vectors), np.stack(list(vectors.values())))
+            vectors.clear()
 
     def finish(
         self, space: str, encoder: TextEncoder | ImageEncoder, truncated: int = 0, failures: Sequence[Failure] = ()
