@@ -102,23 +102,30 @@ def encode_texts(
 
     def flush() -> None:
         nonlocal truncated
-        encoded = encoder.encode_texts([text for _, text in waiting])
-        truncated += encoded.truncated
-        job.add([key for key, _ in waiting], encoded.vectors)
+        found = encoder.encode_texts([text for _, text in waiting])
+        truncated += found.truncated
+        job.take(Encoded([key for key, _ in waiting], found.vectors))
         waiting.clear()
 
-    for row, item in enumerate(_items(catalogue)):
-        for label, text in compose_texts(item):
-            key = content_key(text)
-            if job.note(row, label, key):
-                waiting.append((key, text))
-                if len(waiting) == PART:
-                    flush()
+    for row, label, key, text in texts(catalogue):
+        if job.note(row, label, key):
+            waiting.append((key, text))
+            if len(waiting) == PART:
+                flush()
         if progress:
             progress(row + 1, len(catalogue))
     if waiting:
         flush()
+    if progress:  # the last items may have no words
+        progress(len(catalogue), len(catalogue))
     return job.finish("text", encoder, truncated=truncated)
+
+
+def texts(catalogue: Catalogue) -> Iterator[tuple[int, int, bytes, str]]:
+    """Every text of every item, in the catalogue's order: the item's row, which text it is, its key and the text."""
+    for row, item in enumerate(_items(catalogue)):
+        for label, text in compose_texts(item):
+            yield row, label, content_key(text), text
 
 
 def encode_images(
@@ -191,6 +198,7 @@ class Job:
         self._labels = array("i")
         self._keys = bytearray()
         self._new: set[bytes] = set()
+        self._waiting: dict[bytes, NDArray[np.float32]] = {}
         self._encoded = 0
 
     def has(self, key: bytes) -> bool:
@@ -206,47 +214,40 @@ class Job:
             self._new.add(key)
         return new
 
-    def add(self, keys: list[bytes], vectors: Vectors) -> None:
-        self.store.append(keys, vectors)
-        self._new.difference_update(keys)
-        self._encoded += len(keys)
+    def take(self, encoded: Encoded) -> None:
+        """Keep vectors of what was noted as new, in parts that are cut alike however they come."""
+        for key, vector in zip(encoded.keys, encoded.vectors, strict=True):
+            if key in self._new:  # two machines may have met the same image
+                self._waiting.setdefault(key, vector)
+            if len(self._waiting) == PART:
+                self._flush()
 
     def take_images(
         self, encoder: ImageEncoder, found: Iterable[Seen | Encoded], catalogue: Catalogue, progress: Progress | None
     ) -> SpaceVectors:
-        """Keep what becomes of the images, in parts that are cut alike however the vectors come."""
+        """Keep what becomes of the images, which come in the catalogue's order."""
         total = pc.sum(pc.list_value_length(catalogue.column("images"))).as_py() or 0
-        vectors: dict[bytes, NDArray[np.float32]] = {}
         failures: list[Failure] = []
         done = 0
         for one in found:
             if isinstance(one, Encoded):
-                for key, vector in zip(one.keys, one.vectors, strict=True):
-                    if key in self._new:  # or two machines had the same image
-                        vectors.setdefault(key, vector)
-                    if len(vectors) == PART:
-                        self._flush(vectors)
+                self.take(one)
                 continue
-            image, key_, refused = one
+            image, key, refused = one
             if refused is not None:
                 failures.append(Failure(image.item_id, image.reference, refused.code, refused.message))
-            elif key_ is not None:
-                self.note(image.row, image.label, key_)
+            elif key is not None:
+                self.note(image.row, image.label, key)
             done += 1
             if progress:
                 progress(done, total)
-        self._flush(vectors)
         _write_failures(self.store.folder / "failures.jsonl", failures)
         return self.finish("image", encoder, failures=failures)
-
-    def _flush(self, vectors: dict[bytes, NDArray[np.float32]]) -> None:
-        if vectors:
-            self.add(list(vectors), np.stack(list(vectors.values())))
-            vectors.clear()
 
     def finish(
         self, space: str, encoder: TextEncoder | ImageEncoder, truncated: int = 0, failures: Sequence[Failure] = ()
     ) -> SpaceVectors:
+        self._flush()
         owners, labels = (np.array(numbers, dtype=np.int32) for numbers in (self._owners, self._labels))
         return SpaceVectors(
             space=space,
@@ -260,6 +261,13 @@ class Job:
             truncated=truncated,
             failures=list(failures),
         )
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self.store.append(list(self._waiting), np.stack(list(self._waiting.values())))
+            self._encoded += len(self._waiting)
+            self._new.difference_update(self._waiting)
+            self._waiting.clear()
 
 
 def _items(catalogue: Catalogue) -> Iterator[Item]:

@@ -60,6 +60,12 @@ class VectorStore:
     def __len__(self) -> int:
         return sum(len(table.heads) for table in self._tables)
 
+    def keys(self) -> Keys:
+        """The keys of all vectors here, in no order."""
+        halves = [np.stack([table.heads, table.tails], 1) for table in self._tables]
+        joined = np.concatenate([np.empty((0, 2), np.uint64), *halves])
+        return np.ascontiguousarray(joined).view(f"V{KEY_BYTES}")[:, 0]
+
     def known(self, keys: Keys) -> NDArray[np.bool_]:
         """Which of n keys have a vector here, [n]."""
         known: NDArray[np.bool_] = self._find(keys)[:, 0] >= 0

@@ -16,7 +16,15 @@ from PIL import Image
 
 from embed.encoders.cpu_model import CpuModel
 from embed.encoders.device import Device
-from embed.encoders.encoder import EncodedTexts, Prepared, Vectors, in_batches, make_fingerprint, unit_rows
+from embed.encoders.encoder import (
+    EncodedTexts,
+    Prepared,
+    Vectors,
+    in_batches,
+    make_fingerprint,
+    padded_width,
+    unit_rows,
+)
 from embed.errors import Damaged
 
 if TYPE_CHECKING:
@@ -106,15 +114,13 @@ class BundledTextEncoder:
         """n texts to [n, 384] unit rows. Texts of like length share a batch, so that little of it is padding."""
         encodings = self._tokenizer.encode_batch(list(texts))
         tokens = [encoding.ids for encoding in encodings]
-        order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
-        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        sorted_ = [tokens[row] for row in order]
-        vectors[order] = in_batches(sorted_, self._size, self.dim, self._encode_batch, self._streams)
+        widths = [padded_width(len(ids), TEXT_MAX_TOKENS) for ids in tokens]
+        vectors = in_batches(tokens, self._size, self.dim, self._encode_batch, self._streams, widths)
         return EncodedTexts(vectors, sum(bool(encoding.overflowing) for encoding in encodings))
 
     def _encode_batch(self, tokens: Sequence[list[int]]) -> Vectors:
         lengths = np.array([len(row) for row in tokens])
-        width = int(lengths.max())
+        width = padded_width(int(lengths.max()), TEXT_MAX_TOKENS)
         ids = np.zeros((len(tokens), width), dtype=np.int64)
         for target, row in zip(ids, tokens, strict=True):
             target[: len(row)] = row

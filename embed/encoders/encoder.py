@@ -1,9 +1,11 @@
 """What an encoder is: the two protocols, the space they make, and the fingerprint that keeps spaces apart."""
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -84,29 +86,47 @@ def unit_rows(vectors: NDArray[Any]) -> Vectors:
 
 
 def in_batches(
-    parts: Sequence[Part], size: int, dim: int, run: Callable[[Sequence[Part]], Vectors], streams: int = 1
+    parts: Sequence[Part],
+    size: int,
+    dim: int,
+    run: Callable[[Sequence[Part]], Vectors],
+    streams: int = 1,
+    widths: Sequence[int] | None = None,
 ) -> Vectors:
-    """Vectors [n, dim] of n `parts`, run in batches of `size`, `streams` of them at once.
+    """Vectors [n, dim] of n `parts`, run in batches of at most `size`, `streams` of them at once.
 
-    With one stream the size is halved when the device's memory runs out.
+    With `widths` [n] a batch has parts of one width only, so that what surrounds a part changes not a bit of its
+    vector. With one stream the size is halved when the device's memory runs out.
     """
     vectors = np.empty((len(parts), dim), np.float32)
-    if streams > 1 and len(parts) > size:
-        starts = range(0, len(parts), size)
+    order = range(len(parts)) if widths is None else sorted(range(len(parts)), key=widths.__getitem__)
+    alike = [list(order)] if widths is None else [list(rows) for _, rows in groupby(order, widths.__getitem__)]
+    batches = deque(rows[start : start + size] for rows in alike for start in range(0, len(rows), size))
+    if streams > 1 and len(batches) > 1:
         with ThreadPoolExecutor(streams, thread_name_prefix="encoder") as pool:
-            for start, found in zip(starts, pool.map(lambda at: run(parts[at : at + size]), starts), strict=True):
-                vectors[start : start + size] = found
+            for rows, found in zip(
+                batches, pool.map(lambda rows: run([parts[at] for at in rows]), batches), strict=True
+            ):
+                vectors[rows] = found
         return vectors
-    start = 0
-    while start < len(parts):
+    while batches:
+        rows = batches.popleft()
+        if len(rows) > size:
+            batches.appendleft(rows[size:])
+            rows = rows[:size]
         try:
-            vectors[start : start + size] = run(parts[start : start + size])
-            start += size
+            vectors[rows] = run([parts[at] for at in rows])
         except RuntimeError as error:  # torch.OutOfMemoryError is one; matched by name so that torch stays unimported
-            if type(error).__name__ != "OutOfMemoryError" or size == 1:
+            if type(error).__name__ != "OutOfMemoryError" or len(rows) == 1:
                 raise
-            size = max(1, size // 2)
+            size = len(rows) // 2
+            batches.appendleft(rows)
     return vectors
+
+
+def padded_width(tokens: int, limit: int) -> int:
+    """How wide a text of so many tokens is made: up to a multiple of 16, as few widths are enough, or the limit."""
+    return min(-(-tokens // 16) * 16, limit)
 
 
 def _torch_uint8() -> Any:

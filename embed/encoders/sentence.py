@@ -3,6 +3,7 @@
 On CPU the model is exported once and run through OpenVINO, on a GPU through the library, in bf16.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,15 @@ import numpy as np
 
 from embed.encoders.cpu_model import CpuModel, log_slow
 from embed.encoders.device import Device
-from embed.encoders.encoder import EncodedTexts, Vectors, in_batches, make_fingerprint, unit_rows, weights_hash
+from embed.encoders.encoder import (
+    EncodedTexts,
+    Vectors,
+    in_batches,
+    make_fingerprint,
+    padded_width,
+    unit_rows,
+    weights_hash,
+)
 from embed.errors import BadInput, Damaged, Missing
 
 if TYPE_CHECKING:
@@ -54,6 +63,7 @@ class SentenceEncoder:
             weights=weights_hash(self._model.state_dict().items()),
             preprocessing=f"tokens={self._model.max_seq_length};{[str(module) for module in list(self._model)[1:]]}",
         )
+        self._limit = self._model.max_seq_length or sys.maxsize  # tokens it reads
         self._exported: CpuModel | None = None
         if device.kind == "cpu" and not self._model.default_prompt_name:  # what a prompt does only the library knows
             try:
@@ -65,15 +75,12 @@ class SentenceEncoder:
         """n texts to [n, dim] unit rows, by the library's own pooling."""
         # One by one, as some tokenizers take no empty list.
         tokenized = [self._model.tokenizer(text, truncation=False, verbose=False)["input_ids"] for text in texts]
-        limit = self._model.max_seq_length or float("inf")
-        truncated = sum(len(tokens) > limit for tokens in tokenized)
+        truncated = sum(len(tokens) > self._limit for tokens in tokenized)
         if self._exported is None:
             return EncodedTexts(in_batches(texts, 4096, self.dim, self._by_the_library), truncated)
         # Texts of like length share a batch, so that little of it is padding.
-        order = sorted(range(len(texts)), key=lambda row: len(tokenized[row]))
-        vectors = np.empty((len(texts), self.dim), np.float32)
-        sorted_ = [texts[row] for row in order]
-        vectors[order] = in_batches(sorted_, self._size, self.dim, self._by_openvino, self._streams)
+        widths = [padded_width(len(tokens), self._limit) for tokens in tokenized]
+        vectors = in_batches(texts, self._size, self.dim, self._by_openvino, self._streams, widths)
         return EncodedTexts(vectors, truncated)
 
     def _by_the_library(self, texts: Sequence[str]) -> Vectors:
@@ -83,8 +90,15 @@ class SentenceEncoder:
 
     def _by_openvino(self, texts: Sequence[str]) -> Vectors:
         assert self._exported is not None  # noqa: S101
-        tokens = self._tokens(texts)
-        return unit_rows(self._exported(**{name: tensor.numpy() for name, tensor in tokens.items()}))
+        tokens = {name: tensor.numpy() for name, tensor in self._tokens(texts).items()}
+        length = tokens["input_ids"].shape[1]
+        more = padded_width(length, self._limit) - length
+        padding = {"input_ids": self._model.tokenizer.pad_token_id or 0, "attention_mask": 0}
+        return unit_rows(
+            self._exported(
+                **{name: np.pad(of, ((0, 0), (0, more)), constant_values=padding[name]) for name, of in tokens.items()}
+            )
+        )
 
     def _tokens(self, texts: Sequence[str]) -> dict[str, Any]:
         found = self._model.tokenize(list(texts))

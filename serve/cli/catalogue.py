@@ -1,5 +1,6 @@
 """From a feed to a release, and what releases there are."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,13 @@ from serve.errors import BadRequest
 from serve.settings import load_settings
 
 
+class Engine(StrEnum):
+    """What an encode job runs on."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 @app.command("ingest")
 def ingest_command(
     feed: FeedFile,
@@ -43,13 +51,20 @@ def ingest_command(
 
 
 @app.command()
-def encode(store: Store = None, images: Images = None, json: Json = False) -> None:
+def encode(
+    store: Store = None,
+    images: Images = None,
+    engine: Annotated[
+        Engine, typer.Option(help="local, or ray: the cluster of RAY_ADDRESS, or every processor and card here")
+    ] = Engine.LOCAL,
+    json: Json = False,
+) -> None:
     """Encode what is new in the catalogue into the vector store."""
     from serve.jobs.pipeline import encode_catalogue
 
     settings = load_settings(store=store, image_root=images)
     with bars(json) as progress:
-        spaces = encode_catalogue(settings, progress)
+        spaces = encode_catalogue(settings, progress, engine.value)
     print_result(json, [show.space_figures(space) for space in spaces], show.encoded)
 
 

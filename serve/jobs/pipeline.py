@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Literal
 
 from embed.alignment.alignment import Alignment
 from embed.behaviour import Interactions, collect
@@ -85,12 +86,14 @@ def ingest_feed(
         return _ingest(settings, feed, format_, force, progress)
 
 
-def encode_catalogue(settings: Settings, progress: Progress | None = None) -> list[SpaceVectors]:
-    """Encode what is new in the store's catalogue; the rows of each space."""
+def encode_catalogue(
+    settings: Settings, progress: Progress | None = None, engine: Literal["local", "ray"] = "local"
+) -> list[SpaceVectors]:
+    """Encode what is new in the store's catalogue, here or on a Ray cluster; the rows of each space."""
     with one_job_at_a_time(settings.store):
         catalogue = Catalogue.current(settings.store)
         check_items(catalogue)
-        return encode(settings, catalogue, progress)
+        return (encode if engine == "local" else encode_on_ray)(settings, catalogue, progress)
 
 
 def align_catalogue(settings: Settings, progress: Progress | None = None) -> AlignmentReport:
@@ -122,25 +125,52 @@ def _ingest(
 
 def encode(settings: Settings, catalogue: Catalogue, progress: Progress | None) -> list[SpaceVectors]:
     device = choose_device(settings.device, settings.threads)
-    root = settings.image_root or Path(read_report(catalogue).folder)
-    source = ImageSource(root, allow_http=settings.allow_http_images, limits=settings.image_limits)
-
-    def told(stage: str, unit: str) -> Callable[[int, int], None] | None:
-        return (lambda done, total: progress(stage, done, total, unit)) if progress else None
-
+    source = ImageSource(**_source(settings, catalogue))
     images = encode_images(
         settings.store,
         catalogue,
         load_image_encoder(settings.image_encoder, device),
         source,
-        told("encode images", "images"),
+        _told(progress, "encode images", "images"),
         readers=device.threads,
     )
     source.close()
-    texts = encode_texts(
-        settings.store, catalogue, load_text_encoder(settings.text_encoder, device), told("encode texts", "items")
-    )
+    encoder = load_text_encoder(settings.text_encoder, device)
+    texts = encode_texts(settings.store, catalogue, encoder, _told(progress, "encode texts", "items"))
     return [space for space in (images, texts) if len(space.owners)]
+
+
+def encode_on_ray(settings: Settings, catalogue: Catalogue, progress: Progress | None) -> list[SpaceVectors]:
+    from embed.ray_job import Cluster, encode_images_on_ray, encode_texts_on_ray
+
+    device = choose_device("cpu", settings.threads)  # encoders here only tell what space they make
+    cluster = Cluster(settings.device, settings.threads)
+    try:
+        images = encode_images_on_ray(
+            cluster,
+            settings.store,
+            catalogue,
+            load_image_encoder(settings.image_encoder, device),
+            _source(settings, catalogue),
+            _told(progress, "encode images", "images"),
+        )
+        encoder = load_text_encoder(settings.text_encoder, device)
+        texts = encode_texts_on_ray(
+            cluster, settings.store, catalogue, encoder, _told(progress, "encode texts", "texts")
+        )
+    finally:
+        cluster.close()
+    return [space for space in (images, texts) if len(space.owners)]
+
+
+def _source(settings: Settings, catalogue: Catalogue) -> dict[str, Any]:
+    """What an ImageSource is made of, here or on another machine."""
+    root = settings.image_root or Path(read_report(catalogue).folder)
+    return {"root": root, "allow_http": settings.allow_http_images, "limits": settings.image_limits}
+
+
+def _told(progress: Progress | None, stage: str, unit: str) -> Callable[[int, int], None] | None:
+    return (lambda done, total: progress(stage, done, total, unit)) if progress else None
 
 
 def build(
