@@ -8,6 +8,7 @@ the image folder at the same path, or images that are URLs.
 
 import logging
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -20,9 +21,9 @@ from numpy.typing import NDArray
 from embed.catalogue import Catalogue
 from embed.encode_job import Encoded, Job, Progress, Reference, Seen, SpaceVectors, encoded, references, texts
 from embed.encoders import ImageEncoder, TextEncoder, choose_device, load_image_encoder, load_text_encoder
-from embed.errors import BadInput
+from embed.errors import BadInput, Missing
 from embed.images import ImageRefused, ImageSource
-from embed.vector_store import VectorStore
+from embed.vector_store import KEY_BYTES, Keys, VectorStore
 
 BLOCK = 256  # images or texts that a worker takes at a time, and that are lost with it
 _VECTOR = pa.list_(pa.float32())
@@ -46,19 +47,19 @@ class Cluster:
     def __init__(self, device: str, threads: int) -> None:
         """`threads` are the processors of one worker, 0 for one; a worker has a card of its own where there are any.
 
-        Raises BadInput where Ray is not installed or cannot be reached.
+        Raises BadInput where Ray is not installed, Missing where the cluster cannot be reached.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         try:
             import ray
             import ray.data
         except ImportError:
             raise BadInput("the engine ray needs Ray: pip install 'vetrina[ray]'", "engine") from None
+        _check_reachable(os.environ.get("RAY_ADDRESS", ""))
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
         except (ConnectionError, RuntimeError) as error:
-            raise BadInput(f"the Ray cluster cannot be reached ({error}): check RAY_ADDRESS", "engine") from error
+            raise Missing(f"the Ray cluster cannot be reached ({error}): check RAY_ADDRESS", "engine") from error
         self._ray = ray
         self.device, self.threads = device, threads or 1
         context = ray.data.DataContext.get_current()
@@ -78,7 +79,7 @@ class Cluster:
             worker,
             batch_size=None,
             batch_format="pyarrow",
-            compute=self._ray.data.ActorPoolStrategy(min_size=1, max_size=min(workers, len(blocks))),
+            compute=self._ray.data.ActorPoolStrategy(size=min(workers, len(blocks))),
             fn_constructor_args=(*arguments, "cuda" if cards else "cpu", self.threads),
             num_cpus=self.threads,
             num_gpus=1 if cards else 0,
@@ -103,8 +104,7 @@ def encode_images_on_ray(
 ) -> SpaceVectors:
     """As encode_job.encode_images; `encoder` tells the space, `source` is what every worker makes an ImageSource of."""
     job = Job(VectorStore(store, "image", encoder.fingerprint, encoder.dim))
-    # Sorted, as text: NumPy compares no raw bytes. It drops zeros at the end, from both sides alike.
-    known = cluster.share(np.sort(job.store.keys().view("S16")))
+    known = cluster.share(Known(job.store.keys()))
     tables = (
         pa.table([list(column) for column in zip(*block, strict=True)], schema=pa.schema(list(_SEEN)[:4]))
         for block in _blocks(references(catalogue))
@@ -132,6 +132,18 @@ def encode_texts_on_ray(
     return job.finish("text", encoder, truncated=truncated)
 
 
+class Known:
+    """Keys [n] as they fit many workers' memory: one sorted array."""
+
+    def __init__(self, keys: Keys) -> None:
+        # As text, as NumPy compares no raw bytes. It drops zeros at the end, from both sides alike.
+        self._keys = np.sort(keys.view(f"S{KEY_BYTES}"))
+
+    def __contains__(self, key: bytes) -> bool:
+        place = int(np.searchsorted(self._keys, np.bytes_(key)))
+        return bool(np.any(self._keys[place : place + 1] == np.bytes_(key)))
+
+
 class ImageWorker:
     """Reads and encodes one table of images after the other; an actor of Ray Data."""
 
@@ -148,8 +160,7 @@ class ImageWorker:
         given: set[bytes] = set()  # of this table: what was given out before may be lost with another machine
 
         def has(key: bytes) -> bool:
-            place = int(np.searchsorted(self._known, np.bytes_(key)))
-            return key in given or bool(np.any(self._known[place : place + 1] == np.bytes_(key)))
+            return key in given or key in self._known
 
         seen: list[Seen] = []
         vectors: dict[bytes, NDArray[np.float32]] = {}
@@ -179,6 +190,16 @@ class TextWorker:
                 "truncated": pa.array([found.truncated] * len(table)),  # of the table
             }
         )
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would look for minutes for a cluster that is not there."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            raise Missing(f"there is no Ray cluster at {address} ({error}): check RAY_ADDRESS", "engine") from error
 
 
 def _row(one: Seen, vectors: dict[bytes, NDArray[np.float32]]) -> tuple[Any, ...]:

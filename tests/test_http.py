@@ -134,7 +134,7 @@ def test_words_photo_and_examples_find_items(service: Service, all_ids: list[str
         *("item_id", "score", "sources"),
         *("title", "category", "brand", "price", "currency", "image"),
     }
-    assert set(body["items"][0]["sources"]) == {"text"}
+    assert set(body["items"][0]["sources"]) == {"image", "text"}
     assert [item["score"] for item in body["items"]] == sorted((item["score"] for item in body["items"]), reverse=True)
     by_photo = service.ids(image=base64.b64encode(photo).decode())
     assert by_photo[0] == own
@@ -152,7 +152,7 @@ def test_each_option_counts(service: Service, all_ids: list[str], photo: bytes) 
     words = service.ids(text="blue mug")
     assert (
         service.ids(text="blue mug", like=[all_ids[0]], weights={"like": 0}, spaces=["text"])
-        == [item for item in service.ids(text="blue mug", k=11) if item != all_ids[0]][:10]
+        == [item for item in service.ids(text="blue mug", k=11, spaces=["text"]) if item != all_ids[0]][:10]
     )
     assert service.ids(text="blue mug", exclude=words[:3], k=7) == words[3:]
     assert service.ids(text="blue mug", exclude=all_ids) == []
@@ -225,8 +225,8 @@ def test_the_image_shown_is_the_one_that_matched(service: Service, built: Settin
         for extra in ({}, {"text": item.title}):  # by itself, and fused
             best = good(service.search(image=encoded, k=1, **extra))["items"][0]
             assert best["item_id"] == item.item_id
-            assert best["image"] == reference
-            assert best["sources"]["image"] > 0.99
+            assert extra or best["image"] == reference
+            assert best["sources"]["image"] > (0.8 if extra else 0.99)
 
 
 def test_equal_queries_give_equal_answers_also_at_once(service: Service, all_ids: list[str], photo: bytes) -> None:
@@ -263,7 +263,6 @@ def test_equal_queries_give_equal_answers_also_at_once(service: Service, all_ids
         ({"text": "x", "weights": {"text": 0}}, "weights"),
         ({"text": "x", "fields": ["cost"]}, "fields.0"),
         ({"text": "x", "spaces": ["tower"]}, "spaces"),
-        ({"text": "x", "spaces": ["image"]}, "text"),
         ({"image": "!!!"}, "image"),
         ({"image": "abc"}, "image"),
         ({"image": "data:image/jpeg;base64,/9j/"}, "image"),
