@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
-
 from ray._private.state import actors
 
 from embed import ray_job
