@@ -110,7 +110,9 @@ def journal_folder(store: Path) -> Path:
 def image_source(settings: Settings) -> ImageSource:
     """Where images are read from: the image root, or else the folder of the catalogue's feed."""
     root = settings.image_root or Path(read_report(Catalogue.current(settings.store)).folder)
-    return ImageSource(root, allow_http=settings.allow_http_images, limits=settings.image_limits)
+    return ImageSource(
+        root, allow_http=settings.allow_http_images, stores=settings.image_stores, limits=settings.image_limits
+    )
 
 
 @dataclass

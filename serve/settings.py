@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     mapping: Path | None = Field(None, description="mapping file for a feed with its own column names")
     image_root: Path | None = Field(None, description="folder of local images; without it the feed's own folder")
     allow_http_images: bool = Field(False, description="whether http(s) images are fetched")
+    image_stores: list[Literal["s3", "gs", "az"]] = Field([], description="object stores that images are read from")
     max_image_bytes: int = Field(20 << 20, gt=0)
     max_image_pixels: int = Field(50_000_000, gt=0)
     keep_releases: int = Field(3, ge=1, description="how many releases stay on disk")

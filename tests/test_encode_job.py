@@ -1,9 +1,11 @@
 """The encode job: only what is new is encoded, failures are listed and tried again, a kill leaves no trace."""
 
 import csv
+import io
 import json
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,19 +13,21 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_images import Loopback
 
 from embed import encode_job
 from embed.catalogue import Catalogue, Item, ingest
 from embed.compose import DESCRIPTION, HEADLINE, compose_texts
 from embed.encode_job import SpaceVectors, encode_images, encode_texts
 from embed.encoders import EncodedTexts, ImageEncoder, TextEncoder
-from embed.images import ImageSource
+from embed.images import ImageSource, polite
 
 DIM = 8
 
@@ -227,6 +231,65 @@ def test_failed_images_are_listed_leave_the_text_and_are_tried_again(shop: Shop)
     mended = shop.images()
     assert (mended.encoded, shop.failures()) == (3, [])
     assert mended.owners.tolist() == list(range(12))
+
+
+class Cdn(BaseHTTPRequestHandler):
+    """Gives pictures, except those that are down at the moment; counts what it is asked for."""
+
+    down: ClassVar[set[str]] = set()
+    asked: ClassVar[Counter[str]] = Counter()
+
+    def do_GET(self) -> None:
+        name = self.path.strip("/")
+        Cdn.asked[name] += 1
+        body = io.BytesIO()
+        Image.new("RGB", (9, 9), (int(name), 7, 9)).save(body, "PNG")
+        if name in Cdn.down and int(name) % 2:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self.send_response(503 if name in Cdn.down else 200)
+        self.send_header("Content-Length", str(len(body.getvalue())))
+        self.end_headers()
+        self.wfile.write(body.getvalue())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_run_after_faults_of_the_network_encodes_exactly_what_was_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polite, "FIRST_WAIT_S", 0.01)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Cdn)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    public, shop = "93.184.216.34", Shop(tmp_path)
+    for number in range(30):
+        shop.add(f"i{number}", "Thing", f"http://cdn.example/{number}")
+    catalogue = shop.catalogue()
+
+    def run() -> SpaceVectors:
+        source = ImageSource(
+            None, allow_http=True, tries=2, resolve=lambda host, port: [public], connect=Loopback(server.server_port)
+        )
+        return encode_images(shop.store, catalogue, FakeImages(), source, readers=8)
+
+    Cdn.down = {"4", "7", "18", "23"}
+    first = run()
+    assert first.encoded == 26
+    assert sorted(failure.item_id for failure in first.failures) == ["i18", "i23", "i4", "i7"]
+    assert {failure.code for failure in first.failures} == {"fetch_failed"}
+    assert {Cdn.asked[name] for name in Cdn.down} == {2}
+    Cdn.down = {"23"}
+    Cdn.asked.clear()
+    again = run()
+    assert (again.encoded, sorted(Cdn.asked)) == (3, ["18", "23", "4", "7"])
+    assert [failure["item_id"] for failure in shop.failures()] == ["i23"]
+    Cdn.down = set()
+    assert run().encoded == 1
+    assert run().encoded == 0
+    assert run().owners.tolist() == list(range(30))
+    server.shutdown()
+    server.server_close()
 
 
 def test_a_shop_without_any_image(tmp_path: Path) -> None:

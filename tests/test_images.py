@@ -1,26 +1,35 @@
 """Images: every kind of picture gives the same pixels or a refusal; no reference leads where it must not."""
 
+import gzip
 import io
 import os
 import pickle
 import socket
 import ssl
+import tarfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
+from hashlib import blake2b
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
+from threading import Lock, Thread
+from typing import Any, ClassVar
 
+import fsspec
 import httpcore
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageDraw, ImageFile
 
+from embed.errors import BadInput
+from embed.images import polite
 from embed.images.decode import ImageLimits, ImageRefused, decode_image
 from embed.images.fetch import ImageSource, check_address, check_url
 
@@ -382,6 +391,9 @@ class Shop(BaseHTTPRequestHandler):
     """A small CDN with bad habits."""
 
     protocol_version = "HTTP/1.1"
+    asked: ClassVar[Counter[str]] = Counter()
+    alive = most_alive = 0
+    lock = Lock()
 
     def do_GET(self) -> None:
         name = self.path.strip("/")
@@ -402,6 +414,18 @@ class Shop(BaseHTTPRequestHandler):
             self.answer(200, [("Content-Encoding", "gzip")])
         elif name == "short":
             self.answer(200, [("Content-Length", "100"), ("Connection", "close")], b"half")
+        elif name.startswith("busy="):  # the first so many times
+            Shop.asked[name] += 1
+            busy = Shop.asked[name] <= int(name[5:].partition("/")[0])
+            self.answer(503 if busy else 200, [("Retry-After", "0")], b"photo")
+        elif name.startswith("slow="):
+            with Shop.lock:
+                Shop.alive += 1
+                Shop.most_alive = max(Shop.most_alive, Shop.alive)
+            time.sleep(0.02)
+            with Shop.lock:
+                Shop.alive -= 1
+            self.answer(200, [], b"photo")
         elif name == "once":
             self.answer(200, [("Connection", "close")], b"photo")
         else:
@@ -522,6 +546,102 @@ def test_slow_resolver_is_cut() -> None:
 
     source = ImageSource(None, allow_http=True, timeout_s=0.1, resolve=resolve, connect=Loopback())
     assert refusal(lambda: source.read("http://cdn.example/x")) == "fetch_failed"
+
+
+def test_a_busy_server_is_asked_again_and_not_for_ever(shop: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polite, "FIRST_WAIT_S", 0.01)
+    patient = ImageSource(None, allow_http=True, tries=3, resolve=lambda host, port: [PUBLIC], connect=shop)
+    assert patient.read("http://cdn.example/busy=2") == b"photo"
+    assert Shop.asked["busy=2"] == 3
+    assert refusal(lambda: patient.read("http://cdn.example/busy=9")) == "fetch_failed"
+    assert Shop.asked["busy=9"] == 3
+    assert refusal(lambda: patient.read("http://cdn.example/missing")) == "fetch_failed"
+    assert refusal(lambda: patient.read("http://cdn.example/busy=4/x")) == "fetch_failed"
+    assert patient.read("http://cdn.example/busy=4/x") == b"photo"
+    # A host that never answers must not hold up those that do.
+    for number in range(polite.GIVEN_UP_AFTER):
+        assert refusal(partial(patient.read, f"http://cdn.example/busy=99/{number}")) == "fetch_failed"
+    with pytest.raises(ImageRefused, match="left for later"):
+        patient.read("http://cdn.example/fine")
+    assert patient.read("http://img.example/fine") == b"photo of img.example"
+    later = time.monotonic() + polite.LEFT_ALONE_S
+    monkeypatch.setattr(polite.time, "monotonic", lambda: later)
+    assert patient.read("http://cdn.example/fine") == b"photo of cdn.example"
+
+
+def test_a_host_is_asked_a_few_things_at_a_time(source: ImageSource) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(source.read, [f"http://cdn.example/slow={n}" for n in range(40)])) == {b"photo"}
+    assert 1 < Shop.most_alive <= polite.AT_ONCE
+
+
+@pytest.fixture
+def shard(folder: Path) -> Path:
+    """A tar as webdataset lays it out, and what may go wrong in one."""
+    (folder / "shards").mkdir()
+    path = folder / "shards" / "00001.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, data in (("0001.jpg", b"one"), ("0001.json", b"{}"), ("./sub/0002.jpg", b"two"), ("big", b"x" * 90)):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    return path
+
+
+def test_members_of_shards_are_read(folder: Path, shard: Path) -> None:
+    source = ImageSource(folder, limits=ImageLimits(max_bytes=80))
+    assert source.read("shards/00001.tar/0001.jpg") == b"one"
+    assert source.read("shards/00001.tar/sub/0002.jpg") == b"two"
+    key, data = source.load("shards/00001.tar/0001.jpg", lambda key: False)
+    assert (key, data) == (blake2b(b"one", digest_size=16).digest(), b"one")  # as a file of its own has
+    assert refusal(lambda: source.read("shards/00001.tar/0003.jpg")) == "not_found"
+    assert refusal(lambda: source.read("shards/00001.tar/link.jpg")) == "not_found"
+    assert refusal(lambda: source.read("shards/00009.tar/0001.jpg")) == "not_found"
+    assert refusal(lambda: source.read("shards/00001.tar/big")) == "too_many_bytes"
+    assert refusal(lambda: source.read("../00001.tar/0001.jpg")) == "outside_root"
+    (folder / "folder.tar").mkdir()
+    (folder / "folder.tar" / "a.jpg").write_bytes(b"plain")
+    assert source.read("folder.tar/a.jpg") == b"plain"
+    (folder / "zipped.tar").write_bytes(gzip.compress(shard.read_bytes()))
+    assert refusal(lambda: source.read("zipped.tar/0001.jpg")) == "unreadable"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: whole.index(b"two") + 2])
+    assert source.read("shards/00001.tar/0001.jpg") == b"one"
+    assert refusal(lambda: source.read("shards/00001.tar/sub/0002.jpg")) == "unreadable"
+
+
+def test_objects_of_a_store_are_read_where_it_is_switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polite, "FIRST_WAIT_S", 0.01)
+    fsspec.register_implementation("s3", MemoryFileSystem, clobber=True)
+    system = fsspec.filesystem("s3")
+    system.pipe("s3://shop/a.jpg", b"photo")
+    system.pipe("s3://shop/big.jpg", b"x" * 90)
+    source = ImageSource(None, stores=["s3"], limits=ImageLimits(max_bytes=80), tries=2)
+    assert source.read("s3://shop/a.jpg") == b"photo"
+    key, data = source.load("s3://shop/a.jpg", lambda key: False)
+    assert data == b"photo"
+    assert source.load("s3://shop/a.jpg", lambda known: known == key) == (key, None)
+    assert refusal(lambda: source.read("s3://shop/b.jpg")) == "not_found"
+    assert refusal(lambda: source.read("s3://shop/big.jpg")) == "too_many_bytes"
+    for url in ("s3://", "s3://shop", "s3:///etc/passwd", "s3::file:///etc/passwd", "s3:shop/a.jpg"):
+        assert refusal(partial(source.read, url)) == "fetch_forbidden"
+    assert refusal(lambda: source.read("gs://shop/a.jpg")) == "fetch_forbidden"
+    assert refusal(lambda: ImageSource(None).read("s3://shop/a.jpg")) == "fetch_forbidden"
+    answers = [OSError("reset"), b"again"]
+
+    def flaky(*_: Any, **__: Any) -> bytes:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", flaky)
+    assert source.read("s3://shop/a.jpg") == b"again"
+    with pytest.raises(BadInput, match="ftp"):
+        ImageSource(None, stores=["ftp"])
 
 
 FORBIDDEN_URLS = """

@@ -1,12 +1,10 @@
 """References to images -> their bytes: files inside one folder, and public URLs where the shop has switched them on."""
 
 import ipaddress
-import os
 import re
 import socket
-import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from hashlib import blake2b
@@ -17,7 +15,10 @@ from typing import Any
 import httpcore
 import httpx
 
-from embed.images.decode import DEFAULT_LIMITS, ImageLimits, ImageRefused, RefusalCode
+from embed.images.buckets import SCHEMES, Buckets
+from embed.images.decode import DEFAULT_LIMITS, ImageLimits, ImageRefused
+from embed.images.files import Folder, refusal, too_large
+from embed.images.polite import Busy, Hosts
 
 Resolver = Callable[[str, int], list[str]]
 """Host name and port -> IP addresses as text; raises OSError."""
@@ -26,8 +27,10 @@ Resolver = Callable[[str, int], list[str]]
 class ImageSource:
     """Reads images by reference; one instance serves all threads and keeps their connections open.
 
-    A reference is a path relative to `root` (or absolute, but inside it), or an http(s) URL if `allow_http`. A file
-    whose name looks like a URL is written `./name:with:colons`. `resolve` and `connect` are for tests.
+    A reference is a path relative to `root` (or absolute, but inside it), a member of a tar there (see
+    embed.images.files), an http(s) URL if `allow_http`, or an object of one of the `stores` (s3, gs, az). A file whose
+    name looks like a URL is written `./name:with:colons`. What may pass, as a server that is busy, is tried `tries`
+    times. `resolve` and `connect` are for tests.
     """
 
     def __init__(
@@ -35,13 +38,17 @@ class ImageSource:
         root: Path | None,
         *,
         allow_http: bool = False,
+        stores: Sequence[str] = (),
         limits: ImageLimits = DEFAULT_LIMITS,
         timeout_s: float = 10.0,
         max_redirects: int = 3,
+        tries: int = 1,
         resolve: Resolver | None = None,
         connect: httpcore.NetworkBackend | None = None,
     ) -> None:
-        self._root = None if root is None else root.resolve()
+        self._folder = None if root is None else Folder(root, limits.max_bytes)
+        self._hosts = Hosts(tries)
+        self._buckets = Buckets(stores, self._hosts, limits.max_bytes)
         self.limits = limits
         self._timeout_s = timeout_s
         self._max_redirects = max_redirects
@@ -61,7 +68,10 @@ class ImageSource:
 
     def read(self, reference: str) -> bytes:
         """The bytes behind a reference, at most `limits.max_bytes`; raises ImageRefused."""
-        return self._read_url(reference) if self._is_url(reference) else self._read_file(reference)
+        scheme = self._scheme(reference)
+        if scheme in self._buckets:
+            return self._buckets.read(reference)
+        return self._read_url(reference) if scheme else self._read_file(reference)
 
     def load(self, reference: str, known: Callable[[bytes], bool]) -> tuple[bytes, bytes | None]:
         """An image's key and its bytes; no bytes where the key is `known`, so that a known URL is not fetched.
@@ -69,60 +79,56 @@ class ImageSource:
         The key (16 bytes) of a file is the hash of its bytes. That of a URL is the hash of the URL: a new photo must
         come under a new URL, as shops' CDNs do, because asking for every photo on every run would be its whole cost.
         """
-        if self._is_url(reference):
-            check_url(reference)
+        if scheme := self._scheme(reference):
+            if scheme not in self._buckets:
+                check_url(reference)
             key = blake2b(reference.encode(), digest_size=16, person=b"url").digest()
-            return key, None if known(key) else self._read_url(reference)
+            return key, None if known(key) else self.read(reference)
         data = self._read_file(reference)
         key = blake2b(data, digest_size=16).digest()
         return key, None if known(key) else data
+
+    def _read_file(self, reference: str) -> bytes:
+        if self._folder is None:
+            raise refusal("outside_root", reference, "no image folder is known, set image_root")
+        return self._folder.read(reference)
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.close()
 
-    def _is_url(self, reference: str) -> bool:
-        """Whether to go to the network; refuses what may not be read at all."""
+    def _scheme(self, reference: str) -> str:
+        """By what to go to the network, empty for a file; refuses what may not be read at all."""
         if not reference.strip():
             raise ImageRefused("empty", "the image reference is blank")
-        if not (scheme := re.match(r"([a-z][a-z0-9+.-]*):", reference, re.IGNORECASE)):
-            return False
-        if scheme[1].lower() not in ("http", "https"):
-            raise _refusal("fetch_forbidden", reference, f"{scheme[1]}: is not read, use a path or http(s)")
+        if not (found := re.match(r"([a-z][a-z0-9+.-]*):", reference, re.IGNORECASE)):
+            return ""
+        scheme = found[1].lower()
+        if scheme in self._buckets:
+            return scheme
+        if scheme in SCHEMES:
+            raise refusal("fetch_forbidden", reference, f'{scheme}: is switched off, set image_stores = ["{scheme}"]')
+        if scheme not in ("http", "https"):
+            raise refusal("fetch_forbidden", reference, f"{found[1]}: is not read, use a path or http(s)")
         if self._pool is None:
-            raise _refusal("fetch_forbidden", reference, "URLs are switched off, set allow_http_images = true")
-        return True
-
-    def _read_file(self, reference: str) -> bytes:
-        if self._root is None:
-            raise _refusal("outside_root", reference, "no image folder is known, set image_root")
-        try:
-            # Resolved first, so that neither .. nor a link leads out. Whoever can swap folders inside the root between
-            # here and open() owns it anyway; a swapped last part is caught by O_NOFOLLOW.
-            path = (self._root / reference).resolve()
-            if not path.is_relative_to(self._root):
-                raise _refusal("outside_root", reference, "it leads outside the image folder")
-            with open(path, "rb", opener=_open_at_once) as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise _refusal("unreadable", reference, "it is not a regular file")
-                data = file.read(self.limits.max_bytes + 1)
-        except FileNotFoundError:
-            raise _refusal("not_found", reference, "there is no such file in the image folder") from None
-        except (OSError, ValueError, RuntimeError) as error:  # names with NUL or half characters; loops of links
-            reason = getattr(error, "strerror", None) or str(error)
-            raise _refusal("unreadable", reference, reason) from error
-        if len(data) > self.limits.max_bytes:
-            raise self._too_large(reference)
-        return data
+            raise refusal("fetch_forbidden", reference, "URLs are switched off, set allow_http_images = true")
+        return scheme
 
     def _read_url(self, url: str) -> bytes:
+        check_url(url)
+        return self._hosts.ask(httpx.URL(url).host, lambda: self._ask(url))
+
+    def _ask(self, url: str) -> bytes:
+        """One try; raises Busy where another may be worth it."""
         token = _deadline.set(time.monotonic() + self._timeout_s)
         try:
             return self._follow(url)
         except (httpcore.TimeoutException, TimeoutError) as error:
-            raise _refusal("fetch_failed", url, f"not done within {self._timeout_s:g} s") from error
-        except (httpcore.NetworkError, httpcore.ProtocolError, OSError, UnicodeError) as error:
-            raise _refusal("fetch_failed", url, str(error) or type(error).__name__) from error
+            raise Busy(refusal("fetch_failed", url, f"not done within {self._timeout_s:g} s")) from error
+        except UnicodeError as error:
+            raise refusal("fetch_failed", url, str(error)) from error
+        except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
+            raise Busy(refusal("fetch_failed", url, str(error) or type(error).__name__)) from error
         finally:
             _deadline.reset(token)
 
@@ -149,26 +155,27 @@ class ImageSource:
             try:
                 at = str(parsed.join(headers[b"location"].decode("utf-8")))
             except (KeyError, ValueError, httpx.InvalidURL) as error:
-                raise _refusal("fetch_failed", url, f"redirect ({response.status}) to nowhere") from error
-        raise _refusal("fetch_failed", url, f"more than {self._max_redirects} redirects")
+                raise refusal("fetch_failed", url, f"redirect ({response.status}) to nowhere") from error
+        raise refusal("fetch_failed", url, f"more than {self._max_redirects} redirects")
 
     def _body(self, url: str, response: httpcore.Response, headers: dict[bytes, bytes]) -> bytes:
         if response.status != 200:
-            raise _refusal("fetch_failed", url, f"the server answered {response.status}")
+            refused = refusal("fetch_failed", url, f"the server answered {response.status}")
+            if response.status in _BUSY:
+                after = headers.get(b"retry-after", b"")
+                raise Busy(refused, float(after[:9]) if after.isdigit() else 0.0)
+            raise refused
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise _refusal("fetch_failed", url, "the server compressed its answer unasked")
+            raise refusal("fetch_failed", url, "the server compressed its answer unasked")
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length[:20]) > self.limits.max_bytes:
-            raise self._too_large(url)
+            raise too_large(url, self.limits.max_bytes)
         data = bytearray()
         for chunk in response.iter_stream():
             data += chunk
             if len(data) > self.limits.max_bytes:
-                raise self._too_large(url)
+                raise too_large(url, self.limits.max_bytes)
         return bytes(data)
-
-    def _too_large(self, reference: str) -> ImageRefused:
-        return _refusal("too_many_bytes", reference, f"it has more than {self.limits.max_bytes} bytes")
 
 
 def check_url(url: str) -> None:
@@ -179,13 +186,13 @@ def check_url(url: str) -> None:
     try:
         parsed = httpx.URL(url)  # the parser whose result is connected to: two parsers disagree sooner or later
     except (httpx.InvalidURL, ValueError) as error:  # ValueError: half characters
-        raise _refusal("fetch_forbidden", url, f"not a URL ({error})") from None
+        raise refusal("fetch_forbidden", url, f"not a URL ({error})") from None
     if parsed.scheme not in ("http", "https"):
-        raise _refusal("fetch_forbidden", url, "only http and https are fetched")
+        raise refusal("fetch_forbidden", url, "only http and https are fetched")
     if parsed.userinfo:
-        raise _refusal("fetch_forbidden", url, "names or passwords in URLs are not sent")
+        raise refusal("fetch_forbidden", url, "names or passwords in URLs are not sent")
     if parsed.port not in _PORTS:
-        raise _refusal("fetch_forbidden", url, f"port {parsed.port} is not one of 80, 443, 8080, 8443")
+        raise refusal("fetch_forbidden", url, f"port {parsed.port} is not one of 80, 443, 8080, 8443")
     host = parsed.raw_host.decode("ascii").rstrip(".").lower()
     try:
         ipaddress.ip_address(host)
@@ -200,14 +207,15 @@ def check_address(address: str) -> None:
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
-        raise _refusal("fetch_forbidden", address, "not an IP address") from None
+        raise refusal("fetch_forbidden", address, "not an IP address") from None
     if isinstance(ip, ipaddress.IPv6Address) and (ip.ipv4_mapped or ip in _NAT64):
         ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
     public = ip.is_global and not (ip.is_multicast or ip.is_reserved)
     if not public or (ip.version == 6 and ip not in _UNICAST) or any(ip in network for network in _NOT_PUBLIC):
-        raise _refusal("fetch_forbidden", address, "not a public address")
+        raise refusal("fetch_forbidden", address, "not a public address")
 
 
+_BUSY = (408, 425, 429, 500, 502, 503, 504)
 _PORTS = (None, 80, 443, 8080, 8443)  # None: the scheme's own
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: how hosts with only IPv6 reach IPv4
 _UNICAST = ipaddress.ip_network("2000::/3")  # all of IPv6 that is given out
@@ -227,9 +235,9 @@ _LOCAL_SUFFIXES = (".localhost", ".local", ".localdomain", ".internal", ".intran
 
 def _check_name(url: str, host: str) -> None:
     if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)+", host) or host.endswith(_LOCAL_SUFFIXES):
-        raise _refusal("fetch_forbidden", url, "the host is not a public name")
+        raise refusal("fetch_forbidden", url, "the host is not a public name")
     if re.fullmatch(r"\d+|0x[0-9a-f]*", host.rpartition(".")[2]):  # http://0177.0.0.1, http://0x7f.1
-        raise _refusal("fetch_forbidden", url, "the host is an IP address in an odd spelling")
+        raise refusal("fetch_forbidden", url, "the host is an IP address in an odd spelling")
 
 
 class _PublicOnly(httpcore.NetworkBackend):
@@ -258,7 +266,7 @@ class _PublicOnly(httpcore.NetworkBackend):
             for address in addresses:  # one that is private spoils them all: such a name is not a public host's
                 check_address(address)
         except ImageRefused as error:  # the address stays in the log: a caller must not map a network by asking
-            raise _refusal("fetch_forbidden", host, "the host has an address that is not public") from error
+            raise refusal("fetch_forbidden", host, "the host has an address that is not public") from error
         failure: Exception = httpcore.ConnectError(f"{host} has no address")
         for tried, address in enumerate(addresses):
             share = _time_left() / (len(addresses) - tried)  # so that an IPv6 that goes nowhere leaves time for IPv4
@@ -271,7 +279,7 @@ class _PublicOnly(httpcore.NetworkBackend):
     def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None
     ) -> httpcore.NetworkStream:
-        raise _refusal("fetch_forbidden", path, "sockets are not fetched from")
+        raise refusal("fetch_forbidden", path, "sockets are not fetched from")
 
 
 _deadline: ContextVar[float] = ContextVar("deadline")  # of the image this thread is fetching; connections are shared
@@ -310,11 +318,3 @@ class _TimedStream(httpcore.NetworkStream):
 
 def _resolve(host: str, port: int) -> list[str]:
     return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe must not wait for its writer
-
-
-def _refusal(code: RefusalCode, reference: str, reason: str) -> ImageRefused:
-    return ImageRefused(code, f"{reference[:200]!r}: {reason}")

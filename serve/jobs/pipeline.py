@@ -52,6 +52,8 @@ from serve.settings import Settings
 from serve.training.scorer_job import current_scorer
 from serve.training.towers_job import current_towers
 
+TRIES = 4  # of an image from elsewhere; one that fails them all is left to the next run
+FETCHERS = 16  # images from elsewhere that are waited for at a time; of one host fewer (see embed.images.polite)
 Progress = Callable[[str, float, float, str], None]
 """stage, done, total, unit: told as work goes on."""
 
@@ -132,7 +134,7 @@ def encode(settings: Settings, catalogue: Catalogue, progress: Progress | None) 
         load_image_encoder(settings.image_encoder, device),
         source,
         _told(progress, "encode images", "images"),
-        readers=device.threads,
+        readers=FETCHERS if settings.allow_http_images or settings.image_stores else device.threads,
     )
     source.close()
     encoder = load_text_encoder(settings.text_encoder, device)
@@ -166,7 +168,13 @@ def encode_on_ray(settings: Settings, catalogue: Catalogue, progress: Progress |
 def _source(settings: Settings, catalogue: Catalogue) -> dict[str, Any]:
     """What an ImageSource is made of, here or on another machine."""
     root = settings.image_root or Path(read_report(catalogue).folder)
-    return {"root": root, "allow_http": settings.allow_http_images, "limits": settings.image_limits}
+    return {
+        "root": root,
+        "allow_http": settings.allow_http_images,
+        "stores": settings.image_stores,
+        "limits": settings.image_limits,
+        "tries": TRIES,
+    }
 
 
 def _told(progress: Progress | None, stage: str, unit: str) -> Callable[[int, int], None] | None:
