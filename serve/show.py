@@ -16,9 +16,11 @@ from serve.release import Check
 if TYPE_CHECKING:
     from serve.doctor import Finding
     from serve.jobs.bulk import BulkReport
+    from serve.jobs.duplicates import DuplicatesReport
     from serve.jobs.pipeline import BuildReport
 
 MOST_COLUMNS = 3  # of sources, beside which there is room for a title
+MOST_GROUPS = 20  # of the same image that are shown
 MARKS = {"good": ("✓", "green"), "off": ("–", "dim"), "wrong": ("✗", "bold red")}
 
 
@@ -189,6 +191,19 @@ def _refusal(release: str) -> RenderableType:
         f"vetrina publish {release} --force",
         "bold red",
     )
+
+
+def duplicates(report: "DuplicatesReport") -> RenderableType:
+    """The largest groups of the same image, and how many there are."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("items", "of them", "title"):
+        table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=48)
+    for group in sorted(report.groups, key=len, reverse=True)[:MOST_GROUPS]:
+        table.add_row(f"{len(group)}", ", ".join(copy.item_id for copy in group[:3]), group[0].title or "")
+    told = f"{len(report.groups):,} groups among {report.images:,} images, {report.compared:,} pairs looked at"
+    if report.refused:
+        told += f", {report.refused:,} images could not be read again"
+    return Group(table, Text(told)) if report.groups else Text(told)
 
 
 def releases(listed: Sequence[dict[str, Any]]) -> RenderableType:

@@ -82,6 +82,30 @@ def align(store: Store = None, images: Images = None, json: Json = False) -> Non
 
 
 @app.command()
+def duplicates(
+    out_file: Annotated[Path, typer.Option("--out", help="the groups, one a line, as JSON")] = Path("duplicates.jsonl"),
+    store: Store = None,
+    images: Images = None,
+    json: Json = False,
+) -> None:
+    """Find images that several items share, also scaled or compressed again, and write the groups down."""
+    from dataclasses import asdict
+
+    import orjson
+
+    from serve.jobs.duplicates import find_duplicates
+
+    settings = load_settings(store=store, image_root=images)
+    with bars(json) as progress:
+        report = find_duplicates(settings, progress)
+    lines = [orjson.dumps([asdict(copy) for copy in group]) + b"\n" for group in report.groups]
+    out_file.write_bytes(b"".join(lines))
+    print_result(json, report, show.duplicates)
+    if not json:
+        out.print(f"written to {out_file}")
+
+
+@app.command()
 def build(
     feed: Annotated[
         Path | None, typer.Argument(exists=True, dir_okay=False, help="without it, the store's catalogue")
