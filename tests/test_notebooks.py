@@ -8,7 +8,7 @@ from nbclient import NotebookClient
 
 from serve.settings import Settings
 
-PLOTS = {"tour": 6, "feedback": 2}
+PLOTS = {"tour": 6, "feedback": 2, "vectors": 2}
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
