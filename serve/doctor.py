@@ -124,6 +124,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
             yield Finding(f"space {name}", state, f"{space.encoder}, {space.factory}, recall@10 {space.recall10:.3f}")
             if name in release.manifest.spaces:
                 yield _vectors(settings, name, space)
+        yield _alignment(release)
         yield _behaviour(release.manifest)
     except EXPECTED as error:
         yield Finding("release", "wrong", complaint(error).message)
@@ -154,6 +155,18 @@ def _journal(settings: Settings) -> Iterator[Finding]:
         yield Finding("journal", "good", detail)
     except EXPECTED as error:
         yield Finding("journal", "wrong", complaint(error).message)
+
+
+def _alignment(release: Release) -> Finding:
+    aligned = release.alignment
+    if aligned is None:
+        return Finding("alignment", "off", "queries enter the image space as they are encoded (align = false)")
+    ways = [name for name, there in (("words", aligned.takes_words), ("photos", aligned.adapts_photos)) if there]
+    return Finding(
+        "alignment",
+        "good" if ways else "off",
+        f"of {aligned.facts.items:,} items, used for {' and '.join(ways) or 'nothing'}",
+    )
 
 
 def _behaviour(manifest: Manifest) -> Finding:

@@ -9,9 +9,10 @@ from embed.encode_job import SpaceVectors
 from serve.errors import BadRequest
 from serve.evaluation.evaluate import Evaluation
 from serve.evaluation.evaluate import evaluate as run_evaluation
+from serve.jobs.encoding import encode
 from serve.jobs.learn_job import LearnReport
 from serve.jobs.learn_job import learn as run_learn_job
-from serve.jobs.pipeline import BuildReport, Progress, build, encode, one_job_at_a_time
+from serve.jobs.pipeline import BuildReport, Progress, build, one_job_at_a_time
 from serve.learn.abuse import watch
 from serve.learn.answer_store import AnswerStore, with_answers
 from serve.learn.event_store import open_event_store

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from embed.alignment.alignment import Alignment
 from embed.behaviour import Interactions, collect
 from embed.catalogue import Catalogue, IngestReport, Mapping, check_items, ingest, read_report
 from embed.durable import alone, write_folder
-from embed.encode_job import SpaceVectors, encode_images, encode_texts
-from embed.encoders import choose_device, load_image_encoder, load_text_encoder
-from embed.images import ImageSource
+from embed.encode_job import SpaceVectors
 from index.ids import write_ids
 from serve.behaviour import Behaviour
 from serve.changes import edits_beyond, fold_journal, prune_journal
@@ -26,6 +24,7 @@ from serve.evaluation.asked import Asked
 from serve.evaluation.first_look import look
 from serve.evaluation.gate import compare
 from serve.jobs.aligning import AlignmentReport, align, aligned
+from serve.jobs.encoding import encode, encode_on_ray
 from serve.jobs.indexing import build_indexes, build_tower
 from serve.learn.event_store import open_event_store
 from serve.recommend.blend import Blend
@@ -52,8 +51,6 @@ from serve.settings import Settings
 from serve.training.scorer_job import current_scorer
 from serve.training.towers_job import current_towers
 
-TRIES = 4  # of an image from elsewhere; one that fails them all is left to the next run
-FETCHERS = 16  # images from elsewhere that are waited for at a time; of one host fewer (see embed.images.polite)
 Progress = Callable[[str, float, float, str], None]
 """stage, done, total, unit: told as work goes on."""
 
@@ -123,62 +120,6 @@ def _ingest(
         journal=position,
         progress=tell,
     )
-
-
-def encode(settings: Settings, catalogue: Catalogue, progress: Progress | None) -> list[SpaceVectors]:
-    device = choose_device(settings.device, settings.threads)
-    source = ImageSource(**_source(settings, catalogue))
-    images = encode_images(
-        settings.store,
-        catalogue,
-        load_image_encoder(settings.image_encoder, device),
-        source,
-        _told(progress, "encode images", "images"),
-        readers=FETCHERS if settings.allow_http_images or settings.image_stores else device.threads,
-    )
-    source.close()
-    encoder = load_text_encoder(settings.text_encoder, device)
-    texts = encode_texts(settings.store, catalogue, encoder, _told(progress, "encode texts", "items"))
-    return [space for space in (images, texts) if len(space.owners)]
-
-
-def encode_on_ray(settings: Settings, catalogue: Catalogue, progress: Progress | None) -> list[SpaceVectors]:
-    from embed.ray_job import Cluster, encode_images_on_ray, encode_texts_on_ray
-
-    device = choose_device("cpu", settings.threads)  # encoders here only tell what space they make
-    cluster = Cluster(settings.device, settings.threads)
-    try:
-        images = encode_images_on_ray(
-            cluster,
-            settings.store,
-            catalogue,
-            load_image_encoder(settings.image_encoder, device),
-            _source(settings, catalogue),
-            _told(progress, "encode images", "images"),
-        )
-        encoder = load_text_encoder(settings.text_encoder, device)
-        texts = encode_texts_on_ray(
-            cluster, settings.store, catalogue, encoder, _told(progress, "encode texts", "texts")
-        )
-    finally:
-        cluster.close()
-    return [space for space in (images, texts) if len(space.owners)]
-
-
-def _source(settings: Settings, catalogue: Catalogue) -> dict[str, Any]:
-    """What an ImageSource is made of, here or on another machine."""
-    root = settings.image_root or Path(read_report(catalogue).folder)
-    return {
-        "root": root,
-        "allow_http": settings.allow_http_images,
-        "stores": settings.image_stores,
-        "limits": settings.image_limits,
-        "tries": TRIES,
-    }
-
-
-def _told(progress: Progress | None, stage: str, unit: str) -> Callable[[int, int], None] | None:
-    return (lambda done, total: progress(stage, done, total, unit)) if progress else None
 
 
 def build(
