@@ -14,6 +14,7 @@ from embed.encode_job import SpaceVectors
 from serve.release import Check
 
 if TYPE_CHECKING:
+    from embed.alignment.lora import LoraReport
     from serve.doctor import Finding
     from serve.jobs.bulk import BulkReport
     from serve.jobs.duplicates import DuplicatesReport
@@ -161,6 +162,21 @@ def alignment(facts: AlignmentFacts) -> RenderableType:
                 f"{verdict}"
             )
     return Text("\n".join(lines))
+
+
+def fine_tuned(encoder: str, report: "LoraReport") -> RenderableType:
+    """What came of fine-tuning, and how to use it."""
+    read = f"{report.pairs:,} items with image and words"
+    if report.refused:
+        read += f", {report.refused:,} images could not be read"
+    found = report.of_words
+    if found is None:
+        return Text(f"{read}: too few products to learn from")
+    told = f"words: recall@10 {found.before:.3f} -> {found.after:.3f} over {found.queries:,} held out, from {read}"
+    if report.weights is None:
+        return Text(f"{told}: not surely better, nothing was written")
+    model = encoder.removeprefix("open_clip:").partition("/")[0]
+    return Text(f'{told}\nto use it, set image_encoder = "open_clip:{model}/{report.weights}" and build')
 
 
 def checks(found: Sequence[Check]) -> RenderableType:

@@ -29,7 +29,7 @@ Tensors = dict[str, NDArray[np.float32]]
 
 def learn_words(pairs: Pairs, facts: AlignmentFacts, folder: Path, device: str, progress: Progress | None) -> Tensors:
     """Heads for words, empty where they do not help; how they measured goes into the facts."""
-    parts = _split(pairs.product)
+    parts = split_products(pairs.product)
     if parts is None:
         return {}
     learn, choose, test = (pairs.of(part) for part in parts)
@@ -38,7 +38,7 @@ def learn_words(pairs: Pairs, facts: AlignmentFacts, folder: Path, device: str, 
     after = ranks(learner.queries(test), test.images, pairs.images)
     before = plain_ranks(test, facts.joint, pairs.images)
     facts.epochs = state.best_epoch
-    facts.of_words = _measured(before, after, 10)
+    facts.of_words = measured(before, after, 10)
     if not facts.of_words.better:
         return {}
     whole = WordsLearner(pairs, facts.joint, SEED, device)
@@ -48,7 +48,7 @@ def learn_words(pairs: Pairs, facts: AlignmentFacts, folder: Path, device: str, 
 
 def learn_photos(photos: Photos, facts: AlignmentFacts) -> Tensors:
     """The adapter of photos, empty where it does not help; how it measured goes into the facts."""
-    parts = _split(photos.product)
+    parts = split_products(photos.product)
     if parts is None:
         return {}
     learn = photos.of(parts[0])
@@ -63,11 +63,11 @@ def learn_photos(photos: Photos, facts: AlignmentFacts) -> Tensors:
 
     gains = {shrinkage: (1 / places(choose, adapter(learn, shrinkage))).mean() for shrinkage in SHRINKAGES}
     facts.shrinkage = max(SHRINKAGES, key=lambda shrinkage: gains[shrinkage])
-    facts.of_photos = _measured(places(test, None), places(test, adapter(learn, facts.shrinkage)), 1)
+    facts.of_photos = measured(places(test, None), places(test, adapter(learn, facts.shrinkage)), 1)
     return adapter(photos, facts.shrinkage) if facts.of_photos.better else {}
 
 
-def _split(product: NDArray[np.int64]) -> list[NDArray[np.int64]] | None:
+def split_products(product: NDArray[np.int64]) -> list[NDArray[np.int64]] | None:
     """Products to learn from (three in five), to choose by and to measure with; None where there are too few."""
     products = np.random.default_rng(SEED).permutation(np.unique(product))
     if len(products) < FEWEST_PRODUCTS:
@@ -75,7 +75,8 @@ def _split(product: NDArray[np.int64]) -> list[NDArray[np.int64]] | None:
     return np.split(products, [3 * len(products) // 5, 4 * len(products) // 5])
 
 
-def _measured(before: NDArray[np.int64], after: NDArray[np.int64], k: int) -> Measured:
+def measured(before: NDArray[np.int64], after: NDArray[np.int64], k: int) -> Measured:
+    """How the places [n] of what is right compare, before and after."""
     gained = 1 / after - 1 / before
     better = gained.mean() > SURE * gained.std() / len(gained) ** 0.5
     share = [round(float((places <= k).mean()), 4) for places in (before, after)]

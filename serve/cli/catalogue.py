@@ -69,11 +69,23 @@ def encode(
 
 
 @app.command()
-def align(store: Store = None, images: Images = None, json: Json = False) -> None:
+def align(
+    lora: Annotated[
+        bool, typer.Option("--lora", help="fine-tune the CLIP model itself: for those with a card")
+    ] = False,
+    store: Store = None,
+    images: Images = None,
+    json: Json = False,
+) -> None:
     """Learn anew from the catalogue how words and photos enter the image space; then build."""
-    from serve.jobs.pipeline import align_catalogue
+    from serve.jobs.pipeline import align_catalogue, fine_tune_catalogue
 
     settings = load_settings(store=store, image_root=images)
+    if lora:
+        with bars(json) as progress:
+            tuned = fine_tune_catalogue(settings, progress)
+        print_result(json, tuned, lambda _: show.fine_tuned(settings.image_encoder, tuned))
+        return
     with bars(json) as progress:
         report = align_catalogue(settings, progress)
     print_result(json, report, lambda _: show.alignment(report.facts))

@@ -11,12 +11,14 @@ import torch
 
 from embed.alignment.alignment import Alignment, AlignmentFacts
 from embed.alignment.learning import SEED, learn_photos, learn_words
+from embed.alignment.lora import LoraReport, learn_lora
 from embed.alignment.pairs import collect_pairs, collect_photos, products_of
 from embed.catalogue import Catalogue
 from embed.durable import point, write_folder
 from embed.encode_job import SpaceVectors
 from embed.encoders import Device, TextEncoder, choose_device, load_image_encoder, load_text_encoder
 from embed.errors import EmbedError
+from serve.changes import image_source
 from serve.errors import BadRequest
 from serve.settings import Settings
 
@@ -113,6 +115,28 @@ def learn(
         if other.is_dir() and not other.is_symlink() and other != saved:
             shutil.rmtree(other)
     return made
+
+
+def fine_tune(
+    settings: Settings, catalogue: Catalogue, spaces: Sequence[SpaceVectors], progress: Progress | None
+) -> LoraReport:
+    """Fine-tune the CLIP model of the settings on the catalogue; new weights are kept where they surely help."""
+    images = {space.space: space for space in spaces}.get("image")
+    if images is None:
+        raise BadRequest("no item has an image that can be used: there is nothing to learn from", "images")
+    source = image_source(settings)
+    try:
+        return learn_lora(
+            settings.image_encoder,
+            catalogue,
+            source,
+            products_of(catalogue, images),
+            settings.store / "encoders",
+            choose_device(settings.device, settings.threads),
+            (lambda done, total: progress("fine-tune", done, total, "steps")) if progress else None,
+        )
+    finally:
+        source.close()
 
 
 def _words_encoder(settings: Settings, device: Device) -> TextEncoder:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from embed.alignment.alignment import Alignment
+from embed.alignment.lora import LoraReport
 from embed.behaviour import Interactions, collect
 from embed.catalogue import Catalogue, IngestReport, Mapping, check_items, ingest, read_report
 from embed.durable import alone, write_folder
@@ -23,7 +24,7 @@ from serve.errors import BadRequest, Broken
 from serve.evaluation.asked import Asked
 from serve.evaluation.first_look import look
 from serve.evaluation.gate import compare
-from serve.jobs.aligning import AlignmentReport, align, aligned
+from serve.jobs.aligning import AlignmentReport, align, aligned, fine_tune
 from serve.jobs.encoding import encode, encode_on_ray
 from serve.jobs.indexing import build_indexes, build_tower
 from serve.learn.event_store import open_event_store
@@ -101,6 +102,14 @@ def align_catalogue(settings: Settings, progress: Progress | None = None) -> Ali
         catalogue = Catalogue.current(settings.store)
         check_items(catalogue)
         return align(settings, catalogue, encode(settings, catalogue, progress), progress)
+
+
+def fine_tune_catalogue(settings: Settings, progress: Progress | None = None) -> LoraReport:
+    """Fine-tune the CLIP model of the settings on the catalogue (LoRA)."""
+    with one_job_at_a_time(settings.store):
+        catalogue = Catalogue.current(settings.store)
+        check_items(catalogue)
+        return fine_tune(settings, catalogue, encode(settings, catalogue, progress), progress)
 
 
 def _ingest(
