@@ -7,9 +7,7 @@ bytes come out as if nothing had happened.
 """
 
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -23,8 +21,9 @@ from embed.catalogue import Catalogue, Item
 from embed.compose import compose_texts
 from embed.encoders import ImageEncoder, TextEncoder, Vectors
 from embed.encoders.encoder import Prepared
-from embed.images import ImageRefused, ImageSource, decode_image
-from embed.vector_store import Keys, VectorStore, as_keys, content_key
+from embed.images import ImageRefused, ImageSource
+from embed.images.reading import Reading, read_ahead
+from embed.vector_store import Keys, Known, VectorStore, as_keys, content_key
 
 PART = 1024  # vectors a crash may cost; a multiple of every CPU batch size, so that batches never straddle parts
 READ_AHEAD = 2  # batches of decoded images that wait for the encoder, at most
@@ -135,11 +134,18 @@ def encode_images(
     source: ImageSource,
     progress: Progress | None = None,
     readers: int = 2,
+    processes: bool = False,
 ) -> SpaceVectors:
-    """Encode every image of every item; one row for each. Failures are counted and listed in `failures.jsonl`."""
+    """Encode every image of every item; one row for each. Failures are counted and listed in `failures.jsonl`.
+
+    Images are read by so many threads, or `processes`, in which case the calling script must be importable.
+    """
     job = Job(VectorStore(store, "image", encoder.fingerprint, encoder.dim))
+    # Processes know what the store has now, not what is met twice in this run.
+    known = Known(job.store.keys()).__contains__ if processes else job.has
+    reading = Reading(source, encoder.prepare, encoder.shrink_to, known)
     return job.take_images(
-        encoder, encoded(references(catalogue), encoder, source, job.has, readers), catalogue, progress
+        encoder, encoded(references(catalogue), encoder, reading, job.has, readers, processes), catalogue, progress
     )
 
 
@@ -153,9 +159,10 @@ def references(catalogue: Catalogue) -> Iterator[Reference]:
 def encoded(
     images: Iterable[Reference],
     encoder: ImageEncoder,
-    source: ImageSource,
+    reading: Reading,
     has: Callable[[bytes], bool],
     readers: int,
+    processes: bool = False,
 ) -> Iterator[Seen | Encoded]:
     """Each image in their order, and in between the vectors of those before that `has` does not know by their keys.
 
@@ -164,13 +171,8 @@ def encoded(
     keys: list[bytes] = []
     prepared: list[Prepared] = []
 
-    def read(reference: str) -> tuple[bytes, Prepared | None]:
-        key, data = source.load(reference, has)
-        if data is None:
-            return key, None
-        return key, encoder.prepare(decode_image(data, source.limits, shrink_to=encoder.shrink_to))
-
-    for image, outcome in _read_ahead(images, read, readers, READ_AHEAD * encoder.batch):
+    ahead = READ_AHEAD * encoder.batch
+    for image, outcome in read_ahead(images, lambda image: image.reference, reading, readers, ahead, processes):
         try:
             key, pixels = outcome.result()
         except ImageRefused as refused:
@@ -273,23 +275,6 @@ class Job:
 def _items(catalogue: Catalogue) -> Iterator[Item]:
     for batch in catalogue.batches():
         yield from batch
-
-
-def _read_ahead(
-    images: Iterable[Reference], read: Callable[[str], tuple[bytes, Prepared | None]], readers: int, ahead: int
-) -> Iterator[tuple[Reference, Future[tuple[bytes, Prepared | None]]]]:
-    """Results in the order of `images`, read by `readers` threads at most `ahead` images ahead."""
-    pool = ThreadPoolExecutor(readers, thread_name_prefix="image-reader")
-    try:
-        waiting: deque[tuple[Reference, Future[tuple[bytes, Prepared | None]]]] = deque()
-        for image in images:
-            waiting.append((image, pool.submit(read, image.reference)))
-            if len(waiting) > ahead:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
-    finally:
-        pool.shutdown(cancel_futures=True)  # an interrupted job does not wait for images that nobody will take
 
 
 def _write_failures(path: Path, failures: list[Failure]) -> None:

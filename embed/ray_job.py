@@ -23,7 +23,8 @@ from embed.encode_job import Encoded, Job, Progress, Reference, Seen, SpaceVecto
 from embed.encoders import ImageEncoder, TextEncoder, choose_device, load_image_encoder, load_text_encoder
 from embed.errors import BadInput, Missing
 from embed.images import ImageRefused, ImageSource
-from embed.vector_store import KEY_BYTES, Keys, VectorStore
+from embed.images.reading import Reading
+from embed.vector_store import Known, VectorStore
 
 BLOCK = 256  # images or texts that a worker takes at a time, and that are lost with it
 _VECTOR = pa.list_(pa.float32())
@@ -132,18 +133,6 @@ def encode_texts_on_ray(
     return job.finish("text", encoder, truncated=truncated)
 
 
-class Known:
-    """Keys [n] as they fit many workers' memory: one sorted array."""
-
-    def __init__(self, keys: Keys) -> None:
-        # As text, as NumPy compares no raw bytes. It drops zeros at the end, from both sides alike.
-        self._keys = np.sort(keys.view(f"S{KEY_BYTES}"))
-
-    def __contains__(self, key: bytes) -> bool:
-        place = int(np.searchsorted(self._keys, np.bytes_(key)))
-        return bool(np.any(self._keys[place : place + 1] == np.bytes_(key)))
-
-
 class ImageWorker:
     """Reads and encodes one table of images after the other; an actor of Ray Data."""
 
@@ -162,9 +151,10 @@ class ImageWorker:
         def has(key: bytes) -> bool:
             return key in given or key in self._known
 
+        reading = Reading(self._source, self._encoder.prepare, self._encoder.shrink_to, has)
         seen: list[Seen] = []
         vectors: dict[bytes, NDArray[np.float32]] = {}
-        for one in encoded(images, self._encoder, self._source, has, self._threads + 1):
+        for one in encoded(images, self._encoder, reading, has, self._threads + 1):
             if isinstance(one, Encoded):
                 vectors.update(zip(one.keys, one.vectors, strict=True))
             else:

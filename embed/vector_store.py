@@ -32,6 +32,18 @@ def as_keys(keys: Iterable[bytes]) -> Keys:
     return np.frombuffer(b"".join(keys), dtype=f"V{KEY_BYTES}")
 
 
+class Known:
+    """Keys [n] in one sorted array, as workers take them along."""
+
+    def __init__(self, keys: Keys) -> None:
+        # As text, as NumPy compares no raw bytes. It drops zeros at the end, from both sides alike.
+        self._keys = np.sort(keys.view(f"S{KEY_BYTES}"))
+
+    def __contains__(self, key: bytes) -> bool:
+        place = int(np.searchsorted(self._keys, np.bytes_(key)))
+        return bool(np.any(self._keys[place : place + 1] == np.bytes_(key)))
+
+
 class Table(NamedTuple):
     """Where the vectors of some keys lie."""
 

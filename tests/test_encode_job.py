@@ -26,7 +26,8 @@ from embed import encode_job
 from embed.catalogue import Catalogue, Item, ingest
 from embed.compose import DESCRIPTION, HEADLINE, compose_texts
 from embed.encode_job import SpaceVectors, encode_images, encode_texts
-from embed.encoders import EncodedTexts, ImageEncoder, TextEncoder
+from embed.encoders import Device, EncodedTexts, ImageEncoder, TextEncoder
+from embed.encoders.bundled import BundledImageEncoder
 from embed.images import ImageSource, polite
 
 DIM = 8
@@ -319,6 +320,20 @@ def test_batches_and_parts_are_cut_alike_and_progress_ends_at_all(
     told.clear()
     shop.texts(progress=lambda *done: told.append(done))
     assert told[-1] == (19, 19)
+
+
+def test_processes_read_what_threads_read(shop: Shop, tmp_path: Path) -> None:
+    (shop.folder / "2.png").write_bytes(b"<html>403</html>")
+    encoder = BundledImageEncoder(Device("cpu", 1))
+    by_threads = encode_images(tmp_path / "one", shop.catalogue(), encoder, ImageSource(shop.folder))
+    catalogue, source = Catalogue.current(shop.store), ImageSource(shop.folder)
+    by_processes = encode_images(tmp_path / "two", catalogue, encoder, source, readers=2, processes=True)
+    assert (by_processes.encoded, by_processes.failures) == (by_threads.encoded, by_threads.failures)
+    assert len(by_processes.failures) == 1
+    np.testing.assert_array_equal(by_processes.keys, by_threads.keys)
+    np.testing.assert_array_equal(gathered(by_processes), gathered(by_threads))
+    again = encode_images(tmp_path / "two", catalogue, encoder, source, processes=True)
+    assert again.encoded == 0
 
 
 @pytest.mark.parametrize("readers", [1, 4])

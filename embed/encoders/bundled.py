@@ -60,16 +60,18 @@ class BundledImageEncoder:
         else:
             self._run = CpuModel(f"bundled-image-{self.fingerprint}", device.streams, self._export)
 
-    def prepare(self, image: Image.Image) -> Prepared:
+    @staticmethod
+    def prepare(image: Image.Image) -> Prepared:
         """RGB image to uint8 [224, 224, 3]; scaling to -1..1 is part of the model, a quarter of the bytes to move."""
+        side, shrink_to = BundledImageEncoder.side, BundledImageEncoder.shrink_to
         width, height = image.size
-        scale = self.shrink_to / min(width, height)
-        size = (max(self.shrink_to, int(width * scale)), max(self.shrink_to, int(height * scale)))
+        scale = shrink_to / min(width, height)
+        size = (max(shrink_to, int(width * scale)), max(shrink_to, int(height * scale)))
         # Resizing only what the crop keeps gives the same pixels as resizing all and cropping after.
-        left, top = (round((length - self.side) / 2) for length in size)
+        left, top = (round((length - side) / 2) for length in size)
         across, down = width / size[0], height / size[1]
-        box = (left * across, top * down, (left + self.side) * across, (top + self.side) * down)
-        return np.asarray(image.resize((self.side, self.side), Image.Resampling.BICUBIC, box=box))
+        box = (left * across, top * down, (left + side) * across, (top + side) * down)
+        return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box=box))
 
     def encode_images(self, prepared: Sequence[Prepared]) -> Vectors:
         """n arrays [224, 224, 3] to [n, 1280] unit rows."""

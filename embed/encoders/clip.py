@@ -4,6 +4,7 @@ On CPU both towers are exported once and run through OpenVINO, on a GPU through 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,8 @@ class ClipEncoder:
         self.context_length = int(self._tokenizer.context_length)
         image_size = model.visual.image_size
         self.shrink_to = max(image_size) if isinstance(image_size, tuple) else int(image_size)
-        *self._steps, _, normalize = preprocess.transforms  # the last two: to a tensor of 0..1, and to a mean of 0
+        *steps, _, normalize = preprocess.transforms  # the last two: to a tensor of 0..1, and to a mean of 0
+        self.prepare = partial(_prepared, steps)
         of_images, of_texts = self._towers(model, normalize)
         blank = self.prepare(Image.new("RGB", (self.shrink_to, self.shrink_to)))
         self._of_images, self._of_texts = self._on_torch(of_images), self._on_torch(of_texts)
@@ -82,12 +84,6 @@ class ClipEncoder:
                 self._of_images = faster
             except Exception as error:  # of some of the many models: then it is slower
                 log_slow(self.name, error)
-
-    def prepare(self, image: Image.Image) -> Prepared:
-        """RGB image to uint8 [side, side, 3], by open_clip's own steps."""
-        for step in self._steps:
-            image = step(image)
-        return np.asarray(image)
 
     def encode_images(self, prepared: Sequence[Prepared]) -> Vectors:
         """n arrays [side, side, 3] to [n, dim] unit rows."""
@@ -174,3 +170,10 @@ class ClipEncoder:
         tags = open_clip.list_pretrained_tags_by_model(model_name)
         if not looks_like_path and pretrained not in tags:
             raise BadInput(f"open_clip knows no weights {pretrained!r} for {model_name}: {', '.join(tags)}", "encoder")
+
+
+def _prepared(steps: Sequence[Callable[[Image.Image], Image.Image]], image: Image.Image) -> Prepared:
+    """RGB image to uint8 [side, side, 3], by open_clip's own steps."""
+    for step in steps:
+        image = step(image)
+    return np.asarray(image)

@@ -36,7 +36,7 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class ImageEncoder(Encoder, Protocol):
-    """Images to unit vectors. `prepare` is cheap, thread-safe and runs in the decoding threads."""
+    """Images to unit vectors. `prepare` is cheap, thread-safe and picklable: it runs where images are decoded."""
 
     shrink_to: int  # the side in pixels beyond which a photo need not be decoded any larger
     batch: int  # images that are encoded together

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from ssl import SSLContext
@@ -47,6 +48,15 @@ class ImageSource:
         connect: httpcore.NetworkBackend | None = None,
     ) -> None:
         self._folder = None if root is None else Folder(root, limits.max_bytes)
+        self._arguments: dict[str, Any] = {
+            "root": root,
+            "allow_http": allow_http,
+            "stores": stores,
+            "limits": limits,
+            "timeout_s": timeout_s,
+            "max_redirects": max_redirects,
+            "tries": tries,
+        }
         self._hosts = Hosts(tries)
         self._buckets = Buckets(stores, self._hosts, limits.max_bytes)
         self.limits = limits
@@ -65,6 +75,10 @@ class ImageSource:
             if allow_http
             else None
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For a process of its own: with connections and politeness of its own."""
+        return partial(ImageSource, **self._arguments), ()
 
     def read(self, reference: str) -> bytes:
         """The bytes behind a reference, at most `limits.max_bytes`; raises ImageRefused."""

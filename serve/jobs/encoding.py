@@ -20,13 +20,16 @@ def encode(settings: Settings, catalogue: Catalogue, progress: Progress | None) 
     """Encode what is new; the rows of each space that has any."""
     device = choose_device(settings.device, settings.threads)
     source = ImageSource(**_source(settings, catalogue))
+    fetched = settings.allow_http_images or bool(settings.image_stores)
     images = encode_images(
         settings.store,
         catalogue,
         load_image_encoder(settings.image_encoder, device),
         source,
         _told(progress, "encode images", "images"),
-        readers=FETCHERS if settings.allow_http_images or settings.image_stores else device.threads,
+        readers=FETCHERS if fetched else device.threads,
+        # A card takes images faster than threads of one process make them ready. But only one process is polite.
+        processes=device.kind == "cuda" and not fetched,
     )
     source.close()
     encoder = load_text_encoder(settings.text_encoder, device)

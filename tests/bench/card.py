@@ -63,7 +63,7 @@ def main() -> None:
                         pass
 
             def job(encoder=encoder, label=label, stores=stores) -> None:
-                encode_images(folder / f"{label}{next(stores)}", catalogue, encoder, source, readers=device.threads)
+                encode_images(folder / f"{label}{next(stores)}", catalogue, encoder, source, None, device.threads, True)
 
             def forward(encoder=encoder, prepared=prepared) -> None:
                 encoder.encode_images(prepared)
