@@ -247,7 +247,7 @@ def test_clip_equals_open_clip(clip_weights: Path) -> None:
     with torch.inference_mode():
         right = model.eval().encode_image(torch.stack([preprocess(image) for image in images])).numpy()
         right_texts = model.encode_text(open_clip.get_tokenizer("tiny-test")(TEXTS)).numpy()
-    prepare = pickle.loads(pickle.dumps(encoder.prepare))  # as for a process that reads images
+    prepare = pickle.loads(pickle.dumps(encoder.prepare))  # noqa: S301  as for a process that reads images
     vectors = encoder.encode_images([prepare(image) for image in images])
     assert_unit(vectors, 32)
     assert cosines(vectors, right).min() > 1 - 1e-3
