@@ -48,22 +48,23 @@ def aligned(
     settings: Settings, catalogue: Catalogue, spaces: Sequence[SpaceVectors], progress: Progress | None
 ) -> Alignment | None:
     """The alignment that fits these spaces: the current one, or one that is learned now; None without image space."""
-    images = {space.space: space for space in spaces}.get("image")
-    if images is None or not settings.align:
+    made = {space.space: space.fingerprint for space in spaces}
+    if "image" not in made or not settings.align:
         return None
-    device = choose_device(settings.device, settings.threads)
-    encoder = _words_encoder(settings, device)
     try:
         current = current_alignment(settings.store)
     except EmbedError:
         current = None  # damaged: learned again
     if (
         current is not None
-        and (current.facts.image, current.facts.words) == (images.fingerprint, encoder.fingerprint)
+        and current.facts.image == made["image"]
+        and current.facts.words == (made["image"] if current.facts.joint else made.get("text"))
         and len(catalogue) < GROWTH * current.facts.items
     ):
         return current
-    return learn(settings, catalogue, images, encoder, device, progress)
+    images = next(space for space in spaces if space.space == "image")
+    device = choose_device(settings.device, settings.threads)
+    return learn(settings, catalogue, images, _words_encoder(settings, device), device, progress)
 
 
 def align(
