@@ -58,7 +58,7 @@ def aligned(
     if (
         current is not None
         and current.facts.image == made["image"]
-        and current.facts.words == (made["image"] if current.facts.joint else made.get("text"))
+        and (current.facts.joint or made.get("text") in (None, current.facts.words))
         and len(catalogue) < GROWTH * current.facts.items
     ):
         return current
