@@ -7,7 +7,9 @@ bytes come out as if nothing had happened.
 """
 
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +28,7 @@ from embed.images.reading import Reading, read_ahead
 from embed.vector_store import Keys, Known, VectorStore, as_keys, content_key
 
 PART = 1024  # vectors a crash may cost; a multiple of every CPU batch size, so that batches never straddle parts
+FLYING = 2  # batches that are encoded at once, so that no core waits for the last of one before the next begins
 READ_AHEAD = 2  # batches of decoded images that wait for the encoder, at most
 Progress = Callable[[int, int], None]  # done, total
 
@@ -170,25 +173,34 @@ def encoded(
     """
     keys: list[bytes] = []
     prepared: list[Prepared] = []
-
+    flying: deque[tuple[list[bytes], Future[Vectors]]] = deque()
     ahead = READ_AHEAD * encoder.batch
-    for image, outcome in read_ahead(images, lambda image: image.reference, reading, readers, ahead, processes):
-        try:
-            key, pixels = outcome.result()
-        except ImageRefused as refused:
-            yield Seen(image, refused=refused)
-            continue
-        new = pixels is not None and not has(key)
-        yield Seen(image, key)
-        if new and pixels is not None:
-            keys.append(key)
-            prepared.append(pixels)
-        if len(prepared) == encoder.batch:
-            yield Encoded(tuple(keys), encoder.encode_images(prepared))
-            keys.clear()
-            prepared.clear()
-    if prepared:
-        yield Encoded(keys, encoder.encode_images(prepared))
+    with ThreadPoolExecutor(FLYING, thread_name_prefix="encoding") as pool:
+        for image, outcome in read_ahead(images, lambda image: image.reference, reading, readers, ahead, processes):
+            try:
+                key, pixels = outcome.result()
+            except ImageRefused as refused:
+                yield Seen(image, refused=refused)
+                continue
+            new = pixels is not None and not has(key)
+            yield Seen(image, key)
+            if new and pixels is not None:
+                keys.append(key)
+                prepared.append(pixels)
+            if len(prepared) == encoder.batch:
+                if len(flying) == FLYING:
+                    yield _landed(flying)
+                flying.append((keys, pool.submit(encoder.encode_images, prepared)))
+                keys, prepared = [], []
+        if prepared:
+            flying.append((keys, pool.submit(encoder.encode_images, prepared)))
+        while flying:
+            yield _landed(flying)
+
+
+def _landed(flying: "deque[tuple[list[bytes], Future[Vectors]]]") -> Encoded:
+    keys, vectors = flying.popleft()
+    return Encoded(keys, vectors.result())
 
 
 class Job:

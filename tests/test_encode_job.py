@@ -314,7 +314,7 @@ def test_batches_and_parts_are_cut_alike_and_progress_ends_at_all(
     encoder = FakeImages()
     told: list[tuple[int, int]] = []
     shop.images(encoder, progress=lambda *done: told.append(done))
-    assert encoder.encoded == [4, 4, 4, 4, 3]
+    assert sorted(encoder.encoded) == [3, 4, 4, 4, 4]
     assert told == [(done, 19) for done in range(1, 20)]
     assert len(list((shop.store / "vectors/image/fa4e01").glob("*.arrow"))) == 3
     told.clear()
@@ -344,7 +344,7 @@ def test_readers_run_only_so_far_ahead(tmp_path: Path, readers: int) -> None:
         shop.add(str(number), "n", f"{number}.png")
     encoder = FakeImages(pause=0.005)
     assert shop.images(encoder, readers=readers).encoded == 80
-    assert encoder.most_alive <= (encode_job.READ_AHEAD + 1) * encoder.batch + 1
+    assert encoder.most_alive <= (encode_job.READ_AHEAD + encode_job.FLYING + 1) * encoder.batch + 1
 
 
 def test_an_error_of_the_encoder_ends_the_job_and_keeps_what_is_whole(

@@ -1,0 +1,185 @@
+r"""CLIP over image files beside clip-retrieval 2.45's `clip_inference`: images a second on CPU, from files to vectors.
+
+Both take the same photos of Magento Luma (else of the drawn shop), no two alike, and the same file of random weights
+for open_clip's ViT-B-32: how fast it is does not depend on them. Ours is the whole job, `encode_images` into a fresh
+store, in bf16 where the processor has it; theirs knows only fp32 on CPU. Each goes over a few photos first, so that
+loading the model, warming it up and our one-time export do not count. They take turns, and the ratio is of the best
+rounds: whatever else runs on the cores slows theirs more than ours, as its threads share one batch.
+
+Theirs runs in a process of its own, with the best number of readers and size of a batch of those tried on two cores
+(0 to 2 and 8 to 256), and makes no text vectors. It reads local weights as it is. Its two processes that keep
+statistics are left out: each imports all of PyTorch again while the photos wait.
+
+`cosine_to_clip_retrieval` is the least cosine of a photo's two vectors, of which theirs are float16. By random weights
+all photos have nearly the same vector; `centred_cosine` is the same after each side's mean is taken from its vectors.
+
+CLIP_RETRIEVAL_PYTHON names the Python that has clip-retrieval (default: the running one). It pins older libraries than
+ours, so it goes without them into an environment of its own, and finds PyTorch, open_clip and the rest in ours:
+
+    .venv/bin/python -m venv beside
+    beside/bin/pip install --no-deps clip-retrieval==2.45.0 all-clip==1.3.0 clip-anytorch blinker braceexpand fire \
+        flask flask-cors flask-restful h5py itsdangerous pandas platformdirs termcolor wandb xxhash
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from encode import random_clip, shop
+from report import earlier, report
+from rich.console import Console
+from rich.progress import track
+
+from embed.catalogue import Catalogue, ingest
+from embed.encode_job import encode_images
+from embed.encoders import ImageEncoder, choose_device, load_image_encoder
+from embed.encoders.encoder import Vectors, unit_rows
+from embed.images import ImageSource
+
+IMAGES, FEW, ROUNDS = 256, 16, 3
+INSTALL = (__doc__ or "")[(__doc__ or "").index("CLIP_RETRIEVAL_PYTHON names") :]
+READERS, BATCH = 1, 32  # theirs
+PACKAGES = ("torch", "open-clip-torch", "openvino", "pillow")
+
+# Takes a folder of images and one for vectors a line, and answers with the seconds it took.
+THEIRS = """
+import contextlib, importlib, os, sys, time
+from importlib.metadata import version
+from unittest.mock import MagicMock
+
+sys.path.append(sys.argv[1])  # last: what its own environment has goes first
+from clip_retrieval import clip_inference
+
+for module, statistics in ("main", "LoggerReader"), ("worker", "LoggerWriter"):
+    setattr(importlib.import_module("clip_retrieval.clip_inference." + module), statistics, MagicMock())
+print(", ".join(f"{name} {version(name)}" for name in ("clip-retrieval", "torch", "open-clip-torch")), flush=True)
+model, readers, batch = "open_clip:ViT-B-32/" + sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+for line in sys.stdin:
+    images, vectors = line.rstrip("\\n").split("\\t")
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        started = time.perf_counter()
+        clip_inference(
+            images, vectors, enable_text=False, clip_model=model, num_prepro_workers=readers, batch_size=batch
+        )
+        took = time.perf_counter() - started
+    print(took, flush=True)
+"""
+
+
+class Theirs:
+    """clip-retrieval in a process of its own, with the model loaded."""
+
+    def __init__(self, weights: Path) -> None:
+        python = os.environ.get("CLIP_RETRIEVAL_PYTHON", sys.executable)
+        arguments = [sysconfig.get_path("purelib"), str(weights), str(READERS), str(BATCH)]
+        # Without the safe path it might take this very file for clip_retrieval.
+        environment = os.environ | {"PYTHONSAFEPATH": "1", "CUDA_VISIBLE_DEVICES": ""}
+        self._process = subprocess.Popen(
+            [python, "-W", "ignore", "-c", THEIRS, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.versions = self._answer(f"{python} cannot import clip_retrieval. {INSTALL}")
+
+    def seconds(self, photos: Path, vectors: Path) -> float:
+        assert self._process.stdin
+        print(photos, vectors, sep="\t", file=self._process.stdin, flush=True)
+        return float(self._answer("clip-retrieval ended: its own message is above"))
+
+    def _answer(self, otherwise: str) -> str:
+        assert self._process.stdout
+        answer = self._process.stdout.readline().strip()
+        if not answer:
+            raise SystemExit(otherwise)
+        return answer
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["VETRINA_CACHE"] = str(folder / "cache")  # nobody wants the export of random weights later
+        weights = random_clip(folder)
+        theirs = Theirs(weights)
+        encoder = load_image_encoder(f"open_clip:ViT-B-32/{weights}", choose_device("cpu"))
+        photos = distinct_photos(folder)
+        few, every = keep(photos[:FEW], folder / "few"), keep(photos, folder / "every")
+        theirs.seconds(few, folder / "few_theirs")
+        ours(encoder, few, folder / "few_ours")
+        their_s, our_s, vectors = [], [], {}
+        for turn in track(range(ROUNDS), "rounds", console=Console(stderr=True)):
+            their_s.append(theirs.seconds(every, folder / f"theirs{turn}"))
+            seconds, vectors = ours(encoder, every, folder / f"ours{turn}")
+            our_s.append(seconds)
+        cosine, centred = alike(vectors, their_vectors(folder / "theirs0"))
+    figures = {
+        "images": len(photos),
+        "clip_job_per_s": round(len(photos) / min(our_s), 1),
+        "clip_retrieval_per_s": round(len(photos) / min(their_s), 1),
+        "clip_over_clip_retrieval": round(min(their_s) / min(our_s), 2),
+        "cosine_to_clip_retrieval": round(cosine, 5),
+        "centred_cosine": round(centred, 5),
+        "theirs": theirs.versions,
+    }
+    report("clip_retrieval", figures, seed=0, packages=PACKAGES)
+    shared = {name: figures[name] for name in ("clip_over_clip_retrieval", "cosine_to_clip_retrieval")}
+    report("encode", earlier("encode") | shared, seed=0, packages=PACKAGES)
+
+
+def distinct_photos(folder: Path) -> list[Path]:
+    """The first photos of the shop whose bytes differ: ours would encode the same bytes once only."""
+    catalogue, root = shop(folder)
+    references = sorted({image for batch in catalogue.batches() for item in batch for image in item.images})
+    return list({(root / of).read_bytes(): root / of for of in references}.values())[:IMAGES]
+
+
+def keep(photos: list[Path], folder: Path) -> Path:
+    """A folder of these photos, with a catalogue in which each is an item by its file's name."""
+    folder.mkdir()
+    for photo in photos:
+        shutil.copy(photo, folder)
+    lines = [f"{photo.name},Thing,{photo.name}" for photo in photos]
+    (folder / "items.csv").write_text("\n".join(["item_id,title,image", *lines]))
+    ingest(folder / "items.csv", folder / "store")
+    return folder
+
+
+def ours(encoder: ImageEncoder, photos: Path, store: Path) -> tuple[float, dict[str, Vectors]]:
+    """The seconds of our job, and the vectors by the photo's name."""
+    catalogue, source = Catalogue.current(photos / "store"), ImageSource(photos)
+    started = time.perf_counter()
+    found = encode_images(store, catalogue, encoder, source, readers=len(os.sched_getaffinity(0)))
+    took = time.perf_counter() - started
+    names = [item.item_id for batch in catalogue.batches() for item in batch]
+    if not found.encoded == len(names) == len(found.keys):
+        raise SystemExit(f"{found.encoded} of {len(names)} photos were encoded")
+    vectors = np.empty((len(names), found.dim), np.float32)
+    found.gather(vectors)
+    return took, {names[row]: vector for row, vector in zip(found.owners, vectors, strict=True)}
+
+
+def their_vectors(folder: Path) -> dict[str, Vectors]:
+    (vectors,), (names,) = folder.glob("img_emb/*.npy"), folder.glob("metadata/*.parquet")
+    paths = pq.read_table(names)["image_path"].to_pylist()
+    return {Path(path).name: vector for path, vector in zip(paths, np.load(vectors), strict=True)}
+
+
+def alike(ours: dict[str, Vectors], theirs: dict[str, Vectors]) -> tuple[float, float]:
+    """The least cosine of both vectors of a photo: as they are, and after each side's mean is taken from its own."""
+    if ours.keys() != theirs.keys():
+        raise SystemExit(f"not both have encoded {sorted(ours.keys() ^ theirs.keys())}")
+    sides = [unit_rows(np.stack([side[name] for name in ours])) for side in (ours, theirs)]
+    centred = [unit_rows(side - side.mean(axis=0)) for side in sides]
+    return float((sides[0] * sides[1]).sum(1).min()), float((centred[0] * centred[1]).sum(1).min())
+
+
+if __name__ == "__main__":
+    main()
