@@ -13,6 +13,7 @@ from embed.catalogue import Item
 HEADLINE, DESCRIPTION = 0, 1  # labels of the two rows
 
 MOST_VALUES = 3  # an attribute of many values (sizes, climates) says little of what the item is
+VIEWS = 3  # ways in which a shopper may look for an item
 SEARCH_DESCRIPTION = 200  # characters of a description that a shopper's search is as long as, at most
 MOST_CHARACTERS = 120  # of attribute values in a headline
 _WORDS = re.compile(r"[^\W\d_][^\d/]{1,39}")

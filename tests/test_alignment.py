@@ -256,3 +256,14 @@ def test_the_command_line_learns_anew_and_a_setting_turns_it_off(
     engine = open_engine(plain)
     with pytest.raises(BadRequest, match="takes words"):
         engine.search(Query(k=3, text="jacket", spaces=["image"]))
+
+
+@pytest.mark.parametrize("column", ["title", "image"])
+def test_a_shop_of_photos_or_of_words_alone_is_built(tmp_path: Path, column: str) -> None:
+    for number in range(4):
+        Image.new("RGB", (64, 64), (40 * number, 9, 9)).save(tmp_path / f"{number}.png")
+    (tmp_path / "feed.csv").write_text("\n".join([f"item_id,{column}", *(f"i{n},{n}.png" for n in range(4))]))
+    settings = Settings(store=tmp_path / "store")
+    made = build(settings, tmp_path / "feed.csv").manifest
+    assert (made.alignment is None) == (column == "title")
+    assert not build(settings).published

@@ -5,8 +5,10 @@ told apart first: items that share a title, an image, or what feeds call an item
 """
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from embed.catalogue import Catalogue, Item
-from embed.compose import search_texts
+from embed.compose import VIEWS, search_texts
 from embed.encode_job import SpaceVectors
 from embed.encoders import TextEncoder, Vectors
 
@@ -71,16 +73,19 @@ class Photos:
 
 def products_of(catalogue: Catalogue, images: SpaceVectors) -> NDArray[np.int64]:
     """The number of each item's product, [items]."""
-    numbers: dict[Hashable, int] = {}
-    joins: list[tuple[int, int]] = []  # item, what it shares
+    rows, names = array("q"), array("Q")
     for row, item in enumerate(_items(catalogue)):
-        joins += [(row, numbers.setdefault(name, len(numbers))) for name in _shared_names(item)]
-    for row, key in zip(images.owners.tolist(), images.keys.tolist(), strict=True):
-        joins.append((row, numbers.setdefault(key, len(numbers))))
-    rows, shared = np.array(joins or np.empty((0, 2)), np.int64).T
-    few = np.bincount(shared, minlength=len(numbers))[shared] <= SHARED_BY
-    size = len(catalogue) + len(numbers)
-    edges = (np.ones(few.sum(), np.bool_), (rows[few], len(catalogue) + shared[few]))
+        for name in _shared_names(item):
+            rows.append(row)
+            names.append(
+                int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+            )
+    owners = np.concatenate([np.array(rows, np.int64), images.owners])
+    halves = images.keys.view(np.uint64).reshape(-1, 2)[:, 0]
+    _, shared, sharing = np.unique(np.concatenate([names, halves]), return_inverse=True, return_counts=True)
+    few = sharing[shared] <= SHARED_BY
+    size = len(catalogue) + len(sharing)
+    edges = (np.ones(int(few.sum()), np.bool_), (owners[few], len(catalogue) + shared[few]))
     _, labels = connected_components(coo_array(edges, (size, size)), directed=False)
     return np.asarray(labels[: len(catalogue)], np.int64)
 
@@ -93,15 +98,16 @@ def collect_pairs(
     seed: int,
     progress: Progress | None = None,
 ) -> Pairs:
-    """At most 10,000 items with image and words, chosen at random; an image that over 50 items share is nobody's."""
+    """At most 10,000 items with image, chosen at random, that have words; an image that over 50 share is nobody's."""
     _, image, sharing = np.unique(images.keys, return_inverse=True, return_counts=True)
     first = np.full(len(catalogue), -1, np.int64)
     usable = np.flatnonzero(sharing[image] <= SHARED_BY)[::-1]
     first[images.owners[usable]] = usable  # the earliest, as it is written last
-    texts = [search_texts(item) if row >= 0 else [] for row, item in zip(first, _items(catalogue), strict=True)]
-    chosen = np.array([row for row, views in enumerate(texts) if views], np.int64)
-    if len(chosen) > MOST_PAIRS:
-        chosen = np.sort(np.random.default_rng(seed).choice(chosen, MOST_PAIRS, replace=False))
+    wanted = np.zeros(len(catalogue), np.bool_)
+    wanted[np.random.default_rng(seed).permutation(np.flatnonzero(first >= 0))[:MOST_PAIRS]] = True
+    said = {row: search_texts(item) for row, item in enumerate(_items(catalogue)) if wanted[row]}
+    texts = {row: views for row, views in said.items() if views}
+    chosen = np.fromiter(texts, np.int64)
     numbers: dict[str, int] = {}
     text = np.array([[numbers.setdefault(view, len(numbers)) for view in texts[row]] for row in chosen], np.int64)
     words = np.empty((len(numbers), encoder.dim), np.float32)
@@ -113,7 +119,7 @@ def collect_pairs(
     rows = first[chosen]
     vectors = np.empty((len(rows), images.dim), np.float32)
     images.store.gather(images.keys[rows], vectors)
-    text = text.reshape(len(chosen), -1).T
+    text = text.reshape(len(chosen), VIEWS).T
     return Pairs(vectors, words[text], products[chosen], image[rows], text)
 
 
@@ -138,9 +144,9 @@ def _items(catalogue: Catalogue) -> Iterator[Item]:
         yield from batch
 
 
-def _shared_names(item: Item) -> Iterable[Hashable]:
+def _shared_names(item: Item) -> Iterator[str]:
     if item.title:
-        yield "title", re.sub(r"\s+", " ", item.title).casefold()
+        yield "title " + re.sub(r"\s+", " ", item.title).casefold()
     for name, values in item.attributes.items():
         if values and name.casefold() in GROUP_NAMES:
-            yield "group", values[0]
+            yield "group " + values[0]
