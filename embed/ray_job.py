@@ -87,10 +87,6 @@ class Cluster:
         )
         yield from found.iter_batches(batch_size=None, batch_format="pyarrow")
 
-    def share(self, value: Any) -> Any:
-        """A value that workers read where they are, instead of each being sent it."""
-        return self._ray.put(value)
-
     def close(self) -> None:
         self._ray.shutdown()
 
@@ -105,7 +101,7 @@ def encode_images_on_ray(
 ) -> SpaceVectors:
     """As encode_job.encode_images; `encoder` tells the space, `source` is what every worker makes an ImageSource of."""
     job = Job(VectorStore(store, "image", encoder.fingerprint, encoder.dim))
-    known = cluster.share(Known(job.store.keys()))
+    known = Known(job.store.keys())
     tables = (
         pa.table([list(column) for column in zip(*block, strict=True)], schema=pa.schema(list(_SEEN)[:4]))
         for block in _blocks(references(catalogue))
@@ -136,12 +132,10 @@ def encode_texts_on_ray(
 class ImageWorker:
     """Reads and encodes one table of images after the other; an actor of Ray Data."""
 
-    def __init__(self, name: str, source: dict[str, Any], known: Any, device: str, threads: int) -> None:
-        import ray
-
+    def __init__(self, name: str, source: dict[str, Any], known: Known, device: str, threads: int) -> None:
         self._encoder = load_image_encoder(name, choose_device(device, threads))
         self._source = ImageSource(**source)
-        self._known = ray.get(known)
+        self._known = known
         self._threads = threads
 
     def __call__(self, table: pa.Table) -> pa.Table:
