@@ -24,7 +24,7 @@ from embed.compose import compose_texts
 from embed.encoders import ImageEncoder, TextEncoder, Vectors
 from embed.encoders.encoder import Prepared
 from embed.images import ImageRefused, ImageSource
-from embed.images.reading import Reading, read_ahead
+from embed.images.reading import Outcome, Reading, read_ahead
 from embed.vector_store import Keys, Known, VectorStore, as_keys, content_key
 
 PART = 1024  # vectors a crash may cost; a multiple of every CPU batch size, so that batches never straddle parts
@@ -146,7 +146,7 @@ def encode_images(
     job = Job(VectorStore(store, "image", encoder.fingerprint, encoder.dim))
     # Processes know what the store has now, not what is met twice in this run.
     known = Known(job.store.keys()).__contains__ if processes else job.has
-    reading = Reading(source, encoder.prepare, encoder.shrink_to, known)
+    reading = Reading(source, encoder.prepare, encoder.shrink_to, known, coded=encoder.decode is not None)
     return job.take_images(
         encoder, encoded(references(catalogue), encoder, reading, job.has, readers, processes), catalogue, progress
     )
@@ -176,16 +176,12 @@ def encoded(
     flying: deque[tuple[list[bytes], Future[Vectors]]] = deque()
     ahead = READ_AHEAD * encoder.batch
     with ThreadPoolExecutor(FLYING, thread_name_prefix="encoding") as pool:
-        for image, outcome in read_ahead(images, lambda image: image.reference, reading, readers, ahead, processes):
-            try:
-                key, pixels = outcome.result()
-            except ImageRefused as refused:
-                yield Seen(image, refused=refused)
-                continue
-            new = pixels is not None and not has(key)
-            yield Seen(image, key)
-            if new and pixels is not None:
-                keys.append(key)
+        read = read_ahead(images, lambda image: image.reference, reading, readers, ahead, processes)
+        for seen, pixels in _decoded(read, encoder, reading):
+            new = pixels is not None and seen.key is not None and not has(seen.key)
+            yield seen
+            if new and seen.key is not None:
+                keys.append(seen.key)
                 prepared.append(pixels)
             if len(prepared) == encoder.batch:
                 if len(flying) == FLYING:
@@ -196,6 +192,45 @@ def encoded(
             flying.append((keys, pool.submit(encoder.encode_images, prepared)))
         while flying:
             yield _landed(flying)
+
+
+def _decoded(
+    read: Iterable[tuple[Reference, Outcome | ImageRefused]], encoder: ImageEncoder, reading: Reading
+) -> Iterator[tuple[Seen, Prepared]]:
+    """Each image in their order, as the encoder takes it; None for one that is known or refused.
+
+    JPEGs for a card wait for others, to be decoded together.
+    """
+    waiting: list[tuple[Seen, Prepared]] = []
+    coded = 0
+    for image, outcome in read:
+        if isinstance(outcome, ImageRefused):
+            waiting.append((Seen(image, refused=outcome), None))
+        else:
+            key, made = outcome
+            waiting.append((Seen(image, key), made))
+            coded += isinstance(made, bytes)
+        if not coded or len(waiting) == encoder.batch:
+            yield from _on_card(waiting, encoder, reading)
+            waiting, coded = [], 0
+    yield from _on_card(waiting, encoder, reading)
+
+
+def _on_card(
+    waiting: list[tuple[Seen, Prepared]], encoder: ImageEncoder, reading: Reading
+) -> Iterator[tuple[Seen, Prepared]]:
+    """The same with all JPEGs decoded; those that a card leaves, as others are."""
+    coded = [made for _, made in waiting if isinstance(made, bytes)]
+    decoded = iter(encoder.decode(coded) if coded and encoder.decode is not None else ())
+    for seen, made in waiting:
+        pixels = next(decoded) if isinstance(made, bytes) else made
+        if pixels is None and isinstance(made, bytes):
+            try:
+                pixels = reading.prepared(made)
+            except ImageRefused as refused:
+                yield Seen(seen.image, refused=refused), None
+                continue
+        yield seen, pixels
 
 
 def _landed(flying: "deque[tuple[list[bytes], Future[Vectors]]]") -> Encoded:

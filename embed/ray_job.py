@@ -145,10 +145,11 @@ class ImageWorker:
         def has(key: bytes) -> bool:
             return key in given or key in self._known
 
-        reading = Reading(self._source, self._encoder.prepare, self._encoder.shrink_to, has)
+        encoder, source = self._encoder, self._source
+        reading = Reading(source, encoder.prepare, encoder.shrink_to, has, coded=encoder.decode is not None)
         seen: list[Seen] = []
         vectors: dict[bytes, NDArray[np.float32]] = {}
-        for one in encoded(images, self._encoder, reading, has, self._threads + 1):
+        for one in encoded(images, encoder, reading, has, self._threads + 1):
             if isinstance(one, Encoded):
                 vectors.update(zip(one.keys, one.vectors, strict=True))
             else:

@@ -151,7 +151,7 @@ class Lengths:
 class Corners:
     """An image encoder for tests: the colour of the first pixel."""
 
-    name, dim, fingerprint, shrink_to, batch = "corners", 3, "corners", 8, 4
+    name, dim, fingerprint, shrink_to, batch, decode = "corners", 3, "corners", 8, 4, None
 
     def prepare(self, image: Any) -> NDArray[Any]:
         return np.asarray(image)[0, 0]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from embed.encoders.card import CardModel, JpegDecoder, stacked
 from embed.encoders.cpu_model import CpuModel, log_slow
 from embed.encoders.device import Device
 from embed.encoders.encoder import (
@@ -26,6 +27,7 @@ from embed.encoders.encoder import (
 from embed.errors import BadInput, Damaged, Missing
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Module
 
 
@@ -67,15 +69,16 @@ class ClipEncoder:
         self.shrink_to = max(image_size) if isinstance(image_size, tuple) else int(image_size)
         *steps, _, normalize = preprocess.transforms  # the last two: to a tensor of 0..1, and to a mean of 0
         self.prepare = partial(_prepared, steps)
-        of_images, of_texts = self._towers(model, normalize)
-        blank = self.prepare(Image.new("RGB", (self.shrink_to, self.shrink_to)))
-        self._of_images, self._of_texts = self._on_torch(of_images), self._on_torch(of_texts)
-        self.dim = self._of_images(np.stack([blank])).shape[1]
+        self.decode = JpegDecoder(partial(_scaled, steps)) if device.kind == "cuda" else None
         self.fingerprint = make_fingerprint(
             model=model_name,
             weights=weights_hash(model.state_dict().items()),
             preprocessing=f"{preprocess};tokens={self.context_length}",
         )
+        of_images, of_texts = self._towers(model, normalize)
+        blank = self.prepare(Image.new("RGB", (self.shrink_to, self.shrink_to)))
+        self._of_images, self._of_texts = self._on_torch(of_images), self._on_torch(of_texts)
+        self.dim = self._of_images(np.stack([blank])).shape[1]
         if device.kind == "cpu":
             tokens = self._tokenizer(["a red shoe", ""]).numpy()
             try:
@@ -87,7 +90,7 @@ class ClipEncoder:
 
     def encode_images(self, prepared: Sequence[Prepared]) -> Vectors:
         """n arrays [side, side, 3] to [n, dim] unit rows."""
-        return in_batches(prepared, self._size, self.dim, lambda batch: self._of_images(np.stack(batch)), self._streams)
+        return in_batches(prepared, self._size, self.dim, lambda batch: self._of_images(stacked(batch)), self._streams)
 
     def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
         """n texts to [n, dim] unit rows; CLIP reads 77 tokens, the start and end marks included."""
@@ -103,16 +106,16 @@ class ClipEncoder:
             return len(self._tokenizer.encode(text)) + 2
         return len(self._tokenizer.tokenizer(text)["input_ids"])
 
-    def _on_torch(self, tower: "Module") -> Callable[[NDArray[Any]], Vectors]:
+    def _on_torch(self, tower: "Module") -> Callable[..., Vectors]:
         import torch
 
-        kind = self._device.kind
-        tower.to(kind)
+        if self._device.kind == "cuda":
+            model = CardModel(tower, torch.bfloat16)
+            return lambda batch: unit_rows(model(batch=batch))
 
         def run(batch: NDArray[Any]) -> Vectors:
-            tensor = torch.from_numpy(batch).to(kind)
-            with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=self._device.half):
-                return unit_rows(tower(tensor).float().cpu().numpy())
+            with torch.inference_mode():
+                return unit_rows(tower(torch.from_numpy(batch)).numpy())
 
         return run
 
@@ -134,18 +137,17 @@ class ClipEncoder:
         import torch
 
         class OfImages(torch.nn.Module):
-            mean: torch.Tensor
-            std: torch.Tensor
-
             def __init__(self) -> None:
                 super().__init__()
                 self.model = model
-                self.register_buffer("mean", torch.tensor(normalize.mean).reshape(3, 1, 1))
-                self.register_buffer("std", torch.tensor(normalize.std).reshape(3, 1, 1))
 
             def forward(self, batch: torch.Tensor) -> torch.Tensor:
                 pixels = batch.permute(0, 3, 1, 2).float() / 255  # [n, 3, height, width]
-                vectors: torch.Tensor = self.model.encode_image((pixels - self.mean) / self.std)
+                mean, std = (  # no buffers, which would be rounded with the weights
+                    torch.tensor(each, device=batch.device).reshape(3, 1, 1) for each in (normalize.mean, normalize.std)
+                )
+                pixels = ((pixels - mean) / std).to(next(model.visual.parameters()).dtype)
+                vectors: torch.Tensor = self.model.encode_image(pixels)
                 return vectors
 
         class OfTexts(torch.nn.Module):
@@ -177,3 +179,13 @@ def _prepared(steps: Sequence[Callable[[Image.Image], Image.Image]], image: Imag
     for step in steps:
         image = step(image)
     return np.asarray(image)
+
+
+def _scaled(steps: Sequence[Callable[["Tensor"], "Tensor"]], images: "Tensor") -> "Tensor":
+    """The same for images of one size [n, 3, height, width] on a card, which are RGB already."""
+    from torch.nn import Module
+
+    for step in steps:
+        if isinstance(step, Module):  # others make a picture of Pillow RGB
+            images = step(images)
+    return images.permute(0, 2, 3, 1)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 Vectors = NDArray[np.float32]  # [n, dim], unit rows
-Prepared = NDArray[Any]  # one image as the model takes it
+Prepared = Any  # one image as the model takes it: an array [height, width, 3], or such a tensor on the card
 
 Part = TypeVar("Part")
 
@@ -40,6 +40,10 @@ class ImageEncoder(Encoder, Protocol):
 
     shrink_to: int  # the side in pixels beyond which a photo need not be decoded any larger
     batch: int  # images that are encoded together
+
+    @property
+    def decode(self) -> Callable[[Sequence[bytes]], Sequence[Prepared | None]] | None:
+        """Plain JPEGs to prepared images where the model runs, None for one that is not decoded there; None on CPU."""
 
     def prepare(self, image: Image) -> Prepared:
         """RGB image to the array the model takes."""

@@ -70,6 +70,28 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, shrink_to: i
     return rgb if turn is None else rgb.transpose(turn)
 
 
+def is_plain_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> bool:
+    """Whether any decoder makes the same of it: a whole JPEG, gray or YCbCr, upright, in sRGB, within `limits`.
+
+    A decoder on a card gives half a photo without a word, turns nothing and knows no colour profiles.
+    """
+    if not (data.startswith(b"\xff\xd8\xff") and data.endswith(b"\xff\xd9") and len(data) <= limits.max_bytes):
+        return False
+    try:
+        image = _open(data)
+        _check_size(*image.size, limits)
+    except ImageRefused:
+        return False
+    profile = image.info.get("icc_profile")
+    return (
+        image.mode in ("L", "RGB")
+        and image.info.get("adobe_transform") != 0
+        and data.count(b"\xff\xda") <= limits.max_scans
+        and _turn(image) is None
+        and (not profile or (len(profile) <= _MAX_PROFILE and _to_srgb(profile, image.mode) is None))
+    )
+
+
 def _open(data: bytes) -> ImageFile.ImageFile:
     """Read the header. Pillow's parsers raise nearly any type on hostile bytes, hence the wide net around just them;
     MemoryError goes through, as it says something about the machine."""

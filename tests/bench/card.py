@@ -1,8 +1,12 @@
-"""What a card does with images: the whole encode job beside the bare forward pass and the bare reading and decoding.
+"""What a card does with images: the whole encode job beside the bare forward pass, and what decodes beside it.
 
 8,192 photos are made of those of the Magento Luma shop, each turned and cropped a little, as a shop of that size has
-them: JPEG of some 700 pixels. CLIP is ViT-B/32 with drawn weights, which are as fast as learned ones. Job, forward pass
-and decoding take turns, and the ratios are of the medians. Needs a CUDA card and the data folder.
+them: JPEG of some 700 pixels. CLIP is ViT-B/32 with drawn weights, which are as fast as learned ones. The job reads and
+hashes files in threads or in processes, decodes on the card and stores. Beside it, in turns, and the medians of three:
+`forward`, the model on images that lie on the card; `decode`, what the job does before that; `cores`, the same by
+Pillow in as many processes as there are cores. `half_cosine` is the least of the vectors in half precision with those
+in fp32, `decoder_cosine` that of vectors of photos decoded on the card with those of Pillow's. Needs a CUDA card and
+the data folder.
 """
 
 import os
@@ -10,8 +14,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +27,16 @@ from rich.progress import track
 from safetensors.torch import save_file
 
 from embed.catalogue import Catalogue, ingest
-from embed.encode_job import encode_images
-from embed.encoders import choose_device, load_image_encoder
+from embed.encode_job import _decoded, encode_images, references
+from embed.encoders import ImageEncoder, choose_device, load_image_encoder
+from embed.encoders.card import stacked
+from embed.encoders.encoder import unit_rows
 from embed.images import ImageSource, decode_image
+from embed.images.reading import Reading, read_ahead
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "magento-luma"
-SEED, IMAGES, ROUNDS = 0, 8192, 3
+SEED, IMAGES, ROUNDS, COMPARED = 0, 8192, 3, 512
+NOTHING: frozenset[bytes] = frozenset()
 
 
 def main() -> None:
@@ -37,8 +46,8 @@ def main() -> None:
         photos = sorted(path for path in DATA.rglob("*") if path.suffix in {".jpg", ".jpeg", ".png"})
         with ProcessPoolExecutor() as pool:
             made = pool.map(vary, [(photos[each % len(photos)], each, folder) for each in range(IMAGES)], chunksize=64)
-            references = list(track(made, "photos", IMAGES, console=Console(stderr=True)))
-        lines = [f"{number},Thing,{reference}" for number, reference in enumerate(references)]
+            files = list(track(made, "photos", IMAGES, console=Console(stderr=True)))
+        lines = [f"{number},Thing,{file}" for number, file in enumerate(files)]
         (folder / "items.csv").write_text("\n".join(["item_id,title,image", *lines]))
         ingest(folder / "items.csv", folder / "catalogue")
         catalogue, source = Catalogue.current(folder / "catalogue"), ImageSource(folder)
@@ -49,29 +58,73 @@ def main() -> None:
         }
         for label, spec in (("bundled", "bundled"), ("clip", f"open_clip:ViT-B-32/{clip_weights(folder)}")):
             encoder = load_image_encoder(spec, device)
+            figures |= {f"{label}_{key}": value for key, value in measure(encoder, catalogue, source, folder).items()}
+    report("card", figures, SEED, ("torch", "torchvision", "timm", "open_clip_torch", "pillow"))
 
-            def read(reference: str, encoder=encoder) -> np.ndarray:
-                return encoder.prepare(decode_image(source.read(reference), shrink_to=encoder.shrink_to))
 
-            with ThreadPoolExecutor(device.threads) as readers:
-                prepared = list(readers.map(read, references))
-            stores = iter(range(1000))
+def measure(encoder: ImageEncoder, catalogue: Catalogue, source: ImageSource, folder: Path) -> dict[str, float]:
+    cores = len(os.sched_getaffinity(0))
+    stores = iter(range(1000))
 
-            def decode(read=read) -> None:
-                with ThreadPoolExecutor(device.threads) as readers:
-                    for _ in readers.map(read, references):
-                        pass
+    def read(coded: bool, processes: bool) -> list[Any]:
+        reading = Reading(source, encoder.prepare, encoder.shrink_to, NOTHING.__contains__, coded)
+        ahead = read_ahead(
+            references(catalogue), lambda image: image.reference, reading, cores, 2 * encoder.batch, processes
+        )
+        return [pixels for _, pixels in _decoded(ahead, encoder, reading)]
 
-            def job(encoder=encoder, label=label, stores=stores) -> None:
-                encode_images(folder / f"{label}{next(stores)}", catalogue, encoder, source, None, device.threads, True)
+    def job(processes: bool) -> None:
+        store = folder / f"{encoder.fingerprint}{next(stores)}"
+        encode_images(store, catalogue, encoder, source, None, cores, processes)
 
-            def forward(encoder=encoder, prepared=prepared) -> None:
-                encoder.encode_images(prepared)
+    prepared = read(coded=True, processes=False)
+    by_pillow = [
+        encoder.prepare(decode_image(source.read(image.reference), shrink_to=encoder.shrink_to))
+        for image, _ in zip(references(catalogue), range(COMPARED), strict=False)
+    ]
+    right = in_fp32(encoder, by_pillow)
+    runs: dict[str, Callable[[], object]] = {
+        "forward": lambda: encoder.encode_images(prepared),
+        "decode": lambda: read(coded=True, processes=False),
+        "cores": lambda: read(coded=False, processes=True),
+        "job": lambda: job(processes=False),
+        "job_processes": lambda: job(processes=True),
+    }
+    took: dict[str, list[float]] = {what: [] for what in runs}
+    for _ in track(range(ROUNDS), encoder.name[:12], console=Console(stderr=True)):
+        for what, run in runs.items():
+            started = time.perf_counter()
+            run()
+            took[what].append(time.perf_counter() - started)
+    rates = {what: IMAGES / statistics.median(of) for what, of in took.items()}
+    vectors = encoder.encode_images(by_pillow)
+    return {
+        **{f"{what}_per_s": round(rate) for what, rate in rates.items()},
+        "job_over_forward": round(max(rates["job"], rates["job_processes"]) / rates["forward"], 3),
+        "half_cosine": round(float((vectors * right).sum(1).min()), 5),
+        "decoder_cosine": round(float((encoder.encode_images(prepared[:COMPARED]) * vectors).sum(1).min()), 5),
+    }
 
-            rates = in_turns({"forward": forward, "decode": decode, "job": job}, label)
-            figures |= {f"{label}_{what}_per_s": round(rate) for what, rate in rates.items()}
-            figures[f"{label}_job_over_forward"] = round(rates["job"] / rates["forward"], 3)
-    report("card", figures, SEED, ("torch", "timm", "open_clip_torch", "pillow"))
+
+def in_fp32(encoder: Any, prepared: list[Any]) -> Any:
+    """The encoder's vectors in full precision, by PyTorch on the CPU."""
+    from embed.encoders.bundled import _image_module
+
+    if encoder.name == "bundled":
+        tower = _image_module().eval()
+    else:
+        import open_clip
+
+        model, _, transforms = open_clip.create_model_and_transforms(
+            "ViT-B-32", pretrained=encoder.name.partition("/")[2], weights_only=True
+        )
+        tower = encoder._towers(model.eval(), transforms.transforms[-1])[0].eval()
+    with torch.inference_mode():
+        return unit_rows(
+            torch.cat(
+                [tower(torch.from_numpy(stacked(prepared[at : at + 64]))) for at in range(0, len(prepared), 64)]
+            ).numpy()
+        )
 
 
 def vary(told: tuple[Path, int, Path]) -> str:
@@ -92,17 +145,6 @@ def clip_weights(folder: Path) -> Path:
     path = folder / "vit.safetensors"
     save_file(open_clip.create_model("ViT-B-32").state_dict(), path)
     return path
-
-
-def in_turns(runs: dict[str, Callable[[], None]], label: str) -> dict[str, float]:
-    """Images a second of each, the median of several rounds."""
-    took: dict[str, list[float]] = {what: [] for what in runs}
-    for _ in track(range(ROUNDS), label, console=Console(stderr=True)):
-        for what, run in runs.items():
-            started = time.perf_counter()
-            run()
-            took[what].append(time.perf_counter() - started)
-    return {what: IMAGES / statistics.median(of) for what, of in took.items()}
 
 
 if __name__ == "__main__":
