@@ -18,6 +18,7 @@ from embed.alignment.learning import learn_photos, learn_words
 from embed.alignment.pairs import SHARED_BY, Pairs, Photos, collect_pairs, collect_photos, products_of
 from embed.alignment.photos import adapted, adapter
 from embed.alignment.words import ranks
+from embed.behaviour import Event
 from embed.catalogue import Catalogue, ingest
 from embed.compose import search_texts
 from embed.encode_job import encode_images
@@ -27,7 +28,8 @@ from embed.images import ImageSource
 from serve import cli
 from serve.errors import BadRequest
 from serve.following import open_engine
-from serve.jobs.pipeline import build
+from serve.jobs.pipeline import align_catalogue, build
+from serve.learn.event_store import open_event_store
 from serve.release import open_current
 from serve.retrieve.query import Query
 from serve.settings import Settings
@@ -256,6 +258,34 @@ def test_the_command_line_learns_anew_and_a_setting_turns_it_off(
     engine = open_engine(plain)
     with pytest.raises(BadRequest, match="takes words"):
         engine.search(Query(k=3, text="jacket", spaces=["image"]))
+
+
+def test_words_that_only_shoppers_use_are_learned_from_their_clicks(built: Settings, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(built.store, store, symlinks=True)
+    configured = Settings(store=store, image_root=built.store.parent)
+    items = [item for batch in Catalogue.current(store).batches() for item in batch]
+    called = {item.item_id for item in items if (item.category or "").startswith("Shoes/")}
+
+    def found() -> int:
+        engine = open_engine(configured)
+        return sum(
+            engine.view.text(one.number) in called
+            for one in engine.search(Query(k=10, text="flimflam", spaces=["image"]))
+        )
+
+    before = found()
+    log = open_event_store(configured)
+    events = [Event(f"e{item}", f"u{item}", item, "click", 1767225600.0, query="flimflam") for item in sorted(called)]
+    log.add([*events, Event("gone", "u", "no such item", "click", 1767225600.0, query="flimflam")])
+    log.close()
+    kept = build(configured).manifest.alignment
+    assert kept is not None
+    assert kept.searches == 0  # few are no reason to learn anew
+    assert align_catalogue(configured).facts.searches == len(called)
+    assert build(configured).published
+    assert before <= 5
+    assert found() >= 9
 
 
 @pytest.mark.parametrize("column", ["title", "image"])

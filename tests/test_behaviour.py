@@ -117,6 +117,9 @@ def test_types_values_and_places() -> None:
     assert cleaned(position="3").position == 3
     assert rejected(position=-1) == rejected(position=1.5) == ("bad_position", "position")
     assert cleaned(session_id=9, domain=" shoes ", request_id="").session_id == "9"
+    assert cleaned(query="  Red\n MUG ").query == "red mug"
+    assert cleaned(query=" ").query is None
+    assert rejected(query=["a"]) == rejected(query="a\x01") == ("bad_query", "query")
     assert rejected(domain="x" * 513) == rejected(domain="half \ud800") == ("bad_domain", "domain")
 
 

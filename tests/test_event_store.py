@@ -36,7 +36,7 @@ def everything(store: EventStore, after: int = 0) -> list[Event]:
 
 def test_what_is_added_comes_back_in_order(store: EventStore, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_store, "PAGE", 3)
-    full = Event("full", "ü", "i/1", "rating", T0 + 0.25, -1.5, "r", 3, "s", "d")
+    full = Event("full", "ü", "i/1", "rating", T0 + 0.25, -1.5, "r", 3, "s", "d", "q")
     events = [click(3), click(1), full, click(2)]
     assert store.add(events) == [True] * 4
     assert store.add([]) == []
@@ -63,6 +63,25 @@ def test_recent_events_are_those_of_the_user_by_time(store: EventStore) -> None:
     assert store.recent("a", 3) == [click(38, "a"), *(click(n, "a", timestamp=T0 + 38) for n in (100, 101))]
     assert [event.timestamp - T0 for event in store.recent("b", 100)] == list(range(1, 40, 2))
     assert store.recent("nobody", 5) == []
+
+
+def test_what_was_searched_for_and_then_taken_to_is_told_by_how_many_did(store: EventStore) -> None:
+    words = [("mug", "i1", "a"), ("mug", "i1", "a"), ("mug", "i2", "a"), ("mug", "i2", "b"), ("cup", "i3", "c")]
+    store.add([click(number, user, item_id=item, query=said) for number, (said, item, user) in enumerate(words)])
+    store.add([click(9), click(10, query="lamp", type="impression"), click(11, "robot", query="mug", item_id="i1")])
+    store.quarantine({"robot": "many"})
+    assert store.searched(10) == [("mug", "i2"), ("cup", "i3"), ("mug", "i1")]
+    assert store.searched(1) == [("mug", "i2")]
+
+
+def test_a_log_of_an_earlier_version_gets_the_columns_that_it_lacks(store: EventStore, url: str) -> None:
+    store.add([click(1)])
+    with store.database.writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE events DROP COLUMN query")
+    later = EventStore(url)
+    assert later.add([click(2, query="mug")]) == [True]
+    assert everything(later) == [click(1), click(2, query="mug")]
+    later.close()
 
 
 def test_a_large_batch_is_one_transaction(store: EventStore) -> None:

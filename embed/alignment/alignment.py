@@ -38,7 +38,8 @@ class Measured(BaseModel):
 
 class AlignmentFacts(BaseModel):
     """What it is for and was learned from: fingerprints of the image space and of what encodes words, and `items` of
-    the catalogue, of which `pairs` with image and words and `photographed` products with several photos."""
+    the catalogue, `pairs` of image and words, `searches` of shoppers among these, and `photographed` products with
+    several photos."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -49,6 +50,7 @@ class AlignmentFacts(BaseModel):
     items: int
     pairs: int
     photographed: int
+    searches: int = 0
     epochs: int = 0
     shrinkage: float = 0.0
     of_words: Measured | None = None

@@ -35,8 +35,8 @@ def learn_words(pairs: Pairs, facts: AlignmentFacts, folder: Path, device: str, 
     learn, choose, test = (pairs.of(part) for part in parts)
     learner = WordsLearner(learn, facts.joint, SEED, device, choose)
     state = fit(learner, _empty(folder / "choose"), MOST_EPOCHS, PATIENCE, learner.measure, "mrr", progress)
-    after = ranks(learner.queries(test), test.images, pairs.images)
-    before = plain_ranks(test, facts.joint, pairs.images)
+    after = ranks(learner.queries(test), test.images, pairs.pictures)
+    before = plain_ranks(test, facts.joint, pairs.pictures)
     facts.epochs = state.best_epoch
     facts.of_words = measured(before, after, 10)
     if not facts.of_words.better:

@@ -6,7 +6,7 @@ told apart first: items that share a title, an image, or what feeds call an item
 
 import re
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Pairs:
-    """n items with image and words: unit vectors [n, d] of the first image, of v ways to put the words [v, n, d_words].
+    """n times an item and words: unit vectors [n, d] of its first image, of v ways to put the words [v, n, d_words].
 
     `product` [n] is the item's; equal numbers in `image` [n] are the same image, in `text` [v, n] the same words.
     """
@@ -42,6 +42,11 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def pictures(self) -> Vectors:
+        """Each image once."""
+        return self.images[np.unique(self.image, return_index=True)[1]]
 
     def of(self, products: NDArray[np.int64]) -> "Pairs":
         """Those of some products."""
@@ -97,8 +102,12 @@ def collect_pairs(
     encoder: TextEncoder,
     seed: int,
     progress: Progress | None = None,
+    searched: Sequence[tuple[int, str]] = (),
 ) -> Pairs:
-    """At most 10,000 items with image, chosen at random, that have words; an image that over 50 share is nobody's."""
+    """At most 10,000 items with image, chosen at random, that have words; an image that over 50 share is nobody's.
+
+    And pairs of their own of what was `searched` for: the catalogue row that a shopper then took to, and the words.
+    """
     _, image, sharing = np.unique(images.keys, return_inverse=True, return_counts=True)
     first = np.full(len(catalogue), -1, np.int64)
     usable = np.flatnonzero(sharing[image] <= SHARED_BY)[::-1]
@@ -106,10 +115,11 @@ def collect_pairs(
     wanted = np.zeros(len(catalogue), np.bool_)
     wanted[np.random.default_rng(seed).permutation(np.flatnonzero(first >= 0))[:MOST_PAIRS]] = True
     said = {row: search_texts(item) for row, item in enumerate(_items(catalogue)) if wanted[row]}
-    texts = {row: views for row, views in said.items() if views}
-    chosen = np.fromiter(texts, np.int64)
+    texts = [(row, views) for row, views in said.items() if views]
+    texts += [(row, [query] * VIEWS) for row, query in searched if first[row] >= 0]
+    chosen = np.array([row for row, _ in texts], np.int64)
     numbers: dict[str, int] = {}
-    text = np.array([[numbers.setdefault(view, len(numbers)) for view in texts[row]] for row in chosen], np.int64)
+    text = np.array([[numbers.setdefault(view, len(numbers)) for view in views] for _, views in texts], np.int64)
     words = np.empty((len(numbers), encoder.dim), np.float32)
     listed = list(numbers)
     for start in range(0, len(listed), 1024):

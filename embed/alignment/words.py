@@ -128,7 +128,7 @@ class WordsLearner:
     def measure(self) -> dict[str, float]:
         """The mean reciprocal rank of the measured pairs' images, among all images."""
         assert self._measured is not None  # noqa: S101
-        everything = np.concatenate([self._measured.images, self._pairs.images])
+        everything = np.concatenate([self._measured.pictures, self._pairs.pictures])
         return {"mrr": float((1 / ranks(self.queries(self._measured), self._measured.images, everything)).mean())}
 
     @torch.inference_mode()

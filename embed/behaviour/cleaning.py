@@ -6,6 +6,7 @@
   zone, else UTC. A time before 1995, or more than a day ahead, or in any other spelling is none: `01/02/2026` may be
   two days.
 - **Values** are numbers; NaN and infinities are none. A rating needs one.
+- **Queries** are put in lower case, and each run of blanks becomes one.
 - **Event ids** are kept; an event without one gets the hash of what it says, so that a file may be read twice.
 """
 
@@ -48,6 +49,8 @@ def clean_event(
         if position is not None and not (position.is_integer() and 0 <= position < 1 << 31):
             raise _Refused("position", "bad_position", f"position is {position}: give a whole number from 0 on")
         texts = {name: _text(name, values.get(name)) for name in ("event_id", "request_id", "session_id", "domain")}
+        query = values.get("query")
+        texts["query"] = _text("query", " ".join(query.casefold().split()) if isinstance(query, str) else query)
     except _Refused as refused:
         field, code, reason = refused.args
         return Reject(line, code, reason, item_id, field)

@@ -16,7 +16,8 @@ class Event:
     of an impression how likely it was that this item was shown at this place, 0 to 1.
 
     `event_id` makes an event one, however often it is sent; where a file has none it is made of what the event says.
-    `request_id` and `position` name the answer, and the place in it, that the event followed.
+    `request_id` and `position` name the answer, and the place in it, that the event followed; `query` is what the user
+    had searched for, in lower case.
     """
 
     event_id: str
@@ -29,6 +30,7 @@ class Event:
     position: int | None = None
     session_id: str | None = None
     domain: str | None = None
+    query: str | None = None
 
 
 EVENT_SCHEMA = pa.schema(
@@ -43,6 +45,7 @@ EVENT_SCHEMA = pa.schema(
         pa.field("position", pa.int64()),
         pa.field("session_id", pa.string()),
         pa.field("domain", pa.string()),
+        pa.field("query", pa.string()),
     ]
 )
 

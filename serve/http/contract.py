@@ -228,7 +228,19 @@ class EventsRequest(Strict):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
-            "examples": [{"events": [{"user_id": "u00001", "item_id": "SNK-0007", "type": "click", "event_id": "e-1"}]}]
+            "examples": [
+                {
+                    "events": [
+                        {
+                            "user_id": "u00001",
+                            "item_id": "SNK-0007",
+                            "type": "click",
+                            "event_id": "e-1",
+                            "query": "red shoe",
+                        }
+                    ]
+                }
+            ]
         },
     )
 

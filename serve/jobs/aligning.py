@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from embed.alignment.alignment import Alignment, AlignmentFacts
@@ -20,9 +22,11 @@ from embed.encoders import Device, TextEncoder, choose_device, load_image_encode
 from embed.errors import EmbedError
 from serve.changes import image_source
 from serve.errors import BadRequest
+from serve.learn.event_store import open_event_store
 from serve.settings import Settings
 
-GROWTH = 2  # times the items it was learned from, at which a build learns it anew
+GROWTH = 2  # times the items, or the searches, it was learned from, at which a build learns it anew
+FEW_SEARCHES, MOST_SEARCHES = 200, 10_000
 Progress = Callable[[str, float, float, str], None]
 """stage, done, total, unit"""
 
@@ -51,6 +55,7 @@ def aligned(
     made = {space.space: space.fingerprint for space in spaces}
     if "image" not in made or not settings.align:
         return None
+    searched = _searched(settings, catalogue)
     try:
         current = current_alignment(settings.store)
     except EmbedError:
@@ -60,11 +65,12 @@ def aligned(
         and current.facts.image == made["image"]
         and (current.facts.joint or made.get("text") in (None, current.facts.words))
         and len(catalogue) < GROWTH * current.facts.items
+        and len(searched) < GROWTH * max(current.facts.searches, FEW_SEARCHES)
     ):
         return current
     images = next(space for space in spaces if space.space == "image")
     device = choose_device(settings.device, settings.threads)
-    return learn(settings, catalogue, images, _words_encoder(settings, device), device, progress)
+    return learn(settings, catalogue, images, searched, _words_encoder(settings, device), device, progress)
 
 
 def align(
@@ -76,7 +82,8 @@ def align(
     if images is None:
         raise BadRequest("no item has an image that can be used: there is nothing to align words with", "images")
     device = choose_device(settings.device, settings.threads)
-    found = learn(settings, catalogue, images, _words_encoder(settings, device), device, progress)
+    searched = _searched(settings, catalogue)
+    found = learn(settings, catalogue, images, searched, _words_encoder(settings, device), device, progress)
     took = round(time.perf_counter() - started, 1)
     return AlignmentReport(found.fingerprint, found.facts, found.takes_words, found.adapts_photos, took)
 
@@ -85,6 +92,7 @@ def learn(
     settings: Settings,
     catalogue: Catalogue,
     images: SpaceVectors,
+    searched: Sequence[tuple[int, str]],
     encoder: TextEncoder,
     device: Device,
     progress: Progress | None,
@@ -97,7 +105,7 @@ def learn(
     torch.set_num_threads(device.threads)  # what is learned depends on it in the last bits
     folder = settings.store / "alignment"
     products = products_of(catalogue, images)
-    pairs = collect_pairs(catalogue, images, products, encoder, SEED, told("encode searches", "texts"))
+    pairs = collect_pairs(catalogue, images, products, encoder, SEED, told("encode searches", "texts"), searched)
     photos = collect_photos(images, products, SEED)
     facts = AlignmentFacts(
         image=images.fingerprint,
@@ -106,6 +114,7 @@ def learn(
         items=len(catalogue),
         pairs=len(pairs),
         photographed=len(set(photos.product.tolist())),
+        searches=len(searched),
     )
     tensors = learn_words(pairs, facts, folder / "training", device.kind, told("align words", "steps"))
     tensors |= learn_photos(photos, facts)
@@ -138,6 +147,17 @@ def fine_tune(
         )
     finally:
         source.close()
+
+
+def _searched(settings: Settings, catalogue: Catalogue) -> list[tuple[int, str]]:
+    """What shoppers searched for, with the row of an item that they then took to."""
+    store = open_event_store(settings)
+    try:
+        found = store.searched(MOST_SEARCHES)
+    finally:
+        store.close()
+    rows = pc.index_in(pa.array([item_id for _, item_id in found], pa.string()), value_set=catalogue.ids())
+    return [(row, query) for row, (query, _) in zip(rows.to_pylist(), found, strict=True) if row is not None]
 
 
 def _words_encoder(settings: Settings, device: Device) -> TextEncoder:

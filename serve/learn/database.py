@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Integer, MetaData, create_engine, event, make_url
+from sqlalchemy import BigInteger, Connection, Integer, MetaData, create_engine, event, inspect, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -47,6 +47,7 @@ class Database:
             event.listen(self._engine, "connect", _prepare_sqlite)
         try:
             METADATA.create_all(self._engine)
+            self._add_columns()
         except SQLAlchemyError as error:
             raise self._broken(error) from error
 
@@ -97,6 +98,23 @@ class Database:
 
     def close(self) -> None:
         self._engine.dispose()
+
+    def _add_columns(self) -> None:
+        """Give tables of earlier versions the columns that came since, which may all be empty."""
+        seen = inspect(self._engine)
+        for table in METADATA.sorted_tables:
+            known = {column["name"] for column in seen.get_columns(table.name)}
+            for column in table.c:
+                if column.name not in known:
+                    added = (
+                        f"ALTER TABLE {table.name} ADD COLUMN {column.name} {column.type.compile(self._engine.dialect)}"
+                    )
+                    try:
+                        with self._engine.begin() as connection:
+                            connection.exec_driver_sql(added)
+                    except SQLAlchemyError:  # another process may have been first
+                        if column.name not in {each["name"] for each in inspect(self._engine).get_columns(table.name)}:
+                            raise
 
     def _broken(self, error: SQLAlchemyError) -> Broken:
         where = self._url.render_as_string(hide_password=True)

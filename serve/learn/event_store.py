@@ -36,6 +36,7 @@ _EVENTS = Table(
     Column("position", Integer),
     Column("session_id", Text),
     Column("domain", Text),
+    Column("query", Text),
     Index("events_of_user", "user_id", "timestamp"),
     sqlite_autoincrement=True,  # a number that was erased must not come again
 )
@@ -131,6 +132,23 @@ class EventStore:
         )
         return [item_id for (item_id,) in self.database.rows(query)]
 
+    def searched(self, most: int) -> list[tuple[str, str]]:
+        """Queries with the items that shoppers then took to, those of most shoppers first.
+
+        Nothing of who is in quarantine.
+        """
+        query = (
+            select(_EVENTS.c.query, _EVENTS.c.item_id)
+            .where(
+                _EVENTS.c.query.is_not(None),
+                _EVENTS.c.type.in_(("click", "cart", "purchase")),
+                _EVENTS.c.user_id.not_in(in_quarantine()),
+            )
+            .group_by(_EVENTS.c.query, _EVENTS.c.item_id)
+            .order_by(func.count(_EVENTS.c.user_id.distinct()).desc(), _EVENTS.c.query, _EVENTS.c.item_id)
+        )
+        return [(said, item_id) for said, item_id in self.database.rows(query.limit(most))]
+
     def users(self) -> Iterator[str]:
         """The ids of all users, in order; then those who are only in files."""
         elsewhere, after = Archive(self.database).users(), ""
@@ -169,6 +187,8 @@ class EventStore:
         left_out = [] if quarantined else [user_id for (user_id,) in self.database.rows(in_quarantine())]
         for table in Archive(self.database).tables("events", after, until):
             kept = table.filter(pc.invert(pc.is_in(table["user_id"], pa.array(left_out, pa.string()))))
+            for name in set(EVENT_SCHEMA.names).difference(kept.column_names):  # the file is older than that
+                kept = kept.append_column(EVENT_SCHEMA.field(name), pa.nulls(len(kept), EVENT_SCHEMA.field(name).type))
             for batch in kept.select(EVENT_SCHEMA.names).cast(EVENT_SCHEMA).to_batches(PAGE):
                 yield pc.max(kept["sequence"]).as_py(), batch
         while True:
