@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from dataclasses import fields as fields_of
 from typing import Any
 from uuid import uuid4
@@ -9,7 +10,9 @@ from uuid import uuid4
 from embed.catalogue import Item
 from serve.http.contract import DEFAULT_FIELDS
 from serve.recommend.recommender import Candidates
-from serve.retrieve.engine import Engine, Found
+from serve.retrieve.engine import Engine, Taste
+from serve.retrieve.finding import Found
+from serve.retrieve.query import Query
 from serve.view import View
 
 FIELDS = [field.name for field in fields_of(Item) if field.name != "item_id"]
@@ -17,11 +20,29 @@ FIELDS = [field.name for field in fields_of(Item) if field.name != "item_id"]
 
 def ask(engine: Engine, question: Callable[[Engine], Sequence[Found]]) -> dict[str, Any]:
     """A question put to an engine in this process; the answer is the object that the HTTP service gives."""
+    return respond(engine, lambda: answer(engine.view, question(engine), DEFAULT_FIELDS))
+
+
+def respond(engine: Engine, body: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """An answer as the HTTP service gives it, made in this process."""
     started = time.perf_counter()
-    found = question(engine)
+    made = body()
     took = round((time.perf_counter() - started) * 1000, 3)
-    head = {"request_id": uuid4().hex, "release": engine.view.release.name, "took_ms": took}
-    return head | answer(engine.view, found, DEFAULT_FIELDS)
+    return {"request_id": uuid4().hex, "release": engine.view.release.name, "took_ms": took} | made
+
+
+def answer_search(
+    engine: Engine,
+    query: Query,
+    taste: Taste | None,
+    fields: Sequence[str] = DEFAULT_FIELDS,
+    understand: bool = True,
+    facets: Sequence[str] = (),
+) -> dict[str, Any]:
+    """A search's answer: its items, how its words were understood, and the facets that were asked for."""
+    query, understood = engine.understand(query, prices=understand)
+    found = answer(engine.view, engine.search(query, taste), fields)
+    return found | {"understood": asdict(understood), "facets": engine.facets(query, facets)}
 
 
 def answer(view: View, found: Sequence[Found], fields: Sequence[str]) -> dict[str, Any]:

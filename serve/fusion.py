@@ -31,14 +31,18 @@ def fuse(
     fused: NDArray[np.float32] = np.zeros(len(next(iter(scores.values()))), np.float32)
     nowhere = np.ones(len(fused), np.bool_)
     for space, of in scores.items():
-        mean, spread = _mean_and_spread(backgrounds[space])
-        absent = of == -np.inf
-        even = of.round(6)  # equal items differ by less, and would no longer tie
-        even[absent] = mean
-        fused += (even - np.float32(mean)) * np.float32(weights[space] / total / spread)
-        nowhere &= absent
+        fused += standardised(of, backgrounds[space]) * np.float32(weights[space] / total)
+        nowhere &= of == -np.inf
     fused[nowhere] = -np.inf
     return fused
+
+
+def standardised(scores: NDArray[np.float32], background: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores [m] in standard deviations above the mean of a background; 0 for an item that is not in the space."""
+    mean, spread = _mean_and_spread(background)
+    even = scores.round(6)  # equal items differ by less, and would no longer tie
+    even[scores == -np.inf] = mean
+    return (even - np.float32(mean)) * np.float32(1 / spread)
 
 
 def _mean_and_spread(scores: NDArray[np.float32]) -> tuple[float, float]:

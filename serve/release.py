@@ -8,6 +8,7 @@
         ids.arrow ids_order.npy
         alignment/             what words and photos pass through into the image space (see embed.alignment)
         spaces/NAME/           an index (see index.snapshot); `tower` is of the vectors that the towers give the items
+        words/                 what items say, by terms (see serve.words.lexicon)
         behaviour/             counts, towers, blend, scorer (see serve.behaviour)
         reference.json         what it showed when it was made (see serve.rank.drift), where it has a scorer
 
@@ -50,8 +51,11 @@ from serve.filters import Filter
 from serve.rank.drift import Reference
 from serve.rank.scorer import Scorer
 from serve.recommend.sources import TOWER
+from serve.training.weighing import Weighed
+from serve.words.facets import Facet, facet_of
+from serve.words.lexicon import WORDS, Lexicon, WordsFacts
 
-FORMAT = 8
+FORMAT = 9
 ITEMS_FILE = "items.arrow"
 REFERENCE_FILE = "reference.json"
 ALIGNMENT = "alignment"
@@ -135,6 +139,8 @@ class Manifest(BaseModel):
     spaces: dict[str, SpaceEntry]
     tower: SpaceEntry | None
     alignment: AlignmentFacts | None
+    words: WordsFacts
+    weighed: Weighed | None = None
     behaviour: Facts
     quality: Quality | None = None
     checks: list[Check] = []
@@ -172,10 +178,12 @@ class Release:
         indexes: dict[str, VectorIndex] = {name: open_index(folder / "spaces" / name) for name in self.manifest.indexes}
         self.behaviour = Behaviour.open(folder / "behaviour")
         self.alignment = Alignment.open(folder / ALIGNMENT) if self.manifest.alignment else None
+        self.words = Lexicon(folder / WORDS)
         counts = {
             ITEMS_FILE: len(self.catalogue),
             "ids.arrow": len(self.ids),
             "behaviour": len(self.behaviour.popularity),
+            WORDS: self.words.index.items,
         } | {f"spaces/{name}": index.items for name, index in indexes.items()}
         for file, count in counts.items():
             if count != self.manifest.items:
@@ -197,6 +205,7 @@ class Release:
         self.spaces = indexes
         self._selections = Selections()
         self._attribute_numbers: dict[str, NDArray[np.float32]] = {}
+        self._facets: dict[str, Facet] = {}
 
     @property
     def name(self) -> str:
@@ -233,6 +242,12 @@ class Release:
                     start, end = (int(bound, 16) for bound in mapping.split(None, 1)[0].split(b"-"))
                     libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
+    @cached_property
+    def has_prices(self) -> bool:
+        """Whether any item has a price."""
+        prices = self.catalogue.column("price")
+        return bool(prices.null_count < len(prices))
+
     def attribute_numbers(self, name: str) -> NDArray[np.float32]:
         """An attribute of all items as a number, [items], NaN where there is none; read once and kept."""
         if name not in self._attribute_numbers:
@@ -241,6 +256,12 @@ class Release:
                 [number_in(dict(of or ()).get(name, ())) for of in pairs], np.float32
             )
         return self._attribute_numbers[name]
+
+    def facet(self, name: str) -> Facet:
+        """The values of a column or attribute, read once and kept; raises BadRequest where no item has any."""
+        if name not in self._facets:
+            self._facets[name] = facet_of(self.catalogue, name)
+        return self._facets[name]
 
     def selection(self, filter_: Filter) -> Selection:
         """The items that pass a filter, kept for the next request that asks by it."""

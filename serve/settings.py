@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -19,6 +19,7 @@ from embed.images import ImageLimits
 from embed.towers.settings import TowerSettings
 from serve.errors import BadRequest
 from serve.rank.settings import HEADS, ScorerSettings
+from serve.words.analysis import LANGUAGES
 
 # Variables that begin with VETRINA_ and are read elsewhere.
 OTHER_VARIABLES = {
@@ -78,6 +79,12 @@ class GateSettings(BaseModel):
     recall: float = Field(0.05, ge=0, le=1, description="of an index's recall@10 below the target")
 
 
+def _known_language(name: str) -> str:
+    if name not in LANGUAGES:
+        raise ValueError(f"language is one of {', '.join(LANGUAGES)}")
+    return name
+
+
 class Settings(BaseSettings):
     """Every setting with its default; an unknown key or variable is an error."""
 
@@ -89,6 +96,9 @@ class Settings(BaseSettings):
     align: bool = Field(
         True, description="whether builds learn from the catalogue how words and photos enter the image space"
     )
+    language: Annotated[str, AfterValidator(_known_language)] = Field(
+        "english", description="of the catalogue's words, whose endings are cut; none leaves them"
+    )
     device: str = Field("auto", description="auto, cpu or cuda")
     threads: int = Field(0, ge=0, description="threads of one model or index call; 0 is one for each core")
     mapping: Path | None = Field(None, description="mapping file for a feed with its own column names")
@@ -99,7 +109,8 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(50_000_000, gt=0)
     keep_releases: int = Field(3, ge=1, description="how many releases stay on disk")
     space_weights: dict[str, Annotated[float, Field(gt=0, le=100)]] = Field(
-        {"image": 1.0, "text": 1.0}, description="how much each space counts when a request fuses several"
+        {"image": 1.0, "text": 1.0, "words": 1.0},
+        description="how much each space, and words as they are spelled, count when a request fuses several",
     )
     events_url: str = Field("", description="database of the events; without it SQLite in the store")
     event_weights: dict[str, Annotated[float, Field(ge=0, le=100)]] = Field(

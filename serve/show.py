@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from serve.jobs.pipeline import BuildReport
 
 MOST_COLUMNS = 3  # of sources, beside which there is room for a title
+MOST_VALUES = 12  # of a facet
 MOST_GROUPS = 20  # of the same image that are shown
 MARKS = {"good": ("✓", "green"), "off": ("–", "dim"), "wrong": ("✗", "bold red")}
 
@@ -61,6 +62,26 @@ def answer(found: dict[str, Any]) -> RenderableType:
     ]
     foot = f"{len(items)} items in {found['took_ms']:.0f} ms from release {found['release']}"
     return Group(table, *reasons, *([Text("")] if reasons else []), Text(foot, "dim"))
+
+
+def search(found: dict[str, Any]) -> RenderableType:
+    """What was found for words, with how they were understood, and how many items have which value."""
+    parts: list[RenderableType] = []
+    understood = found["understood"]
+    for typed, meant in understood["corrected"].items():
+        parts.append(Text(f"{typed} is no word here: searched for {meant}", style="yellow"))
+    for name, conditions in understood["filter"].items():
+        said = " and ".join(
+            f"{'at most' if bound == 'lte' else 'at least'} {value:g}" for bound, value in conditions.items()
+        )
+        parts.append(Text(f"{name} {said}, as the words say", style="yellow"))
+    for name, values in found["facets"].items():
+        counts = ", ".join(
+            f"{each['value'] if 'value' in each else '{from:g} to {to:g}'.format(**each)} ({each['count']})"
+            for each in values[:MOST_VALUES]
+        )
+        parts.append(Text(f"{name}: {counts}", style="dim"))
+    return Group(*parts, answer(found))
 
 
 def price(item: dict[str, Any]) -> str:

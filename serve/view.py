@@ -17,6 +17,7 @@ from embed.catalogue import Item, apply_patch, as_batch
 from embed.compose import compose_texts
 from embed.towers.features import Content
 from index.contract import VectorIndex
+from index.lexical import AddedTexts
 from index.live import Added, LiveIndex
 from index.selection import Selection, Selections
 from index.space import Vectors
@@ -24,6 +25,9 @@ from serve.filters import Filter, Mask
 from serve.rank.facts import Facts
 from serve.recommend.sources import Numbering
 from serve.release import Release, number_in
+from serve.words.facets import counted
+from serve.words.lexicon import Asked
+from serve.words.texts import text_of
 
 MOST_CHUNKS = 32
 
@@ -61,6 +65,7 @@ class View:
         changed: Mapping[int, Item] | None = None,
         chunks: Sequence[Changed] = (),
         gone: NDArray[np.int64] | None = None,
+        texts: AddedTexts | None = None,
     ) -> None:
         self.release = release
         self.position = position
@@ -70,6 +75,7 @@ class View:
         self._numbers, self._changed = numbers or {}, changed or {}
         self._chunks = tuple(chunks)
         self.gone = np.empty(0, np.int64) if gone is None else gone
+        self._texts = texts
         self._selections = Selections()
         self._facts: dict[int, Facts] = {}  # of changed items, as they are asked for
 
@@ -162,6 +168,37 @@ class View:
         there = sum(number is not None for number in self._numbers.values())
         return {"changed": there, "gone": len(self._numbers) - there}
 
+    def words_scores(self, asked: Asked) -> NDArray[np.float32]:
+        """BM25 of all items for what words ask, times the share of the words held, [items]; -inf for who is gone."""
+        scores = self.release.words.index.scores(asked.terms)
+        if self.is_changed:
+            added = self.items - len(scores)
+            later = np.zeros(added, np.float32) if self._texts is None else self._texts.scores(asked.terms, added)
+            scores = np.concatenate([scores, later])
+        scores *= self.words_held(asked) / max(1, len(asked.words))
+        scores[self.gone] = -np.inf
+        return scores
+
+    def words_held(self, asked: Asked) -> NDArray[np.float32]:
+        """How many of the words that are asked for each item has, [items]."""
+        before = self.release.manifest.items
+        held = np.zeros(self.items, np.float32)
+        for forms in asked.words:
+            has = np.zeros(self.items, np.bool_)
+            for term in forms:
+                has[self.release.words.index.holding(term)] = True
+                if self._texts is not None:
+                    has[before + self._texts.holding(term, self.items - before)] = True
+            held += has
+        return held
+
+    def facet(self, name: str, chosen: NDArray[np.bool_]) -> list[dict[str, Any]]:
+        """How many of the `chosen` items [items] have each value of a column or attribute."""
+        of_release = chosen[: self.release.manifest.items].copy()
+        of_release[[number for number in self._changed if number < len(of_release)]] = False
+        changed = [item for number, item in self._changed.items() if chosen[number]]
+        return counted(self.release.facet(name), name, of_release, changed)
+
     def selection(self, filter_: Filter) -> Selection:
         """The items that pass a filter, kept for the next request that asks by it."""
         if not self.is_changed:
@@ -186,6 +223,7 @@ class LiveItems:
         self._items = release.manifest.items
         self._added = {name: Added(index.space) for name, index in release.spaces.items()}
         self._placed = Added(release.tower.space) if release.tower else None
+        self._texts = AddedTexts(release.words.index)
         self._numbers: dict[str, int | None] = {}
         self._changed: dict[int, Item] = {}
         self._gone: list[int] = []
@@ -210,6 +248,7 @@ class LiveItems:
             self._items += 1
             for space, of in rows.items():
                 self._added[space].append(number - self._release.manifest.items, of.labels, of.vectors)
+            self._texts.append(number - self._release.manifest.items, *text_of(item, self._release.words.analyzer))
             if self._placed is not None:
                 self._placed.append(number - self._release.manifest.items, [0], self._place(item, rows))
         assert number is not None  # noqa: S101
@@ -255,6 +294,7 @@ class LiveItems:
             dict(self._changed),
             self._chunks,
             gone,
+            self._texts,
         )
 
     def _place(self, item: Item, rows: Mapping[str, Rows]) -> Vectors:

@@ -234,7 +234,7 @@ def test_words_find_images_in_a_built_shop(built: Settings, monkeypatch: pytest.
     assert item.item_id in [engine.view.text(one.number) for one in found]
     assert set(found[0].sources) == {"image"}
     both = engine.search(Query(k=10, text=item.title))
-    assert set(both[0].sources) == {"image", "text"}
+    assert set(both[0].sources) == {"image", "text", "words"}
     # Kept as long as the catalogue is much the same: a second build learns nothing and publishes nothing.
     monkeypatch.setattr("serve.jobs.aligning.learn", None)
     assert not build(built).published

@@ -21,6 +21,7 @@ def search(
     like: Annotated[list[str] | None, typer.Option(help="an item to look like; repeat it for several")] = None,
     unlike: Annotated[list[str] | None, typer.Option(help="an item not to look like")] = None,
     filter_: Where = None,
+    facet: Annotated[list[str] | None, typer.Option(help="a column or attribute to count; repeat it")] = None,
     space: Spaces = None,
     user: User = None,
     explain: Explain = False,
@@ -29,6 +30,8 @@ def search(
     json: Json = False,
 ) -> None:
     """Search by words, a photo, items to look like, or all of them together."""
+    from serve.answer import answer_search, respond
+    from serve.following import open_engine
     from serve.retrieve.query import Query
 
     photo = image.read_bytes() if image else None
@@ -42,9 +45,9 @@ def search(
         filter=_read_filter(filter_),
     )
     settings = load_settings(store=store)
-    print_result(
-        json, _ask(settings, lambda engine: engine.search(query, _taste(settings, user, explain))), show.answer
-    )
+    engine = open_engine(settings)
+    found = respond(engine, lambda: answer_search(engine, query, _taste(settings, user, explain), facets=facet or ()))
+    print_result(json, found, show.search)
 
 
 @app.command()

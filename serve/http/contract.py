@@ -131,8 +131,21 @@ class SearchRequest(ForShopper):
     filter: FilterObject = {}
     exclude: list[ItemId] = Field([], max_length=MAX_EXCLUDED, description="items that must not be in the answer")
     spaces: list[str] = Field([], max_length=8, description="spaces to search; without it all that the query can enter")
+    understand: bool = Field(
+        True, description="whether prices in the words (under $50) become a filter, unless there is one on prices"
+    )
+    facets: list[str] = Field(
+        [], max_length=16, description="columns or attributes of which the values are counted: category, brand, price …"
+    )
     k: K = 10
     fields: Fields = DEFAULT_FIELDS
+
+
+class SuggestQuery(Strict):
+    """What may follow the `?` when words are begun."""
+
+    q: str = Field(max_length=200, description="what was typed so far")
+    k: int = Field(8, ge=1, le=50, description="how many suggestions to answer with")
 
 
 class SimilarRequest(ForShopper):
@@ -416,6 +429,38 @@ class Answer(BaseModel):
     took_ms: float
     ranked_by: Literal["scorer", "sources"]
     items: list[AnswerItem]
+
+
+class Understanding(BaseModel):
+    """What the words of a query were taken to say: what is looked for, the conditions in them, and corrections."""
+
+    text: str | None
+    filter: dict[str, Any]
+    corrected: dict[str, str]
+
+
+class FacetValue(BaseModel):
+    """A value and how many items have it; of prices `from` and `to`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    count: int
+
+
+class SearchAnswer(Answer):
+    """Items, best first, with how the words were understood, and the facets that were asked for."""
+
+    understood: Understanding
+    facets: dict[str, list[FacetValue]]
+
+
+class SuggestAnswer(BaseModel):
+    """What shoppers search for and titles say that begins so, the most frequent first."""
+
+    request_id: str
+    release: str
+    took_ms: float
+    suggestions: list[str]
 
 
 class RankAnswer(Answer):

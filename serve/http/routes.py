@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.responses import PlainTextResponse
 
-from serve.answer import answer, answer_candidates, item_fields
+from serve.answer import answer, answer_candidates, answer_search, item_fields
 from serve.edits import Outcome
 from serve.errors import BadRequest, NotFound
 from serve.experiment import CONTROL
@@ -40,8 +40,11 @@ from serve.http.contract import (
     RankRequest,
     RecommendRequest,
     ReleasesAnswer,
+    SearchAnswer,
     SearchRequest,
     SimilarRequest,
+    SuggestAnswer,
+    SuggestQuery,
     UserAnswer,
 )
 from serve.learn.known import Known
@@ -79,7 +82,7 @@ FORM_SCHEMA = {
 }
 ITEM_ID_PARAMETER = {"name": "item_id", "in": "path", "required": True, "schema": {"type": "string"}}
 _INTEGER = re.compile("-?[0-9]{1,9}")
-LIST_FIELDS = {"like", "unlike", "exclude", "spaces", "fields"}
+LIST_FIELDS = {"like", "unlike", "exclude", "spaces", "fields", "facets"}
 
 
 async def _live(request: Request) -> Live:  # async, as FastAPI sends plain functions through a thread
@@ -145,7 +148,7 @@ def _json(text: str, name: str) -> Any:
 
 @router.post(
     "/v1/search",
-    response_model=Answer,
+    response_model=SearchAnswer,
     summary="Search by words, photo and examples",
     openapi_extra={
         "requestBody": {
@@ -158,7 +161,8 @@ def _json(text: str, name: str) -> Any:
     },
 )
 async def search(request: Request, live: LiveRelease) -> Response:
-    """Words enter every space that takes words, a photo the image space, liked items all; the spaces are fused."""
+    """Words enter every space that takes words, and find what is spelled so; a photo enters the image space, liked
+    items all. All of it is fused."""
     started = time.perf_counter()
     wanted = await _search_request(request)
     query = Query(
@@ -174,8 +178,23 @@ async def search(request: Request, live: LiveRelease) -> Response:
     )
     engine = live.engine_for(wanted.user_id)
     # Encoding takes milliseconds of compute: in a thread, so that other requests are answered meanwhile.
-    found = await run_in_threadpool(lambda: engine.search(query, _taste(live, wanted)))
-    return _respond(engine, answer(engine.view, found, wanted.fields), started)
+    body = await run_in_threadpool(
+        lambda: answer_search(engine, query, _taste(live, wanted), wanted.fields, wanted.understand, wanted.facets)
+    )
+    return _respond(engine, body, started)
+
+
+@router.get(
+    "/v1/suggest",
+    response_model=SuggestAnswer,
+    summary="What the begun words may become",
+    openapi_extra={"parameters": _query_parameters(SuggestQuery)},
+)
+async def suggest(request: Request, live: LiveRelease) -> Response:
+    """Phrases of titles, and what at least three shoppers searched for; misspelled beginnings are corrected."""
+    started = time.perf_counter()
+    wanted, engine = _read_query(request, SuggestQuery), live.engine
+    return _respond(engine, {"suggestions": engine.view.release.words.suggest(wanted.q, wanted.k)}, started)
 
 
 @router.get("/v1/items/{item_id}", response_model=ItemAnswer, summary="One item")

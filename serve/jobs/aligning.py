@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from embed.alignment.alignment import Alignment, AlignmentFacts
@@ -22,7 +20,7 @@ from embed.encoders import Device, TextEncoder, choose_device, load_image_encode
 from embed.errors import EmbedError
 from serve.changes import image_source
 from serve.errors import BadRequest
-from serve.learn.event_store import open_event_store
+from serve.jobs.weighing import searched_items
 from serve.settings import Settings
 
 GROWTH = 2  # times the items, or the searches, it was learned from, at which a build learns it anew
@@ -55,7 +53,7 @@ def aligned(
     made = {space.space: space.fingerprint for space in spaces}
     if "image" not in made or not settings.align:
         return None
-    searched = _searched(settings, catalogue)
+    searched = searched_items(settings, catalogue, MOST_SEARCHES)
     try:
         current = current_alignment(settings.store)
     except EmbedError:
@@ -82,7 +80,7 @@ def align(
     if images is None:
         raise BadRequest("no item has an image that can be used: there is nothing to align words with", "images")
     device = choose_device(settings.device, settings.threads)
-    searched = _searched(settings, catalogue)
+    searched = searched_items(settings, catalogue, MOST_SEARCHES)
     found = learn(settings, catalogue, images, searched, _words_encoder(settings, device), device, progress)
     took = round(time.perf_counter() - started, 1)
     return AlignmentReport(found.fingerprint, found.facts, found.takes_words, found.adapts_photos, took)
@@ -147,17 +145,6 @@ def fine_tune(
         )
     finally:
         source.close()
-
-
-def _searched(settings: Settings, catalogue: Catalogue) -> list[tuple[int, str]]:
-    """What shoppers searched for, with the row of an item that they then took to."""
-    store = open_event_store(settings)
-    try:
-        found = store.searched(MOST_SEARCHES)
-    finally:
-        store.close()
-    rows = pc.index_in(pa.array([item_id for _, item_id in found], pa.string()), value_set=catalogue.ids())
-    return [(row, query) for row, (query, _) in zip(rows.to_pylist(), found, strict=True) if row is not None]
 
 
 def _words_encoder(settings: Settings, device: Device) -> TextEncoder:

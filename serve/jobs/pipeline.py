@@ -27,6 +27,7 @@ from serve.evaluation.gate import compare
 from serve.jobs.aligning import AlignmentReport, align, aligned, fine_tune
 from serve.jobs.encoding import encode, encode_on_ray
 from serve.jobs.indexing import build_indexes, build_tower
+from serve.jobs.weighing import weigh
 from serve.learn.event_store import open_event_store
 from serve.recommend.blend import Blend
 from serve.release import (
@@ -51,7 +52,9 @@ from serve.release import (
 from serve.settings import Settings
 from serve.training.scorer_job import current_scorer
 from serve.training.towers_job import current_towers
+from serve.words.lexicon import WORDS, write_words
 
+MOST_QUERIES = 50_000  # that are suggested
 Progress = Callable[[str, float, float, str], None]
 """stage, done, total, unit: told as work goes on."""
 
@@ -159,7 +162,7 @@ def build(
             alignment = aligned(settings, catalogue, spaces, progress)
         with _timed(seconds, "behaviour"):
             behaviour, interactions = _behaviour(settings, catalogue, spaces)
-        content = _content(catalogue, spaces, alignment, behaviour)
+        content = _content(settings, catalogue, spaces, alignment, behaviour)
         parent = current_name(settings.store)
         standing = _standing(settings.store, parent) if parent else None
         if not force:
@@ -174,6 +177,7 @@ def build(
                 entries = build_indexes(settings, folder, catalogue, spaces, alignment, standing, progress)
                 tower = build_tower(settings, folder, catalogue, spaces, behaviour, interactions, standing, progress)
                 behaviour.write(folder / "behaviour")
+                words = write_words(folder / WORDS, catalogue, settings.language, _searched(settings), _told(progress))
                 if alignment is not None:
                     write_folder(folder, ALIGNMENT, alignment.files())
                 # A copy, not a link: nothing that befalls the catalogue's file befalls the release.
@@ -190,12 +194,14 @@ def build(
                 spaces=entries,
                 tower=tower,
                 alignment=alignment.facts if alignment is not None else None,
+                words=words,
                 behaviour=behaviour.facts,
                 seconds=seconds,
                 versions={name: version(name) for name in ("vetrina", "torch", "onnxruntime")},
             )
             with _timed(seconds, "compare"):
                 made = Release(folder, manifest)
+                manifest.weighed = weigh(settings, made)
                 manifest.quality = _look(settings, made, interactions, folder)
                 if standing is not None:
                     parent_release = open_release(settings.store, standing.release)
@@ -277,10 +283,28 @@ def _behaviour(settings: Settings, catalogue: Catalogue, spaces: list[SpaceVecto
     return behaviour, interactions
 
 
+def _searched(settings: Settings) -> list[tuple[str, int]]:
+    """What shoppers search for, and how many of them."""
+    store = open_event_store(settings)
+    try:
+        return store.queries(MOST_QUERIES)
+    finally:
+        store.close()
+
+
+def _told(progress: Progress | None) -> Callable[[int, int], None] | None:
+    return (lambda done, total: progress("words", done, total, "items")) if progress else None
+
+
 def _content(
-    catalogue: Catalogue, spaces: list[SpaceVectors], alignment: Alignment | None, behaviour: Behaviour
+    settings: Settings,
+    catalogue: Catalogue,
+    spaces: list[SpaceVectors],
+    alignment: Alignment | None,
+    behaviour: Behaviour,
 ) -> str:
     digest = hashlib.blake2b(catalogue.version.encode(), digest_size=16)
+    digest.update(settings.language.encode())
     digest.update(alignment.fingerprint.encode() if alignment is not None else b"")
     digest.update(behaviour.facts.model_dump_json(exclude={"counted_at"}).encode())
     for space in spaces:

@@ -22,6 +22,7 @@ from serve.settings import Settings
 PAGE = 50_000
 MOST_ITEMS = 20_000
 LATE_SECONDS = 2.0
+FEWEST_SHOPPERS = 3
 _EVENTS = Table(
     "events",
     METADATA,
@@ -148,6 +149,18 @@ class EventStore:
             .order_by(func.count(_EVENTS.c.user_id.distinct()).desc(), _EVENTS.c.query, _EVENTS.c.item_id)
         )
         return [(said, item_id) for said, item_id in self.database.rows(query.limit(most))]
+
+    def queries(self, most: int) -> list[tuple[str, int]]:
+        """What at least FEWEST_SHOPPERS searched for, by how many: what fewer did may tell who they are."""
+        shoppers = func.count(_EVENTS.c.user_id.distinct())
+        query = (
+            select(_EVENTS.c.query, shoppers)
+            .where(_EVENTS.c.query.is_not(None), _EVENTS.c.user_id.not_in(in_quarantine()))
+            .group_by(_EVENTS.c.query)
+            .having(shoppers >= FEWEST_SHOPPERS)
+            .order_by(shoppers.desc(), _EVENTS.c.query)
+        )
+        return [(said, count) for said, count in self.database.rows(query.limit(most))]
 
     def users(self) -> Iterator[str]:
         """The ids of all users, in order; then those who are only in files."""

@@ -3,23 +3,21 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embed.behaviour import Event
+from embed.catalogue import is_blank
 from embed.images import ImageLimits
-from index.exact import top
 from index.selection import Selection
 from serve.errors import BadRequest, NotFound
 from serve.filters import Filter, compile_filter
-from serve.fusion import fuse
 from serve.learn.answer_store import Display
 from serve.learn.known import Known
-from serve.rank.explain import Reasons
 from serve.rank.explore import Exploration
 from serve.rank.features import FeatureMaker
 from serve.rank.online import OnlineHead
@@ -28,12 +26,13 @@ from serve.rank.rules import Acting, RuleBook, rules_file
 from serve.recommend.recommender import Candidates, Recommender
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import TOWER
-from serve.retrieve.query import Encoders, Query, direction_of, query_vectors
+from serve.retrieve.finding import DEPTH, ByWords, Finder, Found, rounded
+from serve.retrieve.query import PART_WEIGHTS, Encoders, Query, direction_of, query_vectors
 from serve.settings import Settings
 from serve.view import View
-
-DEPTH = 50  # candidates each space proposes before fusion, at the least
-FEW = 100  # items left out up to which a search asks for that many more instead of filtering
+from serve.words.facets import PRICE
+from serve.words.intent import meant_by
+from serve.words.lexicon import WORDS
 
 
 @dataclass(frozen=True)
@@ -56,19 +55,13 @@ class Taste:
         return cls(known.events, personal, explain, known.preferences.blocked, known.preferences.blocked_items)
 
 
-class Found(NamedTuple):
-    """An item of an answer. `sources` gives its cosine in each space that was asked, `image` its best image there.
+@dataclass(frozen=True)
+class Understood:
+    """What a query was taken to say: the words to look for, the conditions in them, and what misspelled words mean."""
 
-    Where a scorer ranked, `chances` are the probabilities of each head, and `score` is what can be expected of them.
-    """
-
-    number: int
-    score: float
-    sources: dict[str, float]
-    image: int | None
-    chances: dict[str, float] | None = None
-    reasons: Reasons | None = None
-    rules: Sequence[str] = ()
+    text: str | None
+    filter: Mapping[str, Any]
+    corrected: Mapping[str, str]
 
 
 class Engine:
@@ -88,20 +81,73 @@ class Engine:
         self._settings = settings
         self._rules = RuleBook(rules_file(settings)) if rules is None else rules
         self._online = online
+        learned = view.release.manifest.weighed
+        self._source_weights = {
+            source: settings.space_weights.get(source, 1.0)
+            * (1.0 if learned is None else learned.weights.get(source, 1.0))
+            for source in (*view.spaces, WORDS)
+        }
+        # Which items are alike does not depend on what shoppers type.
         self._space_weights = {space: settings.space_weights.get(space, 1.0) for space in view.spaces}
         self._spaces = dict(view.spaces) | ({TOWER: view.tower} if view.tower is not None else {})
 
     def search(self, query: Query, taste: Taste | None = None) -> list[Found]:
         """The k best items, best first; raises BadRequest where the query is empty or no space can take it.
 
-        With a taste and a scorer, the most relevant are put in an order that suits the shopper too.
+        Encoders read words as they are meant, see `serve.words.lexicon`. With a taste and a scorer, the most relevant
+        are put in an order that suits the shopper too.
         """
         wanted = compile_filter(query.filter)
-        chosen = self._chosen_spaces(query.spaces, "spaces")
-        release = self.view.release
-        vectors = query_vectors(query, chosen, self._spaces, release, self._encoders, self._limits, self.number)
+        vectors, words = self._sought(query)
         left_out = self._known([*query.exclude, *query.unlike, *query.like])
-        return self._suited(vectors, query.k, left_out, wanted, taste)
+        return self._suited(vectors, query.k, left_out, wanted, taste, words)
+
+    def scores_by_source(self, text: str) -> dict[str, NDArray[np.float32]]:
+        """How words score all items in each source that they enter, [items]; -inf for an item that is not in it."""
+        vectors, words = self._sought(Query(k=1, text=text))
+        scores = {space: self._spaces[space].scores_of_all(vector) for space, vector in vectors.items()}
+        return scores if words is None or not words.found else {**scores, WORDS: words.scores}
+
+    def _sought(self, query: Query) -> tuple[dict[str, NDArray[np.float32]], ByWords | None]:
+        """What a query is in each space that it enters, and by its words."""
+        chosen = self._chosen_spaces(query.spaces, "spaces", (WORDS,))
+        words = None
+        if WORDS in chosen and query.text is not None and not is_blank(query.text):
+            asked = self.view.release.words.ask(query.text)
+            query = replace(query, text=asked.text)
+            weight = (PART_WEIGHTS | dict(query.weights))["text"]
+            weights = {**self._source_weights, WORDS: self._source_weights[WORDS] * weight}
+            words = ByWords(self.view.words_scores(asked), weights)
+        spaces = [space for space in chosen if space != WORDS]
+        of_release, limits, by_words = self.view.release, self._limits, words is not None
+        vectors = query_vectors(query, spaces, self._spaces, of_release, self._encoders, limits, self.number, by_words)
+        return vectors, words
+
+    def understand(self, query: Query, prices: bool = True) -> tuple[Query, Understood]:
+        """The query with what its words say of prices as a filter, if it has none, and how it was understood."""
+        if query.text is None:
+            return query, Understood(None, {}, {})
+        text = query.text
+        conditions: dict[str, Any] = {}
+        if prices and PRICE not in query.filter and self.view.release.has_prices:
+            text, conditions = meant_by(query.text)
+        asked = self.view.release.words.ask(text)
+        understood = replace(query, text=text, filter={**query.filter, **conditions})
+        return understood, Understood(asked.text, conditions, dict(asked.corrected))
+
+    def facets(self, query: Query, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+        """How many items have which value, by column or attribute, the most frequent first.
+
+        Of those that pass the query's filter and hold as many of its words as any does. Raises BadRequest for a column
+        that no item has.
+        """
+        wanted = compile_filter(query.filter)
+        chosen = np.ones(self.view.items, np.bool_) if wanted is None else self.view.selection(wanted).mask.copy()
+        chosen[self.view.gone] = False
+        if query.text is not None:
+            held = self.view.words_held(self.view.release.words.ask(query.text)) * chosen
+            chosen &= held == held.max(initial=0)
+        return {name: self.view.facet(name, chosen) for name in names}
 
     def similar(
         self,
@@ -280,6 +326,10 @@ class Engine:
         return np.where(np.isnan(of) | (mean <= 0), 1, np.maximum(of, 0) / max(mean, 1e-9)).astype(np.float32)
 
     @cached_property
+    def _finder(self) -> Finder:
+        return Finder(self.view, self._spaces, self._space_weights)
+
+    @cached_property
     def _recommender(self) -> Recommender:
         view, behaviour = self.view, self.view.release.behaviour
         blend = behaviour.facts.blend.scaled(self._settings.source_weights)
@@ -301,16 +351,20 @@ class Engine:
         left_out: Sequence[int],
         filter_: Filter | None,
         taste: Taste | None,
+        words: ByWords | None = None,
     ) -> list[Found]:
-        """What `_find` finds, where there is a taste in an order that suits it too."""
+        """What is found, where there is a taste in an order that suits it too."""
         if taste is not None:
             left_out = [*left_out, *self._known(taste.left_out), *self._blocked(taste.blocked).tolist()]
+        allowed = None if filter_ is None else self.view.selection(filter_)
         if taste is None or self.view.release.behaviour.scorer is None:
-            return self._find(vectors, k, left_out, filter_)
-        relevant = self._find(vectors, max(k, min(MOST_SCORED, max(DEPTH, POOL * k))), left_out, filter_)
+            return self._finder.find(vectors, words, k, left_out, allowed)
+        relevant = self._finder.find(vectors, words, max(k, min(MOST_SCORED, max(DEPTH, POOL * k))), left_out, allowed)
         numbers = np.array([one.number for one in relevant], np.int64)
         relevance = np.array([one.score for one in relevant], np.float32)
-        if len(vectors) == 1:  # of one space it is a cosine
+        if words is not None and not vectors:  # it is BM25
+            relevance /= max(float(words.scores[words.scores > -np.inf].std()), 1e-6)
+        elif words is None and len(vectors) == 1:  # of one space it is a cosine
             (space, vector), *_ = vectors.items()
             relevance /= max(float((self.view.release.samples[space] @ vector).std()), 1e-6)
         shopper = self.shopper(taste.events)
@@ -323,88 +377,25 @@ class Engine:
             for one in self._answered(ranked, shopper, taste.explain)
         ]
 
-    def _find(
-        self,
-        vectors: Mapping[str, NDArray[np.float32]],
-        k: int,
-        left_out: Sequence[int],
-        filter_: Filter | None,
-    ) -> list[Found]:
-        indexes = {space: self._spaces[space] for space in vectors}
-        allowed = None if filter_ is None else self.view.selection(filter_)
-        if all(index.factory == "Flat" for index in indexes.values()):
-            # Exact search scores every item anyway, so the fused order is exact too.
-            items = self.view.everything
-            scores = {space: index.scores_of_all(vectors[space]) for space, index in indexes.items()}
-            total = self._total(scores, scores)
-            total[left_out] = -np.inf
-            if allowed is not None:
-                total[~allowed.mask] = -np.inf
-        else:
-            items = self._candidates(vectors, k, left_out, allowed)
-            scores = {space: index.scores_of(vectors[space], items) for space, index in indexes.items()}
-            samples = {space: self.view.release.samples[space] @ vector for space, vector in vectors.items()}
-            total = self._total(scores, samples)
-            total[np.isin(items, left_out)] = -np.inf
-            if allowed is not None:
-                total[~allowed.mask[items]] = -np.inf
-        best = top(total, items, k)
-        numbers = items[best].tolist()
-        images: Sequence[int | None] = [None] * len(best)
-        if "image" in vectors:
-            images = indexes["image"].best_labels(vectors["image"], numbers)
-        cosines = zip(*(_rounded(of[best]) for of in scores.values()), strict=True)
-        sources = [
-            {space: cosine for space, cosine in zip(scores, each, strict=True) if cosine > -np.inf} for each in cosines
-        ]
-        return list(map(Found, numbers, _rounded(total[best]), sources, images))
-
-    def _total(
-        self, scores: Mapping[str, NDArray[np.float32]], backgrounds: Mapping[str, NDArray[np.float32]]
-    ) -> NDArray[np.float32]:
-        """The score that items are ordered by: of a single space its cosine, of several the fused one."""
-        if len(scores) == 1:
-            return next(iter(scores.values())).copy()
-        return fuse(scores, backgrounds, self._space_weights)
-
-    def _candidates(
-        self,
-        vectors: Mapping[str, NDArray[np.float32]],
-        k: int,
-        left_out: Sequence[int],
-        allowed: Selection | None,
-    ) -> NDArray[np.int64]:
-        """Items that any of the spaces proposes, in rising order. A few too many are cheaper than a filter."""
-        depth = k if len(vectors) == 1 else max(DEPTH, 2 * k)
-        if len(left_out) <= FEW:
-            depth += len(left_out)
-        else:
-            mask = np.ones(self.view.items, dtype=np.bool_) if allowed is None else allowed.mask.copy()
-            mask[left_out] = False
-            if allowed is None:
-                mask[self.view.gone] = False
-            allowed = Selection(mask)
-        found = [self._spaces[space].search(vector[None], depth, allowed) for space, vector in vectors.items()]
-        return np.unique(np.concatenate([hits.ids[0, : hits.counts[0]] for hits in found]))
-
     def _known(self, item_ids: Sequence[str]) -> list[int]:
         return [number for item_id in item_ids if (number := self.view.number(item_id)) is not None]
 
-    def _chosen_spaces(self, wanted: Sequence[str], field_: str) -> list[str]:
+    def _chosen_spaces(self, wanted: Sequence[str], field_: str, more: Sequence[str] = ()) -> list[str]:
+        known = [*self._spaces, *more]
         for space in wanted:
-            if space not in self._spaces:
-                raise BadRequest(f"there is no space {space!r}: this release has {', '.join(self._spaces)}", field_)
-        return list(wanted or self.view.spaces)
+            if space not in known:
+                raise BadRequest(f"there is no space {space!r}: this release has {', '.join(known)}", field_)
+        return list(wanted or [*self.view.spaces, *more])
 
 
 def _found(ranked: Ranked) -> list[Found]:
     """What was ranked, as an answer has it."""
     found, scores = ranked.found, ranked.scores
-    totals, sources = _rounded(found.total), _by_row(found.scores, len(found.items))
+    totals, sources = rounded(found.total), _by_row(found.scores, len(found.items))
     listed = [Found(*each, None) for each in zip(found.items.tolist(), totals, sources, strict=True)]
     if scores is None:
         return listed
-    chances, expected = _by_row(scores.heads, len(listed)), _rounded(scores.total)
+    chances, expected = _by_row(scores.heads, len(listed)), rounded(scores.total)
     return [
         one if math.isnan(score) else one._replace(score=score, chances=of)
         for one, score, of in zip(listed, expected, chances, strict=True)
@@ -414,8 +405,4 @@ def _found(ranked: Ranked) -> list[Found]:
 def _by_row(columns: Mapping[str, NDArray[np.float32]], rows: int) -> list[dict[str, float]]:
     if not columns:
         return [{} for _ in range(rows)]
-    return [dict(zip(columns, row, strict=True)) for row in zip(*map(_rounded, columns.values()), strict=True)]
-
-
-def _rounded(scores: NDArray[np.float32]) -> list[float]:
-    return scores.astype(np.float64).round(4).tolist()  # type: ignore[no-any-return]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*map(rounded, columns.values()), strict=True)]

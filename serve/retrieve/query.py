@@ -28,6 +28,7 @@ from serve.errors import BadRequest, Broken
 from serve.recommend.sources import TOWER
 from serve.release import Manifest, Release
 from serve.settings import Settings
+from serve.words.lexicon import WORDS
 
 PART_WEIGHTS = {"text": 1.0, "image": 1.0, "like": 1.0, "unlike": 0.5}
 
@@ -104,11 +105,12 @@ def query_vectors(
     encoders: Encoders,
     limits: ImageLimits,
     number: Callable[[str, str], int],
+    by_words: bool = False,
 ) -> dict[str, NDArray[np.float32]]:
     """One unit vector for each of the `chosen` spaces that the query enters: the weighted sum of its parts there.
 
     `number` gives the number of an item by its id and the field that names it. Raises BadRequest where the query is
-    empty or no space can take it. Source: Rocchio 1971.
+    empty or no space can take it; words that are searched for `by_words` too need none. Source: Rocchio 1971.
     """
     weights = PART_WEIGHTS | dict(query.weights)
     if query.text is not None and is_blank(query.text):
@@ -120,7 +122,7 @@ def query_vectors(
     )
     entrance = _Entrance(release, encoders)
     parts: dict[str, list[tuple[NDArray[np.float32], float]]] = {}
-    entered: set[str] = set()
+    entered = {"text"} if by_words else set[str]()
     for space in chosen:
         index, found = spaces[space], parts.setdefault(space, [])
         if query.text is not None and (vector := entrance.words(space, query.text)) is not None:
@@ -140,14 +142,14 @@ def query_vectors(
         ("like", query.like or None, "knows the liked items"),
     ):
         if given is not None and part not in entered:
-            raise BadRequest(f"no space of {', '.join(chosen)} {what} in release {release.name}", part)
+            raise BadRequest(f"no space of {', '.join(chosen) or WORDS} {what} in release {release.name}", part)
     directions = {
         space: direction
         for space, found in parts.items()
         if any(weight > 0 for _, weight in found)
         and (direction := direction_of([vector for vector, _ in found], [weight for _, weight in found])) is not None
     }
-    if not directions:
+    if not directions and any(parts.values()):
         raise BadRequest("the parts of the query cancel each other out: change their weights", "weights")
     return directions
 

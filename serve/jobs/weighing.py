@@ -1,0 +1,33 @@
+"""Searches that shoppers made, and what builds learn from them of how much words and vectors count."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embed.catalogue import Catalogue
+from embed.encoders import choose_device
+from serve.learn.event_store import open_event_store
+from serve.release import Release
+from serve.retrieve.engine import Engine
+from serve.retrieve.query import Encoders
+from serve.settings import Settings
+from serve.training.weighing import MOST, Weighed, learn_weights
+from serve.view import View
+from serve.words.lexicon import WORDS
+
+
+def weigh(settings: Settings, release: Release) -> Weighed | None:
+    """How much each source of a search counts in a release; None where shoppers searched too little."""
+    searches = [(query, row) for row, query in searched_items(settings, release.catalogue, MOST)]
+    engine = Engine(View(release), Encoders(choose_device(settings.device, settings.threads)), settings)
+    return learn_weights(searches, engine.scores_by_source, (*sorted(release.spaces), WORDS))
+
+
+def searched_items(settings: Settings, catalogue: Catalogue, most: int) -> list[tuple[int, str]]:
+    """What shoppers searched for, with the row of an item that they then took to; those of most shoppers first."""
+    store = open_event_store(settings)
+    try:
+        found = store.searched(most)
+    finally:
+        store.close()
+    rows = pc.index_in(pa.array([item_id for _, item_id in found], pa.string()), value_set=catalogue.ids())
+    return [(row, query) for row, (query, _) in zip(rows.to_pylist(), found, strict=True) if row is not None]

@@ -1,0 +1,133 @@
+"""Finding: the items nearest to what is sought, in each source and by all of them together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.contract import VectorIndex
+from index.exact import top
+from index.selection import Selection
+from serve.fusion import fuse
+from serve.rank.explain import Reasons
+from serve.view import View
+from serve.words.lexicon import WORDS
+
+DEPTH = 50  # candidates each source proposes before fusion, at the least
+FEW = 100  # items left out up to which a search asks for that many more instead of filtering
+Scores = Mapping[str, NDArray[np.float32]]
+
+
+class Found(NamedTuple):
+    """An item of an answer. `sources` gives its cosine in each space that was asked, and its BM25 for the
+    words; `image` is its best image.
+
+    Where a scorer ranked, `chances` are the probabilities of each head, and `score` is what can be expected of them.
+    """
+
+    number: int
+    score: float
+    sources: dict[str, float]
+    image: int | None
+    chances: dict[str, float] | None = None
+    reasons: Reasons | None = None
+    rules: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ByWords:
+    """BM25 of all items for a query's words [items], -inf for who is gone, and how much each source counts then."""
+
+    scores: NDArray[np.float32]
+    weights: Mapping[str, float]
+
+    @cached_property
+    def found(self) -> bool:
+        """Whether any item has any of them."""
+        return bool((self.scores > 0).any())
+
+
+class Finder:
+    """Finds items in a view, by spaces that count by `weights`. Safe in several threads."""
+
+    def __init__(self, view: View, spaces: Mapping[str, VectorIndex], weights: Mapping[str, float]) -> None:
+        self._view, self._spaces, self._weights = view, spaces, weights
+
+    def find(
+        self,
+        vectors: Scores,
+        words: ByWords | None,
+        k: int,
+        left_out: Sequence[int],
+        allowed: Selection | None,
+    ) -> list[Found]:
+        """The k items that are best by the `vectors` of a query in some spaces, and by its words."""
+        if words is not None and not words.found and vectors:
+            words = None  # words that no item has are no source
+        indexes = {space: self._spaces[space] for space in vectors}
+        if all(index.factory == "Flat" for index in indexes.values()):
+            # Exact search scores every item anyway, so the fused order is exact too.
+            items = self._view.everything
+            scores = {space: index.scores_of_all(vectors[space]) for space, index in indexes.items()}
+            backgrounds: Scores = scores
+        else:
+            items = self._candidates(vectors, words, k, left_out, allowed)
+            scores = {space: index.scores_of(vectors[space], items) for space, index in indexes.items()}
+            backgrounds = {space: self._view.release.samples[space] @ vector for space, vector in vectors.items()}
+        if words is not None:
+            scores[WORDS], backgrounds = words.scores[items], {**backgrounds, WORDS: words.scores}
+        if len(scores) > 1:
+            total = fuse(scores, backgrounds, self._weights if words is None else words.weights)
+        else:  # of a single source its own
+            ((name, own),) = scores.items()
+            total = np.where(own > 0, own, -np.inf) if name == WORDS else own.copy()
+        total[np.isin(items, left_out)] = -np.inf
+        if allowed is not None:
+            total[~allowed.mask[items]] = -np.inf
+        best = top(total, items, k)
+        numbers = items[best].tolist()
+        images: Sequence[int | None] = [None] * len(best)
+        if "image" in vectors:
+            images = indexes["image"].best_labels(vectors["image"], numbers)
+        by_source = {name: of[best] for name, of in scores.items()}
+        if words is not None:
+            by_source[WORDS] = np.where(by_source[WORDS] > 0, by_source[WORDS], -np.inf)
+        columns = zip(*map(rounded, by_source.values()), strict=True)
+        sources = [
+            {name: score for name, score in zip(by_source, each, strict=True) if score > -np.inf} for each in columns
+        ]
+        return list(map(Found, numbers, rounded(total[best]), sources, images))
+
+    def _candidates(
+        self,
+        vectors: Scores,
+        words: ByWords | None,
+        k: int,
+        left_out: Sequence[int],
+        allowed: Selection | None,
+    ) -> NDArray[np.int64]:
+        """Items that any of the sources proposes, in rising order. A few too many are cheaper than a filter."""
+        depth = k if len(vectors) == 1 and words is None else max(DEPTH, 2 * k)
+        if len(left_out) <= FEW:
+            depth += len(left_out)
+        else:
+            mask = np.ones(self._view.items, dtype=np.bool_) if allowed is None else allowed.mask.copy()
+            mask[left_out] = False
+            if allowed is None:
+                mask[self._view.gone] = False
+            allowed = Selection(mask)
+        found = [self._spaces[space].search(vector[None], depth, allowed) for space, vector in vectors.items()]
+        proposed = [hits.ids[0, : hits.counts[0]] for hits in found]
+        if words is not None:
+            scores = words.scores if allowed is None else np.where(allowed.mask, words.scores, -np.inf)
+            best = top(scores, self._view.everything, depth)
+            proposed.append(best[scores[best] > 0])
+        return np.unique(np.concatenate(proposed))
+
+
+def rounded(scores: NDArray[np.float32]) -> list[float]:
+    """Scores as answers have them."""
+    return scores.astype(np.float64).round(4).tolist()  # type: ignore[no-any-return]
