@@ -75,6 +75,8 @@ def recommend(
     user: Annotated[str | None, typer.Argument(help="whose events count; without one, --item")] = None,
     item: Annotated[list[str] | None, typer.Option(help="an item clicked just now; repeat it for several")] = None,
     filter_: Where = None,
+    from_: Annotated[list[str] | None, typer.Option("--from", help="only what was done in this domain")] = None,
+    to: Annotated[list[str] | None, typer.Option(help="only items of this domain; repeat it for several")] = None,
     explain: Explain = False,
     k: K = 10,
     store: Store = None,
@@ -83,16 +85,22 @@ def recommend(
     """What a shopper will want next, by what was done so far."""
     from serve.learn.event_store import open_event_store
     from serve.learn.known import known_of
+    from serve.retrieve.engine import in_domains
 
     settings = load_settings(store=store)
-    wanted = _read_filter(filter_)
+    wanted = in_domains(_read_filter(filter_), to or ())
     known = known_of(
         open_event_store(settings), settings, user, [{"item_id": of, "type": "click"} for of in item or ()]
     )
     answer = _ask(
         settings,
         lambda engine: engine.recommend(
-            known.events, k, known.left_out, wanted, explain, blocked=known.preferences.blocked
+            engine.done_in(known.events, from_) if from_ else known.events,
+            k,
+            known.left_out,
+            wanted,
+            explain,
+            blocked=known.preferences.blocked,
         ),
     )
     print_result(json, answer, show.answer)

@@ -103,6 +103,17 @@ class ForShopper(Strict):
     explain: bool = Field(False, description="whether each item comes with reasons, for a shopper's search")
 
 
+class AcrossDomains(Strict):
+    """Between which domains a shopper is taken: by what was done in some, with items of others."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    from_: list[str] = Field(
+        [], alias="from", max_length=MAX_IDS, description="domains whose events count; without it those of all"
+    )
+    to: list[str] = Field([], max_length=MAX_IDS, description="domains that items come from; without it all")
+
+
 class SearchRequest(ForShopper):
     """Any of words, a photo and items to look like; at least one of them."""
 
@@ -177,7 +188,7 @@ class NeighboursQuery(Strict):
     )
 
 
-class RecommendRequest(Strict):
+class RecommendRequest(AcrossDomains):
     """For a shopper who is known by id, or for one who is known by `history`, or by both, or by nothing."""
 
     model_config = ConfigDict(
@@ -186,6 +197,7 @@ class RecommendRequest(Strict):
             "examples": [
                 {"user_id": "u00001", "k": 5},
                 {"history": [{"item_id": "SNK-0007"}, {"item_id": "SNK-0012", "type": "cart"}], "k": 5},
+                {"user_id": "u00001", "from": ["video"], "to": ["web"], "k": 5},
             ]
         },
     )
@@ -205,7 +217,7 @@ class RecommendRequest(Strict):
     )
 
 
-class CandidatesRequest(Strict):
+class CandidatesRequest(AcrossDomains):
     """As recommend, for another service to choose from: thousands, with what each source says of each."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"user_id": "u00001", "k": 100}]})

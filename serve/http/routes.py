@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
 from uuid import uuid4
@@ -22,6 +22,7 @@ from serve.errors import BadRequest, NotFound
 from serve.experiment import CONTROL
 from serve.http.contract import (
     MAX_HISTORY,
+    AcrossDomains,
     Answer,
     CandidatesAnswer,
     CandidatesRequest,
@@ -52,7 +53,7 @@ from serve.learn.rights import Preferences
 from serve.live import Live
 from serve.metrics import ANSWERS, exposed
 from serve.release import list_manifests
-from serve.retrieve.engine import Engine, Taste
+from serve.retrieve.engine import Engine, Taste, in_domains
 from serve.retrieve.query import Query
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
@@ -262,7 +263,7 @@ def recommend(wanted: RecommendRequest, live: LiveRelease) -> Response:
         known.events,
         wanted.k,
         left_out,
-        wanted.filter,
+        in_domains(wanted.filter, wanted.to),
         wanted.explain,
         wanted.diversity,
         wanted.explore if known.preferences.explore else False,
@@ -288,7 +289,8 @@ def candidates(wanted: CandidatesRequest, live: LiveRelease) -> Response:
     started = time.perf_counter()
     engine, known = _known(live, wanted)
     left_out = [*known.left_out, *wanted.exclude]
-    found = engine.candidates(known.events, wanted.k, left_out, wanted.filter, known.preferences.blocked)
+    conditions = in_domains(wanted.filter, wanted.to)
+    found = engine.candidates(known.events, wanted.k, left_out, conditions, known.preferences.blocked)
     return _respond(engine, {"items": answer_candidates(engine.view, found)}, started)
 
 
@@ -400,7 +402,10 @@ async def readyz(live: LiveRelease) -> dict[str, str]:
 def _known(live: Live, wanted: RecommendRequest | RankRequest | CandidatesRequest) -> tuple[Engine, Known]:
     """The engine that answers a shopper, and what it goes by."""
     history = [event.model_dump() for event in wanted.history]
-    return live.engine_for(wanted.user_id), live.known(wanted.user_id, history)
+    engine, known = live.engine_for(wanted.user_id), live.known(wanted.user_id, history)
+    if isinstance(wanted, AcrossDomains) and wanted.from_:
+        known = replace(known, events=engine.done_in(known.events, wanted.from_))
+    return engine, known
 
 
 def _taste(live: Live, wanted: ForShopper) -> Taste | None:

@@ -272,6 +272,14 @@ class Engine:
         named = compile_filter(blocked) if blocked else None
         return np.empty(0, np.int64) if named is None else np.flatnonzero(self.view.selection(named).mask)
 
+    def done_in(self, events: Sequence[Event], domains: Sequence[str]) -> list[Event]:
+        """The events of some domains; those that do not say where are of their item's."""
+        return [event for event in events if (event.domain or self._domain(event.item_id)) in domains]
+
+    def _domain(self, item_id: str) -> str | None:
+        number = self.view.number(item_id)
+        return None if number is None else self.view.item(number).domain
+
     def shopper(self, events: Sequence[Event]) -> Shopper:
         """What the events say of a shopper, under the items' numbers."""
         return Shopper.from_events(events, self.view.number, self._settings.signal)
@@ -386,6 +394,15 @@ class Engine:
             if space not in known:
                 raise BadRequest(f"there is no space {space!r}: this release has {', '.join(known)}", field_)
         return list(wanted or [*self.view.spaces, *more])
+
+
+def in_domains(filter_: Mapping[str, Any], domains: Sequence[str]) -> Mapping[str, Any]:
+    """A filter for items of some domains only, if any are given; raises BadRequest where it has its own."""
+    if not domains:
+        return filter_
+    if "domain" in filter_:
+        raise BadRequest("to and a filter on domain both say where items come from: give one of them", "to")
+    return {**filter_, "domain": {"in": list(domains)}}
 
 
 def _found(ranked: Ranked) -> list[Found]:

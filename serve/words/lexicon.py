@@ -80,7 +80,8 @@ class Lexicon:
     def ask(self, text: str) -> Asked:
         """What words ask for, misspelled ones as they are most likely meant."""
         words = self.analyzer.words(text[:MOST_TEXT])[:MOST_WORDS]
-        corrected = {word: right for word in words if (right := self.correct(word)) is not None}
+        halves = {half for pair in pairwise(words) if self._together(*pair) for half in pair}
+        corrected = {word: right for word in words if word not in halves and (right := self.correct(word)) is not None}
         meant = [corrected.get(word, word) for word in words]
         terms: dict[str, float] = defaultdict(float)
         forms = [{self.analyzer.stem(word)} for word in meant]
@@ -95,8 +96,7 @@ class Lexicon:
                 terms[" ".join(apart)] += PAIR
                 forms[place].add(" ".join(apart))
         for place, (one, other) in enumerate(pairwise(meant)):
-            together = self.analyzer.stem(one + other)
-            if together.isalpha() and self._frequency(together):
+            if together := self._together(one, other):
                 terms[together] += GUESSED
                 forms[place].add(together)
                 forms[place + 1].add(together)
@@ -169,6 +169,11 @@ class Lexicon:
                     best = often, parts
         return None if best is None else best[1]
 
+    def _together(self, one: str, other: str) -> str | None:
+        """The term of two words that items write together, if they do."""
+        together = self.analyzer.stem(one + other)
+        return together if together.isalpha() and self._frequency(together) else None
+
     def _frequency(self, term: str) -> int:
         return self.index.frequency(number_of(term))
 
@@ -203,7 +208,7 @@ def write_words(
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    write_lexical(folder / "postings", collect(items(), analyzer, counted))
+    statistics = write_lexical(folder / "postings", collect(items(), analyzer, counted))
     phrases = Counter({phrase: count for phrase, count in counted.phrases.most_common(MOST_PHRASES) if count > 1})
     for query, shoppers in searched:
         phrases[" ".join(analyzer.words(query))] += SEARCHED * shoppers
@@ -211,9 +216,12 @@ def write_words(
     words = sorted(counted.words.items(), key=lambda each: (-each[1], each[0]))
     _write(folder / "vocabulary.arrow", "word", words)
     _write(folder / "phrases.arrow", "phrase", listed)
-    index = open_lexical(folder / "postings")
     facts = WordsFacts(
-        language=language, items=index.items, terms=index.terms, vocabulary=len(words), phrases=len(listed)
+        language=language,
+        items=statistics.items,
+        terms=statistics.terms,
+        vocabulary=len(words),
+        phrases=len(listed),
     )
     (folder / "facts.json").write_text(facts.model_dump_json())
     return facts
