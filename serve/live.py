@@ -14,6 +14,8 @@ from functools import cached_property
 from typing import Any
 
 from embed.catalogue import Mapping as FeedMapping
+from serve.audience.audience import Audiences
+from serve.audience.shoppers import ShopperTable
 from serve.changes import Encoding, LiveChange, image_source
 from serve.edits import Change, Outcome, delete_edits, patch_edits, put_edits
 from serve.errors import EXPECTED, Broken, complaint
@@ -110,6 +112,11 @@ class Live:
         """Forget a user; answers that are on their way to the log are waited for."""
         self._answers.settle_all()
         return self.rights.erase(user_id)
+
+    @cached_property
+    def audiences(self) -> Audiences:
+        """Who will want what."""
+        return Audiences(self.events, self.rights, ShopperTable(self.events, self.rights, self._settings))
 
     @cached_property
     def _answers(self) -> AnswerLog:

@@ -15,6 +15,7 @@ from serve.release import Check
 
 if TYPE_CHECKING:
     from embed.alignment.lora import LoraReport
+    from serve.audience.audience import Audience
     from serve.doctor import Finding
     from serve.jobs.bulk import BulkReport
     from serve.jobs.duplicates import DuplicatesReport
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_COLUMNS = 3  # of sources, beside which there is room for a title
 MOST_VALUES = 12  # of a facet
+MOST_MEMBERS = 10  # of an audience that are shown
 MOST_GROUPS = 20  # of the same image that are shown
 MARKS = {"good": ("✓", "green"), "off": ("–", "dim"), "wrong": ("✗", "bold red")}
 
@@ -296,6 +298,23 @@ def rules_tried(answers: dict[str, Any]) -> RenderableType:
         table.add_row(str(place), was, item["item_id"], item["title"] or "", ", ".join(item.get("rules", ())))
     gone = Text("no longer there: " + ", ".join(before)) if before else Text("all are still there", "dim")
     return Group(table, gone)
+
+
+def audience(found: "Audience") -> RenderableType:
+    """The first of an audience, who was left out, and what to expect."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("#", "user", "score", "chance", ""):
+        table.add_column(name, justify="left" if name in ("user", "") else "right")
+    for place, member in enumerate(found.members[:MOST_MEMBERS], 1):
+        held_out = "held out" if member.held_out else ""
+        table.add_row(str(place), member.user_id, f"{member.score:.2f}", f"{member.chance:.4f}", held_out)
+    held = sum(member.held_out for member in found.members)
+    lines = [
+        f"{len(found.members)} of {found.shoppers} shoppers, {held} held out; left out: {found.opted_out} opted out, "
+        f"{found.capped} reached too often, {found.had} had it",
+        *(f"of the first {size}: {expected:.2f} acts to expect" for size, expected in found.curve[-1:]),
+    ]
+    return Group(table, *(Text(line, "dim") for line in lines))
 
 
 def candidates_report(report: "BulkReport") -> RenderableType:

@@ -148,7 +148,7 @@ def test_a_forgotten_user_is_unknown_everywhere_at_once(copied: Settings) -> Non
         good(service.client.post("/v1/events", json={"events": [act]}))
         ids(service, "/v1/recommend", user_id=WHO)
         removed = good(service.client.delete(f"/v1/users/{WHO}"))["removed"]
-        assert removed == {"events": 1, "answers": 1, "preferences": 0}
+        assert removed == {"events": 1, "answers": 1, "preferences": 0, "contacts": 0}
         assert good(other.client.get(f"/v1/users/{WHO}"))["known"] is False
     assert traces(copied.store, [WHO, "secret-event"]) == []
 

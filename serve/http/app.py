@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.errors import EXPECTED, Complaint, complaint, writable
+from serve.http import campaigns
 from serve.http.contract import ErrorAnswer
 from serve.http.routes import SEARCH_SCHEMAS, router
 from serve.live import Live
@@ -62,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.live = live
     app.state.settings = settings
     app.include_router(router)
+    app.include_router(campaigns.router)
     app.add_middleware(EncodedPaths)
     app.add_middleware(BodyLimit, limit=settings.max_request_bytes)
     for kind in EXPECTED:

@@ -320,6 +320,7 @@ class RemovedRows(BaseModel):
     events: int
     answers: int
     preferences: int
+    contacts: int
 
 
 class ErasedAnswer(BaseModel):

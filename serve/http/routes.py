@@ -182,7 +182,7 @@ async def search(request: Request, live: LiveRelease) -> Response:
     body = await run_in_threadpool(
         lambda: answer_search(engine, query, _taste(live, wanted), wanted.fields, wanted.understand, wanted.facets)
     )
-    return _respond(engine, body, started)
+    return respond(engine, body, started)
 
 
 @router.get(
@@ -195,7 +195,7 @@ async def suggest(request: Request, live: LiveRelease) -> Response:
     """Phrases of titles, and what at least three shoppers searched for; misspelled beginnings are corrected."""
     started = time.perf_counter()
     wanted, engine = _read_query(request, SuggestQuery), live.engine
-    return _respond(engine, {"suggestions": engine.view.release.words.suggest(wanted.q, wanted.k)}, started)
+    return respond(engine, {"suggestions": engine.view.release.words.suggest(wanted.q, wanted.k)}, started)
 
 
 @router.get("/v1/items/{item_id}", response_model=ItemAnswer, summary="One item")
@@ -204,7 +204,7 @@ async def item(item_id: ItemIdInPath, live: LiveRelease) -> Response:
     started = time.perf_counter()
     engine = live.engine
     number = engine.number(item_id)
-    return _respond(engine, {"item": {"item_id": item_id, **item_fields(engine.view, number)}}, started)
+    return respond(engine, {"item": {"item_id": item_id, **item_fields(engine.view, number)}}, started)
 
 
 @router.get(
@@ -237,7 +237,7 @@ async def similar_to_item(request: Request) -> Response:
                 live.taste(wanted.user_id, (), wanted.personal, wanted.explain),
             )
         )
-    return _respond(engine, answer(engine.view, found, wanted.fields), started)
+    return respond(engine, answer(engine.view, found, wanted.fields), started)
 
 
 @router.post("/v1/similar", response_model=Answer, summary="Items like several together")
@@ -247,7 +247,7 @@ async def similar_to_items(wanted: SimilarRequest, live: LiveRelease) -> Respons
     engine = live.engine_for(wanted.user_id)
     spaces, taste = [wanted.space] if wanted.space else (), _taste(live, wanted)
     found = engine.similar(wanted.item_ids, wanted.k, spaces, wanted.filter, taste=taste)
-    return _respond(engine, answer(engine.view, found, wanted.fields), started)
+    return respond(engine, answer(engine.view, found, wanted.fields), started)
 
 
 @router.post("/v1/recommend", response_model=Answer, summary="What a shopper will want next")
@@ -271,7 +271,7 @@ def recommend(wanted: RecommendRequest, live: LiveRelease) -> Response:
         # To whom nothing personal is shown, nothing shown is put down.
         live.log(request_id, wanted.user_id if known.preferences.personal else None, engine),
     )
-    return _respond(engine, answer(engine.view, found, wanted.fields), started, request_id)
+    return respond(engine, answer(engine.view, found, wanted.fields), started, request_id)
 
 
 @router.post("/v1/rank", response_model=RankAnswer, summary="Items from elsewhere, in a shopper's order")
@@ -280,7 +280,7 @@ def rank(wanted: RankRequest, live: LiveRelease) -> Response:
     started = time.perf_counter()
     engine, known = _known(live, wanted)
     found, unknown = engine.rank(known.events, wanted.item_ids, wanted.explain)
-    return _respond(engine, answer(engine.view, found, wanted.fields) | {"unknown": unknown}, started)
+    return respond(engine, answer(engine.view, found, wanted.fields) | {"unknown": unknown}, started)
 
 
 @router.post("/v1/candidates", response_model=CandidatesAnswer, summary="Candidates for another service")
@@ -291,7 +291,7 @@ def candidates(wanted: CandidatesRequest, live: LiveRelease) -> Response:
     left_out = [*known.left_out, *wanted.exclude]
     conditions = in_domains(wanted.filter, wanted.to)
     found = engine.candidates(known.events, wanted.k, left_out, conditions, known.preferences.blocked)
-    return _respond(engine, {"items": answer_candidates(engine.view, found)}, started)
+    return respond(engine, {"items": answer_candidates(engine.view, found)}, started)
 
 
 @router.post("/v1/events", response_model=EventsAnswer, summary="What shoppers did")
@@ -301,7 +301,7 @@ def events(wanted: EventsRequest, live: LiveRelease) -> Response:
     started = time.perf_counter()
     engine = live.engine
     taken = live.take_events(wanted.events, engine)
-    return _respond(engine, {"events": taken}, started)
+    return respond(engine, {"events": taken}, started)
 
 
 @router.get("/v1/users/{user_id}", response_model=UserAnswer, summary="What is known of a user")
@@ -315,7 +315,7 @@ def user(user_id: UserIdInPath, live: LiveRelease) -> Response:
     ]
     preferences = live.rights.preferences(user_id).model_dump()
     body = {"user_id": user_id, "known": count > 0, "events": count, "history": history, "preferences": preferences}
-    return _respond(live.engine, body, started)
+    return respond(live.engine, body, started)
 
 
 @router.put("/v1/users/{user_id}/preferences", response_model=PreferencesAnswer, summary="What a user wants of answers")
@@ -323,14 +323,14 @@ def prefer(user_id: UserIdInPath, wanted: Preferences, live: LiveRelease) -> Res
     """Replaces what was set before; answers of every process keep to it from now on, `rank` excepted."""
     started = time.perf_counter()
     live.rights.prefer(user_id, wanted)
-    return _respond(live.engine, {"user_id": user_id, "preferences": wanted.model_dump()}, started)
+    return respond(live.engine, {"user_id": user_id, "preferences": wanted.model_dump()}, started)
 
 
 @router.delete("/v1/users/{user_id}", response_model=ErasedAnswer, summary="Forget a user")
 def erase(user_id: UserIdInPath, live: LiveRelease) -> Response:
     """Removes events, answers and preferences, on disk when this answers; what is trained next does not have them."""
     started = time.perf_counter()
-    return _respond(live.engine, {"user_id": user_id, "removed": live.erase(user_id)}, started)
+    return respond(live.engine, {"user_id": user_id, "removed": live.erase(user_id)}, started)
 
 
 @router.get("/v1/releases", response_model=ReleasesAnswer, summary="Releases on disk and which one answers")
@@ -348,7 +348,7 @@ def releases(request: Request, live: LiveRelease) -> Response:
         }
         for manifest in list_manifests(request.app.state.settings.store)
     ]
-    return _respond(engine, {"changes": engine.view.changes, "releases": listed}, started)
+    return respond(engine, {"changes": engine.view.changes, "releases": listed}, started)
 
 
 @router.put("/v1/items", response_model=ChangesAnswer, summary="Add or replace items")
@@ -420,10 +420,10 @@ def _changed(live: Live, change: Callable[[], list[Outcome]], unknown_is_an_erro
     engine = live.engine
     if unknown_is_an_error and outcomes[0].status == "unknown":
         raise NotFound(f"there is no item {outcomes[0].item_id!r}", "item_id", "unknown_item")
-    return _respond(engine, {"items": outcomes}, started)
+    return respond(engine, {"items": outcomes}, started)
 
 
-def _respond(engine: Engine, body: dict[str, Any], started: float, request_id: str | None = None) -> Response:
+def respond(engine: Engine, body: dict[str, Any], started: float, request_id: str | None = None) -> Response:
     took = round((time.perf_counter() - started) * 1000, 3)
     head = {"request_id": request_id or uuid4().hex, "release": engine.view.release.name, "took_ms": took}
     return Response(orjson.dumps(head | body), media_type="application/json")

@@ -133,6 +133,15 @@ class EventStore:
         )
         return [item_id for (item_id,) in self.database.rows(query)]
 
+    def users_of(self, item_id: str) -> set[str]:
+        """Who did anything to an item, but see it."""
+        query = select(_EVENTS.c.user_id).where(_EVENTS.c.item_id == item_id, _EVENTS.c.type != "impression").distinct()
+        return {user_id for (user_id,) in self.database.rows(query)}
+
+    def quarantines(self) -> int:
+        """How many users are in quarantine."""
+        return int(self.database.rows(select(func.count()).select_from(in_quarantine().subquery()))[0][0])
+
     def searched(self, most: int) -> list[tuple[str, str]]:
         """Queries with the items that shoppers then took to, those of most shoppers first.
 

@@ -19,6 +19,7 @@ from sqlalchemy import Column, LargeBinary, Table, Text, func, select
 from embed.durable import sync
 from serve.learn.answer_store import AnswerStore
 from serve.learn.archive import Archive
+from serve.learn.contacts import Contacts
 from serve.learn.database import METADATA, Database, open_database
 from serve.learn.event_store import EventStore
 from serve.settings import Settings
@@ -42,6 +43,7 @@ class Preferences(BaseModel):
     )
 
     personal: bool = Field(True, description="whether answers may go by what the shopper did")
+    marketing: bool = Field(True, description="whether campaigns may reach the shopper; not where nothing is personal")
     explore: bool = Field(True, description="whether answers may try what is not the best by what is known")
     blocked_items: list[Name] = Field([], max_length=1000, description="never shown")
     blocked_categories: list[Name] = Field([], max_length=100, description="never shown, with all below them")
@@ -65,6 +67,7 @@ class Erased:
     events: int
     answers: int
     preferences: int
+    contacts: int
 
 
 class Rights:
@@ -87,6 +90,14 @@ class Rights:
         statement = statement.on_conflict_do_update(index_elements=["user_id"], set_={"body": body})
         with self._database.writing() as connection:
             connection.execute(statement)
+
+    def opted_out(self) -> set[str]:
+        """Who is never to be reached by a campaign."""
+        return {
+            user_id
+            for user_id, body in self._database.rows(select(_PREFERENCES.c.user_id, _PREFERENCES.c.body))
+            if b'"marketing":false' in body or b'"personal":false' in body
+        }
 
     def erase(self, user_id: str) -> Erased:
         """Remove all that is kept of a user until now; nothing is left on disk when this returns."""
@@ -118,7 +129,7 @@ class Rights:
         for user_id in self._events.users():
             for line in wanted.pop(_hash(user_id), ()):
                 found = self._remove(user_id, line, until=float(orjson.loads(line)["at"]))
-                removed += found.events + found.answers + found.preferences
+                removed += found.events + found.answers + found.preferences + found.contacts
         with self._database.writing() as connection:  # of whom nothing is here
             for lines in wanted.values():
                 connection.execute(_ERASURES.insert(), [{"line": line} for line in lines])
@@ -129,10 +140,11 @@ class Rights:
         with self._database.writing() as connection:
             events = old_events + self._events.erase(connection, user_id, until)
             answers = old_answers + self._answers.erase(connection, user_id, until)
+            contacts = Contacts(self._database).erase(connection, user_id, until)
             gone = connection.execute(_PREFERENCES.delete().where(_PREFERENCES.c.user_id == user_id))
             connection.execute(_ERASURES.insert(), {"line": line})
         self._database.wipe()
-        return Erased(events, answers, gone.rowcount)
+        return Erased(events, answers, gone.rowcount, contacts)
 
 
 def forget_again(settings: Settings) -> int:

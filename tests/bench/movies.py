@@ -2,19 +2,22 @@
 
 import csv
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
 
+from embed.behaviour import Event
 from serve.jobs.import_events import import_events
 from serve.jobs.pipeline import Progress, build
+from serve.learn.event_store import open_event_store
 from serve.settings import Settings
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "ml-100k"
 
 
-def movie_store(folder: Path, progress: Progress | None = None) -> Settings:
-    """Build the store in `folder` and take the ratings in; a rating of 4 or more is a liked item."""
+def movie_store(folder: Path, progress: Progress | None = None, ratings: Sequence[Event] | None = None) -> Settings:
+    """Build the store in `folder` and take the ratings in, all or some; a rating of 4 or more is a liked item."""
     with (DATA / "catalog.csv").open(encoding="utf-8") as file, (folder / "movies.jsonl").open("wb") as feed:
         for row in csv.DictReader(file):
             item = {
@@ -27,5 +30,10 @@ def movie_store(folder: Path, progress: Progress | None = None) -> Settings:
     (folder / "ratings.toml").write_text('[columns]\nvalue = "rating"\n\n[defaults]\ntype = "rating"\n')
     settings = Settings(store=folder / "store")
     build(settings, folder / "movies.jsonl", progress=progress)
+    if ratings is not None:
+        log = open_event_store(settings)
+        log.add(ratings)
+        log.close()
+        return settings
     import_events(settings, DATA / "events.csv", folder / "ratings.toml", progress)
     return settings

@@ -1,0 +1,1 @@
+"""Audiences: for an item or a creative, the shoppers most likely to want it."""
