@@ -128,7 +128,7 @@ def refused(response: httpx.Response, status: int = 422) -> dict[str, str]:
 def test_words_photo_and_examples_find_items(service: Service, all_ids: list[str], photo: bytes, shop: Path) -> None:
     own = sorted((shop / "images").iterdir())[0].stem.removesuffix("-2")
     body = good(service.search(text="red striped sneaker", k=3))
-    assert set(body) == {"request_id", "release", "took_ms", "ranked_by", "items"}
+    assert set(body) == {"request_id", "release", "took_ms", "ranked_by", "items", "understood", "facets"}
     assert len(body["items"]) == 3
     assert set(body["items"][0]) == {
         *("item_id", "score", "sources"),

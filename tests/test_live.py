@@ -274,12 +274,15 @@ def test_any_changes_come_to_what_a_plain_dict_says(
 
 
 def answers(engine: Engine) -> dict[str, dict[str, float]]:
-    """What a few questions find, with scores: words, each item's neighbours, and both filtered."""
+    """What a few questions find, with scores: words, each item's neighbours, and both filtered.
+
+    By vectors: how rare a word is a release counts when it is made.
+    """
     cheap = {"price": {"lte": 20}, "not": {"available": False}}
     found = {}
     for given_filter in ({}, cheap):
         for words in ("blue hat", "something to drink from", "red"):
-            query = Query(k=100, text=words, filter=given_filter)
+            query = Query(k=100, text=words, filter=given_filter, spaces=["text"])
             found[f"{words} {given_filter}"] = engine.search(query)
         for item_id in state(engine):
             found[f"like {item_id} {given_filter}"] = engine.similar([item_id], 100, filter_=given_filter)
