@@ -134,7 +134,7 @@ def test_words_photo_and_examples_find_items(service: Service, all_ids: list[str
         *("item_id", "score", "sources"),
         *("title", "category", "brand", "price", "currency", "image"),
     }
-    assert set(body["items"][0]["sources"]) == {"image", "text"}
+    assert set(body["items"][0]["sources"]) == {"image", "text", "words"}
     assert [item["score"] for item in body["items"]] == sorted((item["score"] for item in body["items"]), reverse=True)
     by_photo = service.ids(image=base64.b64encode(photo).decode())
     assert by_photo[0] == own
@@ -144,7 +144,7 @@ def test_words_photo_and_examples_find_items(service: Service, all_ids: list[str
     alike = service.ids(like=[liked], unlike=[unliked], k=72)
     assert sorted([*alike, liked, unliked]) == sorted(all_ids)
     fused = good(service.search(text="red", image=base64.b64encode(photo).decode(), like=[liked]))
-    assert set(fused["items"][0]["sources"]) == {"image", "text"}
+    assert {"image", "text"} <= set(fused["items"][0]["sources"]) <= {"image", "text", "words"}
 
 
 def test_each_option_counts(service: Service, all_ids: list[str], photo: bytes) -> None:
@@ -420,7 +420,7 @@ def test_any_id_can_be_asked_for(tmp_path: Path) -> None:
 
 
 def until(happens: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not happens():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.02)
@@ -495,9 +495,8 @@ def test_a_bug_of_ours_is_a_500_that_tells_nothing(service: Service, monkeypatch
     assert service.ids(text="shoe")
 
 
-def test_the_openapi_document_holds_together(built: Settings, all_ids: list[str], tmp_path: Path) -> None:
-    store = shutil.copytree(built.store, tmp_path / "store", symlinks=True)  # the examples change items
-    with served(built.model_copy(update={"store": store})) as service:
+def test_the_openapi_document_holds_together(copied: Settings, all_ids: list[str]) -> None:
+    with served(copied) as service:  # the examples change items
         response = service.client.get("/openapi.json")
         assert response.status_code == 200
         document = response.json()
@@ -520,7 +519,8 @@ def test_the_openapi_document_holds_together(built: Settings, all_ids: list[str]
         for node in walk(document):
             if isinstance(node.get("$ref"), str):
                 assert resolve(node["$ref"])
-        answered = {"/v1/events": "events", "/v1/users/{user_id}/preferences": "preferences"}
+        answered = {"/v1/events": "events", "/v1/audience": "members"}
+        answered["/v1/users/{user_id}/preferences"] = "preferences"
         tried = 0
         for path, methods in document["paths"].items():
             for method, operation in methods.items():
@@ -545,6 +545,8 @@ def known_ids(example: dict[str, Any], all_ids: list[str]) -> dict[str, Any]:
     return {
         name: [item if item in all_ids else next(spare) for item in value]
         if name in {"like", "unlike", "exclude", "item_ids"}
+        else (value if value in all_ids else all_ids[-1])
+        if name == "item_id"
         else value
         for name, value in example.items()
     }

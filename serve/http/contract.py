@@ -197,7 +197,6 @@ class RecommendRequest(AcrossDomains):
             "examples": [
                 {"user_id": "u00001", "k": 5},
                 {"history": [{"item_id": "SNK-0007"}, {"item_id": "SNK-0012", "type": "cart"}], "k": 5},
-                {"user_id": "u00001", "from": ["video"], "to": ["web"], "k": 5},
             ]
         },
     )
