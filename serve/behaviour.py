@@ -28,6 +28,7 @@ from serve.rank.facts import Facts as RankFacts
 from serve.rank.scorer import Scorer
 from serve.recommend.blend import Blend
 from serve.recommend.covisitation import Covisitation
+from serve.recommend.knowledge import Knowledge, KnowledgeSource
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import (
     LATELY,
@@ -58,6 +59,7 @@ class Facts(BaseModel):
     parked: int
     towers: str | None
     scorer: str | None
+    knowledge: str | None
     half_lives: HalfLives
     blend: Blend
 
@@ -74,6 +76,7 @@ class Behaviour:
     towers: TrainedTowers | None = None
     items: RankFacts | None = None
     scorer: Scorer | None = None
+    knowledge: Knowledge | None = None
 
     @classmethod
     def of(
@@ -86,6 +89,7 @@ class Behaviour:
         half_lives: HalfLives,
         now: float,
         scorer: Scorer | None = None,
+        knowledge: Knowledge | None = None,
     ) -> "Behaviour":
         """Count interactions as they are worth at `now` (epoch seconds)."""
         facts = Facts(
@@ -96,13 +100,15 @@ class Behaviour:
             parked=collected.parked,
             towers=towers.fingerprint if towers else None,
             scorer=scorer.fingerprint if scorer else None,
+            knowledge=knowledge.fingerprint if knowledge else None,
             half_lives=half_lives,
             blend=blend,
         )
         counted = Covisitation.count(interactions, now, half_lives.covisitation)
         popular = popularity(interactions, now, half_lives.popularity)
         of_late = popularity(interactions, now, half_lives.popularity / LATELY)
-        return cls(facts, counted, popular, trend(popular, of_late), first_seen, towers, scorer=scorer)
+        late = trend(popular, of_late)
+        return cls(facts, counted, popular, late, first_seen, towers, scorer=scorer, knowledge=knowledge)
 
     @cached_property
     def _popular(self) -> Items:
@@ -137,6 +143,8 @@ class Behaviour:
         content = {name: index for name, index in spaces.items() if name != TOWER}
         if content:
             sources["content"] = ContentSource(content, samples, weights)
+        if self.knowledge is not None:
+            sources["knowledge"] = KnowledgeSource(self.knowledge, numbering)
         if self.towers is not None and TOWER in spaces:
             sources[TOWER] = TowerSource(spaces[TOWER], ShopperVector(self.towers, spaces[TOWER]))
         return sources
@@ -163,6 +171,8 @@ class Behaviour:
             self.items.write(folder)
         if self.scorer is not None:
             self.scorer.save(folder / "scorer")
+        if self.knowledge is not None:
+            self.knowledge.write(folder / "knowledge")
 
     @classmethod
     def open(cls, folder: Path) -> "Behaviour":
@@ -177,6 +187,7 @@ class Behaviour:
             TrainedTowers.open(folder / "towers" / facts.towers) if facts.towers else None,
             RankFacts.open(folder) if facts.towers else None,
             Scorer.open(folder / "scorer" / facts.scorer) if facts.scorer else None,
+            Knowledge.open(folder / "knowledge"),
         )
 
 

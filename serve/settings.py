@@ -32,7 +32,7 @@ OTHER_VARIABLES = {
 }
 
 
-SOURCES = ("tower", "covisitation", "popularity", "arrivals", "content")
+SOURCES = ("tower", "covisitation", "popularity", "arrivals", "content", "knowledge")
 """What proposes recommendations: see serve.recommend.sources."""
 
 

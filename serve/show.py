@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from serve.jobs.bulk import BulkReport
     from serve.jobs.duplicates import DuplicatesReport
     from serve.jobs.pipeline import BuildReport
+    from serve.rank.relations import ImportedLinks
 
 MOST_COLUMNS = 3  # of sources, beside which there is room for a title
 MOST_VALUES = 12  # of a facet
@@ -298,6 +299,12 @@ def rules_tried(answers: dict[str, Any]) -> RenderableType:
         table.add_row(str(place), was, item["item_id"], item["title"] or "", ", ".join(item.get("rules", ())))
     gone = Text("no longer there: " + ", ".join(before)) if before else Text("all are still there", "dim")
     return Group(table, gone)
+
+
+def links(found: "ImportedLinks") -> RenderableType:
+    """What became of a merchandiser's links."""
+    counts = ", ".join(f"{count:,} {name}" for name, count in found.links.items()) or "none"
+    return Text(f"{found.read:,} rows read, {found.unknown:,} name no item; links in {found.file}: {counts}")
 
 
 def audience(found: "Audience") -> RenderableType:

@@ -71,6 +71,45 @@ def similar(
 
 
 @app.command()
+def related(
+    item_id: Annotated[str, typer.Argument(help="an item's id")],
+    relation: Annotated[str | None, typer.Option(help="one relation of the shop's table")] = None,
+    kind: Annotated[str | None, typer.Option(help="complement, substitute or related")] = None,
+    filter_: Where = None,
+    k: K = 10,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """What goes with an item, by the shop's own relations and what they imply."""
+    from serve.retrieve.related import related as find_related
+
+    wanted, settings = _read_filter(filter_), load_settings(store=store)
+    answer = _ask(settings, lambda engine: find_related(engine, item_id, k, relation, kind, wanted))
+    print_result(json, answer, show.answer)
+
+
+@app.command()
+def relations(
+    links: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV or TSV of links between items")],
+    item: Annotated[str, typer.Option(help="the column of one item")] = "item_id",
+    other: Annotated[str, typer.Option(help="the column of the other")] = "related_id",
+    relation: Annotated[str, typer.Option(help="the column of the relation; empty where all are related")] = "relation",
+    by: Annotated[str, typer.Option(help="attribute by which they are named, as parent_sku, if not by id")] = "",
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Take a merchandiser's links in; the next build knows them."""
+    from embed.catalogue import Catalogue
+    from serve.rank.relations import FILE, import_links
+    from serve.rank.rules import rules_file
+
+    settings = load_settings(store=store)
+    into = rules_file(settings).parent / FILE
+    found = import_links(links, Catalogue.current(settings.store), into, (item, other, relation), by)
+    print_result(json, found, show.links)
+
+
+@app.command()
 def recommend(
     user: Annotated[str | None, typer.Argument(help="whose events count; without one, --item")] = None,
     item: Annotated[list[str] | None, typer.Option(help="an item clicked just now; repeat it for several")] = None,

@@ -188,6 +188,18 @@ class NeighboursQuery(Strict):
     )
 
 
+class RelatedQuery(Strict):
+    """What may follow the `?` when what goes with an item is asked for."""
+
+    relation: str | None = Field(None, max_length=200, description="one relation of the shop's table; without it all")
+    kind: Literal["complement", "substitute", "related"] | None = Field(
+        None, description="what goes with the item, what may be taken for it, or what is merely related"
+    )
+    k: int = Field(10, ge=1, le=MAX_K, description="how many items to answer with")
+    filter: Json[dict[str, Any]] = Field({}, description="conditions as in a search, as JSON")
+    fields: Fields = Field(DEFAULT_FIELDS, description="catalogue columns that come with each item")
+
+
 class RecommendRequest(AcrossDomains):
     """For a shopper who is known by id, or for one who is known by `history`, or by both, or by nothing."""
 

@@ -40,6 +40,7 @@ from serve.http.contract import (
     RankAnswer,
     RankRequest,
     RecommendRequest,
+    RelatedQuery,
     ReleasesAnswer,
     SearchAnswer,
     SearchRequest,
@@ -55,6 +56,7 @@ from serve.metrics import ANSWERS, exposed
 from serve.release import list_manifests
 from serve.retrieve.engine import Engine, Taste, in_domains
 from serve.retrieve.query import Query
+from serve.retrieve.related import related
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
 
@@ -237,6 +239,21 @@ async def similar_to_item(request: Request) -> Response:
                 live.taste(wanted.user_id, (), wanted.personal, wanted.explain),
             )
         )
+    return respond(engine, answer(engine.view, found, wanted.fields), started)
+
+
+@router.get(
+    "/v1/items/{item_id}/related",
+    response_model=Answer,
+    summary="What goes with this one",
+    openapi_extra={"parameters": [ITEM_ID_PARAMETER, *_query_parameters(RelatedQuery)]},
+)
+def related_to_item(request: Request, live: LiveRelease) -> Response:
+    """By the shop's own relations and what they imply: complements for who takes it, substitutes for who looks."""
+    started = time.perf_counter()
+    wanted, engine = _read_query(request, RelatedQuery), live.engine
+    item_id = unquote(request.path_params["item_id"])
+    found = related(engine, item_id, wanted.k, wanted.relation, wanted.kind, wanted.filter)
     return respond(engine, answer(engine.view, found, wanted.fields), started)
 
 

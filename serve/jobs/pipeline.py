@@ -29,7 +29,11 @@ from serve.jobs.encoding import encode, encode_on_ray
 from serve.jobs.indexing import build_indexes, build_tower
 from serve.jobs.weighing import weigh
 from serve.learn.event_store import open_event_store
+from serve.rank.relations import FILE as RELATIONS
+from serve.rank.relations import read_relations
+from serve.rank.rules import rules_file
 from serve.recommend.blend import Blend
+from serve.recommend.knowledge import Knowledge
 from serve.release import (
     ALIGNMENT,
     ITEMS_FILE,
@@ -279,7 +283,12 @@ def _behaviour(settings: Settings, catalogue: Catalogue, spaces: list[SpaceVecto
     first_seen = catalogue.table["updated_at"].to_numpy()
     # Counts are worth what they were at the last event: a log that has stood still for a year has not gone stale.
     now = min(time.time(), float(interactions.time.max(initial=0.0)))
-    behaviour = Behaviour.of(interactions, collected, first_seen, towers, blend, settings.half_lives, now, scorer)
+    relations = read_relations(rules_file(settings).parent / RELATIONS)
+    categories = catalogue.column("category").to_pylist() if relations.related else []
+    knowledge = Knowledge.of(relations, catalogue.ids().to_pylist(), categories) if relations.related else None
+    behaviour = Behaviour.of(
+        interactions, collected, first_seen, towers, blend, settings.half_lives, now, scorer, knowledge
+    )
     return behaviour, interactions
 
 

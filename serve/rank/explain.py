@@ -22,11 +22,13 @@ SAID = {
     "price": "of its price",
     "query": "it matches what was asked for",
     "feedback": "it did better of late than was expected",
+    "relations": "the shop says that it goes with items of the history",
     "context": "of the hour and of how much is known of the shopper",
     # Of the blend, by source:
     "tower": "it fits the taste that the shopper's history shows",
     "covisitation": "others with such a history went on to it",
     "arrivals": "it is new in the shop",
+    "knowledge": "the shop says that it goes with items of the history",
     "new": "nobody had it yet, and it fits",
 }
 DONE = {"view": "viewed", "click": "clicked on", "cart": "put into the cart", "purchase": "bought", "rating": "rated"}

@@ -51,6 +51,7 @@ GROUPS = (
     "price",
     "context",
     "position",
+    "relations",
 )
 HISTORY_GROUP = "history"
 """What the scorer's attention adds: not a group of columns, but named beside them."""
@@ -60,6 +61,7 @@ _SOURCE_GROUPS = {
     "content": "content",
     "popularity": "popularity",
     "arrivals": "novelty",
+    "knowledge": "relations",
 }
 
 

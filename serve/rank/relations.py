@@ -6,11 +6,15 @@
 The names of relations are the shop's. Rows that lack a value are left out and counted.
 """
 
+import csv
+import io
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from embed.catalogue import Catalogue
+from embed.durable import write_file
 from embed.errors import BadInput
 from embed.records import Record, open_source, read_table
 
@@ -31,6 +35,16 @@ class Relations:
         """The items that stand in a relation to any of some items."""
         table = self.related.get(relation, {})
         return {other for item_id in item_ids for other in table.get(item_id, ())}
+
+
+@dataclass(frozen=True)
+class ImportedLinks:
+    """How many rows were read, how many name no item, and how many links each relation has now."""
+
+    file: str
+    read: int
+    unknown: int
+    links: Mapping[str, int]
 
 
 def read_relations(path: Path) -> Relations:
@@ -59,3 +73,43 @@ def read_relations(path: Path) -> Relations:
     return Relations(
         {relation: {one: tuple(others) for one, others in of.items()} for relation, of in found.items()}, left_out
     )
+
+
+def import_links(
+    path: Path, catalogue: Catalogue, into: Path, columns: tuple[str, str, str], attribute: str = ""
+) -> ImportedLinks:
+    """Take a merchandiser's links into the table `into`, in place of those of the same relations.
+
+    `columns` are those of an item, another and their relation; without the last all links are `related`. With an
+    `attribute`, as `parent_sku`, they name products by its value, and every item of one goes with every item of the
+    other. Raises BadInput where a column is missing.
+    """
+    one, other, relation = columns
+    members: dict[str, list[str]] = {}
+    for batch in catalogue.batches():
+        for item in batch:
+            for name in item.attributes.get(attribute, ()) if attribute else (item.item_id,):
+                members.setdefault(name, []).append(item.item_id)
+    links: dict[str, dict[tuple[str, str], None]] = {}
+    read = unknown = 0
+    with open_source(path, "links") as source:
+        table = read_table(source)
+        for name in filter(None, (one, other, relation)):
+            if name not in table.columns:
+                raise BadInput(f"{path.name} has no column {name}: it has {', '.join(table.columns)}", name)
+        for record in table:
+            read += 1
+            values = record.values if isinstance(record, Record) else {}
+            left, right = (members.get(str(values.get(name, "")).strip(), []) for name in (one, other))
+            called = str(values.get(relation, "")).strip() if relation else "related"
+            if not left or not right or not called:
+                unknown += 1
+                continue
+            links.setdefault(called, {}).update(dict.fromkeys((a, b) for a in left for b in right if a != b))
+    kept = {name: of for name, of in read_relations(into).related.items() if name not in links}
+    rows = [(a, name, b) for name, of in kept.items() for a, others in of.items() for b in others]
+    rows += [(a, name, b) for name, pairs in links.items() for a, b in pairs]
+    text = io.StringIO()
+    csv.writer(text).writerows([COLUMNS, *rows])
+    write_file(into, text.getvalue().encode())
+    return ImportedLinks(str(into), read, unknown, {name: len(pairs) for name, pairs in sorted(links.items())})

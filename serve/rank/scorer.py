@@ -33,7 +33,7 @@ from serve.rank.features import GROUPS, Features, Layout
 
 Floats = NDArray[np.float32]
 Values = Mapping[str, float | Floats]
-FORMAT = 3
+FORMAT = 4
 ROWS = 1024  # that go through a network together
 NETWORKS = ("features.onnx", "history.onnx")
 WEIGHTS = "network.safetensors"

@@ -15,7 +15,7 @@ from serve.recommend.sources import Items, Scores, Source
 
 DEPTH = 200  # candidates that are looked for, at the least
 # How many of these each source proposes: those that order well by themselves the most; neighbours by content cost most.
-SHARES = {"tower": 1.0, "covisitation": 1.0, "popularity": 0.5, "arrivals": 0.25, "content": 0.25}
+SHARES = {"tower": 1.0, "covisitation": 1.0, "popularity": 0.5, "arrivals": 0.25, "content": 0.25, "knowledge": 0.25}
 FEW = 200  # items left out up to which each source proposes that many more instead of being told
 
 

@@ -7,6 +7,7 @@
 | popularity | what many shoppers like lately | shoppers, each halved by age |
 | arrivals | what is new in the catalogue | 1 on the first day, halved by age |
 | content | what looks and reads like the shopper's items | standard deviations above a random item |
+| knowledge | what goes with the shopper's items by the shop's own table | 1 for the best link, 0 for none |
 """
 
 from collections.abc import Callable, Mapping
@@ -149,6 +150,11 @@ class _Near:
             hits = self._spaces[space].search(query[None], depth, allowed)
             found.append(hits.ids[0, : hits.counts[0]])
         return found[0] if len(found) == 1 else np.unique(np.concatenate(found))
+
+
+def few(items: Items, scores: Scores) -> Proposals:
+    """What a source says that knows some items only, in rising order, [m], with their scores, [m]."""
+    return _Few(items, scores)
 
 
 class _Few:

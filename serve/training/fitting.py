@@ -27,6 +27,7 @@ from serve.rank.facts import Facts
 from serve.rank.features import FeatureMaker
 from serve.recommend.blend import COUNTS, Blend, Case
 from serve.recommend.blend import fit as fit_blend
+from serve.recommend.knowledge import Knowledge
 from serve.recommend.recommender import DEPTH, Recommender
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import TOWER, Source
@@ -53,6 +54,7 @@ class Material:
     first_seen: NDArray[np.float64]
     half_lives: HalfLives
     device: str = "cpu"
+    knowledge: Knowledge | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -85,7 +87,16 @@ class Material:
         The towers go by the content alone of items that are `strange` [items].
         """
         collected = Collected(len(interactions), len(interactions), 0, 0, 0, 0, 0)
-        behaviour = Behaviour.of(interactions, collected, self.first_seen, towers, blend, self.half_lives, now)
+        behaviour = Behaviour.of(
+            interactions,
+            collected,
+            self.first_seen,
+            towers,
+            blend,
+            self.half_lives,
+            now,
+            knowledge=self.knowledge,
+        )
         features = self.features
         if strange is not None:
             features = replace(features, identity=np.where(strange, 0, features.identity))

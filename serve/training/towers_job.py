@@ -170,6 +170,7 @@ def material_of(
             release.behaviour.first_seen,
             settings.half_lives,
             device.kind,
+            release.behaviour.knowledge,
         )
 
 

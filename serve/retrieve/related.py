@@ -1,0 +1,92 @@
+"""What goes with an item: by the shop's own relations, by what they imply, and by what the items look and read like."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.exact import top
+from serve.errors import BadRequest
+from serve.filters import compile_filter
+from serve.fusion import fuse
+from serve.recommend.knowledge import Knowledge, kind_of
+from serve.retrieve.engine import Engine
+from serve.retrieve.finding import Found, rounded
+from serve.view import View
+
+KINDS = ("complement", "substitute", "related")
+LINKED = 4.0  # what a link counts, beside the logarithm of what categories imply and content in standard deviations
+
+
+def related(
+    engine: Engine,
+    item_id: str,
+    k: int,
+    relation: str | None = None,
+    kind: str | None = None,
+    filter_: Mapping[str, Any] | None = None,
+) -> list[Found]:
+    """The k items that stand best in a relation to one, or in any of a kind, best first; linked ones before others.
+
+    `sources` has for each relation how well an item is linked, and its content's likeness. Raises BadRequest where the
+    release knows no such relation, NotFound where there is no such item.
+    """
+    view = engine.view
+    number = engine.number(item_id)
+    knowledge = view.release.behaviour.knowledge
+    known = [] if knowledge is None else knowledge.relations
+    chosen = [name for name in known if relation in (None, name) and kind in (None, kind_of(name))]
+    if knowledge is None or not chosen:
+        field, wanted = ("relation", relation) if relation else ("kind", kind or "any")
+        raise BadRequest(f"this release knows no relation {wanted!r}: it has {', '.join(known) or 'none'}", field)
+    links = {name: _links(knowledge, view, name, number) for name in chosen}
+    content = _content(view, number)
+    implied = np.max([_implied(knowledge, view, name, number) for name in chosen], axis=0)
+    total = content + implied + LINKED * np.max(list(links.values()), axis=0)
+    total[[number, *view.gone.tolist()]] = -np.inf
+    if filter_ and (wanted_filter := compile_filter(filter_)) is not None:
+        total[~view.selection(wanted_filter).mask] = -np.inf
+    best = top(total.astype(np.float32), view.everything, k)
+    columns = {"content": content, **links}
+    sources = zip(*(rounded(of[best].astype(np.float32)) for of in columns.values()), strict=True)
+    told = [
+        {name: score for name, score in zip(columns, each, strict=True) if name == "content" or score}
+        for each in sources
+    ]
+    return list(map(Found, best.tolist(), rounded(total[best].astype(np.float32)), told, [None] * len(best)))
+
+
+def _links(knowledge: Knowledge, view: View, relation: str, number: int) -> NDArray[np.float32]:
+    """How well each item is linked from one, [items], 1 the best."""
+    scores = np.zeros(view.items, np.float32)
+    before = number if view.numbering is None else int(view.numbering.before[number])
+    if before >= 0:
+        items, of = knowledge.linked(relation, before)
+        now = items if view.numbering is None else view.numbering.now[items]
+        scores[now[now >= 0]] = of[now >= 0]
+    return scores
+
+
+def _implied(knowledge: Knowledge, view: View, relation: str, number: int) -> NDArray[np.float32]:
+    """What the categories imply for each item, [items]; nothing for those that came live."""
+    before = number if view.numbering is None else int(view.numbering.before[number])
+    scores = np.zeros(view.items, np.float32)
+    if before >= 0:
+        of = knowledge.implied(relation, before)
+        now = np.arange(len(of)) if view.numbering is None else view.numbering.now
+        scores[now[now >= 0]] = of[now >= 0]
+    return scores
+
+
+def _content(view: View, number: int) -> NDArray[np.float32]:
+    """How alike each item is, [items], in standard deviations above all."""
+    scores = {}
+    for space, index in view.spaces.items():
+        vector = index.vectors_of(np.array([number]))[0]
+        if vector.any():
+            scores[space] = index.scores_of_all(vector)
+    if not scores:
+        return np.zeros(view.items, np.float32)
+    found = fuse(scores, scores, dict.fromkeys(scores, 1.0))
+    return np.where(found == -np.inf, 0, found).astype(np.float32)
