@@ -34,7 +34,7 @@ class Blend(BaseModel):
         "popularity": 0.3,
         "arrivals": 0.3,
         "content": 0.5,
-        "knowledge": 2.0,
+        "knowledge": 4.0,
     }
     floors: dict[str, float] = {"covisitation": 0.05, "popularity": 1.0}
     new: float = 0.0
