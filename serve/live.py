@@ -17,6 +17,7 @@ from embed.catalogue import Mapping as FeedMapping
 from serve.audience.audience import Audiences
 from serve.audience.shoppers import ShopperTable
 from serve.changes import Encoding, LiveChange, image_source
+from serve.copywriting.copywriter import Copywriter, brands_of
 from serve.edits import Change, Outcome, delete_edits, patch_edits, put_edits
 from serve.errors import EXPECTED, Broken, complaint
 from serve.experiment import CONTROL, Experiment, running
@@ -64,6 +65,7 @@ class Live:
         self._tried: _Tried | None = None  # beside it, while an A/B test runs
         self._feedback: dict[str, Feedback] = {}  # by the scorer's fingerprint
         self._watches: dict[str, DriftWatch] = {}  # by the release's name
+        self._copywriters: dict[str, Copywriter] = {}  # by the release's name
         self._refused: str | None = None  # the release that was refused last
         self._refused_test: Experiment | None = None
         self._reason = "build one with vetrina build FEED"
@@ -112,6 +114,14 @@ class Live:
         """Forget a user; answers that are on their way to the log are waited for."""
         self._answers.settle_all()
         return self.rights.erase(user_id)
+
+    def copywriter(self, engine: Engine) -> Copywriter:
+        """Who writes for the items of a release."""
+        name = engine.view.release.name
+        if name not in self._copywriters:
+            brands = brands_of(engine.view.release.catalogue)
+            self._copywriters = {name: Copywriter(self._settings.copywriting, brands)}
+        return self._copywriters[name]
 
     @cached_property
     def audiences(self) -> Audiences:

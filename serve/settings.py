@@ -68,6 +68,19 @@ class ExploreSettings(BaseModel):
     floor: float = Field(0.8, ge=0, le=1, description="least score beside that of the k-th best of what may be drawn")
 
 
+class CopySettings(BaseModel):
+    """Who writes texts for items: the grammar, unless an endpoint or a model is named."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    endpoint: str = Field("", description="address of a server with OpenAI's chat completions, as http://host:8080/v1")
+    model: str = Field(
+        "", description="the endpoint's model; without an endpoint a transformers model's folder or name"
+    )
+    temperature: float = Field(0.3, ge=0, le=2)
+    timeout_s: float = Field(20.0, gt=0, le=300)
+
+
 class GateSettings(BaseModel):
     """By how much a release may measure worse than the one before it and still be published."""
 
@@ -139,6 +152,7 @@ class Settings(BaseSettings):
     log_answers: bool = Field(True, description="whether what was shown to shoppers is logged, to be learned from")
     online: OnlineSettings = OnlineSettings()
     explore: ExploreSettings = ExploreSettings()
+    copywriting: CopySettings = CopySettings()
     gate: GateSettings = GateSettings()
     drift_alert: float = Field(
         0.25, gt=0, description="population stability index from which a feature of what is shown has drifted"

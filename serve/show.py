@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from serve.audience.audience import Audience
     from serve.doctor import Finding
     from serve.jobs.bulk import BulkReport
+    from serve.jobs.copying import CopyReport
     from serve.jobs.duplicates import DuplicatesReport
     from serve.jobs.pipeline import BuildReport
     from serve.rank.relations import ImportedLinks
@@ -299,6 +300,14 @@ def rules_tried(answers: dict[str, Any]) -> RenderableType:
         table.add_row(str(place), was, item["item_id"], item["title"] or "", ", ".join(item.get("rules", ())))
     gone = Text("no longer there: " + ", ".join(before)) if before else Text("all are still there", "dim")
     return Group(table, gone)
+
+
+def copies(found: "CopyReport") -> RenderableType:
+    """The first texts, and who wrote them."""
+    by = ", ".join(f"{count:,} by {name}" for name, count in sorted(found.by.items()))
+    where = f" in {found.file}" if found.file else ""
+    lines = [Text(f"{each.item_id}: {each.text}") for each in found.texts]
+    return Group(*lines, Text(f"{found.written:,} texts{where}: {by}; {found.refused:,} of others refused", "dim"))
 
 
 def links(found: "ImportedLinks") -> RenderableType:

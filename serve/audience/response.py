@@ -1,8 +1,8 @@
 """How likely a shopper is to act on an item: by how near they are in the tower space, and how much the shopper does.
 
-Learned from what shoppers did last, by what was known of them before: a logistic model of the cosine, the logarithm of
-how often the shopper acted, and both together. Of who did not act some are drawn, and weighed as all there are, so that
-the model's figures are those of one act among all shoppers.
+Learned from the last fifth of what each shopper did, by what was known before it: a logistic model of the cosine, the
+logarithm of how often the shopper acted, and both together. Of who did not act some are drawn, and weighed as all there
+are, so that the model's figures are those of one item among all shoppers.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from embed.behaviour import Interactions
 from embed.towers.trained import TrainedTowers
 
+EARLY = 0.8  # of what a shopper did, by which the rest is foretold
 DRAWN = 20  # shoppers who did not act, for each who did
 MOST_ACTS = 20_000
 FEWEST_ACTS = 20
@@ -39,23 +40,22 @@ class Response:
 def fit_response(towers: TrainedTowers, items: NDArray[np.float32], interactions: Interactions) -> Response:
     """Learn it from the interactions of m shoppers with items of vectors [n, width]."""
     lengths = np.diff(interactions.starts)
-    last = interactions.starts[1:] - 1
-    acted = np.flatnonzero((lengths > 1) & (interactions.weight[last] > 0))
-    random = np.random.default_rng(SEED)
-    acted = np.sort(random.permutation(acted)[:MOST_ACTS])
-    if len(acted) < FEWEST_ACTS:  # the nearest first, and nothing more
-        return Response(np.array([1.0, 0.0, 0.0]), 0.0, np.zeros(3), np.ones(3))
-    kept = np.ones(len(interactions), np.bool_)
-    kept[last[lengths > 0]] = False
-    before = interactions.where(kept)
+    place = np.arange(len(interactions)) - np.repeat(interactions.starts[:-1], lengths)
+    late = place >= np.repeat(np.maximum(1, np.ceil(EARLY * lengths)), lengths)
+    before = interactions.where(~late)
     vectors, counts = towers.user_vectors(items, before), np.diff(before.starts)
+    random = np.random.default_rng(SEED)
+    acts = np.flatnonzero(late & (interactions.weight > 0))
+    acts = np.sort(random.permutation(acts)[:MOST_ACTS])
     others = np.flatnonzero(counts > 0)
-    item = interactions.item[last[acted]]
-    drawn = others[random.integers(len(others), size=(len(acted), DRAWN))]
+    if len(acts) < FEWEST_ACTS:  # the nearest first, and nothing more
+        return Response(np.array([1.0, 0.0, 0.0]), 0.0, np.zeros(3), np.ones(3))
+    item, acted = interactions.item[acts], interactions.user[acts]
+    drawn = others[random.integers(len(others), size=(len(acts), DRAWN))]
     shopper = np.concatenate([acted, drawn.ravel()])
     of_item = np.concatenate([item, np.repeat(item, DRAWN)])
-    is_act = np.arange(len(shopper)) < len(acted)
-    # Who had the item before, or has it last, is no one who did not act.
+    is_act = np.arange(len(shopper)) < len(acts)
+    # Who had the item before, or has it later, is no one who did not act.
     had = np.isin(shopper * len(items) + of_item, interactions.user * len(items) + interactions.item)
     fit = is_act | ~had
     shopper, of_item, is_act = shopper[fit], of_item[fit], is_act[fit]

@@ -1,4 +1,4 @@
-"""Campaigns: audiences of items and creatives."""
+"""Campaigns: audiences of items and creatives, and copy for items."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from serve import show
-from serve.cli.terminal import Json, Store, app, print_result
+from serve.cli.terminal import Json, Store, app, bars, print_result
 from serve.settings import load_settings
 
 
@@ -53,3 +53,21 @@ def audience(
         audiences.record(campaign, found)
     events.close()
     print_result(json, found, show.audience)
+
+
+@app.command()
+def copy(
+    item_ids: Annotated[list[str] | None, typer.Argument(help="items; without any, all")] = None,
+    style: Annotated[str, typer.Option(help="title, reason or ad")] = "reason",
+    language: Annotated[str, typer.Option(help="en, de, fr, es or it")] = "en",
+    segment: Annotated[str, typer.Option(help="the shoppers it speaks to")] = "",
+    out_file: Annotated[Path | None, typer.Option("--out", help="JSONL file, one text a line")] = None,
+    store: Store = None,
+    json: Json = False,
+) -> None:
+    """Short texts for items that state nothing which the catalogue does not have."""
+    from serve.jobs.copying import write_copies
+
+    with bars(json) as progress:
+        found = write_copies(load_settings(store=store), item_ids or (), style, language, segment, out_file, progress)
+    print_result(json, found, show.copies)

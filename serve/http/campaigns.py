@@ -1,14 +1,15 @@
-"""The operations of campaigns: audiences of items and creatives."""
+"""The operations of campaigns: audiences of items and creatives, and copy for items."""
 
 import time
 from dataclasses import asdict
+from typing import Literal
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve.audience.audience import Cap, Wanted
 from serve.http.contract import ItemId, Photo, Strict
-from serve.http.routes import LiveRelease, respond
+from serve.http.routes import ItemIdInPath, LiveRelease, respond
 
 router = APIRouter()
 MAX_AUDIENCE = 100_000
@@ -103,3 +104,44 @@ def audience(wanted: AudienceRequest, live: LiveRelease) -> Response:
         live.audiences.record(wanted.campaign, found)
     body = asdict(found) | {"curve": [{"size": size, "expected": expected} for size, expected in found.curve]}
     return respond(engine, body, started)
+
+
+class CopyRequest(Strict):
+    """What kind of text, in which language, and to whom."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"style": "ad", "language": "en", "segment": "runners"}]}
+    )
+
+    style: Literal["title", "reason", "ad"] = "reason"
+    language: Literal["en", "de", "fr", "es", "it"] = "en"
+    segment: str = Field("", max_length=40, pattern=r"^[\w \-']*$", description="the shoppers it speaks to")
+
+
+class Refusal(BaseModel):
+    """What another writer's text stated without support."""
+
+    kind: str
+    words: str
+
+
+class CopyAnswer(BaseModel):
+    """A text, who wrote it, and what another writer's was refused for."""
+
+    request_id: str
+    release: str
+    took_ms: float
+    item_id: str
+    text: str
+    by: str
+    refused: list[Refusal]
+
+
+@router.post("/v1/items/{item_id}/copy", response_model=CopyAnswer, summary="A short text for an item")
+def write_copy(item_id: ItemIdInPath, wanted: CopyRequest, live: LiveRelease) -> Response:
+    """States nothing that the item's entry does not have, whoever writes."""
+    started = time.perf_counter()
+    engine = live.engine
+    item = engine.view.item(engine.number(item_id))
+    made = live.copywriter(engine).write(item, wanted.style, wanted.language, wanted.segment)
+    return respond(engine, asdict(made), started)

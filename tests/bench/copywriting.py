@@ -1,0 +1,139 @@
+"""Copy for the Magento Luma shop: does any text state what its item lacks, and does the checker catch planted lies?
+
+`texts` are three styles of each item, as written by default; `unsupported` counts those with a number, colour or
+material that is nowhere in the item's row of the feed, found by plain string comparison with the row as it stands in
+the file, without the checker. Then a hundred lies are put into true texts: colours, materials, numbers, brands and
+claims, drawn from what the item's row does not have; `caught` is how many the checker refuses. `endpoint_*` are those
+that a real server with OpenAI's chat completions, in a process of its own, writes, every second one with a lie: how
+many of the texts that come out were its, and how many of its lies came out.
+"""
+
+import csv
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from report import report
+from rich.console import Console
+from rich.progress import track
+
+from embed.catalogue import Catalogue, Mapping, ingest
+from serve.copywriting.checker import Checker
+from serve.copywriting.copywriter import Copywriter, brands_of
+from serve.copywriting.grammar import STYLES
+from serve.settings import CopySettings
+
+DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "magento-luma"
+SEED, PLANTED, ASKED = 0, 100, 100
+COLORS = ("black", "white", "red", "blue", "green", "yellow", "orange", "purple", "pink", "brown", "grey", "turquoise")
+MATERIALS = ("cotton", "wool", "silk", "leather", "cashmere", "denim", "bamboo", "velvet", "suede", "titanium")
+BRANDS = ("Nike", "Adidas", "Patagonia", "Gucci")
+CLAIMS = (
+    "waterproof",
+    "organic",
+    "vegan",
+    "handmade",
+    "hypoallergenic",
+    "free shipping",
+    "award winning",
+    "the cheapest",
+)
+SERVER = """
+import json, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+count = 0
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        global count
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        facts = json.loads(body["messages"][1]["content"].split("(JSON):\\n", 1)[1])
+        count += 1
+        text = f"Meet the {facts['title']}." + (" It is made of purest platinum, only 1 left!" if count % 2 else "")
+        data = json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+    def log_message(self, *args):
+        pass
+server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+def main() -> None:
+    with (DATA / "catalog.csv").open(encoding="utf-8") as file:
+        rows = {row["item_id"]: " ".join(row.values()).casefold() for row in csv.DictReader(file)}
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "store"
+        ingest(DATA / "catalog.csv", store, mapping=Mapping.load(Path(__file__).parents[1] / "data" / "luma.toml"))
+        catalogue = Catalogue.current(store)
+        items = [item for batch in catalogue.batches() for item in batch]
+    writer, checker = Copywriter(CopySettings(), brands_of(catalogue)), Checker(BRANDS)
+    texts = [(item, style, writer.write(item, style, "en").text) for item in items for style in STYLES]
+    unsupported = [(item.item_id, text) for item, _, text in texts if lacking(text, rows[item.item_id])]
+    for each in unsupported[:5]:
+        Console(stderr=True).print(each)
+    random = np.random.default_rng(SEED)
+    caught = 0
+    for number in range(PLANTED):
+        item, _, text = texts[int(random.integers(len(texts)))]
+        lie = planted(number, rows[item.item_id], random)
+        words = text.rstrip(".").split(" ")
+        words.insert(int(random.integers(1, len(words) + 1)), lie)
+        found = checker.check(" ".join(words), item)
+        caught += bool(found)
+        if not found:
+            Console(stderr=True).print("not caught:", lie, "in", text)
+    false_alarms = sum(bool(checker.check(text, item)) for item, _, text in texts)
+    figures: dict[str, float | int | str | None] = {
+        "texts": len(texts),
+        "unsupported": len(unsupported),
+        "planted": PLANTED,
+        "caught": caught,
+        "false_alarms": false_alarms,
+    }
+    report("copy", figures | endpoint(items[:ASKED], brands_of(catalogue)), SEED)
+
+
+def lacking(text: str, row: str) -> list[str]:
+    """Numbers, colours and materials of a text that a feed's row does not have as they stand."""
+    words = re.findall(r"[a-z]+", text.casefold())
+    numbers = [each.rstrip("0").rstrip(".") if "." in each else each for each in re.findall(r"\d+(?:\.\d+)?", text)]
+    known = {each.rstrip("0").rstrip(".") if "." in each else each for each in re.findall(r"\d+(?:\.\d+)?", row)}
+    return [word for word in words if word in (*COLORS, *MATERIALS) and word not in row] + [
+        number for number in numbers if number not in known
+    ]
+
+
+def planted(number: int, row: str, random: np.random.Generator) -> str:
+    """A lie about an item, of one of five kinds in turn."""
+    kinds = (COLORS, MATERIALS, tuple(str(each) for each in random.integers(1000, 9999, 20)), BRANDS, CLAIMS)
+    usable = [
+        word for word in kinds[number % 5] if word.casefold() not in row and (word != "grey" or "gray" not in row)
+    ]
+    return str(random.choice(usable))
+
+
+def endpoint(items: list, brands: list[str]) -> dict[str, int]:  # type: ignore[type-arg]
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        settings = CopySettings(endpoint=f"http://127.0.0.1:{port}/v1", model="m")
+        writer = Copywriter(settings, brands)
+        made = [writer.write(item, "reason", "en") for item in track(items, "endpoint", console=Console(stderr=True))]
+        process.kill()
+    return {
+        "endpoint_texts": len(made),
+        "endpoint_used": sum(each.by == "endpoint" for each in made),
+        "endpoint_lies_out": sum("platinum" in each.text for each in made),
+    }
+
+
+if __name__ == "__main__":
+    main()
