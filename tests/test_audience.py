@@ -56,7 +56,8 @@ def test_who_likes_such_things_comes_first(shoppers: Made) -> None:
     had = events.users_of(item)
     assert had
     assert not had & set(who(audiences, engine, item_id=item))
-    assert had <= set(who(audiences, engine, item_id=item, again=True))
+    kept = had - {one.user_id for one in events.quarantined()}
+    assert kept <= set(who(audiences, engine, item_id=item, again=True))
 
 
 def test_who_opted_out_is_never_in_it_and_who_is_erased_neither(shoppers: Made) -> None:
@@ -104,7 +105,9 @@ def test_what_a_shopper_just_did_counts_at_once(shoppers: Made) -> None:
     grown = audiences._table.current(engine)
     order, sorted_ids = np.argsort(np.array(grown.ids)), sorted(anew.ids)
     assert sorted(grown.ids) == sorted_ids
-    np.testing.assert_allclose(grown.vectors[order], anew.vectors[np.argsort(np.array(anew.ids))], atol=2e-3)
+    np.testing.assert_allclose(
+        grown.taste[order], anew.taste[np.argsort(np.array(anew.ids))], atol=5e-3
+    )  # about which point: the mean of all
 
 
 def test_over_http_and_from_the_command_line(

@@ -1,8 +1,8 @@
 """The audience of an item or a creative: who most likely wants it, whom it must not reach, and what to expect.
 
-Shoppers are found by the towers' space: an item is where the towers place it, also one that nobody had; a creative of
-words and a photo is where the items are that it resembles most. Those come first who are most likely to act
-(serve.audience.response).
+Shoppers are found by their taste in the towers' space (serve.audience.taste): an item is where the towers place it,
+also one that nobody had; a creative of words and a photo is where the items are that it resembles most. Those come
+first who are most likely to act (serve.audience.response).
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.audience.shoppers import ShopperTable
+from serve.audience.taste import unit
 from serve.errors import BadRequest
 from serve.learn.contacts import Contacts
 from serve.learn.event_store import EventStore
@@ -87,8 +88,8 @@ class Audiences:
         if (wanted.item_id is None) == (wanted.text is None and wanted.image is None):
             raise BadRequest("an audience is of one item, or of a creative: give item_id, or text and image", "item_id")
         shoppers = self._table.current(engine)
-        cosines = shoppers.vectors @ self._place(engine, wanted)
-        chances = shoppers.response.chances(cosines, shoppers.counts)
+        cosines = shoppers.taste @ unit((self._place(engine, wanted) - shoppers.center)[None])[0]
+        chances = shoppers.response.chances(cosines, shoppers.counts, shoppers.likes)
         ids = np.array(shoppers.ids, np.object_)
         out = {name: np.isin(ids, list(who)) for name, who in self._left_out(wanted, now).items()}
         allowed = np.flatnonzero(~np.any(list(out.values()), axis=0))

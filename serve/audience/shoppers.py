@@ -1,7 +1,8 @@
-"""All shoppers of the log as the user tower sees them, kept up to date in memory.
+"""The taste of all shoppers of the log, kept up to date in memory.
 
-Nothing of them is written into a release, so that an erasure has nothing to reach there: what is in memory is made
-anew from the log when shoppers were erased or another release answers, and else grows by what they did since.
+Nothing of it is written into a release, so that an erasure has nothing to reach there: what
+is in memory is made anew from the log when shoppers were erased or another release answers, and else grows by what they
+did since.
 """
 
 import threading
@@ -12,25 +13,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed.behaviour import collect
+from embed.behaviour.interactions import MOST
+from index.contract import VectorIndex
 from serve.audience.response import Response, fit_response
-from serve.behaviour import ShopperVector
+from serve.audience.taste import center_of, tastes, unit
 from serve.errors import BadRequest
 from serve.learn.event_store import EventStore
-from serve.learn.known import MOST_RECENT
 from serve.learn.rights import Rights
+from serve.recommend.sources import TOWER
 from serve.retrieve.engine import Engine
 from serve.settings import Settings
 
 
 @dataclass(frozen=True)
 class Shoppers:
-    """m shoppers at one instant: ids, unit vectors of the tower space [m, width], interactions [m], and the last's time
-    [m] in epoch seconds. Those without a known item are not among them. `response` is how likely they are to act."""
+    """m shoppers at one instant: ids, taste as unit vectors [m, width], interactions [m] and how many of them liked
+    [m]. Those without a known item are not among them. `center` [width] is what taste is about, `response` is how
+    likely they are to act."""
 
     ids: Sequence[str]
-    vectors: NDArray[np.float32]
+    taste: NDArray[np.float32]
     counts: NDArray[np.int64]
-    latest: NDArray[np.float64]
+    likes: NDArray[np.int64]
+    center: NDArray[np.float32]
     response: Response
 
     def __len__(self) -> int:
@@ -38,7 +43,7 @@ class Shoppers:
 
 
 class ShopperTable:
-    """The shoppers of a log, by an engine's towers; safe in several threads."""
+    """The shoppers of a log, in the tower space of an engine; safe in several threads."""
 
     def __init__(self, events: EventStore, rights: Rights, settings: Settings) -> None:
         self._events, self._rights, self._settings = events, rights, settings
@@ -49,35 +54,28 @@ class ShopperTable:
 
     def current(self, engine: Engine) -> Shoppers:
         """The shoppers now; raises BadRequest where the release has no towers."""
-        release = engine.view.release
-        if release.behaviour.towers is None:
-            raise BadRequest("audiences need a user model: run vetrina train towers, then vetrina build", "release")
+        tower = engine.view.release.tower
+        if tower is None:
+            raise BadRequest("audiences need a user model: run vetrina train towers, then vetrina build", TOWER)
         with self._lock:
-            key = (release.name, self._rights.erasures(), self._events.quarantines())
+            key = (engine.view.release.name, self._rights.erasures(), self._events.quarantines())
             if self._shoppers is None or self._made_for != key:
                 until = self._events.last()
-                self._shoppers, self._made_for, self._until = self._all(engine, until), key, until
+                self._shoppers, self._made_for, self._until = self._all(engine, tower, until), key, until
             else:
                 self._grow(engine)
             return self._shoppers
 
-    def _all(self, engine: Engine, until: int) -> Shoppers:
+    def _all(self, engine: Engine, tower: VectorIndex, until: int) -> Shoppers:
         release = engine.view.release
-        towers, tower = release.behaviour.towers, release.tower
-        assert towers is not None and tower is not None  # noqa: S101, PT018
         batches = (batch for _, batch in self._events.batches(until=until))
         interactions, _ = collect(batches, release.catalogue.ids(), self._settings.signal)
         items = tower.vectors_of(np.arange(release.manifest.items))
-        vectors = towers.user_vectors(items, interactions)
-        counts = np.diff(interactions.starts)
+        center = center_of(items, interactions)
+        taste, counts, likes = tastes(items, center, interactions)
         there = np.flatnonzero(counts)
-        return Shoppers(
-            interactions.users[there].tolist(),
-            vectors[there],
-            counts[there],
-            interactions.time[interactions.starts[there + 1] - 1],
-            fit_response(towers, items, interactions),
-        )
+        response = fit_response(items, interactions)
+        return Shoppers(interactions.users[there].tolist(), taste[there], counts[there], likes[there], center, response)
 
     def _grow(self, engine: Engine) -> None:
         """Take in what was done since: each shopper who did anything is seen anew."""
@@ -86,24 +84,30 @@ class ShopperTable:
         for number, batch in self._events.batches(after=self._until):
             touched.update(batch.column("user_id").to_pylist())
             self._until = number
-        seen = [(user, one) for user in sorted(touched) if (one := self._seen(engine, user)) is not None]
+        before = self._shoppers
+        seen = [(user, one) for user in sorted(touched) if (one := self._seen(engine, user, before.center)) is not None]
         if not seen:
             return
-        known = {user: place for place, user in enumerate(self._shoppers.ids)}
-        kept = np.array([place for user, place in known.items() if user not in touched], np.int64)
-        before = self._shoppers
+        kept = np.array([place for place, user in enumerate(before.ids) if user not in touched], np.int64)
+        tastes_, counts, likes = (np.stack(column) for column in zip(*(one for _, one in seen), strict=True))
         self._shoppers = Shoppers(
             [*(before.ids[place] for place in kept), *(user for user, _ in seen)],
-            np.concatenate([before.vectors[kept], np.stack([vector for _, (vector, _, _) in seen])]),
-            np.concatenate([before.counts[kept], np.array([count for _, (_, count, _) in seen], np.int64)]),
-            np.concatenate([before.latest[kept], np.array([latest for _, (_, _, latest) in seen])]),
+            np.concatenate([before.taste[kept], tastes_]),
+            np.concatenate([before.counts[kept], counts]),
+            np.concatenate([before.likes[kept], likes]),
+            before.center,
             before.response,
         )
 
-    def _seen(self, engine: Engine, user_id: str) -> tuple[NDArray[np.float32], int, float] | None:
-        """A shopper's vector [width], how many interactions, and when the last was; None without a known item."""
-        towers, tower = engine.view.release.behaviour.towers, engine.view.tower
-        assert towers is not None and tower is not None  # noqa: S101, PT018
-        shopper = engine.shopper(self._events.recent(user_id, MOST_RECENT, impressions=False))
-        vector = ShopperVector(towers, tower)(shopper) if len(shopper) else None
-        return None if vector is None else (vector, len(shopper), float(shopper.time[-1]))
+    def _seen(
+        self, engine: Engine, user_id: str, center: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], np.int64, np.int64] | None:
+        """A shopper's taste [width], interactions and likes; None without a known item."""
+        tower = engine.view.tower
+        assert tower is not None  # noqa: S101
+        shopper = engine.shopper(self._events.recent(user_id, MOST, impressions=False))
+        if not len(shopper):
+            return None
+        liked = shopper.item[shopper.weight > 0]
+        total = (tower.vectors_of(liked) - center).sum(0)
+        return unit(total[None])[0], np.int64(len(shopper)), np.int64(len(liked))
