@@ -142,6 +142,9 @@ class Settings(BaseSettings):
     new_share: float = Field(
         0.1, ge=0, le=0.5, description="share of the places in recommendations for items that nobody had yet"
     )
+    tail_share: float = Field(
+        0.0, ge=0, le=0.9, description="share of the places in recommendations for items that few shoppers know yet"
+    )
     recommend_unavailable: bool = Field(False, description="whether items that are not available are recommended")
     towers: TowerSettings = TowerSettings()
     scorer: ScorerSettings = ScorerSettings()

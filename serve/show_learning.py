@@ -14,6 +14,7 @@ from serve.show import checks
 if TYPE_CHECKING:
     from serve.evaluation.ab import Comparison
     from serve.evaluation.evaluate import Evaluation
+    from serve.evaluation.exposure import Exposure
     from serve.evaluation.judge import Judgement
     from serve.jobs.compact import Moved
     from serve.jobs.import_events import ImportReport
@@ -156,9 +157,23 @@ def evaluation(found: "Evaluation") -> RenderableType:
             f"tested with {split['test_targets']:,} items liked by {split['test_shoppers']:,} shoppers later"
         ),
         table,
+        *_exposure(found.exposure),
         *([Text("NDCG@10 of the scorer", "bold"), Text("\n".join([*lifts, *heads]))] if lifts else []),
         Text("intervals: 95 % bootstrap over shoppers; new: share of the items shown that nobody had had", "dim"),
     )
+
+
+def _exposure(found: "Exposure") -> list[RenderableType]:
+    """Who is seen in answers as served, and how unevenly by system."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("seen in the first ten", "of the items", "of what was liked", "of what is seen"):
+        table.add_column(name, justify="left" if name.startswith("seen") else "right", no_wrap=True)
+    for kind, groups in found.groups.items():
+        table.add_row(Text(kind, "bold"))
+        for of in groups:
+            table.add_row(of.name, *(f"{share:.3f}" for share in (of.items, of.liked, of.seen)))
+    told = ", ".join(f"{name} {value:.3f}" for name, value in found.gini.items())
+    return [table, Text(f"Gini coefficient of what is seen: {told}", "dim")]
 
 
 def learn_report(found: dict[str, Any]) -> RenderableType:

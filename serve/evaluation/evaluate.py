@@ -14,16 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed.behaviour import Holdout, Interactions, Split
+from embed.catalogue import Catalogue
 from serve.evaluation.baselines import BASELINES, rank_baseline
+from serve.evaluation.exposure import Exposure, exposure, kinds_of
 from serve.evaluation.measures import DEEP, Measured, lift, measure
 from serve.evaluation.stages import fit_stages
 from serve.rank.features import GROUPS, HISTORY_GROUP
-from serve.rank.ranker import Ranker
+from serve.rank.ranker import Ranker, Tail
 from serve.rank.scorer import HeadFacts
 from serve.rank.shown import Shown
 from serve.recommend.blend import Blend
 from serve.recommend.recommender import Recommender
 from serve.recommend.shopper import Shopper
+from serve.recommend.sources import popularity
 from serve.settings import Settings
 from serve.training.fitting import Material, Progress
 
@@ -40,7 +43,8 @@ class Evaluation:
 
     `chosen` are the settings that validation chose. Where there was enough to train a scorer on, `lifts` are its
     NDCG@10 less that of the blend, of the best source, and, if wanted, of itself with a group of features hidden,
-    with 95 % intervals, and `heads` is how its probabilities measure on shoppers that it did not learn from.
+    with 95 % intervals, and `heads` is how its probabilities measure on shoppers that it did not learn from. `exposure`
+    tells who is seen.
     """
 
     split: Mapping[str, int | float]
@@ -51,10 +55,12 @@ class Evaluation:
     chosen: Mapping[str, Any]
     lifts: Mapping[str, tuple[float, float, float]]
     heads: Mapping[str, HeadFacts]
+    exposure: Exposure
 
 
 def evaluate(
     material: Material,
+    catalogue: Catalogue,
     split: Split,
     shown: Shown,
     settings: Settings,
@@ -85,9 +91,12 @@ def evaluate(
             rankers[name] = lambda ranker=ranker, name=name: rerank_all(  # type: ignore[misc]
                 ranker, split.test, split.test_from, name, progress
             )
-    if settings.new_share:
+    before = split.before_test
+    shoppers_of = _shoppers_of(before)
+    tail = Tail.of(popularity(before, split.test_from, settings.half_lives.popularity), settings.tail_share)
+    if settings.new_share or tail is not None:
         scorer = fitted.scorer if fitted is not None else None
-        served = Ranker(together, stages.present.maker, scorer, settings.head_values, settings.new_share)
+        served = Ranker(together, stages.present.maker, scorer, settings.head_values, settings.new_share, tail=tail)
         rankers[SERVED] = lambda: rerank_all(served, split.test, split.test_from, SERVED, progress)
     told: dict[str, Any] = {"epochs": chosen.state.best_epoch, "blend": chosen.blend.model_dump()}
     ranked = {name: rank() for name, rank in rankers.items()}
@@ -97,8 +106,6 @@ def evaluate(
         if progress:
             progress("baselines", place, len(baselines), "baselines")
 
-    before = split.before_test
-    shoppers_of = _shoppers_of(before)
     shoppers = int((np.diff(before.starts) > 0).sum())
 
     def measured(of: NDArray[np.int64], holdout: Holdout) -> Measured:
@@ -117,7 +124,11 @@ def evaluate(
         others = {FUSED: ranked[FUSED], f"best source: {best}": ranked[best], **without}
         lifts = {name: lift(ranked[RERANKED], of, split.test, seed) for name, of in others.items()}
     heads = fitted.scorer.facts.heads if fitted is not None else {}
-    return Evaluation(split.report, seed, systems, list(baselines), slices, told, lifts, heads)
+    last = next(name for name in (SERVED, RERANKED, FUSED) if name in ranked)
+    shown_to = exposure(
+        ranked, last, split.test, kinds_of(catalogue, shoppers_of, material.first_seen, split.test_from)
+    )
+    return Evaluation(split.report, seed, systems, list(baselines), slices, told, lifts, heads, shown_to)
 
 
 def rank_all(

@@ -75,7 +75,7 @@ def evaluate(settings: Settings, folder: Path, ablate: bool = False, progress: P
     )
     store.close()
     with material_of(settings, release, spaces, folder) as material:
-        return run_evaluation(material, split, shown, settings, folder, ablate, progress)
+        return run_evaluation(material, release.catalogue, split, shown, settings, folder, ablate, progress)
 
 
 def _watch(settings: Settings) -> None:

@@ -97,12 +97,34 @@ def spread(new: NDArray[np.bool_], share: float, k: int) -> NDArray[np.int64]:
     return np.array(order, np.int64)
 
 
+@dataclass(frozen=True)
+class Tail:
+    """A share of the places is for items of less popularity than those have that half of all demand goes to."""
+
+    share: float
+    below: float
+
+    @classmethod
+    def of(cls, popularity: Scored, share: float) -> "Tail | None":
+        """By the popularity of all items [items]; None for no share, and where nothing is popular."""
+        falling = -np.sort(-popularity)
+        total = float(falling.sum())
+        if not share or total <= 0:
+            return None
+        return cls(share, float(falling[int(np.searchsorted(np.cumsum(falling), total / 2))]))
+
+    def mask(self, found: Candidates) -> NDArray[np.bool_]:
+        """Which of m candidates are in the tail, [m]."""
+        popular = found.scores.get("popularity")
+        return np.zeros(len(found.items), np.bool_) if popular is None else popular < self.below
+
+
 class Ranker:
     """Recommends with a recommender and, where there is one, a scorer.
 
     `values` say what each head is worth, `new_share` is the share of places for items that nobody had yet, and `spaces`
     are those in which items are alike or not. `margins` gives by how much more or less a purchase of each of some items
-    is worth, `online` is what was learned of the scorer since it was trained.
+    is worth, `online` is what was learned of the scorer since it was trained, `tail` keeps places for what few know.
     """
 
     def __init__(
@@ -115,7 +137,9 @@ class Ranker:
         spaces: Mapping[str, VectorIndex] | None = None,
         margins: Callable[[Items], Scored] | None = None,
         online: OnlineHead | None = None,
+        tail: "Tail | None" = None,
     ) -> None:
+        self._tail = tail
         self._recommender, self._maker, self._scorer, self._values = recommender, maker, scorer, values
         self._new_share, self._spaces, self._margins, self._online = new_share, spaces or {}, margins, online
         self.failures = 0
@@ -170,6 +194,8 @@ class Ranker:
             vectors = [index.vectors_of(pool) for index in self._spaces.values()]
             ranked = ranked.first(diversify(scores[: len(pool)], vectors, k, diversity))
         if ranked.propensities is None:
+            if self._tail is not None:
+                ranked = ranked.first(spread(self._tail.mask(ranked.found), self._tail.share, k))
             ranked = ranked.first(spread(nobody_had(ranked.found.scores, count), self._new_share, k))
         if draw is not None and ranked.scores is not None:
             ranked = replace(ranked, propensities=np.full(count, np.nan, np.float32))

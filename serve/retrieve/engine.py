@@ -21,7 +21,7 @@ from serve.learn.known import Known
 from serve.rank.explore import Exploration
 from serve.rank.features import FeatureMaker
 from serve.rank.online import OnlineHead
-from serve.rank.ranker import MOST_SCORED, POOL, Ranked, Ranker
+from serve.rank.ranker import MOST_SCORED, POOL, Ranked, Ranker, Tail
 from serve.rank.rules import Acting, RuleBook, rules_file
 from serve.recommend.recommender import Candidates, Recommender
 from serve.recommend.shopper import Shopper
@@ -323,6 +323,7 @@ class Engine:
             view.spaces,
             self._margins if self._settings.margin_attribute else None,
             self._online,
+            Tail.of(behaviour.popularity, self._settings.tail_share),
         )
 
     def _margins(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:

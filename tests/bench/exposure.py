@@ -1,0 +1,61 @@
+"""Who is seen in recommendations, and what it costs to let more be seen: the demo shop and ml-100k.
+
+The pipeline is evaluated as `vetrina evaluate` does, on the last tenth of what was liked, with a share of the places
+for items of the tail (`tail_share`): those of less popularity than the items have that half of all demand goes to.
+Before is the same order without it. The Gini coefficient is of how much each item is seen in the first ten places; the
+cost is that of NDCG@10, as a share of what it was.
+"""
+
+import tempfile
+from pathlib import Path
+
+from movies import movie_store
+from report import report
+from rich.console import Console
+
+from serve import show_learning
+from serve.cli import bars
+from serve.demo.shop import make_shop
+from serve.evaluation.evaluate import RERANKED, SERVED
+from serve.jobs.import_events import import_events
+from serve.jobs.learning import evaluate
+from serve.jobs.pipeline import build
+from serve.settings import Settings
+
+SEED = 0
+SHARES = {"ml100k": 0.2, "demo": 0.5}
+
+
+def main() -> None:
+    figures: dict[str, float | int | str | None] = {}
+    for name, share in SHARES.items():
+        with tempfile.TemporaryDirectory() as folder, bars(quiet=False) as progress:
+            root = Path(folder)
+            if name == "ml100k":
+                settings = movie_store(root, progress)
+            else:
+                make_shop(root / "shop", items=720, shoppers=2000)
+                settings = Settings(store=root / "store")
+                build(settings, root / "shop" / "catalog.csv", progress=progress)
+                import_events(settings, root / "shop" / "events.jsonl", progress=progress)
+            build(settings, progress=progress)
+            wanted = settings.model_copy(update={"tail_share": share, "new_share": 0.0})
+            found = evaluate(wanted, root / "work", progress=progress)
+        Console(width=130).print(show_learning.evaluation(found))
+        before, after = (found.systems[of].means["ndcg10"] for of in (RERANKED, SERVED))
+        prefix = "" if name == "ml100k" else f"{name}_"
+        figures |= {
+            f"{prefix}tail_share": share,
+            f"{prefix}gini_before": found.exposure.gini[RERANKED],
+            f"{prefix}gini_after": found.exposure.gini[SERVED],
+            f"{prefix}ndcg10_before": before,
+            f"{prefix}ndcg10_after": after,
+            f"{prefix}ndcg_cost": round(1 - after / before, 4),
+            f"{prefix}coverage_before": found.systems[RERANKED].coverage,
+            f"{prefix}coverage_after": found.systems[SERVED].coverage,
+        }
+    report("exposure", figures, SEED, ("torch",))
+
+
+if __name__ == "__main__":
+    main()

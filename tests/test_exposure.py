@@ -1,0 +1,89 @@
+"""Who is seen: how it is measured, and what the share of the tail does."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embed.behaviour import Holdout, Interactions
+from serve.evaluation.exposure import exposure, gini, seen_of
+from serve.following import open_engine
+from serve.learn.event_store import open_event_store
+from serve.learn.known import known_of
+from serve.rank.ranker import Tail
+from serve.settings import Settings
+
+
+@given(st.lists(st.floats(0, 100), max_size=12))
+def test_gini_is_the_mean_difference(values: list[float]) -> None:
+    n, total = len(values), sum(values)
+    expected = sum(abs(a - b) for a in values for b in values) / (2 * n * total) if total > 1e-9 else 0.0
+    if total > 1e-9 or not total:
+        assert gini(np.array(values)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_place_counts_as_in_ndcg() -> None:
+    ranked = np.full((2, 100), -1)
+    ranked[0, :3] = [4, 1, 2]
+    ranked[1, :1] = [4]
+    ranked[1, 10:12] = [3, 3]  # beyond the first ten
+    np.testing.assert_allclose(seen_of(ranked, 6), [0, 1 / np.log2(3), 0.5, 0, 2, 0])
+
+
+def test_shares_are_of_items_of_likes_and_of_what_is_seen() -> None:
+    none = np.empty(0)
+    history = Interactions(
+        np.array(["u"], object),
+        4,
+        np.array([0, 0]),
+        none.astype(np.int32),
+        none.astype(np.int8),
+        none,
+        none.astype(np.float32),
+    )
+    test = Holdout(history, np.array([0, 2]), np.array([0, 1]))
+    ranked = np.full((1, 100), -1)
+    ranked[0, :2] = [0, 3]
+    found = exposure({"a": ranked}, "a", test, {"brand": ["x", "x", "y", None], "seller": [None] * 4})
+    assert set(found.groups) == {"brand"}
+    x, y = found.groups["brand"]
+    assert (x.name, x.items, x.liked, x.seen) == ("x", pytest.approx(2 / 3, abs=1e-3), 1.0, 1.0)
+    assert (y.items, y.liked, y.seen) == (pytest.approx(1 / 3, abs=1e-3), 0.0, 0.0)
+    many = exposure({"a": ranked}, "a", test, {"brand": ["a", "b", "c", "d"]}).groups["brand"]
+    assert sum(group.items for group in many) == pytest.approx(1)
+
+
+def test_the_tail_is_what_little_demand_goes_to() -> None:
+    popularity = np.array([10, 1, 1, 8, 0, 2], np.float32)
+    tail = Tail.of(popularity, 0.5)
+    assert tail is not None
+    assert tail.below == 8  # 10 and 8 have over half of 22
+    assert Tail.of(popularity, 0.0) is None
+    assert Tail.of(np.zeros(3, np.float32), 0.5) is None
+
+
+def test_a_share_of_the_places_is_kept_for_the_tail(trained: Settings) -> None:
+    log = open_event_store(trained)
+    users = [f"u{number:05}" for number in range(1, 30)]
+
+    def lists(**options: Any) -> tuple[list[list[int]], Any]:
+        configured = trained.model_copy(update={"new_share": 0.0, **options})
+        engine = open_engine(configured)
+        known = [known_of(log, configured, user) for user in users]
+        return [[one.number for one in engine.recommend(of.events, 10, of.left_out)] for of in known], engine
+
+    plain, engine = lists()
+    kept, _ = lists(tail_share=0.6)
+    log.close()
+    popularity = engine.view.release.behaviour.popularity
+    tail = Tail.of(popularity, 0.6)
+    assert tail is not None
+    counts = [sum(popularity[item] < tail.below for item in items) for items in kept]
+    before = [sum(popularity[item] < tail.below for item in items) for items in plain]
+    assert min(counts) >= 6
+    assert np.mean(before) < np.mean(counts)
+    for first, second in zip(plain, kept, strict=True):
+        rest = [item for item in first if item in second]
+        assert rest[:1] == first[:1] or popularity[second[0]] < tail.below  # the best stays unless the tail is due
