@@ -90,10 +90,9 @@ class Audiences:
         shoppers = self._table.current(engine)
         cosines = shoppers.taste @ unit((self._place(engine, wanted) - shoppers.center)[None])[0]
         chances = shoppers.response.chances(cosines, shoppers.counts, shoppers.likes)
-        ids = np.array(shoppers.ids, np.object_)
-        out = {name: np.isin(ids, list(who)) for name, who in self._left_out(wanted, now).items()}
+        out = {name: shoppers.among(who) for name, who in self._left_out(wanted, now).items()}
         allowed = np.flatnonzero(~np.any(list(out.values()), axis=0))
-        order = allowed[np.lexsort((ids[allowed], -chances[allowed]))][: wanted.size]
+        order = allowed[np.argsort(-chances[allowed], kind="stable")][: wanted.size]
         held = [self._is_held_out(wanted, shoppers.ids[place]) for place in order]
         members = [
             Member(shoppers.ids[place], round(float(cosines[place]), 4), round(float(chances[place]), 6), held_out)

@@ -6,8 +6,9 @@ did since.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from serve.settings import Settings
 
 @dataclass(frozen=True)
 class Shoppers:
-    """m shoppers at one instant: ids, taste as unit vectors [m, width], interactions [m] and how many of them liked
+    """m shoppers at one instant, by id: ids, taste as unit vectors [m, width], interactions [m] and how many of them liked
     [m]. Those without a known item are not among them. `center` [width] is what taste is about, `response` is how
     likely they are to act."""
 
@@ -40,6 +41,16 @@ class Shoppers:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {user_id: place for place, user_id in enumerate(self.ids)}
+
+    def among(self, user_ids: Iterable[str]) -> NDArray[np.bool_]:
+        """Which of the shoppers are among some users, [m]."""
+        mask = np.zeros(len(self), np.bool_)
+        mask[[place for user_id in user_ids if (place := self._places.get(user_id)) is not None]] = True
+        return mask
 
 
 class ShopperTable:
@@ -74,6 +85,7 @@ class ShopperTable:
         center = center_of(items, interactions)
         taste, counts, likes = tastes(items, center, interactions)
         there = np.flatnonzero(counts)
+        there = there[np.argsort(interactions.users[there])]
         response = fit_response(items, interactions)
         return Shoppers(interactions.users[there].tolist(), taste[there], counts[there], likes[there], center, response)
 
@@ -90,11 +102,13 @@ class ShopperTable:
             return
         kept = np.array([place for place, user in enumerate(before.ids) if user not in touched], np.int64)
         tastes_, counts, likes = (np.stack(column) for column in zip(*(one for _, one in seen), strict=True))
+        ids = np.array([*(before.ids[place] for place in kept), *(user for user, _ in seen)], np.object_)
+        order = np.argsort(ids)
         self._shoppers = Shoppers(
-            [*(before.ids[place] for place in kept), *(user for user, _ in seen)],
-            np.concatenate([before.taste[kept], tastes_]),
-            np.concatenate([before.counts[kept], counts]),
-            np.concatenate([before.likes[kept], likes]),
+            ids[order].tolist(),
+            np.concatenate([before.taste[kept], tastes_])[order],
+            np.concatenate([before.counts[kept], counts])[order],
+            np.concatenate([before.likes[kept], likes])[order],
             before.center,
             before.response,
         )
