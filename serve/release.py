@@ -51,9 +51,9 @@ from serve.filters import Filter
 from serve.rank.drift import Reference
 from serve.rank.scorer import Scorer
 from serve.recommend.sources import TOWER
-from serve.training.weighing import Weighed
 from serve.words.facets import Facet, facet_of
 from serve.words.lexicon import WORDS, Lexicon, WordsFacts
+from serve.words.weighing import Weighed
 
 FORMAT = 9
 ITEMS_FILE = "items.arrow"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from serve.jobs.copying import CopyReport
     from serve.jobs.duplicates import DuplicatesReport
     from serve.jobs.pipeline import BuildReport
-    from serve.rank.relations import ImportedLinks
+    from serve.recommend.relations import ImportedLinks
 
 MOST_COLUMNS = 3  # of sources, beside which there is room for a title
 MOST_VALUES = 12  # of a facet

@@ -18,9 +18,9 @@ from serve.following import open_engine
 from serve.jobs.pipeline import build
 from serve.learn.event_store import open_event_store
 from serve.live import Live
-from serve.rank.relations import FILE, Relations, import_links, read_relations
 from serve.recommend import knowledge as of_knowledge
 from serve.recommend.knowledge import BACKWARDS, ONWARD, STEPS, Knowledge, KnowledgeSource, kind_of
+from serve.recommend.relations import FILE, Relations, import_links, read_relations
 from serve.recommend.shopper import Shopper
 from serve.settings import Settings
 

@@ -25,7 +25,6 @@ from serve.rank.facts import TAG_GROUPS, Facts, Tags
 from serve.rank.features import HISTORY, Context, FeatureMaker, Features, Layout
 from serve.rank.fitting import auc, calibration_error
 from serve.rank.ranker import Ranker, spread
-from serve.rank.relations import Relations, read_relations
 from serve.rank.rules import Acting, RuleBook, read_rules
 from serve.rank.scorer import HeadFacts, Scorer, ScorerFacts
 from serve.rank.settings import HEADS, ScorerSettings
@@ -34,6 +33,7 @@ from serve.rank.training import Calibration, ScorerTrainer
 from serve.recommend.blend import Blend
 from serve.recommend.covisitation import Covisitation
 from serve.recommend.recommender import Recommender
+from serve.recommend.relations import Relations, read_relations
 from serve.recommend.sources import FixedSource, ranked
 
 LAYOUT = Layout(("image", "text"))

@@ -25,12 +25,12 @@ from serve.live import Live
 from serve.release import open_current
 from serve.retrieve.query import Query
 from serve.settings import Settings
-from serve.training.weighing import FEWEST, learn_weights
 from serve.words.analysis import Analyzer, fold
 from serve.words.facets import counted, facet_of
 from serve.words.intent import meant_by
 from serve.words.lexicon import Lexicon, write_words
 from serve.words.texts import number_of
+from serve.words.weighing import FEWEST, learn_weights
 
 ENGLISH = Analyzer("english")
 

@@ -28,9 +28,11 @@ from serve.settings import Settings
 
 @dataclass(frozen=True)
 class Shoppers:
-    """m shoppers at one instant, by id: ids, taste as unit vectors [m, width], interactions [m] and how many of them liked
-    [m]. Those without a known item are not among them. `center` [width] is what taste is about, `response` is how
-    likely they are to act."""
+    """m shoppers at one instant, by id: ids, taste as unit vectors [m, width], interactions and likes [m].
+
+    Those without a known item are not among them. `center` [width] is what taste is about, `response` is how likely
+    they are to act.
+    """
 
     ids: Sequence[str]
     taste: NDArray[np.float32]

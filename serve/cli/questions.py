@@ -100,8 +100,8 @@ def relations(
 ) -> None:
     """Take a merchandiser's links in; the next build knows them."""
     from embed.catalogue import Catalogue
-    from serve.rank.relations import FILE, import_links
     from serve.rank.rules import rules_file
+    from serve.recommend.relations import FILE, import_links
 
     settings = load_settings(store=store)
     into = rules_file(settings).parent / FILE
@@ -175,8 +175,8 @@ def rules_check(
     """Whether a file of rules is right, and which of them hold now."""
     from time import time
 
-    from serve.rank.relations import FILE, read_relations
     from serve.rank.rules import read_rules, rules_file
+    from serve.recommend.relations import FILE, read_relations
 
     settings = load_settings(store=store)
     path = file or rules_file(settings)

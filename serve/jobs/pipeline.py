@@ -29,11 +29,11 @@ from serve.jobs.encoding import encode, encode_on_ray
 from serve.jobs.indexing import build_indexes, build_tower
 from serve.jobs.weighing import weigh
 from serve.learn.event_store import open_event_store
-from serve.rank.relations import FILE as RELATIONS
-from serve.rank.relations import read_relations
 from serve.rank.rules import rules_file
 from serve.recommend.blend import Blend
 from serve.recommend.knowledge import Knowledge
+from serve.recommend.relations import FILE as RELATIONS
+from serve.recommend.relations import read_relations
 from serve.release import (
     ALIGNMENT,
     ITEMS_FILE,

@@ -10,9 +10,9 @@ from serve.release import Release
 from serve.retrieve.engine import Engine
 from serve.retrieve.query import Encoders
 from serve.settings import Settings
-from serve.training.weighing import MOST, Weighed, learn_weights
 from serve.view import View
 from serve.words.lexicon import WORDS
+from serve.words.weighing import MOST, Weighed, learn_weights
 
 
 def weigh(settings: Settings, release: Release) -> Weighed | None:

@@ -34,7 +34,7 @@
     [[rule]]
     name = "what goes with what was bought"
     do = "boost"
-    related = "accessory"                   # by relations.csv beside this file, see serve.rank.relations
+    related = "accessory"                   # by relations.csv beside this file, see serve.recommend.relations
     factor = 3.0
 
     [[rule]]
@@ -63,9 +63,9 @@ from embed.behaviour.interactions import KINDS
 from embed.errors import EmbedError
 from serve.errors import BadRequest
 from serve.filters import compile_filter
-from serve.rank import relations
-from serve.rank.relations import Relations
+from serve.recommend import relations
 from serve.recommend.covisitation import DAY
+from serve.recommend.relations import Relations
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import Items
 from serve.settings import Settings

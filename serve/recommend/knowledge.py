@@ -1,6 +1,6 @@
 """Knowledge: what the shop itself says of its items: which goes with which, and what that implies for others.
 
-From the table of relations (serve.rank.relations) two things are learned for each relation:
+From the table of relations (serve.recommend.relations) two things are learned for each relation:
 
 - **Links, propagated**: from an item along its links, those that lead to it, and theirs, by personalised PageRank with
   few steps (Haveliwala 2002), so that an item with few links has the neighbours of its neighbours.
@@ -23,7 +23,7 @@ from scipy import sparse
 
 from embed.behaviour.interactions import KINDS
 from serve.errors import Broken
-from serve.rank.relations import Relations
+from serve.recommend.relations import Relations
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import FADE, RECENT, Items, Numbering, Proposals, Scores, few
 

@@ -20,7 +20,7 @@ from rich.progress import track
 
 from serve.following import open_engine
 from serve.jobs.pipeline import build
-from serve.rank.relations import FILE, import_links
+from serve.recommend.relations import FILE, import_links
 from serve.retrieve.engine import Engine
 from serve.retrieve.finding import Found
 from serve.retrieve.related import related
