@@ -67,9 +67,10 @@ _SOURCE_GROUPS = {
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns and channels of a shop: they depend on its content spaces only."""
+    """The columns and channels of a shop: they depend on its content spaces, and on whether it has relations."""
 
     spaces: tuple[str, ...]
+    related: bool = False
 
     @cached_property
     def channels(self) -> tuple[str, ...]:
@@ -79,8 +80,9 @@ class Layout:
     @cached_property
     def columns(self) -> tuple[tuple[str, str], ...]:
         """Name and group of each column, [f]."""
-        found = [(source, _SOURCE_GROUPS[source]) for source in SOURCES]
-        found += [(f"{source}_rank", _SOURCE_GROUPS[source]) for source in SOURCES]
+        sources = [source for source in SOURCES if self.related or source != "knowledge"]
+        found = [(source, _SOURCE_GROUPS[source]) for source in sources]
+        found += [(f"{source}_rank", _SOURCE_GROUPS[source]) for source in sources]
         found += [(f"{channel}_{of}", self._group(channel)) for channel in self.channels for of in STATISTICS]
         found += [("trend", "popularity"), ("age", "novelty")]
         found += [(name, "price") for name in ("price", "price_against_usual", "price_distance")]
@@ -95,7 +97,8 @@ class Layout:
     def groups(self) -> dict[str, NDArray[np.int64]]:
         """The columns of each group."""
         return {
-            group: np.array([place for place, (_, of) in enumerate(self.columns) if of == group]) for group in GROUPS
+            group: np.array([place for place, (_, of) in enumerate(self.columns) if of == group], np.int64)
+            for group in GROUPS
         }
 
     def _group(self, channel: str) -> str:
@@ -140,7 +143,7 @@ class FeatureMaker:
     """Makes the features of candidates of one shop as it is at one moment; without state.
 
     `facts_of` gives what is known of items by number; `floors` are those of the blend's counts, `numbering` says where
-    co-visits count items under other numbers.
+    co-visits count items under other numbers, `related` whether there are features of relations.
     """
 
     def __init__(
@@ -150,8 +153,9 @@ class FeatureMaker:
         covisitation: Covisitation,
         floors: Mapping[str, float],
         numbering: Numbering | None = None,
+        related: bool = False,
     ) -> None:
-        self.layout = Layout(tuple(sorted(name for name in spaces if name != TOWER)))
+        self.layout = Layout(tuple(sorted(name for name in spaces if name != TOWER)), related)
         self._spaces, self._facts_of = spaces, facts_of
         self._covisitation, self._floors, self._numbering = covisitation, floors, numbering
         self._hidden = ""

@@ -118,6 +118,7 @@ def fit_scorer(
     scorer = Scorer(
         ScorerFacts(
             spaces=maker.layout.spaces,
+            related=maker.layout.related,
             columns=maker.layout.names,
             towers=towers,
             usual_place=whole.usual_place,

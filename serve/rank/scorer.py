@@ -33,7 +33,7 @@ from serve.rank.features import GROUPS, Features, Layout
 
 Floats = NDArray[np.float32]
 Values = Mapping[str, float | Floats]
-FORMAT = 4
+FORMAT = 3
 ROWS = 1024  # that go through a network together
 NETWORKS = ("features.onnx", "history.onnx")
 WEIGHTS = "network.safetensors"
@@ -74,6 +74,7 @@ class ScorerFacts(BaseModel):
 
     format: int = FORMAT
     spaces: tuple[str, ...]
+    related: bool = False
     columns: tuple[str, ...]
     towers: str
     usual_place: float
@@ -141,7 +142,7 @@ class Scorer:
 
     def __init__(self, facts: ScorerFacts, networks: Mapping[str, bytes], threads: int = 1) -> None:
         self.facts = facts
-        self.layout = Layout(facts.spaces)
+        self.layout = Layout(facts.spaces, facts.related)
         self._files = dict(networks)
         self._features, self._history = (_session(networks[name], threads) for name in NETWORKS)
         self._slopes = np.array([head.slope for head in facts.heads.values()], np.float32)
@@ -324,7 +325,7 @@ class Scorer:
         found = _fingerprint(facts, networks)
         if found != folder.name:
             raise Damaged(f"the scorer in {folder} is damaged: it is {found}: train it again", folder.name)
-        if facts.columns != Layout(facts.spaces).names:
+        if facts.columns != Layout(facts.spaces, facts.related).names:
             raise Damaged(f"the scorer in {folder} knows other features than this version: train it again", folder.name)
         return cls(facts, networks, threads)
 

@@ -57,7 +57,7 @@ class ScorerTrainer:
         else:
             self.network.load_state_dict(safetensors.torch.load(start.weights))
         self._head_weights = torch.tensor([settings.loss_weights.get(head, 1.0) for head in heads])
-        self._groups = [torch.from_numpy(columns) for columns in layout.groups.values()]
+        self._groups = [torch.from_numpy(columns) for columns in layout.groups.values() if len(columns)]
         matrices = [each for each in self.network.parameters() if each.dim() > 1]
         others = [each for each in self.network.parameters() if each.dim() <= 1]
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
@@ -174,6 +174,8 @@ def _as_weights(blend: Blend, layout: Layout, network: FeatureNetwork) -> NDArra
     count = len(layout.names)
     weights = np.zeros(2 * count, np.float32)
     for source, weight in blend.weights.items():
+        if source not in layout.names:
+            continue
         place = layout.names.index(source)
         spread = float(network.spread[place])
         if network.met[place] and np.isfinite(spread):

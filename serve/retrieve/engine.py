@@ -313,7 +313,8 @@ class Engine:
         maker = None
         if behaviour.scorer is not None:
             floors = behaviour.facts.blend.floors
-            maker = FeatureMaker(self._spaces, view.facts_of, behaviour.covisitation, floors, view.numbering)
+            related = behaviour.scorer.facts.related
+            maker = FeatureMaker(self._spaces, view.facts_of, behaviour.covisitation, floors, view.numbering, related)
         return Ranker(
             self._recommender,
             maker,

@@ -107,7 +107,7 @@ class Material:
         facts = Facts.made(self.vocabulary, features, behaviour.trend, self.first_seen)
         return Past(
             behaviour.sources(spaces, self.samples, self.weights, now=now),
-            FeatureMaker(spaces, facts.of, behaviour.covisitation, blend.floors),
+            FeatureMaker(spaces, facts.of, behaviour.covisitation, blend.floors, related=self.knowledge is not None),
         )
 
 

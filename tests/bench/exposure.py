@@ -23,7 +23,7 @@ from serve.jobs.pipeline import build
 from serve.settings import Settings
 
 SEED = 0
-SHARES = {"ml100k": 0.2, "demo": 0.5}
+SHARES = {"ml100k": 0.3, "demo": 0.2}
 
 
 def main() -> None:
