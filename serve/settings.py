@@ -145,6 +145,9 @@ class Settings(BaseSettings):
     tail_share: float = Field(
         0.0, ge=0, le=0.9, description="share of the places in recommendations for items that few shoppers know yet"
     )
+    calibration: float = Field(
+        0.0, ge=0, le=1, description="how much recommendations keep to the categories of the shopper's own history"
+    )
     recommend_unavailable: bool = Field(False, description="whether items that are not available are recommended")
     towers: TowerSettings = TowerSettings()
     scorer: ScorerSettings = ScorerSettings()

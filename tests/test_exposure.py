@@ -12,6 +12,7 @@ from serve.evaluation.exposure import exposure, gini, seen_of
 from serve.following import open_engine
 from serve.learn.event_store import open_event_store
 from serve.learn.known import known_of
+from serve.rank.diversity import calibrate
 from serve.rank.ranker import Tail
 from serve.settings import Settings
 
@@ -87,3 +88,51 @@ def test_a_share_of_the_places_is_kept_for_the_tail(trained: Settings) -> None:
     for first, second in zip(plain, kept, strict=True):
         rest = [item for item in first if item in second]
         assert rest[:1] == first[:1] or popularity[second[0]] < tail.below  # the best stays unless the tail is due
+
+
+@given(
+    scores=st.lists(st.floats(0, 1), min_size=6, max_size=14),
+    kinds=st.lists(st.sampled_from(["a", "b", "c", None]), min_size=14, max_size=14),
+)
+def test_calibration_takes_the_best_next_of_a_plain_search(scores: list[float], kinds: list[str | None]) -> None:
+    wanted, k, much = {"a": 0.7, "b": 0.3}, 5, 0.6
+    values = np.array(scores, np.float32)
+    found = calibrate(values, kinds[: len(scores)], wanted, k, much)
+    spread = float(values.max() - values.min())
+    scaled = (values - values.min()) / spread if spread > 0 else np.ones(len(values))
+    taken: list[int] = []
+    for place in found.tolist():
+
+        def gain(item: int) -> float:
+            listed = [kinds[one] for one in [*taken, item]]
+            shares = {name: 0.99 * listed.count(name) / len(listed) + 0.01 * of for name, of in wanted.items()}
+            divergence = sum(of * np.log(of / shares[name]) for name, of in wanted.items())
+            return float((1 - much) * scaled[item] - much * divergence)
+
+        best = max(gain(item) for item in range(len(scores)) if item not in taken)
+        assert gain(place) == pytest.approx(best, abs=1e-5)
+        taken.append(place)
+
+
+def test_lists_mix_as_the_history_does(trained: Settings) -> None:
+    log = open_event_store(trained)
+
+    def off(calibration: float) -> float:
+        """How far the first ten are from the history's mix, in the mean (total variation)."""
+        engine = open_engine(trained.model_copy(update={"new_share": 0.0, "calibration": calibration}))
+        distances = []
+        for user in [f"u{number:05}" for number in range(1, 30)]:
+            known = known_of(log, trained, user)
+            own = [engine.view.item(number).category for number in engine.shopper(known.events).item.tolist()]
+            shown = [
+                engine.view.item(one.number).category for one in engine.recommend(known.events, 10, known.left_out)
+            ]
+            names = set(own) | set(shown)
+            distances.append(
+                sum(abs(own.count(name) / len(own) - shown.count(name) / len(shown)) for name in names) / 2
+            )
+        return float(np.mean(distances))
+
+    plain, kept = off(0.0), off(0.7)
+    log.close()
+    assert kept < 0.8 * plain

@@ -19,7 +19,7 @@ from index.contract import VectorIndex
 from index.exact import top
 from index.selection import Selection
 from serve.metrics import FAILURES
-from serve.rank.diversity import diversify
+from serve.rank.diversity import calibrate, diversify
 from serve.rank.explain import Reasons, reasons_of, reasons_of_blend
 from serve.rank.explore import Exploration
 from serve.rank.features import HISTORY, Context, FeatureMaker, Features, hour_of
@@ -119,12 +119,31 @@ class Tail:
         return np.zeros(len(found.items), np.bool_) if popular is None else popular < self.below
 
 
+@dataclass(frozen=True)
+class OwnMix:
+    """How much lists keep to the categories of the shopper's own history, and what category each of some items has."""
+
+    calibration: float
+    category_of: Callable[[Items], Sequence[str | None]]
+
+    def of(self, shopper: Shopper) -> dict[str, float]:
+        """The shares of categories in what a shopper liked; nothing for who liked nothing."""
+        shares: dict[str, float] = {}
+        liked = shopper.weight > 0
+        for category, weight in zip(self.category_of(shopper.item[liked]), shopper.weight[liked].tolist(), strict=True):
+            if category:
+                shares[category] = shares.get(category, 0.0) + weight
+        total = sum(shares.values())
+        return {category: weight / total for category, weight in shares.items()}
+
+
 class Ranker:
     """Recommends with a recommender and, where there is one, a scorer.
 
     `values` say what each head is worth, `new_share` is the share of places for items that nobody had yet, and `spaces`
     are those in which items are alike or not. `margins` gives by how much more or less a purchase of each of some items
-    is worth, `online` is what was learned of the scorer since it was trained, `tail` keeps places for what few know.
+    is worth, `online` is what was learned of the scorer since it was trained, `tail` keeps places for what few know,
+    `mix` keeps the categories of a list as those of the history.
     """
 
     def __init__(
@@ -138,8 +157,9 @@ class Ranker:
         margins: Callable[[Items], Scored] | None = None,
         online: OnlineHead | None = None,
         tail: "Tail | None" = None,
+        mix: "OwnMix | None" = None,
     ) -> None:
-        self._tail = tail
+        self._tail, self._mix = tail, mix
         self._recommender, self._maker, self._scorer, self._values = recommender, maker, scorer, values
         self._new_share, self._spaces, self._margins, self._online = new_share, spaces or {}, margins, online
         self.failures = 0
@@ -194,6 +214,10 @@ class Ranker:
             vectors = [index.vectors_of(pool) for index in self._spaces.values()]
             ranked = ranked.first(diversify(scores[: len(pool)], vectors, k, diversity))
         if ranked.propensities is None:
+            if self._mix is not None and (own := self._mix.of(shopper)):
+                pool = ranked.found.items[: min(POOL * k, MOST_SCORED, scored)]
+                kinds = self._mix.category_of(pool)
+                ranked = ranked.first(calibrate(scores[: len(pool)], kinds, own, k, self._mix.calibration))
             if self._tail is not None:
                 ranked = ranked.first(spread(self._tail.mask(ranked.found), self._tail.share, k))
             ranked = ranked.first(spread(nobody_had(ranked.found.scores, count), self._new_share, k))

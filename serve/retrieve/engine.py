@@ -21,7 +21,7 @@ from serve.learn.known import Known
 from serve.rank.explore import Exploration
 from serve.rank.features import FeatureMaker
 from serve.rank.online import OnlineHead
-from serve.rank.ranker import MOST_SCORED, POOL, Ranked, Ranker, Tail
+from serve.rank.ranker import MOST_SCORED, POOL, OwnMix, Ranked, Ranker, Tail
 from serve.rank.rules import Acting, RuleBook, rules_file
 from serve.recommend.recommender import Candidates, Recommender
 from serve.recommend.shopper import Shopper
@@ -325,7 +325,11 @@ class Engine:
             self._margins if self._settings.margin_attribute else None,
             self._online,
             Tail.of(behaviour.popularity, self._settings.tail_share),
+            OwnMix(self._settings.calibration, self._categories) if self._settings.calibration else None,
         )
+
+    def _categories(self, numbers: NDArray[np.int64]) -> list[str | None]:
+        return [self.view.item(number).category for number in numbers.tolist()]
 
     def _margins(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """What a purchase of each item leaves the shop, beside the mean over the catalogue; 1 where it is not known."""
