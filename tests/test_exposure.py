@@ -124,6 +124,8 @@ def test_lists_mix_as_the_history_does(trained: Settings) -> None:
         for user in [f"u{number:05}" for number in range(1, 30)]:
             known = known_of(log, trained, user)
             own = [engine.view.item(number).category for number in engine.shopper(known.events).item.tolist()]
+            if not own:
+                continue
             shown = [
                 engine.view.item(one.number).category for one in engine.recommend(known.events, 10, known.left_out)
             ]

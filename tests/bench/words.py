@@ -7,7 +7,7 @@ homedepot-titles: queries as typed, all products ranked, unjudged ones count as 
 over the queries that have any gain. Weights of the sources are learned by the product from half of the queries (the
 pairs graded 2.67 and more stand for clicks), figures are of the other half; k1, b and the weights of terms were chosen
 on the first half too. `judged` counts the judged products alone, of which a random order gives 0.92 already. `*_equal`
-is with equal weights, and `*_bm25s` are those of the library bm25s (extra bench) with Snowball's stems, on the same half.
+is with equal weights, and `*_bm25s` are those of the library bm25s (extra bench) with Snowball's stems, on that half.
 
 The store of the 53,489 products is kept in the folder of VETRINA_BENCH, if that is set: encoding takes minutes.
 """
