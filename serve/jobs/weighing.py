@@ -1,5 +1,6 @@
 """Searches that shoppers made, and what builds learn from them of how much words and vectors count."""
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -12,7 +13,9 @@ from serve.retrieve.query import Encoders
 from serve.settings import Settings
 from serve.view import View
 from serve.words.lexicon import WORDS
-from serve.words.weighing import MOST, Weighed, learn_weights
+from serve.words.weighing import MOST, SEED, Weighed, learn_weights
+
+MOST_READ = 200_000  # searches with an item, those of most shoppers
 
 
 def weigh(settings: Settings, release: Release) -> Weighed | None:
@@ -23,11 +26,15 @@ def weigh(settings: Settings, release: Release) -> Weighed | None:
 
 
 def searched_items(settings: Settings, catalogue: Catalogue, most: int) -> list[tuple[int, str]]:
-    """What shoppers searched for, with the row of an item that they then took to; those of most shoppers first."""
+    """What shoppers searched for, with the row of an item that they then took to; at most so many, drawn blindly.
+
+    The first of an order by name would be those of numbers, and say nothing of words.
+    """
     store = open_event_store(settings)
     try:
-        found = store.searched(most)
+        found = store.searched(MOST_READ)
     finally:
         store.close()
+    found = [found[place] for place in np.random.default_rng(SEED).permutation(len(found))[:most]]
     rows = pc.index_in(pa.array([item_id for _, item_id in found], pa.string()), value_set=catalogue.ids())
     return [(row, query) for row, (query, _) in zip(rows.to_pylist(), found, strict=True) if row is not None]
