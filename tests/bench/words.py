@@ -96,6 +96,8 @@ def homedepot() -> dict[str, float]:
     tune, test = half[: len(half) // 2].tolist(), half[len(half) // 2 :].tolist()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(os.environ.get("VETRINA_BENCH", temporary)) / "homedepot"
+        for left in folder.glob("events.sqlite*"):  # of an earlier run
+            left.unlink()
         settings = Settings(store=folder, keep_releases=1)
         build(settings, DATA / "homedepot-titles" / "products.csv")
         figures = {"homedepot_queries": float(len(test))}
