@@ -13,7 +13,7 @@ behaviour/
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -100,7 +100,7 @@ class Behaviour:
             parked=collected.parked,
             towers=towers.fingerprint if towers else None,
             scorer=scorer.fingerprint if scorer else None,
-            knowledge=knowledge.fingerprint if knowledge else None,
+            knowledge=None,
             half_lives=half_lives,
             blend=blend,
         )
@@ -108,7 +108,13 @@ class Behaviour:
         popular = popularity(interactions, now, half_lives.popularity)
         of_late = popularity(interactions, now, half_lives.popularity / LATELY)
         late = trend(popular, of_late)
-        return cls(facts, counted, popular, late, first_seen, towers, scorer=scorer, knowledge=knowledge)
+        counts = cls(facts, counted, popular, late, first_seen, towers, scorer=scorer)
+        return counts.knowing(knowledge)
+
+    def knowing(self, knowledge: Knowledge | None) -> "Behaviour":
+        """The same, with what the shop says of its items."""
+        facts = self.facts.model_copy(update={"knowledge": knowledge.fingerprint if knowledge else None})
+        return replace(self, facts=facts, knowledge=knowledge)
 
     @cached_property
     def _popular(self) -> Items:

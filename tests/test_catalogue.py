@@ -748,3 +748,35 @@ def test_luma(tmp_path: Path) -> None:
     assert hoodie.attributes["sizes"] == ["L", "M", "S", "XL", "XS"]
     assert hoodie.attributes["climate"] == ["All-weather", "Cool", "Indoor", "Spring", "Windy"]
     assert (hoodie.attributes["color"], hoodie.attributes["parent_sku"]) == (["Black"], ["MH01"])
+
+
+TREE = "id,name,parent_id\n14,Hoodies,10\n10,Men,\n20,Bags/Cases,\n"
+
+
+def test_category_numbers_become_paths_of_the_shops_tree(tmp_path: Path) -> None:
+    (tmp_path / "tree.csv").write_text(TREE)
+    (tmp_path / "mapping.toml").write_text('[category_tree]\nfile = "tree.csv"\n')
+    rows = "item_id,title,category\na,A,14\nb,B,20\nc,C,Home/Lamps\nd,D,\n"
+    (tmp_path / "feed.csv").write_text(rows)
+    ingest(tmp_path / "feed.csv", tmp_path / "store", mapping=Mapping.load(tmp_path / "mapping.toml"))
+    found = Catalogue.current(tmp_path / "store").column("category").to_pylist()
+    assert found == ["Men/Hoodies", "Bags Cases", "Home/Lamps", None]
+
+
+@pytest.mark.parametrize(
+    ("tree", "told"),
+    [
+        ("id,name,parent_id\n1,A,2\n2,B,1\n", "its own parent"),
+        ("id,name,parent_id\n1,A,9\n", "parent '9' of 'A' is missing"),
+        ("id,name,parent_id\n1,,\n", "without id or name"),
+        ("id,title,parent_id\n1,A,\n", "no column name"),
+    ],
+)
+def test_a_tree_that_is_none_is_named(tmp_path: Path, tree: str, told: str) -> None:
+    (tmp_path / "tree.csv").write_text(tree)
+    (tmp_path / "mapping.toml").write_text('[category_tree]\nfile = "tree.csv"\n')
+    with pytest.raises(BadInput, match=told):
+        Mapping.load(tmp_path / "mapping.toml")
+    (tmp_path / "mapping.toml").write_text('[category_tree]\nfile = "tree.csv"\ncolumn = "x"\n')
+    with pytest.raises(BadInput, match="column"):
+        Mapping.load(tmp_path / "mapping.toml")

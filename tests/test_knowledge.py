@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import sparse
 from test_http import good, refused, served
 
 from embed.behaviour import Event
@@ -55,6 +56,16 @@ def test_links_are_propagated_as_a_walk_does() -> None:
         dense[items] = scores
         np.testing.assert_allclose(dense, expected[item], atol=1e-5)
         assert items.tolist() == sorted(items.tolist())
+
+
+def test_an_item_without_links_has_those_of_what_shoppers_go_to() -> None:
+    names = ["a", "b", "c", "d"]
+    visited = sparse.csr_array(([1.0], ([3], [0])), (4, 4))  # from d shoppers go to a, which is linked to b
+    made = Knowledge.of(Relations({"related": {"a": ("b",)}}), names, [None] * 4, visited)
+    assert made is not None
+    assert made.linked("related", 3)[0].tolist() == [1]
+    assert made.linked("related", 2)[0].tolist() == []
+    assert made.linked("related", 0)[0].tolist() == [1]
 
 
 def test_only_the_strongest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

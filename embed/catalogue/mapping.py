@@ -22,6 +22,12 @@ A feed whose columns have the contract's own names needs none. Any other is desc
     [defaults]                      # for products that do not say
     currency = "EUR"
 
+    [category_tree]                 # where products name categories by number: the shop's table of them
+    file = "categories.csv"         # beside this file
+    id = "id"                       # its columns; these are the defaults
+    name = "name"
+    parent = "parent_id"
+
 Names left out keep their default: the contract's own names, or those of the known feed. Column names match exactly or,
 failing that, whatever their case, with spaces for underscores and without a `g:` prefix.
 """
@@ -29,10 +35,11 @@ failing that, whatever their case, with spaces for underscores and without a `g:
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from embed.catalogue.category_tree import COLUMNS, read_category_tree
 from embed.catalogue.item import Item
 from embed.catalogue.raw import Raw
 from embed.errors import BadInput
@@ -61,11 +68,15 @@ class Mapping:
     encoding: str = ""
     delimiter: str = ""
     format: str = ""
+    category_tree: dict[str, str] = field(default_factory=dict)  # the path of each category, by its id
 
     @classmethod
     def load(cls, path: Path) -> "Mapping":
         """Reads a TOML file; raises Missing, or BadInput naming what is wrong and what would be right."""
-        return _mapping(read_toml(path), path.name)
+        toml = read_toml(path)
+        tree = toml.pop("category_tree", None)
+        mapping = _mapping(toml, path.name)
+        return mapping if tree is None else replace(mapping, category_tree=_category_tree(tree, path))
 
     def over(self, base: "Mapping") -> "Mapping":
         """This mapping, with `base` for what it leaves out; a column of attributes named here is not taken twice."""
@@ -78,6 +89,7 @@ class Mapping:
             self.encoding or base.encoding,
             self.delimiter or base.delimiter,
             self.format or base.format,
+            self.category_tree or base.category_tree,
         )
 
     def named(self) -> set[str]:
@@ -124,6 +136,8 @@ class Binding:
         for name, value in self._defaults:
             if _blank(getattr(raw, name)):
                 setattr(raw, name, value)
+        if self.mapping.category_tree and not _blank(raw.category):
+            raw.category = self.mapping.category_tree.get(str(raw.category).strip(), raw.category)
         return raw
 
     def plan(self, columns: tuple[str, ...]) -> "_Plan":
@@ -242,6 +256,18 @@ def _mapping(toml: dict[str, Any], file: str) -> Mapping:
         known_names([texts["format"]], FORMATS, f"{file}: format")
     defaults = {name: str(value) for name, value in tables["defaults"].items()}
     return Mapping(columns, attributes, defaults, **texts)
+
+
+def _category_tree(given: object, mapping: Path) -> dict[str, str]:
+    names = dict(zip(("id", "name", "parent"), COLUMNS, strict=True))
+    where = f"{mapping.name} [category_tree]"
+    if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
+        raise BadInput(f'{where}: it is a table of texts: file = "categories.csv"', "category_tree")
+    known_names(given, ["file", *names], where)
+    if "file" not in given:
+        raise BadInput(f'{where}: name the table of categories, file = "categories.csv"', "category_tree")
+    one, name, parent = (str(given.get(key, default)) for key, default in names.items())
+    return read_category_tree(mapping.parent / given["file"], (one, name, parent))
 
 
 def _source(given: object, where: str, split: str = "") -> Source:

@@ -285,10 +285,10 @@ def _behaviour(settings: Settings, catalogue: Catalogue, spaces: list[SpaceVecto
     now = min(time.time(), float(interactions.time.max(initial=0.0)))
     relations = read_relations(rules_file(settings).parent / RELATIONS)
     categories = catalogue.column("category").to_pylist() if relations.related else []
-    knowledge = Knowledge.of(relations, catalogue.ids().to_pylist(), categories) if relations.related else None
-    behaviour = Behaviour.of(
-        interactions, collected, first_seen, towers, blend, settings.half_lives, now, scorer, knowledge
-    )
+    behaviour = Behaviour.of(interactions, collected, first_seen, towers, blend, settings.half_lives, now, scorer)
+    if relations.related:
+        visited = behaviour.covisitation.table
+        behaviour = behaviour.knowing(Knowledge.of(relations, catalogue.ids().to_pylist(), categories, visited))
     return behaviour, interactions
 
 

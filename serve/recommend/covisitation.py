@@ -52,6 +52,12 @@ class Covisitation:
         scaled = sparse.diags_array(popularity**-FROM_POWER) @ total @ sparse.diags_array(popularity**-TO_POWER)
         return cls(*_strongest(sparse.csr_matrix(scaled)))
 
+    @property
+    def table(self) -> sparse.csr_array:
+        """The scores [n, n] of items by the item that was left."""
+        n = len(self._starts) - 1
+        return sparse.csr_array((self._scores, self._items, self._starts), (n, n))
+
     @classmethod
     def open(cls, folder: Path) -> "Covisitation":
         """Map what `write` wrote."""

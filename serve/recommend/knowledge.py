@@ -3,7 +3,8 @@
 From the table of relations (serve.recommend.relations) two things are learned for each relation:
 
 - **Links, propagated**: from an item along its links, those that lead to it, and theirs, by personalised PageRank with
-  few steps (Haveliwala 2002), so that an item with few links has the neighbours of its neighbours.
+  few steps (Haveliwala 2002), so that an item with few links has the neighbours of its neighbours; and, for less, what
+  is linked to the items that shoppers go to from it, so that an item without any has some.
 - **Implications of categories**: how many times as often items of one category are linked to those of another as a
   blind draw would have it. It holds for items without any link, new ones too.
 
@@ -29,6 +30,7 @@ from serve.recommend.sources import FADE, RECENT, Items, Numbering, Proposals, S
 
 STEPS, ONWARD = 4, 0.5  # of a walk; the share that goes on at each
 BACKWARDS = 0.5  # what a link counts the other way
+VISITED = 0.3  # what the links of what shoppers went to count beside an item's own
 MOST = 200  # items reached that are kept of each
 PRIOR = 0.1  # links that any two categories are taken to have
 COMPLEMENTS = frozenset({"accessory", "accessory-of", "complement", "crosssell", "cross-sell", "spare-part", "bundle"})
@@ -61,8 +63,14 @@ class Knowledge:
         return sorted(self._reached)
 
     @classmethod
-    def of(cls, relations: Relations, ids: Sequence[str], categories: Sequence[str | None]) -> "Knowledge | None":
-        """From the shop's table; None where it has no link between two of the items."""
+    def of(
+        cls,
+        relations: Relations,
+        ids: Sequence[str],
+        categories: Sequence[str | None],
+        visited: sparse.csr_array | None = None,
+    ) -> "Knowledge | None":
+        """From the shop's table, and what shoppers went to [n, n]; None where it has no link between two items."""
         number = {item_id: place for place, item_id in enumerate(ids)}
         names: dict[str, int] = {}
         of_category = np.array([names.setdefault(name or "", len(names)) for name in categories], np.int32)
@@ -83,7 +91,7 @@ class Knowledge:
             ones, shape = np.ones(len(pairs), np.float32), (len(ids), len(ids))
             links = sparse.csr_array((ones, (pairs[:, 0], pairs[:, 1])), shape)
             links.data = np.minimum(links.data, 1)
-            reached[relation] = _propagated(links)
+            reached[relation] = _propagated(links, visited)
             between = (of_category[pairs[:, 0]], of_category[pairs[:, 1]])
             counts[relation] = sparse.csr_array((ones, between), (len(names), len(names)))
         return cls(reached, of_category, counts) if reached else None
@@ -144,7 +152,7 @@ class Knowledge:
         return cls(tables["reached"], categories, tables["counts"])
 
 
-def _propagated(links: sparse.csr_array) -> sparse.csr_array:
+def _propagated(links: sparse.csr_array, visited: sparse.csr_array | None) -> sparse.csr_array:
     """What each item reaches by links, and how easily, 1 the easiest; without itself."""
     both = sparse.csr_array(links + BACKWARDS * links.T)
     out = both.sum(axis=1)
@@ -154,6 +162,11 @@ def _propagated(links: sparse.csr_array) -> sparse.csr_array:
     for _ in range(STEPS):
         found = _strongest(sparse.csr_array(ONWARD * (found @ walk) + (1 - ONWARD) * here))
     found = sparse.csr_array(found - sparse.diags_array(found.diagonal()))
+    if visited is not None and len(visited.data):
+        often = np.maximum(visited.sum(axis=1), 1e-9)
+        by_others = sparse.csr_array(sparse.diags_array(VISITED / often) @ visited) @ found
+        found = _strongest(sparse.csr_array(found + by_others))
+        found = sparse.csr_array(found - sparse.diags_array(found.diagonal()))
     found.eliminate_zeros()
     best = np.maximum(found.max(axis=1).toarray().ravel(), 1e-9)
     scaled = sparse.csr_array(sparse.diags_array(1 / best) @ found).astype(np.float32)
