@@ -17,6 +17,7 @@ from serve.fusion import standardised
 
 FEWEST, MOST = 200, 2_000  # searches
 STEPS = 10
+TIE = 1e-6
 SURE = 1.645  # standard errors, one-sided 95 %
 SEED = 0
 Scores = Mapping[str, NDArray[np.float32]]
@@ -68,5 +69,7 @@ def _gains(scores: Scores, item: int, weights: NDArray[np.float32], sources: Seq
     nothing = np.zeros_like(next(iter(scores.values())))
     every = np.stack([standardised(scores[name], scores[name]) if name in scores else nothing for name in sources])
     totals = weights @ every  # [w, items]
-    before = (totals > totals[:, item : item + 1] + 1e-6).sum(1)
+    own = totals[:, item : item + 1]
+    # By how words are spelled many items are alike: half of them come before it.
+    before = (totals > own + TIE).sum(1) + ((np.abs(totals - own) <= TIE).sum(1) - 1) / 2
     return np.asarray(1 / (1 + before), np.float32)
