@@ -42,7 +42,7 @@ def answer_search(
     """A search's answer: its items, how its words were understood, and the facets that were asked for."""
     query, understood = engine.understand(query, prices=understand)
     found = answer(engine.view, engine.search(query, taste), fields)
-    return found | {"understood": asdict(understood), "facets": engine.facets(query, facets)}
+    return found | {"understood": asdict(understood), "facets": engine.facets(query, facets) if facets else {}}
 
 
 def answer(view: View, found: Sequence[Found], fields: Sequence[str]) -> dict[str, Any]:

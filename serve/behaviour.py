@@ -89,7 +89,6 @@ class Behaviour:
         half_lives: HalfLives,
         now: float,
         scorer: Scorer | None = None,
-        knowledge: Knowledge | None = None,
     ) -> "Behaviour":
         """Count interactions as they are worth at `now` (epoch seconds)."""
         facts = Facts(
@@ -108,8 +107,7 @@ class Behaviour:
         popular = popularity(interactions, now, half_lives.popularity)
         of_late = popularity(interactions, now, half_lives.popularity / LATELY)
         late = trend(popular, of_late)
-        counts = cls(facts, counted, popular, late, first_seen, towers, scorer=scorer)
-        return counts.knowing(knowledge)
+        return cls(facts, counted, popular, late, first_seen, towers, scorer=scorer)
 
     def knowing(self, knowledge: Knowledge | None) -> "Behaviour":
         """The same, with what the shop says of its items."""

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,4 +97,3 @@ def test_the_command_line_knows_domains(
     assert ended.value.code in (0, None)
     found = json.loads(capfd.readouterr().out)
     assert found["items"][0]["item_id"].startswith("web-mug")
-    assert Path(store.store).is_dir()

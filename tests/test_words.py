@@ -29,7 +29,6 @@ from serve.words.analysis import Analyzer, fold
 from serve.words.facets import counted, facet_of
 from serve.words.intent import meant_by
 from serve.words.lexicon import Lexicon, write_words
-from serve.words.texts import number_of
 from serve.words.weighing import FEWEST, learn_weights
 
 ENGLISH = Analyzer("english")
@@ -383,4 +382,3 @@ def test_a_build_learns_weights_and_suggestions_from_searches(tmp_path: Path) ->
     words = open_engine(configured).view.release.words
     assert words.suggest("dotted m", 3) == ["dotted mug"]
     assert words.suggest("mr x", 3) == []  # of two shoppers only
-    assert number_of("mug") == number_of("mug") != number_of("mugs")

@@ -1,7 +1,7 @@
 """A CUDA card: models in half precision, and JPEGs that are decoded and scaled where the model runs.
 
-Cores decode some hundred photos a second each, a card takes ten thousand and more: nvJPEG, through
-torchvision, decodes as many.
+Cores decode some hundred photos a second each, a card takes ten thousand and more: nvJPEG, through torchvision,
+decodes as many.
 """
 
 import warnings
@@ -87,7 +87,7 @@ class JpegDecoder:
         tensors = [torch.frombuffer(bytearray(each), dtype=torch.uint8) for each in coded]
         try:
             with warnings.catch_warnings():
-                # Deprecated in favour of torchcodec, which has no batches on a card yet.
+                # torchvision 0.29 points to torchcodec for this; the pinned versions all have it.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 return list(decode_jpeg(tensors, ImageReadMode.RGB, self._device))
         except RuntimeError:

@@ -1,8 +1,7 @@
 """The taste of all shoppers of the log, kept up to date in memory.
 
-Nothing of it is written into a release, so that an erasure has nothing to reach there: what
-is in memory is made anew from the log when shoppers were erased or another release answers, and else grows by what they
-did since.
+Nothing of it is written into a release, so that an erasure has nothing to reach there: what is in memory is made anew
+from the log when shoppers were erased or another release answers, and else grows by what they did since.
 """
 
 import threading

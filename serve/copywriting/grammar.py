@@ -61,7 +61,7 @@ def compose(item: Item, style: str, language: str, segment: str = "") -> str:
 
 
 def _values(item: Item, names: tuple[str, ...]) -> list[str]:
-    """An item's values of an attribute by any of its names; of `material=a` within a list, the a."""
+    """An item's values of an attribute by any of its names, each once."""
     found = [
         _clean(value)
         for name, values in item.attributes.items()

@@ -104,8 +104,6 @@ class ForShopper(Strict):
 class AcrossDomains(Strict):
     """Between which domains a shopper is taken: by what was done in some, with items of others."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
-
     from_: list[str] = Field(
         [], alias="from", max_length=MAX_IDS, description="domains whose events count; without it those of all"
     )

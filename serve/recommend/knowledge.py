@@ -26,7 +26,7 @@ from embed.behaviour.interactions import KINDS
 from serve.errors import Broken
 from serve.recommend.relations import Relations
 from serve.recommend.shopper import Shopper
-from serve.recommend.sources import FADE, RECENT, Items, Numbering, Proposals, Scores, few
+from serve.recommend.sources import FADE, RECENT, Few, Items, Numbering, Proposals, Scores
 
 STEPS, ONWARD = 4, 0.5  # of a walk; the share that goes on at each
 BACKWARDS = 0.5  # what a link counts the other way
@@ -210,4 +210,4 @@ class KnowledgeSource:
             every = self._numbering.now[every]
             every, values = every[every >= 0], values[every >= 0]
         items, place = np.unique(every, return_inverse=True)
-        return few(items, np.bincount(place, weights=values).astype(np.float32)) if len(items) else None
+        return Few(items, np.bincount(place, weights=values).astype(np.float32)) if len(items) else None

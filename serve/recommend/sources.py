@@ -84,7 +84,7 @@ class CovisitationSource:
             items = self._numbering.now[items]
             order = items.argsort(kind="stable")[np.count_nonzero(items < 0) :]
             items, scores = items[order], scores[order]
-        return _Few(items, scores) if len(items) else None
+        return Few(items, scores) if len(items) else None
 
 
 class FixedSource:
@@ -152,12 +152,7 @@ class _Near:
         return found[0] if len(found) == 1 else np.unique(np.concatenate(found))
 
 
-def few(items: Items, scores: Scores) -> Proposals:
-    """What a source says that knows some items only, in rising order, [m], with their scores, [m]."""
-    return _Few(items, scores)
-
-
-class _Few:
+class Few:
     """Some items in rising order, [m], and their scores, [m]; all others score 0."""
 
     def __init__(self, items: Items, scores: Scores) -> None:

@@ -10,12 +10,11 @@ from index.exact import top
 from serve.errors import BadRequest
 from serve.filters import compile_filter
 from serve.fusion import fuse
-from serve.recommend.knowledge import Knowledge, kind_of
+from serve.recommend.knowledge import kind_of
 from serve.retrieve.engine import Engine
 from serve.retrieve.finding import Found, rounded
 from serve.view import View
 
-KINDS = ("complement", "substitute", "related")
 LINKED = 4.0  # what a link counts, beside the logarithm of what categories imply and content in standard deviations
 
 
@@ -40,9 +39,13 @@ def related(
     if knowledge is None or not chosen:
         field, wanted = ("relation", relation) if relation else ("kind", kind or "any")
         raise BadRequest(f"this release knows no relation {wanted!r}: it has {', '.join(known) or 'none'}", field)
-    links = {name: _links(knowledge, view, name, number) for name in chosen}
+    before = number if view.numbering is None else int(view.numbering.before[number])
+    links, implied = {name: np.zeros(view.items, np.float32) for name in chosen}, np.zeros(view.items, np.float32)
+    if before >= 0:  # else it came live, and only its content is known
+        links = {name: _as_now(view, *knowledge.linked(name, before)) for name in chosen}
+        of_category = np.max([knowledge.implied(name, before) for name in chosen], axis=0)
+        implied = _as_now(view, np.arange(len(of_category)), of_category)
     content = _content(view, number)
-    implied = np.max([_implied(knowledge, view, name, number) for name in chosen], axis=0)
     total = content + implied + LINKED * np.max(list(links.values()), axis=0)
     total[[number, *view.gone.tolist()]] = -np.inf
     if filter_ and (wanted_filter := compile_filter(filter_)) is not None:
@@ -57,26 +60,12 @@ def related(
     return list(map(Found, best.tolist(), rounded(total[best].astype(np.float32)), told, [None] * len(best)))
 
 
-def _links(knowledge: Knowledge, view: View, relation: str, number: int) -> NDArray[np.float32]:
-    """How well each item is linked from one, [items], 1 the best."""
-    scores = np.zeros(view.items, np.float32)
-    before = number if view.numbering is None else int(view.numbering.before[number])
-    if before >= 0:
-        items, of = knowledge.linked(relation, before)
-        now = items if view.numbering is None else view.numbering.now[items]
-        scores[now[now >= 0]] = of[now >= 0]
-    return scores
-
-
-def _implied(knowledge: Knowledge, view: View, relation: str, number: int) -> NDArray[np.float32]:
-    """What the categories imply for each item, [items]; nothing for those that came live."""
-    before = number if view.numbering is None else int(view.numbering.before[number])
-    scores = np.zeros(view.items, np.float32)
-    if before >= 0:
-        of = knowledge.implied(relation, before)
-        now = np.arange(len(of)) if view.numbering is None else view.numbering.now
-        scores[now[now >= 0]] = of[now >= 0]
-    return scores
+def _as_now(view: View, items: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores of items as the release numbers them, for all items as the view does, [items]; 0 for the others."""
+    now = items if view.numbering is None else view.numbering.now[items]
+    found = np.zeros(view.items, np.float32)
+    found[now[now >= 0]] = scores[now >= 0]
+    return found
 
 
 def _content(view: View, number: int) -> NDArray[np.float32]:

@@ -87,16 +87,8 @@ class Material:
         The towers go by the content alone of items that are `strange` [items].
         """
         collected = Collected(len(interactions), len(interactions), 0, 0, 0, 0, 0)
-        behaviour = Behaviour.of(
-            interactions,
-            collected,
-            self.first_seen,
-            towers,
-            blend,
-            self.half_lives,
-            now,
-            knowledge=self.knowledge,
-        )
+        behaviour = Behaviour.of(interactions, collected, self.first_seen, towers, blend, self.half_lives, now)
+        behaviour = behaviour.knowing(self.knowledge)
         features = self.features
         if strange is not None:
             features = replace(features, identity=np.where(strange, 0, features.identity))

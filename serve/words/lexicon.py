@@ -76,8 +76,9 @@ class Lexicon:
         self.index: LexicalIndex = open_lexical(folder / "postings")
         self._counts: NDArray[np.int64] = self._phrases["count"].to_numpy()
         self.correct = lru_cache(10_000)(self._correct)
+        self.ask = lru_cache(1_000)(self._ask)  # a search asks several times: to understand, to find, to count facets
 
-    def ask(self, text: str) -> Asked:
+    def _ask(self, text: str) -> Asked:
         """What words ask for, misspelled ones as they are most likely meant."""
         words = self.analyzer.words(text[:MOST_TEXT])[:MOST_WORDS]
         halves = {half for pair in pairwise(words) if self._together(*pair) for half in pair}

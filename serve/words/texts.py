@@ -43,11 +43,20 @@ def number_of(term: str) -> int:
 
 def text_of(item: Item, analyzer: Analyzer) -> Text:
     """What an item says."""
+    return _text(_said(item, analyzer), analyzer)
+
+
+def _said(item: Item, analyzer: Analyzer) -> list[tuple[float, list[str]]]:
+    """The words of each field, with how much it weighs."""
+    return [(weight, analyzer.words(field)) for weight, field in _fields(item)]
+
+
+def _text(said: list[tuple[float, list[str]]], analyzer: Analyzer) -> Text:
     counts: dict[int, float] = defaultdict(float)
     length = 0.0
-    for weight, field in _fields(item):
+    for weight, words in said:
         own = []
-        for term, whole in analyzer.terms(analyzer.words(field)):
+        for term, whole in analyzer.terms(words):
             counts[number_of(term)] += weight
             if whole:
                 own.append(term)
@@ -85,12 +94,12 @@ class Collected:
 def collect(items: Iterable[Item], analyzer: Analyzer, into: Collected) -> Iterator[Text]:
     """The texts of items, while their words and phrases are counted."""
     for item in items:
-        into.words.update({word for _, field in _fields(item) for word in analyzer.words(field)})
-        titled = analyzer.words(item.title or "")
-        into.phrases.update(set(_phrases(titled)))
+        said = _said(item, analyzer)
+        into.words.update({word for _, words in said for word in words})
+        into.phrases.update({phrase for weight, words in said if weight == TITLE for phrase in _phrases(words)})
         if len(into.phrases) > CROWDED:  # what was seen once so far will hardly be among the most frequent
             into.phrases = Counter({phrase: count for phrase, count in into.phrases.items() if count > 1})
-        yield text_of(item, analyzer)
+        yield _text(said, analyzer)
 
 
 def _phrases(words: list[str]) -> Iterator[str]:
