@@ -13,6 +13,7 @@ from serve.recommend.recommender import Candidates
 from serve.retrieve.engine import Engine, Taste
 from serve.retrieve.finding import Found
 from serve.retrieve.query import Query
+from serve.stages import stage
 from serve.view import View
 
 FIELDS = [field.name for field in fields_of(Item) if field.name != "item_id"]
@@ -47,7 +48,13 @@ def answer_search(
 
 def answer(view: View, found: Sequence[Found], fields: Sequence[str]) -> dict[str, Any]:
     """The answer's items, with the wanted catalogue fields; `image` is the one that matched best, if any did."""
-    items = [
+    with stage("answer"):
+        items = _items(view, found, fields)
+    return {"ranked_by": "scorer" if any(one.chances is not None for one in found) else "sources", "items": items}
+
+
+def _items(view: View, found: Sequence[Found], fields: Sequence[str]) -> list[dict[str, Any]]:
+    return [
         {
             "item_id": view.text(one.number),
             "score": one.score,
@@ -59,7 +66,6 @@ def answer(view: View, found: Sequence[Found], fields: Sequence[str]) -> dict[st
         }
         for one in found
     ]
-    return {"ranked_by": "scorer" if any(one.chances is not None for one in found) else "sources", "items": items}
 
 
 def answer_candidates(view: View, found: Candidates) -> list[dict[str, Any]]:

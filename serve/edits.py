@@ -35,9 +35,12 @@ class Outcome:
 
 
 def put_edits(
-    rows: Sequence[Mapping[str, Any]], mapping: FeedMapping | None, encoding: Encoding
+    rows: Sequence[Mapping[str, Any]],
+    mapping: FeedMapping | None,
+    encoding: Encoding,
+    review: Callable[[Sequence[Item]], None] = lambda items: None,
 ) -> tuple[list[Outcome], Change]:
-    """Items to add or to replace whole, encoded."""
+    """Items to add or to replace whole, encoded; `review` is asked of them first."""
     outcomes: list[Outcome] = []
     items: dict[int, Item] = {}
     for place, values in enumerate(rows):
@@ -48,6 +51,7 @@ def put_edits(
         else:
             items[place] = item
             outcomes.append(Outcome(item.item_id, warnings=tuple(kind for kind, count in repairs.items() if count)))
+    review(list(items.values()))
     encoded = dict(zip(items, encoding.rows(list(items.values())), strict=True))
     failures = encoding.failures
 

@@ -15,6 +15,7 @@ from embed.catalogue import Item
 from index.journal import Journal
 from serve.changes import Encoding, LiveChange, image_source, journal_folder, rows_for
 from serve.errors import EXPECTED, complaint
+from serve.guard.review import ReviewBook
 from serve.release import Release, open_current
 from serve.retrieve.engine import Engine
 from serve.retrieve.query import Encoders, make_encoders
@@ -34,18 +35,19 @@ class Following:
         self._settings, self._encoders = settings, encoders
         self.journal = Journal(journal_folder(settings.store), release.manifest.journal)
         self.items = LiveItems(release)
-        self.view = View(release, release.manifest.journal)
+        self._review = ReviewBook(settings.store)
+        self.refresh()
 
     def catch_up(self) -> bool:
-        """Apply what the journal says beyond here; whether there was anything."""
-        before = self.journal.position
+        """Apply what the journal and the content review say beyond here; whether there was anything."""
+        before, view = self.journal.position, self.view
         try:
             for record in self.journal.read():
                 self.apply(LiveChange.from_record(record))
         finally:
-            if self.journal.position != before:
+            if self.journal.position != before or self._review.current() is not view.policy:
                 self.refresh()
-        return self.journal.position != before
+        return self.view is not view
 
     def apply(self, change: LiveChange) -> None:
         """Make one change; every process makes the same ones in the same order."""
@@ -75,7 +77,7 @@ class Following:
         return nothing | {name: Rows(rows.labels, rows.vectors) for name, rows in (found or {}).items()}
 
     def refresh(self) -> None:
-        self.view = self.items.view(self.journal.position)
+        self.view: View = self.items.view(self.journal.position, self._review.current())
 
 
 def open_engine(settings: Settings) -> Engine:

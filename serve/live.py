@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from embed.catalogue import Item
 from embed.catalogue import Mapping as FeedMapping
+from embed.images import ImageSource
 from serve.audience.audience import Audiences
 from serve.audience.shoppers import ShopperTable
 from serve.changes import Encoding, LiveChange, image_source
@@ -22,23 +24,27 @@ from serve.edits import Change, Outcome, delete_edits, patch_edits, put_edits
 from serve.errors import EXPECTED, Broken, complaint
 from serve.experiment import CONTROL, Experiment, running
 from serve.following import Following, loading_together
+from serve.jobs.reviewing import review_items
 from serve.learn.answer_log import AnswerLog
 from serve.learn.answer_store import Answer, AnswerStore, Display
 from serve.learn.drift_watch import DriftWatch
 from serve.learn.event_store import EventStore, open_event_store
 from serve.learn.feedback import Feedback
-from serve.learn.known import Known, Taken, known_of, take_events
-from serve.learn.rights import Erased, Rights, forget_again
-from serve.metrics import ACTS, EVENTS, WORTH
+from serve.learn.known import Known, Taken, known_now, known_of, take_events
+from serve.learn.rights import Erased, Preferences, Rights, forget_again
+from serve.metrics import ACTS, EVENTS, HIDDEN, RELEASE, WORTH
 from serve.rank.online import OnlineHead
 from serve.rank.rules import RuleBook, rules_file
 from serve.rank.shown import heads_of_act
 from serve.release import Release, current_name, make_current, release_folder
 from serve.retrieve.engine import Engine, Taste
+from serve.retrieve.probe import RecallProbe
 from serve.retrieve.query import Encoders, make_encoders
 from serve.settings import Settings
+from serve.stages import leave_out, stage
 
 POLL_SECONDS = 0.1
+MOST_REMEMBERED = 50_000
 
 log = logging.getLogger("vetrina")
 
@@ -63,13 +69,17 @@ class Live:
         self._engine: Engine | None = None
         self._following: Following | None = None
         self._tried: _Tried | None = None  # beside it, while an A/B test runs
+        self._compared: Following | None = None  # that somebody looked at beside it
         self._feedback: dict[str, Feedback] = {}  # by the scorer's fingerprint
+        self._preferences: dict[str, Preferences] = {}  # of shoppers, for when their database does not answer
         self._watches: dict[str, DriftWatch] = {}  # by the release's name
         self._copywriters: dict[str, Copywriter] = {}  # by the release's name
         self._refused: str | None = None  # the release that was refused last
         self._refused_test: Experiment | None = None
         self._reason = "build one with vetrina build FEED"
         self._complained = self._complained_of_feedback = self._complained_of_test = ""  # so that it is logged once
+        seconds = settings.recall_probe_seconds
+        self._probe = RecallProbe(seconds) if seconds else None
         self._loading, self._changing = threading.Lock(), threading.RLock()
         self._stop = threading.Event()
         # Of their own, as loading a release may take minutes, and changes are to be seen within a second.
@@ -88,6 +98,25 @@ class Live:
         if self._engine is None:
             raise Broken(f"no release is loaded yet: {self._reason}", "release")
         return self._engine
+
+    def engine_at(self, name: str) -> Engine:
+        """The engine of any release on disk, for comparing; the last one that was not loaded anyway stays so.
+
+        Raises NotFound where there is none such, Broken or Damaged where it cannot be used.
+        """
+        with self._loading:
+            loaded = (self._following, self._tried and self._tried.following, self._compared)
+            following = next((each for each in loaded if each and each.release.name == name), None)
+            if following is None:
+                following = self._compared = self._loaded(name)
+            with self._changing:
+                self._read(following)
+                return self._engine_of(following)
+
+    def drift(self) -> dict[str, float]:
+        """How far each feature of what the current release shows has moved, as this process sees it."""
+        watch = self._watches.get(self.engine.view.release.name)
+        return {} if watch is None else watch.indices()
 
     def engine_for(self, user_id: str | None) -> Engine:
         """The engine that answers a shopper: while an A/B test runs it may be that of the release that is tried."""
@@ -113,6 +142,7 @@ class Live:
     def erase(self, user_id: str) -> Erased:
         """Forget a user; answers that are on their way to the log are waited for."""
         self._answers.settle_all()
+        self._preferences.pop(user_id, None)
         return self.rights.erase(user_id)
 
     def copywriter(self, engine: Engine) -> Copywriter:
@@ -179,8 +209,25 @@ class Live:
         return Taste.of(self.known(user_id, history), strength, explain)
 
     def known(self, user_id: str | None, history: Sequence[Mapping[str, Any]] = ()) -> Known:
-        """What to go by for a shopper, as of this moment."""
-        return known_of(self.events, self._settings, user_id, history)
+        """What to go by for a shopper, as of this moment.
+
+        Where the database does not answer in time it is what the request brings, unless the shopper may have opted out
+        of that; the answer says that it goes without events.
+        """
+        if user_id is None:
+            return known_now(self._settings, Preferences(), None, history)
+        try:
+            with stage("events"):
+                known = known_of(self.events, self._settings, user_id, history)
+        except Broken as error:
+            log.warning("answering without what is known of shoppers: %s", error.message)
+            leave_out("events")
+            wanted = self._preferences.get(user_id, Preferences(personal=False))
+            return known_now(self._settings, wanted, user_id, history)
+        self._preferences[user_id] = known.preferences
+        while len(self._preferences) > MOST_REMEMBERED:
+            self._preferences.pop(next(iter(self._preferences)), None)
+        return known
 
     @property
     def ready(self) -> bool:
@@ -193,6 +240,8 @@ class Live:
         except EXPECTED as error:
             log.error("erasures could not be looked through: %s", complaint(error).message)
         self.refresh()
+        if self._probe is not None:
+            self._probe.start()
         for thread in self._followers:
             thread.start()
 
@@ -200,6 +249,8 @@ class Live:
         self._stop.set()
         for thread in self._followers:
             thread.join()
+        if self._probe is not None:
+            self._probe.stop()
         if "_answers" in vars(self):  # it was used
             self._answers.close()
         if "events" in vars(self):
@@ -274,8 +325,18 @@ class Live:
     def put(self, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
         """Add items or replace them whole: encoded, journalled and visible here when this returns."""
         with closing(image_source(self._settings)) as source:
-            edits = put_edits(rows, self._mapping, Encoding(self.engine.view, self._loaded_encoders(), source))
-        return self._write(*edits)
+            encoding = Encoding(self.engine.view, self._loaded_encoders(), source)
+            edits = put_edits(rows, self._mapping, encoding, lambda items: self._review(items, source))
+        outcomes = self._write(*edits)
+        for outcome in outcomes:
+            if outcome.status != "rejected" and (why := self.engine.view.why_hidden(outcome.item_id)):
+                outcome.warnings += (f"not shown: {why}",)
+        return outcomes
+
+    def _review(self, items: Sequence[Item], source: ImageSource) -> None:
+        if self._settings.review.classifier:
+            with self._changing:
+                review_items(self._settings, items, source)
 
     def patch(self, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
         """Change fields of items that no encoder reads: no encoder is run, only the journal is written."""
@@ -369,11 +430,15 @@ class Live:
         return True
 
     def _answer(self, following: Following) -> None:
-        self._engine = self._engine_of(following)
+        before, self._engine = self._engine, self._engine_of(following)
+        if before is not None:
+            RELEASE.labels(before.view.release.name).set(0)
+        RELEASE.labels(following.release.name).set(1)
+        HIDDEN.set(len(following.view.hidden))
 
     def _engine_of(self, following: Following) -> Engine:
         online = self._head_of(following.release)
-        return Engine(following.view, self._loaded_encoders(), self._settings, self._rules, online)
+        return Engine(following.view, self._loaded_encoders(), self._settings, self._rules, online, self._probe)
 
     def _head_of(self, release: Release) -> OnlineHead | None:
         """What was learned of a release's scorer since it was trained; None where nothing is to be learned."""

@@ -6,10 +6,34 @@ them answers for all.
 
 import os
 
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10)
+REQUESTS = Histogram("vetrina_request_seconds", "Requests that were answered", ["operation", "status"], buckets=SECONDS)
+STAGES = Histogram("vetrina_stage_seconds", "Stages of requests", ["stage"], buckets=SECONDS)
+IN_FLIGHT = Gauge("vetrina_in_flight", "Requests that are being answered", multiprocess_mode="livesum")
+MOST_IN_FLIGHT = Gauge(
+    "vetrina_in_flight_limit", "Requests at once from which others are shed", multiprocess_mode="livesum"
+)
+SHED = Counter("vetrina_shed", "Requests that were refused to keep the others fast")
+REFUSED = Counter("vetrina_refused", "Requests that were refused for their key or rate", ["status"])
+PARTIAL = Counter("vetrina_partial", "Answers that went without something", ["left_out"])
+CANDIDATES = Counter("vetrina_candidates", "Candidates that each source proposed", ["source"])
+CACHE = Counter("vetrina_cache", "What was asked of what is kept", ["cache", "outcome"])
+PROBED = Counter("vetrina_probe_neighbours", "True nearest neighbours of live queries that were looked up", ["space"])
+PROBE_FOUND = Counter("vetrina_probe_found", "Those of them that the index had found", ["space"])
+RELEASE = Gauge("vetrina_release", "1 for the release that answers", ["release"], multiprocess_mode="livemax")
+HIDDEN = Gauge("vetrina_hidden_items", "Items that content review hides", multiprocess_mode="livemax")
 ANSWERS = Counter("vetrina_answers", "Recommendations that were given", ["release", "bucket"])
 ACTS = Counter("vetrina_acts", "What shoppers did with answers", ["bucket", "head"])
 WORTH = Counter("vetrina_worth", "What acts on answers are worth, by head_values", ["bucket"])
@@ -28,10 +52,20 @@ DRIFTED = Gauge(
 )
 
 
+def total(name: str) -> int:
+    """A counter without labels, over all processes."""
+    found = _registry().get_sample_value(name)
+    return int(found or 0)
+
+
 def exposed() -> tuple[bytes, str]:
     """All metrics in Prometheus' text format, and its media type."""
-    registry = REGISTRY
-    if os.environ.get(FOLDER):
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry), CONTENT_TYPE_LATEST
+    return generate_latest(_registry()), CONTENT_TYPE_LATEST
+
+
+def _registry() -> CollectorRegistry:
+    if not os.environ.get(FOLDER):
+        return REGISTRY
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry

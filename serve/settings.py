@@ -28,6 +28,7 @@ OTHER_VARIABLES = {
     "VETRINA_DATA",
     "VETRINA_SERVED",
     "VETRINA_MILVUS_TOKEN",
+    "VETRINA_RATES",
     "VETRINA_USER_KEY",
 }
 
@@ -79,6 +80,26 @@ class CopySettings(BaseModel):
     )
     temperature: float = Field(0.3, ge=0, le=2)
     timeout_s: float = Field(20.0, gt=0, le=300)
+
+
+class ReviewSettings(BaseModel):
+    """Who judges images before they are shown; words and categories stand in review.toml in the store."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    classifier: str = Field("", description="module:function from Pillow images to probabilities, asked of each image")
+    threshold: float = Field(0.5, gt=0, le=1, description="probability from which an item is not shown")
+
+
+class Timeouts(BaseModel):
+    """Seconds that a request waits, by what for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    body: float = Field(30.0, gt=0, le=3600, description="for a request's body to arrive")
+    events: float = Field(1.0, gt=0, le=60, description="for what a database on another machine knows of a shopper")
+    answer: float = Field(1.0, gt=0, le=60, description="until an answer goes out as it is, without being reranked")
+    stop: int = Field(30, ge=1, le=600, description="for requests that are under way when the service ends")
 
 
 class GateSettings(BaseModel):
@@ -159,6 +180,7 @@ class Settings(BaseSettings):
     online: OnlineSettings = OnlineSettings()
     explore: ExploreSettings = ExploreSettings()
     copywriting: CopySettings = CopySettings()
+    review: ReviewSettings = ReviewSettings()
     gate: GateSettings = GateSettings()
     drift_alert: float = Field(
         0.25, gt=0, description="population stability index from which a feature of what is shown has drifted"
@@ -183,6 +205,20 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     max_request_bytes: int = Field(32 << 20, gt=0)
+    rate_limit: float = Field(100.0, gt=0, le=1_000_000, description="requests a second of a key without its own rate")
+    cors_origins: list[Annotated[str, Field(pattern=r"^https?://[^/*\s]+$")]] = Field(
+        [], description="origins, as https://shop.example, whose pages may call from the browser"
+    )
+    timeouts: Timeouts = Timeouts()
+    shed_above_ms: float = Field(
+        100.0, gt=0, description="milliseconds within which nine in ten answers are to be: requests beyond get 503"
+    )
+    recall_probe_seconds: float = Field(
+        10.0, ge=0, description="seconds between live queries that are searched exactly too; 0 is never"
+    )
+    log_format: Literal["auto", "text", "json"] = Field("auto", description="auto is text on a terminal, else JSON")
+    access_log: bool = Field(False, description="whether every request is logged, not only slow and failed ones")
+    otel: bool = Field(False, description="whether requests are traced by OpenTelemetry; it reads OTEL_* variables")
 
     @classmethod
     def settings_customise_sources(

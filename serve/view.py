@@ -22,6 +22,7 @@ from index.live import Added, LiveIndex
 from index.selection import Selection, Selections
 from index.space import Vectors
 from serve.filters import Filter, Mask
+from serve.guard.review import Policy
 from serve.rank.facts import Facts
 from serve.recommend.sources import Numbering
 from serve.release import Release, number_in
@@ -66,6 +67,8 @@ class View:
         chunks: Sequence[Changed] = (),
         gone: NDArray[np.int64] | None = None,
         texts: AddedTexts | None = None,
+        hidden: Mapping[int, str] | None = None,
+        policy: Policy = Policy(),  # noqa: B008  immutable
     ) -> None:
         self.release = release
         self.position = position
@@ -76,12 +79,21 @@ class View:
         self._chunks = tuple(chunks)
         self.gone = np.empty(0, np.int64) if gone is None else gone
         self._texts = texts
+        self.hidden = hidden or {}
+        """The numbers of the items that are there and must not be shown, with the reason; `gone` has them too."""
+        self.policy = policy
         self._selections = Selections()
         self._facts: dict[int, Facts] = {}  # of changed items, as they are asked for
 
     def number(self, item_id: str) -> int | None:
-        """The number of an item that is there, or None."""
-        return self._numbers[item_id] if item_id in self._numbers else self.release.ids.number(item_id)
+        """The number of an item that is there and may be shown, or None."""
+        number = self._numbers[item_id] if item_id in self._numbers else self.release.ids.number(item_id)
+        return None if number in self.hidden else number
+
+    def why_hidden(self, item_id: str) -> str | None:
+        """Why content review hides an item, None where it does not."""
+        number = self._numbers[item_id] if item_id in self._numbers else self.release.ids.number(item_id)
+        return None if number is None else self.hidden.get(number)
 
     def text(self, number: int) -> str:
         """The id of an item's number."""
@@ -192,6 +204,11 @@ class View:
             held += has
         return held
 
+    def suggest(self, begun: str, k: int) -> list[str]:
+        """What the begun words may become, at most k, without what content review blocks."""
+        found = self.release.words.suggest(begun, 2 * k if self.policy.blocked.words else k)
+        return [text for text in found if not self.policy.blocks(text)][:k]
+
     def facet(self, name: str, chosen: NDArray[np.bool_]) -> list[dict[str, Any]]:
         """How many of the `chosen` items [items] have each value of a column or attribute."""
         of_release = chosen[: self.release.manifest.items].copy()
@@ -229,7 +246,7 @@ class LiveItems:
         self._gone: list[int] = []
         self._chunks: list[Changed] = []
         self._latest: dict[int, Item] = {}  # changed since the last view
-        self._view = View(release)
+        self._policy, self._hidden = Policy(), dict[int, str]()
 
     def current(self, item_id: str) -> Item | None:
         """The item as it is after all changes so far, or None."""
@@ -268,14 +285,17 @@ class LiveItems:
             self._forget(number)
             self._numbers[item_id] = None
 
-    def view(self, position: int) -> View:
-        """The state now, which is that after the journal's record `position`."""
+    def view(self, position: int, policy: Policy) -> View:
+        """The state now, which is that after the journal's record `position`, without what the policy hides."""
+        latest = []
         if self._latest:
-            self._chunks.append(_chunk(self._latest.items()))
+            latest = [_chunk(self._latest.items())]
+            self._chunks += latest
             self._latest = {}
             if len(self._chunks) > MOST_CHUNKS:
                 self._chunks = [_chunk(self._changed.items())]
-        gone = np.unique(np.array(self._gone, np.int64))
+        self._review(policy, latest)
+        gone = np.unique(np.array([*self._gone, *self._hidden], np.int64))
         added = self._items - self._release.manifest.items
         spaces = {
             name: LiveIndex(base, self._added[name].index(added), gone) if added or len(gone) else base
@@ -295,7 +315,22 @@ class LiveItems:
             self._chunks,
             gone,
             self._texts,
+            dict(self._hidden),
+            policy,
         )
+
+    def _review(self, policy: Policy, latest: Sequence[Changed]) -> None:
+        """Find what must not be shown: of everything where the policy changed, else of what changed since."""
+        if policy is not self._policy:
+            self._policy = policy
+            self._hidden = policy.hidden(self._release.catalogue.table)
+            latest = self._chunks
+        for chunk in latest:
+            for number in chunk.numbers.tolist():
+                self._hidden.pop(number, None)
+            self._hidden |= {int(chunk.numbers[row]): why for row, why in policy.hidden(chunk.table).items()}
+        for number in self._gone:
+            self._hidden.pop(number, None)
 
     def _place(self, item: Item, rows: Mapping[str, Rows]) -> Vectors:
         """Where the towers place an item by its content, [1, dim]; no training has to know it."""

@@ -21,6 +21,7 @@ from index.selection import Selection, Selections
 from serve.errors import BadRequest
 from serve.filters import MAX_CONDITIONS, MAX_DEPTH, MAX_TEXT, MAX_VALUES, compile_filter
 from serve.following import open_engine
+from serve.guard.review import Policy
 from serve.release import open_current
 from serve.retrieve.engine import Engine
 from serve.retrieve.query import Query
@@ -304,7 +305,7 @@ def test_a_selection_is_made_once(built: Settings) -> None:
     first, again = (compile_filter(dict(order)) for order in (given_filter.items(), reversed(given_filter.items())))
     assert first is not None
     assert again is not None
-    for view in (View(release), changed.view(2)):
+    for view in (View(release), changed.view(2, Policy())):
         selection = view.selection(first)
         assert view.selection(again) is selection
         assert selection.count == int(selection.mask.sum()) > 0

@@ -38,6 +38,7 @@ from serve.doctor import examine
 from serve.errors import Broken
 from serve.filters import compile_filter
 from serve.following import open_engine
+from serve.guard.review import Policy
 from serve.jobs.pipeline import build
 from serve.live import Live
 from serve.release import Release, current_name, open_current, releases_folder
@@ -263,7 +264,7 @@ def test_any_changes_come_to_what_a_plain_dict_says(
         if step != "look":
             getattr(shelf, step)([*ids[:5], *ids[-3:]][who], value)
         else:
-            seen.append((shelf.live.view(len(seen)), dict(shelf.model)))
+            seen.append((shelf.live.view(len(seen), Policy()), dict(shelf.model)))
     for view, model in seen[-3:]:
         check(view, model, encoders, built, ids)
     there = len(shelf.touched & shelf.model.keys())

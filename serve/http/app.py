@@ -1,30 +1,41 @@
 """The app: middleware, error answers, start and stop. Routes are in `routes`."""
 
 import logging
+import logging.config
 import os
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.errors import EXPECTED, Complaint, complaint, writable
-from serve.http import campaigns
+from serve.guard.keys import Keys
+from serve.http import campaigns, operating, pages
 from serve.http.contract import ErrorAnswer
-from serve.http.routes import SEARCH_SCHEMAS, router
+from serve.http.described import described
+from serve.http.front import Front
+from serve.http.logs import log_config
+from serve.http.routes import router
+from serve.http.shedding import Load
+from serve.http.tracing import start_tracing
 from serve.live import Live
 from serve.settings import Settings
+from serve.stages import request_id
 
 log = logging.getLogger("vetrina")
 
 SERVED = "VETRINA_SERVED"  # the settings of the service as JSON, for its worker processes
+RATES = "VETRINA_RATES"  # the file in which worker processes count the keys' requests together
 
 DESCRIPTION = """Similar items, and search by words, photo or example, from the release that is live.
 
@@ -35,21 +46,28 @@ Ids go in paths percent-encoded (`/v1/items/a%2Fb/similar`) or in bodies. Every 
 
 def create_app(settings: Settings) -> FastAPI:
     """The service over `settings.store`; the release is loaded at start and followed while it runs."""
-    live = Live(settings)
+    live, keys, load = Live(settings), Keys(settings.store), Load(settings.shed_above_ms / 1000)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         live.start()
+        load.start()
         yield
+        load.stop()
         live.stop()
 
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorAnswer, "description": text}
         for status, text in (
+            (400, "no JSON, or no form"),
+            (401, "no key, or one that is not known"),
+            (403, "a key without the scope"),
             (404, "no such thing"),
+            (408, "too slow"),
             (413, "too large"),
             (422, "the caller's mistake"),
-            (503, "not ready"),
+            (429, "too often: see Retry-After"),
+            (503, "not ready, or more to do than can be done in time: see Retry-After"),
         )
     }
     app = Service(
@@ -59,13 +77,16 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         responses=errors,
         redirect_slashes=False,  # a redirect is no answer in the error form
+        docs_url=None,  # FastAPI's own page takes its scripts from elsewhere
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # see serve.http.tracing
     )
+    app.fronted_by(lambda inner: Front(inner, settings, keys, load, _shared_rates()), settings.cors_origins)
     app.state.live = live
     app.state.settings = settings
-    app.include_router(router)
-    app.include_router(campaigns.router)
-    app.add_middleware(EncodedPaths)
-    app.add_middleware(BodyLimit, limit=settings.max_request_bytes)
+    for each in (router, campaigns.router, operating.router, pages.router):
+        app.include_router(each)
+    app.mount("/console", pages.CONSOLE)
     for kind in EXPECTED:
         app.add_exception_handler(kind, _on_expected)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -77,19 +98,45 @@ def create_app(settings: Settings) -> FastAPI:
 def served_app() -> FastAPI:
     """The service of one worker process; its settings are in the environment, and its share of the cores."""
     settings = Settings(**orjson.loads(os.environ[SERVED]))
+    if settings.otel:
+        start_tracing()
+    sys.setswitchinterval(
+        0.001
+    )  # seconds: else a search in a thread may keep the event loop waiting five times as long
+    logging.config.dictConfig(log_config(settings.log_format))
     if not settings.threads:
         cores = len(os.sched_getaffinity(0))
         settings = settings.model_copy(update={"threads": max(1, cores // settings.workers)})
     return create_app(settings)
 
 
+def _shared_rates() -> Path | None:
+    file = os.environ.get(RATES)
+    return Path(file) if file else None
+
+
 class Service(FastAPI):
-    """The search request is read by hand, from JSON or a form, so FastAPI does not see its schema."""
+    """FastAPI behind a front that also sees what FastAPI answers where it breaks, and with a fuller description."""
+
+    def fronted_by(self, front: Callable[[ASGIApp], ASGIApp], cors_origins: Sequence[str]) -> None:
+        self._front, self._cors_origins = front, cors_origins
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app: ASGIApp = EncodedPaths(self._front(super().build_middleware_stack()))
+        if self._cors_origins:
+            app = CORSMiddleware(
+                app,
+                allow_origins=self._cors_origins,
+                allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+                allow_headers=["authorization", "content-type"],
+                expose_headers=["ratelimit", "ratelimit-policy", "retry-after", "x-request-id"],
+            )
+        return app
 
     def openapi(self) -> dict[str, Any]:
-        described = super().openapi()
-        described["components"]["schemas"].update(SEARCH_SCHEMAS)
-        return described
+        if self.openapi_schema is None:
+            self.openapi_schema = described(super().openapi())
+        return self.openapi_schema
 
 
 class EncodedPaths:
@@ -102,30 +149,6 @@ class EncodedPaths:
         if scope["type"] == "http" and scope.get("raw_path") and b"%" in scope["raw_path"]:
             scope = {**scope, "path": scope["raw_path"].decode("latin-1")}
         await self._app(scope, receive, send)
-
-
-class BodyLimit:
-    """Refuses bodies over `limit` bytes while they arrive, whether or not their length was announced."""
-
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self._app, self._limit = app, limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in {"GET", "HEAD"}:
-            await self._app(scope, receive, send)
-            return
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._limit:
-                # An HTTPException, as FastAPI turns any other that is raised while it reads into its own.
-                raise HTTPException(413, f"the body is larger than {self._limit} bytes: send less")
-            return message
-
-        await self._app(scope, counted, send)
 
 
 def _answer(found: Complaint) -> Response:
@@ -149,7 +172,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-    if error.status_code in {400, 413}:
+    if error.status_code in {400, 408, 413}:
         found = Complaint(error.status_code, code, str(error.detail), "body")
     else:
         message = f"{error.detail}: {request.method} {request.url.path}; /docs lists what there is"
@@ -160,8 +183,8 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
-    reference = uuid4().hex
-    log.exception("bug %s at %s %s", reference, request.method, request.url.path)
+    reference, route = request_id(), getattr(request.scope.get("route"), "path", "other")
+    log.exception("bug %s at %s %s", reference, request.method, route)
     response = _answer(Complaint(500, "internal", f"a bug of ours, logged as {reference}", ""))
     response.headers["connection"] = "close"  # the server will; a client that keeps connections has to know
     return response

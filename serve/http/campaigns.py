@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve.audience.audience import Cap, Wanted
-from serve.http.contract import ItemId, Photo, Strict
+from serve.http.contract import Answered, ItemId, Photo, Strict
 from serve.http.routes import ItemIdInPath, LiveRelease, respond
 
 router = APIRouter()
@@ -68,12 +68,9 @@ class CurvePoint(BaseModel):
     expected: float
 
 
-class AudienceAnswer(BaseModel):
+class AudienceAnswer(Answered):
     """The members, the likeliest first, and how many of all shoppers were left out, and why."""
 
-    request_id: str
-    release: str
-    took_ms: float
     members: list[AudienceMember]
     shoppers: int
     opted_out: int
@@ -125,12 +122,9 @@ class Refusal(BaseModel):
     words: str
 
 
-class CopyAnswer(BaseModel):
+class CopyAnswer(Answered):
     """A text, who wrote it, and what another writer's was refused for."""
 
-    request_id: str
-    release: str
-    took_ms: float
     item_id: str
     text: str
     by: str

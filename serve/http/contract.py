@@ -236,6 +236,18 @@ class CandidatesRequest(AcrossDomains):
     k: int = Field(500, ge=1, le=MAX_CANDIDATES, strict=True)
 
 
+class Answered(BaseModel):
+    """What every answer has: the id that it is logged by, the release that answered, and how long that took.
+
+    `partial` names what it goes without, where something did not answer in time: the `scorer`, a space, `events`.
+    """
+
+    request_id: str
+    release: str
+    took_ms: float
+    partial: list[str] = []
+
+
 class CandidateItem(BaseModel):
     """A candidate: its blended score, its score in every source that had anything to go by, who proposed it."""
 
@@ -245,12 +257,9 @@ class CandidateItem(BaseModel):
     proposed_by: list[str]
 
 
-class CandidatesAnswer(BaseModel):
+class CandidatesAnswer(Answered):
     """Candidates, best first."""
 
-    request_id: str
-    release: str
-    took_ms: float
     items: list[CandidateItem]
 
 
@@ -291,12 +300,9 @@ class AnswerItem(BaseModel):
     rules: list[str] = []
 
 
-class Answer(BaseModel):
+class Answer(Answered):
     """Items, best first; `ranked_by` says whether a scorer decided the order or the sources alone."""
 
-    request_id: str
-    release: str
-    took_ms: float
     ranked_by: Literal["scorer", "sources"]
     items: list[AnswerItem]
 
@@ -324,12 +330,9 @@ class SearchAnswer(Answer):
     facets: dict[str, list[FacetValue]]
 
 
-class SuggestAnswer(BaseModel):
+class SuggestAnswer(Answered):
     """What shoppers search for and titles say that begins so, the most frequent first."""
 
-    request_id: str
-    release: str
-    took_ms: float
     suggestions: list[str]
 
 
@@ -354,12 +357,9 @@ class RankRequest(Strict):
     explain: bool = Field(False, description="whether each item comes with reasons")
 
 
-class ItemAnswer(BaseModel):
+class ItemAnswer(Answered):
     """One item with all its fields."""
 
-    request_id: str
-    release: str
-    took_ms: float
     item: dict[str, Any]
 
 

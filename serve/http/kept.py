@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve.http.contract import MAX_CHANGES, MAX_EVENTS, ItemId, Strict
+from serve.http.contract import MAX_CHANGES, MAX_EVENTS, Answered, ItemId, Strict
 from serve.learn.rights import Preferences
 
 
@@ -43,21 +43,15 @@ class TakenEvent(BaseModel):
     field: str
 
 
-class EventsAnswer(BaseModel):
+class EventsAnswer(Answered):
     """The events as they came. What was taken is durable, and the very next answer goes by it."""
 
-    request_id: str
-    release: str
-    took_ms: float
     events: list[TakenEvent]
 
 
-class UserAnswer(BaseModel):
+class UserAnswer(Answered):
     """What is known of a user: how many events, and the last of them."""
 
-    request_id: str
-    release: str
-    took_ms: float
     user_id: str
     known: bool
     events: int
@@ -65,12 +59,9 @@ class UserAnswer(BaseModel):
     preferences: Preferences
 
 
-class PreferencesAnswer(BaseModel):
+class PreferencesAnswer(Answered):
     """What a user wants of answers, as it is kept now."""
 
-    request_id: str
-    release: str
-    took_ms: float
     user_id: str
     preferences: Preferences
 
@@ -84,12 +75,9 @@ class RemovedRows(BaseModel):
     contacts: int
 
 
-class ErasedAnswer(BaseModel):
+class ErasedAnswer(Answered):
     """What was removed of a user; nothing is left."""
 
-    request_id: str
-    release: str
-    took_ms: float
     user_id: str
     removed: RemovedRows
 
@@ -149,12 +137,9 @@ class ChangedItem(BaseModel):
     warnings: list[str]
 
 
-class ChangesAnswer(BaseModel):
+class ChangesAnswer(Answered):
     """The rows as they came. What was taken is durable, and visible in every process within a second."""
 
-    request_id: str
-    release: str
-    took_ms: float
     items: list[ChangedItem]
 
 
@@ -168,11 +153,8 @@ class ReleaseSummary(BaseModel):
     spaces: dict[str, dict[str, Any]]
 
 
-class ReleasesAnswer(BaseModel):
+class ReleasesAnswer(Answered):
     """The releases of the store, newest first; `release` is the one that answers now, with `changes` on top."""
 
-    request_id: str
-    release: str
-    took_ms: float
     changes: dict[str, int]
     releases: list[ReleaseSummary]

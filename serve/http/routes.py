@@ -2,11 +2,12 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
-from uuid import uuid4
 
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
@@ -20,6 +21,7 @@ from serve.answer import answer, answer_candidates, answer_search, item_fields
 from serve.edits import Outcome
 from serve.errors import BadRequest, NotFound
 from serve.experiment import CONTROL
+from serve.guard import audit
 from serve.http.contract import (
     MAX_HISTORY,
     AcrossDomains,
@@ -48,17 +50,18 @@ from serve.http.kept import (
     ItemsRequest,
     PatchesRequest,
     PreferencesAnswer,
-    ReleasesAnswer,
     UserAnswer,
 )
+from serve.learn.answer_store import Display
 from serve.learn.known import Known
 from serve.learn.rights import Preferences
 from serve.live import Live
 from serve.metrics import ANSWERS, exposed
-from serve.release import list_manifests
 from serve.retrieve.engine import Engine, Taste, in_domains
+from serve.retrieve.finding import Found
 from serve.retrieve.query import Query
 from serve.retrieve.related import related
+from serve.stages import current
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
 
@@ -170,7 +173,17 @@ async def search(request: Request, live: LiveRelease) -> Response:
     items all. All of it is fused."""
     started = time.perf_counter()
     wanted = await _search_request(request)
-    query = Query(
+    engine, query = live.engine_for(wanted.user_id), query_of(wanted)
+    # Encoding takes milliseconds of compute: in a thread, so that other requests are answered meanwhile.
+    body = await run_in_threadpool(
+        lambda: answer_search(engine, query, taste_of(live, wanted), wanted.fields, wanted.understand, wanted.facets)
+    )
+    return respond(engine, body, started)
+
+
+def query_of(wanted: SearchRequest) -> Query:
+    """What the engine is to look for."""
+    return Query(
         k=wanted.k,
         text=wanted.text,
         image=wanted.image,
@@ -181,12 +194,6 @@ async def search(request: Request, live: LiveRelease) -> Response:
         spaces=wanted.spaces,
         filter=wanted.filter,
     )
-    engine = live.engine_for(wanted.user_id)
-    # Encoding takes milliseconds of compute: in a thread, so that other requests are answered meanwhile.
-    body = await run_in_threadpool(
-        lambda: answer_search(engine, query, _taste(live, wanted), wanted.fields, wanted.understand, wanted.facets)
-    )
-    return respond(engine, body, started)
 
 
 @router.get(
@@ -199,7 +206,7 @@ async def suggest(request: Request, live: LiveRelease) -> Response:
     """Phrases of titles, and what at least three shoppers searched for; misspelled beginnings are corrected."""
     started = time.perf_counter()
     wanted, engine = _read_query(request, SuggestQuery), live.engine
-    return respond(engine, {"suggestions": engine.view.release.words.suggest(wanted.q, wanted.k)}, started)
+    return respond(engine, {"suggestions": engine.view.suggest(wanted.q, wanted.k)}, started)
 
 
 @router.get("/v1/items/{item_id}", response_model=ItemAnswer, summary="One item")
@@ -260,11 +267,11 @@ def related_to_item(request: Request, live: LiveRelease) -> Response:
 
 
 @router.post("/v1/similar", response_model=Answer, summary="Items like several together")
-async def similar_to_items(wanted: SimilarRequest, live: LiveRelease) -> Response:
+def similar_to_items(wanted: SimilarRequest, live: LiveRelease) -> Response:
     """Neighbours of the given items' common direction."""
     started = time.perf_counter()
     engine = live.engine_for(wanted.user_id)
-    spaces, taste = [wanted.space] if wanted.space else (), _taste(live, wanted)
+    spaces, taste = [wanted.space] if wanted.space else (), taste_of(live, wanted)
     found = engine.similar(wanted.item_ids, wanted.k, spaces, wanted.filter, taste=taste)
     return respond(engine, answer(engine.view, found, wanted.fields), started)
 
@@ -274,23 +281,28 @@ def recommend(wanted: RecommendRequest, live: LiveRelease) -> Response:
     """By what the shopper did until this moment; an unknown one gets what is popular and new."""
     started = time.perf_counter()
     engine, known = _known(live, wanted)
-    left_out = [*known.left_out, *wanted.exclude]
-    request_id = uuid4().hex
     bucket = CONTROL if wanted.user_id is None else live.bucket(wanted.user_id)
     ANSWERS.labels(engine.view.release.name, bucket).inc()
-    found = engine.recommend(
+    # To whom nothing personal is shown, nothing shown is put down.
+    log = live.log(current().id, wanted.user_id if known.preferences.personal else None, engine)
+    return respond(engine, answer(engine.view, recommended(engine, known, wanted, log), wanted.fields), started)
+
+
+def recommended(
+    engine: Engine, known: Known, wanted: RecommendRequest, log: Callable[[Display], None] | None = None
+) -> Sequence[Found]:
+    """What a shopper of whom this is known will want next; `log` is given what is shown."""
+    return engine.recommend(
         known.events,
         wanted.k,
-        left_out,
+        [*known.left_out, *wanted.exclude],
         in_domains(wanted.filter, wanted.to),
         wanted.explain,
         wanted.diversity,
         wanted.explore if known.preferences.explore else False,
         known.preferences.blocked,
-        # To whom nothing personal is shown, nothing shown is put down.
-        live.log(request_id, wanted.user_id if known.preferences.personal else None, engine),
+        log,
     )
-    return respond(engine, answer(engine.view, found, wanted.fields), started, request_id)
 
 
 @router.post("/v1/rank", response_model=RankAnswer, summary="Items from elsewhere, in a shopper's order")
@@ -346,59 +358,36 @@ def prefer(user_id: UserIdInPath, wanted: Preferences, live: LiveRelease) -> Res
 
 
 @router.delete("/v1/users/{user_id}", response_model=ErasedAnswer, summary="Forget a user")
-def erase(user_id: UserIdInPath, live: LiveRelease) -> Response:
+def erase(user_id: UserIdInPath, request: Request, live: LiveRelease) -> Response:
     """Removes events, answers and preferences, on disk when this answers; what is trained next does not have them."""
     started = time.perf_counter()
-    return respond(live.engine, {"user_id": user_id, "removed": live.erase(user_id)}, started)
-
-
-@router.get("/v1/releases", response_model=ReleasesAnswer, summary="Releases on disk and which one answers")
-def releases(request: Request, live: LiveRelease) -> Response:
-    """Newest first, each with its spaces and their measured recall."""
-    started = time.perf_counter()
-    engine = live.engine
-    listed = [
-        {
-            "release": manifest.release,
-            "current": manifest.release == engine.view.release.name,
-            "created_at": manifest.created_at.isoformat(),
-            "items": manifest.items,
-            "spaces": {name: space.model_dump(exclude={"curve"}) for name, space in manifest.indexes.items()},
-        }
-        for manifest in list_manifests(request.app.state.settings.store)
-    ]
-    return respond(engine, {"changes": engine.view.changes, "releases": listed}, started)
+    removed = live.erase(user_id)
+    audit.note(_store(request), "erase", by_whom(request), user=audit.hashed(user_id))
+    return respond(live.engine, {"user_id": user_id, "removed": removed}, started)
 
 
 @router.put("/v1/items", response_model=ChangesAnswer, summary="Add or replace items")
-def put_items(wanted: ItemsRequest, live: LiveRelease) -> Response:
+def put_items(wanted: ItemsRequest, request: Request, live: LiveRelease) -> Response:
     """Encoded, durable, and visible in every process within a second. Each row has a status of its own."""
-    return _changed(live, lambda: live.put(wanted.items))
+    return _changed(request, live, "put", lambda: live.put(wanted.items))
 
 
 @router.patch("/v1/items", response_model=ChangesAnswer, summary="Change price or availability")
-def patch_items(wanted: PatchesRequest, live: LiveRelease) -> Response:
+def patch_items(wanted: PatchesRequest, request: Request, live: LiveRelease) -> Response:
     """For what no encoder reads: fast, and the other fields stay as they are."""
-    return _changed(live, lambda: live.patch(wanted.items))
+    return _changed(request, live, "patch", lambda: live.patch(wanted.items))
 
 
 @router.delete("/v1/items", response_model=ChangesAnswer, summary="Delete several items")
-def delete_items(wanted: IdsRequest, live: LiveRelease) -> Response:
+def delete_items(wanted: IdsRequest, request: Request, live: LiveRelease) -> Response:
     """Gone from every answer of every process within a second, and from the next build."""
-    return _changed(live, lambda: live.delete(wanted.item_ids))
+    return _changed(request, live, "delete", lambda: live.delete(wanted.item_ids))
 
 
 @router.delete("/v1/items/{item_id}", response_model=ChangesAnswer, summary="Delete an item")
-def delete_item(item_id: ItemIdInPath, live: LiveRelease) -> Response:
+def delete_item(item_id: ItemIdInPath, request: Request, live: LiveRelease) -> Response:
     """Gone from every answer of every process within a second, and from the next build."""
-    return _changed(live, lambda: live.delete([item_id]), unknown_is_an_error=True)
-
-
-@router.post("/v1/releases/{release}/activate", response_model=ReleasesAnswer, summary="Roll forward or back")
-def activate(release: str, request: Request, live: LiveRelease) -> Response:
-    """Let another release on disk answer, once it is found whole; live changes stay."""
-    live.activate(release)
-    return releases(request, live)
+    return _changed(request, live, "delete", lambda: live.delete([item_id]), unknown_is_an_error=True)
 
 
 @router.get("/healthz", summary="Whether the process lives")
@@ -427,22 +416,39 @@ def _known(live: Live, wanted: RecommendRequest | RankRequest | CandidatesReques
     return engine, known
 
 
-def _taste(live: Live, wanted: ForShopper) -> Taste | None:
+def taste_of(live: Live, wanted: ForShopper) -> Taste | None:
     """For whom a search is; None where the request does not say."""
     history = [event.model_dump() for event in wanted.history]
     return live.taste(wanted.user_id, history, wanted.personal, wanted.explain)
 
 
-def _changed(live: Live, change: Callable[[], list[Outcome]], unknown_is_an_error: bool = False) -> Response:
+def _changed(
+    request: Request, live: Live, act: str, change: Callable[[], list[Outcome]], unknown_is_an_error: bool = False
+) -> Response:
     started = time.perf_counter()
     outcomes = change()
     engine = live.engine
+    counts = dict(Counter(outcome.status for outcome in outcomes))
+    audit.note(_store(request), f"{act} items", by_whom(request), **counts)
     if unknown_is_an_error and outcomes[0].status == "unknown":
         raise NotFound(f"there is no item {outcomes[0].item_id!r}", "item_id", "unknown_item")
     return respond(engine, {"items": outcomes}, started)
 
 
-def respond(engine: Engine, body: dict[str, Any], started: float, request_id: str | None = None) -> Response:
-    took = round((time.perf_counter() - started) * 1000, 3)
-    head = {"request_id": request_id or uuid4().hex, "release": engine.view.release.name, "took_ms": took}
-    return Response(orjson.dumps(head | body), media_type="application/json")
+def respond(engine: Engine, body: dict[str, Any], started: float) -> Response:
+    """An answer with what every answer has; `partial` names what it goes without, if anything."""
+    took, answering = round((time.perf_counter() - started) * 1000, 3), current()
+    head = {"request_id": answering.id, "release": engine.view.release.name, "took_ms": took}
+    partial = {"partial": answering.partial} if answering.partial else {}
+    return Response(orjson.dumps(head | partial | body), media_type="application/json")
+
+
+def by_whom(request: Request) -> str:
+    """Who calls, for the audit log."""
+    key = request.state.caller.key
+    return f"key {key.name}" if key else "this machine, without a key"
+
+
+def _store(request: Request) -> Path:
+    store: Path = request.app.state.settings.store
+    return store

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,7 +19,7 @@ from embed.durable import alone, write_folder
 from embed.encode_job import SpaceVectors
 from index.ids import write_ids
 from serve.behaviour import Behaviour
-from serve.changes import edits_beyond, fold_journal, prune_journal
+from serve.changes import edits_beyond, fold_journal, image_source, prune_journal
 from serve.errors import BadRequest, Broken
 from serve.evaluation.asked import Asked
 from serve.evaluation.first_look import look
@@ -27,6 +27,7 @@ from serve.evaluation.gate import compare
 from serve.jobs.aligning import AlignmentReport, align, aligned, fine_tune
 from serve.jobs.encoding import encode, encode_on_ray
 from serve.jobs.indexing import build_indexes, build_tower
+from serve.jobs.reviewing import review_catalogue
 from serve.jobs.weighing import weigh
 from serve.learn.event_store import open_event_store
 from serve.rank.rules import rules_file
@@ -162,6 +163,9 @@ def build(
             raise BadRequest(f"{feed or 'the catalogue'} has no usable product: there is nothing to release", "feed")
         with _timed(seconds, "encode"):
             spaces = encode(settings, catalogue, progress)
+        if settings.review.classifier:
+            with _timed(seconds, "review"), closing(image_source(settings)) as source:
+                review_catalogue(settings, catalogue, source, _told(progress, "review"))
         with _timed(seconds, "align"):
             alignment = aligned(settings, catalogue, spaces, progress)
         with _timed(seconds, "behaviour"):
@@ -181,7 +185,9 @@ def build(
                 entries = build_indexes(settings, folder, catalogue, spaces, alignment, standing, progress)
                 tower = build_tower(settings, folder, catalogue, spaces, behaviour, interactions, standing, progress)
                 behaviour.write(folder / "behaviour")
-                words = write_words(folder / WORDS, catalogue, settings.language, _searched(settings), _told(progress))
+                words = write_words(
+                    folder / WORDS, catalogue, settings.language, _searched(settings), _told(progress, "words")
+                )
                 if alignment is not None:
                     write_folder(folder, ALIGNMENT, alignment.files())
                 # A copy, not a link: nothing that befalls the catalogue's file befalls the release.
@@ -301,8 +307,8 @@ def _searched(settings: Settings) -> list[tuple[str, int]]:
         store.close()
 
 
-def _told(progress: Progress | None) -> Callable[[int, int], None] | None:
-    return (lambda done, total: progress("words", done, total, "items")) if progress else None
+def _told(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:
+    return (lambda done, total: progress(stage, done, total, "items")) if progress else None
 
 
 def _content(

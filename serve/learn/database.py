@@ -21,6 +21,13 @@ HISTORY = "history"
 KEY = "VETRINA_USER_KEY"
 """The variable that holds the key; no file of ours does."""
 HASHED = "hmac:"
+REMOTE: dict[str, Any] = {  # of a server, which may be gone, or too far away to be waited for
+    "pool_pre_ping": True,
+    "pool_size": 10,
+    "max_overflow": 20,
+    "pool_timeout": 5,
+    "connect_args": {"connect_timeout": 5, "tcp_user_timeout": 5000},
+}
 _HASHED = re.compile(f"{HASHED}[0-9a-f]{{64}}")
 METADATA = MetaData()
 SEQUENCE = BigInteger().with_variant(Integer, "sqlite")  # in SQLite only this is the row's own number
@@ -38,7 +45,7 @@ class Database:
         self._key, self.history = key.encode(), history
         try:
             self._url = make_url(url)
-            self._engine = create_engine(self._url, pool_pre_ping=self._url.get_backend_name() != "sqlite")
+            self._engine = create_engine(self._url, **(REMOTE if self._url.get_backend_name() != "sqlite" else {}))
         except (ArgumentError, ModuleNotFoundError) as error:
             raise BadRequest(f"the events' database cannot be opened: {error}", "events_url") from error
         if self._engine.dialect.name not in ("sqlite", "postgresql"):
@@ -71,10 +78,12 @@ class Database:
         except SQLAlchemyError as error:
             raise self._broken(error) from error
 
-    def rows(self, query: Any) -> Sequence[Any]:
-        """What a query finds."""
+    def rows(self, query: Any, patience: float | None = None) -> Sequence[Any]:
+        """What a query finds; raises Broken where a server does not answer within `patience` seconds."""
         try:
             with self._engine.connect() as connection:
+                if patience is not None and self.dialect is postgresql:
+                    connection.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, int(patience * 1000))}")
                 return connection.execute(query).all()
         except SQLAlchemyError as error:
             raise self._broken(error) from error

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import Column, Connection, Float, Index, Integer, Table, Text, and_, func, select
+from sqlalchemy import Column, Connection, Float, Index, Integer, Table, Text, and_, cast, func, select
 from sqlalchemy.dialects import sqlite
 
 from embed.behaviour import EVENT_SCHEMA, Event, as_batch
@@ -22,6 +22,8 @@ from serve.settings import Settings
 PAGE = 50_000
 MOST_ITEMS = 20_000
 LATE_SECONDS = 2.0
+LATEST = 20_000  # events that tell who is there
+MOST_COUNTED = 500_000
 FEWEST_SHOPPERS = 3
 _EVENTS = Table(
     "events",
@@ -101,10 +103,17 @@ class EventStore:
             new = set(connection.scalars(statement, rows)) if rows else set()
         return [each.event_id in new and first[each.event_id] == place for place, each in enumerate(events)]
 
-    def recent(self, user_id: str, limit: int, impressions: bool = True, before: float | None = None) -> list[Event]:
+    def recent(
+        self,
+        user_id: str,
+        limit: int,
+        impressions: bool = True,
+        before: float | None = None,
+        patience: float | None = None,
+    ) -> list[Event]:
         """The user's last events by time, the latest last; without `impressions` only what the user did.
 
-        Only those before a moment, where one is given.
+        Only those before a moment, where one is given. `patience` as in Database.rows.
         """
         query = select(*_COLUMNS).where(_EVENTS.c.user_id == self.database.known_as(user_id))
         if before is not None:
@@ -112,7 +121,7 @@ class EventStore:
         if not impressions:
             query = query.where(_EVENTS.c.type != "impression")
         query = query.order_by(_EVENTS.c.timestamp.desc(), _EVENTS.c.sequence.desc()).limit(limit)
-        return [Event(*row) for row in reversed(self.database.rows(query))]
+        return [Event(*row) for row in reversed(self.database.rows(query, patience))]
 
     def count(self, user_id: str | None = None) -> int:
         """How many events there are, in all or of a user."""
@@ -121,7 +130,7 @@ class EventStore:
             query = query.where(_EVENTS.c.user_id == self.database.known_as(user_id))
         return int(self.database.rows(query)[0][0])
 
-    def items(self, user_id: str, types: Sequence[str]) -> list[str]:
+    def items(self, user_id: str, types: Sequence[str], patience: float | None = None) -> list[str]:
         """The items that the user has events of these types with, each once, at most MOST_ITEMS of the latest."""
         latest = func.max(_EVENTS.c.sequence)
         query = (
@@ -131,7 +140,7 @@ class EventStore:
             .order_by(latest.desc())
             .limit(MOST_ITEMS)
         )
-        return [item_id for (item_id,) in self.database.rows(query)]
+        return [item_id for (item_id,) in self.database.rows(query, patience)]
 
     def users_of(self, item_id: str) -> set[str]:
         """Who did anything to an item, but see it."""
@@ -189,6 +198,30 @@ class EventStore:
         """Whether there was an event of the user among those up to a number."""
         own = _EVENTS.c.user_id == self.database.known_as(user_id)
         return bool(self.database.rows(select(_EVENTS.c.sequence).where(own, _EVENTS.c.sequence <= until).limit(1)))
+
+    def active(self, most: int) -> list[tuple[str, int, float]]:
+        """The users of the latest events, the latest first: events among those looked at, and when the last was."""
+        latest = func.max(_EVENTS.c.sequence)
+        query = (
+            select(_EVENTS.c.user_id, func.count(), func.max(_EVENTS.c.timestamp))
+            .where(_EVENTS.c.sequence > self.last() - LATEST)
+            .group_by(_EVENTS.c.user_id)
+            .order_by(latest.desc())
+        )
+        return [(user_id, count, last) for user_id, count, last in self.database.rows(query.limit(most))]
+
+    def rates(self, since: float) -> list[tuple[int, str, int]]:
+        """By hour (since 1970) and type how many events there were from a moment on, of the MOST_COUNTED latest."""
+        hours = _EVENTS.c.timestamp / 3600
+        # SQLite's cast cuts off, PostgreSQL's rounds.
+        hour = cast(hours if self.database.dialect is sqlite else func.floor(hours), Integer)
+        query = (
+            select(hour, _EVENTS.c.type, func.count())
+            .where(_EVENTS.c.sequence > self.last() - MOST_COUNTED, _EVENTS.c.timestamp >= since)
+            .group_by(hour, _EVENTS.c.type)
+            .order_by(hour, _EVENTS.c.type)
+        )
+        return [(int(at), type_, count) for at, type_, count in self.database.rows(query)]
 
     def last(self) -> int:
         """The number of the last event, 0 for none."""

@@ -32,17 +32,33 @@ class Known:
 def known_of(
     store: EventStore, settings: Settings, user_id: str | None, history: Sequence[Mapping[str, Any]] = ()
 ) -> Known:
-    """What to go by for a shopper; raises BadRequest for a history that holds what is no event."""
-    wanted = Preferences() if user_id is None else Rights(store.database, settings.store).preferences(user_id)
+    """What to go by for a shopper; raises BadRequest for a history that holds what is no event, and Broken."""
+    if user_id is None:
+        return known_now(settings, Preferences(), None, history)
+    patience = settings.timeouts.events
+    wanted = Rights(store.database, settings.store).preferences(user_id, patience)
     if not wanted.personal:
-        return Known((), wanted.blocked_items, wanted)
-    types = _types(settings)
-    events = [] if user_id is None else store.recent(user_id, MOST_RECENT, impressions=False)
+        return known_now(settings, wanted, user_id, ())
+    events = store.recent(user_id, MOST_RECENT, impressions=False, patience=patience)
     if len(events) < MOST_RECENT:  # these are all there are
         left_out = left_out_of(events, settings)
     else:
-        assert user_id is not None  # noqa: S101
-        left_out = store.items(user_id, types)
+        left_out = store.items(user_id, _types(settings), patience)
+    return known_now(settings, wanted, user_id, history, events, left_out)
+
+
+def known_now(
+    settings: Settings,
+    wanted: Preferences,
+    user_id: str | None,
+    history: Sequence[Mapping[str, Any]],
+    past: Sequence[Event] = (),
+    not_again: Sequence[str] = (),
+) -> Known:
+    """What to go by for a shopper by what the request brings, after what is known from the `past`."""
+    if not wanted.personal:
+        return Known((), wanted.blocked_items, wanted)
+    types, events, left_out = _types(settings), list(past), list(not_again)
     now = time.time()
     for place, told in enumerate(history):
         values = {"user_id": user_id or "anonymous", "timestamp": now, **_given(told)}

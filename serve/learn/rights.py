@@ -77,10 +77,10 @@ class Rights:
         self._database, self._file = database, store / FILE
         self._events, self._answers = EventStore.of(database), AnswerStore(database)
 
-    def preferences(self, user_id: str) -> Preferences:
-        """What a user set, or the defaults."""
+    def preferences(self, user_id: str, patience: float | None = None) -> Preferences:
+        """What a user set, or the defaults; `patience` as in Database.rows."""
         own = _PREFERENCES.c.user_id == self._database.known_as(user_id)
-        rows = self._database.rows(select(_PREFERENCES.c.body).where(own))
+        rows = self._database.rows(select(_PREFERENCES.c.body).where(own), patience)
         return Preferences.model_validate_json(rows[0][0]) if rows else Preferences()
 
     def prefer(self, user_id: str, preferences: Preferences) -> None:

@@ -31,6 +31,7 @@ from serve.recommend.recommender import DEPTH, Candidates, Recommender
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import Items
 from serve.recommend.sources import Scores as Scored
+from serve.stages import is_late, leave_out, stage
 
 POOL = 5  # times as many as are asked for, of which a diverse list is made
 MOST_SCORED = 200  # candidates that the scorer puts in order, the best of the blend
@@ -341,13 +342,12 @@ class Ranker:
         as_they_are = Ranked(found.at(np.concatenate([places, rest])))
         if self._scorer is None or self._maker is None or not len(places):
             return as_they_are
+        if is_late():
+            leave_out("scorer")
+            return as_they_are
         try:
-            context = Context(now, hour_of(now))
-            features = self._maker.make(shopper, found, context, places)
-            online = self._online
-            correction = None if online is None else lambda hidden: online.correction(hidden, now, draw)
-            scores = self._scorer.score(features, self._values_of(found.items[places]), correction)
-            order = top(scores.total, found.items[places], len(places))
+            with stage("rank"):
+                order, scores, features = self._scored(shopper, found, places, now, draw)
         except Exception:  # whatever it is, the shopper gets an answer
             self.failures += 1
             FAILURES.inc()
@@ -356,3 +356,19 @@ class Ranker:
         unseen = np.full(len(rest), -1)
         rows = np.concatenate([order, unseen])
         return Ranked(found.at(np.concatenate([places[order], rest])), scores.padded(rows), features, rows)
+
+    def _scored(
+        self,
+        shopper: Shopper,
+        found: Candidates,
+        places: NDArray[np.int64],
+        now: float,
+        draw: np.random.Generator | None,
+    ) -> tuple[NDArray[np.int64], Scores, Features]:
+        """The order of the candidates at `places` [m] among themselves, [m], their scores and features."""
+        assert self._scorer is not None and self._maker is not None  # noqa: S101, PT018
+        features = self._maker.make(shopper, found, Context(now, hour_of(now)), places)
+        online = self._online
+        correction = None if online is None else lambda hidden: online.correction(hidden, now, draw)
+        scores = self._scorer.score(features, self._values_of(found.items[places]), correction)
+        return top(scores.total, found.items[places], len(places)), scores, features

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from index.exact import top
 from index.selection import Selection
+from serve.metrics import CANDIDATES
 from serve.recommend.blend import Blend, nobody_had
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import Items, Scores, Source
+from serve.stages import stage
 
 DEPTH = 200  # candidates that are looked for, at the least
 # How many of these each source proposes: those that order well by themselves the most; neighbours by content cost most.
@@ -77,6 +79,12 @@ class Recommender:
 
         `also` are items that are scored with them, whether or not any source proposes them.
         """
+        with stage("candidates"):
+            return self._candidates(shopper, depth, left_out, allowed, also)
+
+    def _candidates(
+        self, shopper: Shopper, depth: int, left_out: Items, allowed: Selection | None, also: Items | None
+    ) -> Candidates:
         answers = {name: answer for name, source in self._sources.items() if (answer := source.ask(shopper))}
         spare = len(left_out)
         if spare > FEW:
@@ -85,6 +93,8 @@ class Recommender:
             name: answer.propose(math.ceil(depth * SHARES.get(name, 1.0)) + spare, allowed)
             for name, answer in answers.items()
         }
+        for name, of in proposed.items():
+            CANDIDATES.labels(name).inc(len(of))
         items = np.unique(np.concatenate([*proposed.values(), np.empty(0, np.int64)]))
         items = items[~np.isin(items, left_out)]
         if also is not None:

@@ -27,8 +27,10 @@ from serve.recommend.recommender import Candidates, Recommender
 from serve.recommend.shopper import Shopper
 from serve.recommend.sources import TOWER
 from serve.retrieve.finding import DEPTH, ByWords, Finder, Found, rounded
+from serve.retrieve.probe import RecallProbe
 from serve.retrieve.query import PART_WEIGHTS, Encoders, Query, direction_of, query_vectors
 from serve.settings import Settings
+from serve.stages import stage
 from serve.view import View
 from serve.words.facets import PRICE
 from serve.words.intent import meant_by
@@ -74,8 +76,9 @@ class Engine:
         settings: Settings,
         rules: RuleBook | None = None,
         online: OnlineHead | None = None,
+        probe: RecallProbe | None = None,
     ) -> None:
-        self.view = view
+        self.view, self._probe = view, probe
         self._encoders = encoders
         self._limits: ImageLimits = settings.image_limits
         self._settings = settings
@@ -117,10 +120,14 @@ class Engine:
             query = replace(query, text=asked.text)
             weight = (PART_WEIGHTS | dict(query.weights))["text"]
             weights = {**self._source_weights, WORDS: self._source_weights[WORDS] * weight}
-            words = ByWords(self.view.words_scores(asked), weights)
+            with stage("words"):
+                words = ByWords(self.view.words_scores(asked), weights)
         spaces = [space for space in chosen if space != WORDS]
         of_release, limits, by_words = self.view.release, self._limits, words is not None
-        vectors = query_vectors(query, spaces, self._spaces, of_release, self._encoders, limits, self.number, by_words)
+        with stage("encode"):
+            vectors = query_vectors(
+                query, spaces, self._spaces, of_release, self._encoders, limits, self.number, by_words
+            )
         return vectors, words
 
     def understand(self, query: Query, prices: bool = True) -> tuple[Query, Understood]:
@@ -341,7 +348,7 @@ class Engine:
 
     @cached_property
     def _finder(self) -> Finder:
-        return Finder(self.view, self._spaces, self._space_weights)
+        return Finder(self.view, self._spaces, self._space_weights, self._probe)
 
     @cached_property
     def _recommender(self) -> Recommender:
@@ -372,8 +379,11 @@ class Engine:
             left_out = [*left_out, *self._known(taste.left_out), *self._blocked(taste.blocked).tolist()]
         allowed = None if filter_ is None else self.view.selection(filter_)
         if taste is None or self.view.release.behaviour.scorer is None:
-            return self._finder.find(vectors, words, k, left_out, allowed)
-        relevant = self._finder.find(vectors, words, max(k, min(MOST_SCORED, max(DEPTH, POOL * k))), left_out, allowed)
+            with stage("search"):
+                return self._finder.find(vectors, words, k, left_out, allowed)
+        depth = max(k, min(MOST_SCORED, max(DEPTH, POOL * k)))
+        with stage("search"):
+            relevant = self._finder.find(vectors, words, depth, left_out, allowed)
         numbers = np.array([one.number for one in relevant], np.int64)
         relevance = np.array([one.score for one in relevant], np.float32)
         if words is not None and not vectors:  # it is BM25

@@ -1,6 +1,7 @@
 """Finding: the items nearest to what is sought, in each source and by all of them together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -9,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.contract import VectorIndex
+from index.errors import BadQuery, IndexFault
 from index.exact import top
 from index.selection import Selection
 from serve.fusion import fuse
 from serve.rank.explain import Reasons
+from serve.retrieve.probe import RecallProbe
+from serve.stages import leave_out
 from serve.view import View
 from serve.words.lexicon import WORDS
 
@@ -53,8 +57,14 @@ class ByWords:
 class Finder:
     """Finds items in a view, by spaces that count by `weights`. Safe in several threads."""
 
-    def __init__(self, view: View, spaces: Mapping[str, VectorIndex], weights: Mapping[str, float]) -> None:
-        self._view, self._spaces, self._weights = view, spaces, weights
+    def __init__(
+        self,
+        view: View,
+        spaces: Mapping[str, VectorIndex],
+        weights: Mapping[str, float],
+        probe: RecallProbe | None = None,
+    ) -> None:
+        self._view, self._spaces, self._weights, self._probe = view, spaces, weights, probe
 
     def find(
         self,
@@ -64,7 +74,27 @@ class Finder:
         left_out: Sequence[int],
         allowed: Selection | None,
     ) -> list[Found]:
-        """The k items that are best by the `vectors` of a query in some spaces, and by its words."""
+        """The k items that are best by the `vectors` of a query in some spaces, and by its words.
+
+        A space whose engine does not answer is left out, unless it is all there is.
+        """
+        while True:
+            try:
+                return self._find(vectors, words, k, left_out, allowed)
+            except _NoAnswer as failed:
+                vectors = {space: vector for space, vector in vectors.items() if space != failed.space}
+                if not vectors and words is None:
+                    raise failed.fault from failed
+                leave_out(failed.space)
+
+    def _find(
+        self,
+        vectors: Scores,
+        words: ByWords | None,
+        k: int,
+        left_out: Sequence[int],
+        allowed: Selection | None,
+    ) -> list[Found]:
         if words is not None and not words.found and vectors:
             words = None  # words that no item has are no source
         indexes = {space: self._spaces[space] for space in vectors}
@@ -75,7 +105,10 @@ class Finder:
             backgrounds: Scores = scores
         else:
             items = self._candidates(vectors, words, k, left_out, allowed)
-            scores = {space: index.scores_of(vectors[space], items) for space, index in indexes.items()}
+            scores = {}
+            for space, index in indexes.items():
+                with _answering(space):
+                    scores[space] = index.scores_of(vectors[space], items)
             backgrounds = {space: self._view.release.samples[space] @ vector for space, vector in vectors.items()}
         if words is not None:
             scores[WORDS], backgrounds = words.scores[items], {**backgrounds, WORDS: words.scores}
@@ -119,13 +152,37 @@ class Finder:
             if allowed is None:
                 mask[self._view.gone] = False
             allowed = Selection(mask)
-        found = [self._spaces[space].search(vector[None], depth, allowed) for space, vector in vectors.items()]
-        proposed = [hits.ids[0, : hits.counts[0]] for hits in found]
+        proposed = []
+        for space, vector in vectors.items():
+            index = self._spaces[space]
+            with _answering(space):
+                hits = index.search(vector[None], depth, allowed)
+            proposed.append(hits.ids[0, : hits.counts[0]])
+            if self._probe is not None and index.factory != "Flat":
+                self._probe.offer(space, index, vector, proposed[-1], allowed)
         if words is not None:
             scores = words.scores if allowed is None else np.where(allowed.mask, words.scores, -np.inf)
             best = top(scores, self._view.everything, depth)
             proposed.append(best[scores[best] > 0])
         return np.unique(np.concatenate(proposed))
+
+
+class _NoAnswer(Exception):
+    """What keeps the vectors of a space did not answer."""
+
+    def __init__(self, space: str, fault: IndexFault) -> None:
+        super().__init__(space)
+        self.space, self.fault = space, fault
+
+
+@contextmanager
+def _answering(space: str) -> Iterator[None]:
+    try:
+        yield
+    except BadQuery:
+        raise
+    except IndexFault as fault:
+        raise _NoAnswer(space, fault) from fault
 
 
 def rounded(scores: NDArray[np.float32]) -> list[float]:

@@ -1,5 +1,7 @@
 """Queries, and what they are in the spaces: words, photos and items as one vector for each."""
 
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,11 +27,13 @@ from index import gpu
 from index.contract import VectorIndex
 from index.threads import limit_threads
 from serve.errors import BadRequest, Broken
+from serve.metrics import CACHE
 from serve.recommend.sources import TOWER
 from serve.release import Manifest, Release
 from serve.settings import Settings
 from serve.words.lexicon import WORDS
 
+KEPT_QUERIES = 4096
 PART_WEIGHTS = {"text": 1.0, "image": 1.0, "like": 1.0, "unlike": 0.5}
 
 
@@ -58,6 +62,26 @@ class Encoders:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._loaded: dict[tuple[str, str], ImageEncoder | TextEncoder] = {}
+        self._kept: OrderedDict[tuple[str, str], Vectors] = OrderedDict()  # by fingerprint and words; in memory only
+        self._keeping = threading.Lock()
+
+    def texts(self, manifest: Manifest, space: str, text: str) -> Vectors:
+        """Words as the text encoder of a space has them, [1, dim]; those asked for last are kept."""
+        encoder = self.of(manifest, space)
+        assert isinstance(encoder, TextEncoder)  # noqa: S101
+        key = (encoder.fingerprint, text)
+        with self._keeping:
+            kept = self._kept.get(key)
+            if kept is not None:
+                self._kept.move_to_end(key)
+        CACHE.labels("queries", "miss" if kept is None else "hit").inc()
+        if kept is None:
+            kept = encoder.encode_texts([text]).vectors
+            with self._keeping:
+                self._kept[key] = kept
+                while len(self._kept) > KEPT_QUERIES:
+                    self._kept.popitem(last=False)
+        return kept
 
     def load(self, space: str, name: str) -> ImageEncoder | TextEncoder:
         """The encoder that `name` names for a space; raises BadInput or Missing where it cannot be had."""
@@ -155,11 +179,10 @@ def query_vectors(
 
 
 class _Entrance:
-    """How the words and the photo of one query enter the spaces of a release; words are encoded once."""
+    """How the words and the photo of one query enter the spaces of a release."""
 
     def __init__(self, release: Release, encoders: Encoders) -> None:
         self._manifest, self._alignment, self._encoders = release.manifest, release.alignment, encoders
-        self._encoded: dict[str, Vectors] = {}
 
     def words(self, space: str, text: str) -> Vectors | None:
         """Words as a query of a space, [1, dim]; None where it takes none."""
@@ -167,10 +190,10 @@ class _Entrance:
             return None
         if space == "image" and self._alignment is not None and self._alignment.takes_words:
             by = "image" if self._alignment.facts.joint else "text"
-            return self._alignment.words(self._encode(by, text))
+            return self._alignment.words(self._encoders.texts(self._manifest, by, text))
         if not isinstance(self._encoders.of(self._manifest, space), TextEncoder):
             return None
-        return self._encode(space, text)
+        return self._encoders.texts(self._manifest, space, text)
 
     def photo(self, image: bytes, limits: ImageLimits) -> Vectors:
         """A photo as a query of the image space, [1, dim]."""
@@ -179,13 +202,6 @@ class _Entrance:
         pixels = encoder.prepare(decode_image(image, limits, shrink_to=encoder.shrink_to))
         vectors = encoder.encode_images([pixels])
         return vectors if self._alignment is None else self._alignment.photos(vectors)
-
-    def _encode(self, space: str, text: str) -> Vectors:
-        if space not in self._encoded:
-            encoder = self._encoders.of(self._manifest, space)
-            assert isinstance(encoder, TextEncoder)  # noqa: S101
-            self._encoded[space] = encoder.encode_texts([text]).vectors
-        return self._encoded[space]
 
 
 def direction_of(vectors: Sequence[NDArray[np.float32]], weights: Sequence[float]) -> NDArray[np.float32] | None:
