@@ -63,7 +63,7 @@ from serve.http.kept import (
 MOST_REPEATS = 3  # of what is safe to repeat
 BUSY = {429, 503}  # what is worth another try
 CUT = (httpx.NetworkError, httpx.RemoteProtocolError)  # so is this; who does not answer in time is not asked again
-LONGEST_BACKOFF = 2.0  # seconds before the last try, before others half as long; a random part, so that callers part
+LONGEST_BACKOFF = 2.0  # seconds; a random part is waited before the last try, of half as much before each earlier one
 LONGEST_WAIT = 30.0  # seconds; a service that says to come later than that is not waited for
 CONNECT_TIMEOUT = 5.0  # seconds, at the most
 

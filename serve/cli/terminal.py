@@ -69,6 +69,10 @@ tune_app = typer.Typer(no_args_is_help=True, help="Look for better settings.")
 app.add_typer(tune_app, name="tune")
 
 
+export_app = typer.Typer(no_args_is_help=True, help="Write Parquet for other services.")
+app.add_typer(export_app, name="export")
+
+
 def print_result(json: bool, value: Any, readable: Callable[[Any], Any]) -> None:
     if json:
         sys.stdout.buffer.write(orjson.dumps(value, default=_plain, option=orjson.OPT_APPEND_NEWLINE))
