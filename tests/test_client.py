@@ -2,9 +2,9 @@
 
 import asyncio
 import base64
+import copy
 import inspect
 import logging
-import pickle
 import shutil
 import socket
 import subprocess
@@ -35,6 +35,7 @@ from serve.client import (
     Unreachable,
     Unreadable,
 )
+from serve.guard.keys import create_key
 from serve.http.campaigns import AudienceRequest, CopyRequest
 from serve.http.contract import (
     CandidatesRequest,
@@ -229,7 +230,7 @@ def test_what_is_refused_is_told(url: str, ask: Ask) -> None:
     with pytest.raises(Refused) as wrong:
         ask(url, "search", text="x", k=0)
     assert (wrong.value.status, wrong.value.code, wrong.value.field) == (422, "invalid", "k")
-    again = pickle.loads(pickle.dumps(wrong.value))  # noqa: S301  as it comes out of a worker process
+    again = copy.copy(wrong.value)  # made anew, as one is that comes out of a worker process
     assert (type(again), vars(again)) == (type(wrong.value), vars(wrong.value))
 
 
@@ -351,6 +352,27 @@ def test_the_key_is_sent_and_not_told(ask: Ask, caplog: pytest.LogCaptureFixture
         with pytest.raises(ValueError, match="key") as wrong:
             Client(url, key=broken)
         assert KEY not in str(wrong.value)
+
+
+def test_a_key_opens_what_it_may(copied: Settings, ask: Ask, waits: list[float]) -> None:
+    key = create_key(copied.store, "shop", ["query"])
+    slow = create_key(copied.store, "slow", ["query"], rate=0.1)
+    with served(copied) as running:
+        url = str(running.client.base_url)
+        assert ask(url, "search", text="mug", options={"key": key}).items
+        for name, given, options, status in (
+            ("search", {"text": "mug"}, {}, 401),
+            ("search", {"text": "mug"}, {"key": f"{key}x"}, 401),
+            ("delete_items", {"item_ids": ["a"]}, {"key": key}, 403),
+        ):
+            with pytest.raises(NotAllowed) as refused:
+                ask(url, name, **given, options=options)
+            assert refused.value.status == status
+        with pytest.raises(TooMany) as much:
+            [ask(url, "search", text="mug", options={"key": slow}) for _ in range(5)]
+        assert len(waits) == client.MOST_REPEATS
+        assert min(waits) >= 1
+        assert much.value.retry_after is not None
 
 
 def test_importing_it_brings_no_models() -> None:
