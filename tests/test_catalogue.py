@@ -21,7 +21,6 @@ from embed.errors import BadInput, Damaged, Missing
 from embed.records import MAX_RECORD
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[1] / "../shared/data"))
-INPUTS = DATA.parent / "inputs" / "catalogue"
 HEADER = "item_id,title,description,price,currency,category,image\n"
 
 
@@ -704,34 +703,6 @@ def test_arbitrary_bytes_never_crash(tmp_path_factory: pytest.TempPathFactory, n
 
 
 # --- the files beside the repository
-
-
-@pytest.mark.skipif(not INPUTS.is_dir(), reason=f"no messy inputs in {INPUTS}")
-def test_messy_inputs(tmp_path: Path) -> None:
-    outcomes = {
-        "bom_header.csv": (2, {}),
-        "broken_lines.jsonl": (4, {"bad_json": 1, "not_an_object": 1}),
-        "duplicate_ids.csv": (2, {"duplicate_id": 2}),
-        "emoji_cjk_rtl.jsonl": (10, {}),
-        "empty.csv": (0, {}),
-        "header_only.csv": (0, {}),
-        "html_description.jsonl": (2, {}),
-        "leading_zero_ids.csv": (5, {}),
-        "long_description.jsonl": (3, {}),
-        "missing_and_nan_titles.csv": (5, {"nothing_to_embed": 2}),
-        "mixed_encodings.csv": (1, {"bad_encoding": 2}),
-        "null_bytes.csv": (2, {}),
-        "number_ids.jsonl": (2, {"bad_id": 3, "duplicate_id": 1, "missing_id": 2}),
-        "one_bad_row.csv": (3, {"long_row": 1, "short_row": 1}),
-        "prices.csv": (13, {}),
-        "quotes_and_newlines.csv": (2, {}),
-        "semicolon_decimal_comma.csv": (1, {}),
-        "utf16.csv": (1, {}),
-    }
-    reports = {path.name: ingest(path, tmp_path / path.name) for path in INPUTS.iterdir()}
-    assert {name: (report.kept, report.rejects) for name, report in reports.items()} == outcomes
-    prices = Catalogue.current(tmp_path / "prices.csv").column("price").to_pylist()
-    assert prices == [1299.0] * 5 + [None, None, 0.0, None, None, 3.5, None, None]
 
 
 @pytest.mark.skipif(not (DATA / "magento-luma").is_dir(), reason=f"no Magento Luma in {DATA}")

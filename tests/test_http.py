@@ -31,7 +31,6 @@ from serve.jobs.pipeline import build
 from serve.release import make_current, open_current, releases_folder
 from serve.settings import Settings
 
-REQUESTS = Path(__file__).parents[2] / "shared" / "inputs" / "requests"
 MAX_BODY = 1 << 20
 ODD_IDS = [
     "a/b c?d#e%2F",
@@ -365,21 +364,6 @@ def test_a_body_over_the_limit_is_refused(service: Service, path: str) -> None:
         assert str(MAX_BODY) in error["message"]
     refused(service.client.post("/v1/search", files={"image": b"x" * MAX_BODY}), 413)
     assert service.ids(text="shoe")
-
-
-@pytest.mark.skipif(not REQUESTS.is_dir(), reason=f"there is no {REQUESTS}")
-def test_the_sample_requests(service: Service) -> None:
-    fields = {"blank_query": "text", "empty_query": "text", "k_negative": "k", "k_too_large": "k", "k_zero": "k"}
-    for path in sorted(REQUESTS.glob("*.json")):
-        response = service.client.post(
-            "/v1/search", content=path.read_bytes(), headers={"content-type": "application/json"}
-        )
-        if path.stem in fields:
-            assert refused(response)["field"] == fields[path.stem], path.name
-        else:
-            assert len(good(response)["items"]) == 10
-    for line in (REQUESTS / "ssrf_urls.txt").read_text().splitlines():  # a photo is sent, never fetched
-        assert refused(service.search(image=line))["field"] == "image"
 
 
 def test_ten_thousand_excluded_items_are_no_trouble(service: Service, all_ids: list[str]) -> None:

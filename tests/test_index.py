@@ -29,7 +29,6 @@ from index.live import Added, LiveIndex
 from index.selection import Selection
 from index.space import Space
 
-ARTIFACTS = Path(__file__).parents[1] / ".." / "shared" / "inputs" / "artifacts"
 FACTORIES = (
     "HNSW32",
     "HNSW32,SQ8",
@@ -384,18 +383,6 @@ def test_rows_without_direction_are_left_out_and_others_scaled(tmp_path: Path, f
     assert not list((tmp_path / "index").glob("*.tmp"))
 
 
-def test_the_messy_vectors_file(tmp_path: Path) -> None:
-    path = ARTIFACTS / "vectors_nan_zero_unnormalised.npy"
-    if not path.exists():
-        pytest.skip("the folder of messy inputs is not here")
-    rows = np.load(path, allow_pickle=False)
-    case = made(tmp_path, "Exact", rows)
-    assert sorted(set(range(40)) - set(case.owners.tolist())) == [3, 7, 13]
-    assert np.linalg.norm(rows[11]) == pytest.approx(25)
-    assert case.index.search(rows[11:12], 1).ids.tolist() == [[11]]
-    assert case.index.search(rows[11:12], 1).scores[0, 0] == pytest.approx(1)
-
-
 def test_a_build_gives_the_same_bytes_again(tmp_path: Path) -> None:
     for turn in ("one", "two"):
         build(tmp_path / turn, clustered(600))
@@ -610,34 +597,6 @@ def test_any_broken_array_header_is_refused(tmp_path: Path) -> None:
         path.write_bytes(broken)
         with suppress(Damaged):
             assert load_array(path, np.int32, (20,)).shape == (20,)
-
-
-@pytest.mark.parametrize(
-    ("name", "right"),
-    [("index_ok_200x16", True), ("index_cut_half", False), ("index_zero_bytes", False), ("index_none", False)],
-)
-def test_the_messy_index_files(name: str, right: bool) -> None:
-    if not ARTIFACTS.exists():
-        pytest.skip("the folder of messy inputs is not here")
-    path = ARTIFACTS / f"{name}.faiss"
-    if right:
-        assert faiss_index.read(path, 200, 16).ntotal == 200
-        with pytest.raises(Damaged, match="expected 199 of 16"):
-            faiss_index.read(path, 199, 16)
-    else:
-        with pytest.raises((Damaged, Missing), match=path.name):
-            faiss_index.read(path, 200, 16)
-
-
-def test_the_messy_pickles(sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not ARTIFACTS.exists():
-        pytest.skip("the folder of messy inputs is not here")
-    monkeypatch.chdir(tmp_path)
-    for name in ("canary_ids.npy", "canary_metadata.pkl"):
-        (sound / "owners.npy").write_bytes((ARTIFACTS / name).read_bytes())
-        with pytest.raises(Damaged, match=r"owners\.npy"):
-            snapshot.open_index(sound)
-    assert not list(tmp_path.glob("PICKLE*"))
 
 
 # ---------------------------------------------------------------------------------------------------------------- ids
