@@ -83,9 +83,14 @@ class Following:
 def open_engine(settings: Settings) -> Engine:
     """The engine of the current release with its live changes, for one question; raises as `open_current` does."""
     encoders = make_encoders(settings)
-    following = Following(open_current(settings.store), settings, encoders)
+    return Engine(open_view(settings, encoders), encoders, settings)
+
+
+def open_view(settings: Settings, encoders: Encoders | None = None) -> View:
+    """The current release with its live changes; raises as `open_current` does."""
+    following = Following(open_current(settings.store), settings, encoders or make_encoders(settings))
     following.catch_up()
-    return Engine(following.view, encoders, settings)
+    return following.view
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import sys
 
 from rich.text import Text
 
-from serve.cli import campaigns, catalogue, exporting, feedback, learning, questions, service
+from serve.cli import campaigns, catalogue, exporting, feedback, guard, learning, questions, service
 from serve.cli.terminal import app, bars, err
 from serve.errors import EXPECTED, complaint
 
@@ -23,4 +23,16 @@ def main() -> None:
         sys.exit(1)
 
 
-__all__ = ["app", "bars", "campaigns", "catalogue", "exporting", "feedback", "learning", "main", "questions", "service"]
+__all__ = [
+    "app",
+    "bars",
+    "campaigns",
+    "catalogue",
+    "exporting",
+    "feedback",
+    "guard",
+    "learning",
+    "main",
+    "questions",
+    "service",
+]

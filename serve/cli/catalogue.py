@@ -150,6 +150,7 @@ def publish(
     json: Json = False,
 ) -> None:
     """Let a release answer unless it measures worse than the current one; exit code 1 where it does."""
+    from serve.guard import audit
     from serve.jobs.pipeline import publish as run
     from serve.release import release_names
 
@@ -160,6 +161,7 @@ def publish(
     print_result(json, {"release": name, "published": published, "checks": checks}, show.published)
     if not published:
         raise typer.Exit(1)
+    audit.note(settings.store, "publish", audit.operator(), release=name, forced=force)
 
 
 @app.command()
@@ -184,12 +186,14 @@ def rollback(
     store: Store = None,
 ) -> None:
     """Let an earlier release answer again; live changes stay. Servers follow within a second."""
+    from serve.guard import audit
     from serve.release import make_current, open_release, release_before
 
     settings = load_settings(store=store)
     name = release or release_before(settings.store)
     open_release(settings.store, name)  # checked before anything moves
     make_current(settings.store, name)
+    audit.note(settings.store, "rollback", audit.operator(), release=name)
     out.print(f"[bold green]release {name} answers now[/]", markup=True)
 
 

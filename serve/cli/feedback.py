@@ -66,6 +66,7 @@ def ab_start(
 ) -> None:
     """Let a release answer a share of the shoppers, in place of a test that may run. Servers follow within a second."""
     from serve.experiment import start
+    from serve.guard import audit
     from serve.release import current_name, open_release
 
     settings = load_settings(store=store)
@@ -73,6 +74,7 @@ def ab_start(
     if release == current_name(settings.store):
         raise BadRequest(f"{release} answers everybody already: try another one, see vetrina releases", "release")
     start(settings.store, release, share)
+    audit.note(settings.store, "start A/B test", audit.operator(), release=release, share=share)
     out.print(f"release {release} answers {share:.0%} of the shoppers; see vetrina ab report")
 
 
@@ -80,8 +82,11 @@ def ab_start(
 def ab_stop(store: Store = None) -> None:
     """Let the current release answer everybody; to let the other one: vetrina publish RELEASE before."""
     from serve.experiment import stop
+    from serve.guard import audit
 
-    stop(load_settings(store=store).store)
+    settings = load_settings(store=store)
+    stop(settings.store)
+    audit.note(settings.store, "stop A/B test", audit.operator())
     out.print("the current release answers everybody")
 
 
@@ -120,11 +125,13 @@ def quarantine_release(
     json: Json = False,
 ) -> None:
     """Learn from a user again."""
+    from serve.guard import audit
     from serve.learn.event_store import open_event_store
 
-    events = open_event_store(load_settings(store=store))
-    if not events.release(user):
+    settings = load_settings(store=store)
+    if not open_event_store(settings).release(user):
         raise NotFound(f"there is no {user!r} in quarantine: vetrina quarantine list tells who is", "user")
+    audit.note(settings.store, "release from quarantine", audit.operator(), user=audit.hashed(user))
     print_result(json, {"released": user}, lambda _: "released; the next training learns from what it did")
 
 
@@ -150,6 +157,7 @@ def forget(
     json: Json = False,
 ) -> None:
     """Forget a shopper: nothing is left on disk, and what is trained next does not have them."""
+    from serve.guard import audit
     from serve.learn.database import open_database
     from serve.learn.rights import Rights, forget_again
 
@@ -158,4 +166,5 @@ def forget(
     database = open_database(settings)
     removed = Rights(database, settings.store).erase(user)
     database.close()
+    audit.note(settings.store, "erase", audit.operator(), user=audit.hashed(user))
     print_result(json, removed, show.removed)

@@ -9,6 +9,7 @@ import typer
 
 from serve import show
 from serve.cli.terminal import Json, Store, app, bars, out, print_result
+from serve.errors import BadRequest
 from serve.settings import load_settings
 
 
@@ -21,18 +22,27 @@ def serve(
 ) -> None:
     """Start the HTTP service; it follows releases and live changes while it runs. The OpenAPI page is at /docs."""
     import uvicorn
-    from uvicorn.config import LOGGING_CONFIG
 
-    from serve.http.app import SERVED
+    from serve.guard.keys import list_keys
+    from serve.http.app import RATES, SERVED
+    from serve.http.front import is_loopback
+    from serve.http.logs import log_config
+    from serve.http.protocol import PatientProtocol
     from serve.metrics import FOLDER
 
     settings = load_settings(store=store, host=host, port=port, workers=workers)
+    if not is_loopback(settings.host) and not list_keys(settings.store):
+        raise BadRequest(
+            f"{settings.host} can be reached from elsewhere and there is no key: first vetrina keys create NAME "
+            f"--scope admin --store {settings.store}",
+            "host",
+        )
     os.environ[SERVED] = settings.model_dump_json()
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # else each thread of a worker keeps a heap of its own
-    loggers = LOGGING_CONFIG["loggers"] | {"vetrina": {"handlers": ["default"], "level": "INFO", "propagate": False}}
-    with tempfile.TemporaryDirectory(prefix="vetrina-metrics-") as folder:
+    with tempfile.TemporaryDirectory(prefix="vetrina-") as folder:
         if settings.workers > 1:  # what each counts is added up there
             os.environ.setdefault(FOLDER, folder)
+            os.environ[RATES] = str(Path(folder) / "rates")
         # Workers are spawned, not forked, and map the same files: indexes lie in memory once, whatever their number.
         uvicorn.run(
             "serve.http.app:served_app",
@@ -40,10 +50,12 @@ def serve(
             host=settings.host,
             port=settings.port,
             workers=settings.workers,
+            http=PatientProtocol,
             timeout_worker_healthcheck=60,
-            log_level="info",
-            log_config={**LOGGING_CONFIG, "loggers": loggers},
-            access_log=False,
+            timeout_graceful_shutdown=settings.timeouts.stop,
+            log_config=log_config(settings.log_format),
+            access_log=False,  # the front has its own, without ids of shoppers
+            server_header=False,
         )
 
 

@@ -65,6 +65,10 @@ ab_app = typer.Typer(no_args_is_help=True, help="Two releases side by side, each
 app.add_typer(ab_app, name="ab")
 
 
+keys_app = typer.Typer(no_args_is_help=True, help="Who may call the service.")
+app.add_typer(keys_app, name="keys")
+
+
 tune_app = typer.Typer(no_args_is_help=True, help="Look for better settings.")
 app.add_typer(tune_app, name="tune")
 

@@ -8,6 +8,8 @@ import fcntl
 import getpass
 import hashlib
 import os
+from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,20 @@ def note(store: Path, act: str, by: str, **what: Any) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read(store: Path, last: int) -> list[dict[str, Any]]:
+    """The last acts, the latest last; a line that a full disk cut off is left out."""
+    try:
+        with (store / FILE).open("rb") as file:
+            lines = deque(file, maxlen=last)
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        with suppress(orjson.JSONDecodeError):
+            found.append(orjson.loads(line))
+    return found
 
 
 def operator() -> str:

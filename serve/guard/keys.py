@@ -95,7 +95,7 @@ def create_key(store: Path, name: str, scopes: Sequence[Scope], rate: float | No
                 number=number,
                 name=name,
                 sha256=_hash(secret),
-                scopes=[scope for scope in SCOPES if scope in scopes],
+                scopes=list(scopes),
                 rate=rate,
                 created_at=datetime.now(UTC),
             )
@@ -105,6 +105,14 @@ def create_key(store: Path, name: str, scopes: Sequence[Scope], rate: float | No
             raise BadRequest(f"{field}: {first['msg']} (got {first['input']!r})", field) from error
         _write(store, [*kept, key])
     return secret
+
+
+def scopes_of(names: Sequence[str]) -> list[Scope]:
+    """Scopes by their names; raises BadRequest for one there is not."""
+    for name in names:
+        if name not in SCOPES:
+            raise BadRequest(f"there is no scope {name!r}: there are {', '.join(SCOPES)}", "scope")
+    return [scope for scope in SCOPES if scope in names]
 
 
 def revoke_key(store: Path, name: str) -> None:
