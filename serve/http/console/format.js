@@ -1,0 +1,31 @@
+// Numbers, prices and times as people read them.
+
+export const number = (value, digits = 0) =>
+  value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+
+export const plural = (count, word) => `${number(count)} ${word}${count === 1 ? "" : "s"}`;
+
+export function price(item) {
+  if (item.price == null) return "";
+  try {
+    return item.price.toLocaleString("en", { style: "currency", currency: item.currency });
+  } catch {
+    return `${number(item.price, 2)} ${item.currency ?? ""}`; // a currency that the browser does not know
+  }
+}
+
+export function bytes(value) {
+  const power = Math.min(3, Math.floor(Math.log2(Math.max(1, value)) / 10));
+  return `${number(value / 2 ** (10 * power), power && value < 100 * 2 ** (10 * power) ? 1 : 0)} ${["B", "KiB", "MiB", "GiB"][power]}`;
+}
+
+/** A moment, from ISO 8601 or epoch seconds. */
+export const time = (moment) =>
+  new Date(typeof moment === "number" ? moment * 1000 : moment).toLocaleString("en-GB", {
+    day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit",
+  });
+
+export const signed = (value, digits = 2) => (value > 0 ? "+" : value < 0 ? "−" : "") + number(Math.abs(value), digits);
+
+/** The last part of a category path. */
+export const leaf = (category) => category?.split("/").at(-1) ?? "";

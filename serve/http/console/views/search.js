@@ -1,0 +1,200 @@
+// Search: words, a photo, items to look like, and filters, all in the address; what was found as cards.
+
+import { call, remember } from "../api.js";
+import { card, chip, link, name_of, steering } from "../cards.js";
+import { announce, h, icon, latest, problem } from "../dom.js";
+import { number, plural } from "../format.js";
+import { changed, go, toggled, where } from "../router.js";
+import { keepPhoto, photos } from "../state.js";
+import { suggesting } from "../suggest.js";
+import { VirtualList } from "../virtual.js";
+
+export const title = "Search", scope = "query";
+const K = 100;
+const columns = new Set(["category", "brand", "price"]); // that the catalogue has, as far as is known
+
+export function start(root, signal) {
+  const next = latest(signal);
+  const words = h("input", { id: "words", type: "search", placeholder: "Search in words, or drop a photo", maxlength: 2000 });
+  const file = h("input", { type: "file", accept: "image/*", id: "photo", class: "unseen", onchange: () => take(file.files[0]) });
+  const form = h("form", { class: "asking", role: "search", onsubmit: (event) => {
+    event.preventDefault();
+    go(changed({ q: words.value.trim() || null }));
+  } },
+  h("div", { class: "field" }, icon("search"), words, suggesting(words, () => form.requestSubmit(), signal)),
+  file, h("label", { for: "photo", class: "button", title: "Search by a photo" }, icon("camera"), h("span", {}, "Photo")),
+  h("button", { class: "primary" }, "Search"));
+  const chips = h("ul", { role: "list", class: "chips", "aria-label": "What the search goes by" });
+  const facets = h("aside", { class: "facets", "aria-label": "Filters", id: "facets" });
+  const opener = h("button", { type: "button", class: "opener", "aria-expanded": "false", "aria-controls": "facets", onclick: () =>
+    opener.setAttribute("aria-expanded", String(facets.classList.toggle("open"))) }, icon("filters"), "Filters");
+  const heading = h("h2", {}, "…"), understood = h("p", { class: "soft" });
+  const list = h("ul", { class: "cards" }), found = h("section", { class: "found", "aria-label": "Items" },
+    h("header", {}, h("div", {}, heading, understood), opener), chips, h("div", { class: "room" }, list));
+  root.append(form, h("div", { class: "beside" }, facets, found));
+
+  let items = [], asks = false, params = new URLSearchParams();
+  const likes = () => ({ likes: params.getAll("like"), unlikes: params.getAll("unlike"), steer });
+  const cards = new VirtualList(list, (place) => {
+    const item = items[place];
+    return card(item, link(item, changed({ item: item.item_id })), { actions: steering(item, likes()), scores: asks ? item.sources : null });
+  }, signal);
+
+  function steer(name, itemId) {
+    const other = name === "like" ? "unlike" : "like";
+    go(changed({ [name]: toggled(params, name, itemId), [other]: params.getAll(other).filter((id) => id !== itemId) }));
+  }
+
+  function take(photo) {
+    if (photo?.type.startsWith("image/")) go(changed({ photo: keepPhoto(photo) }));
+  }
+  for (const type of ["dragover", "dragleave", "drop"]) {
+    addEventListener(type, (event) => {
+      if (!event.dataTransfer?.types.includes("Files")) return;
+      event.preventDefault();
+      root.classList.toggle("dropping", type === "dragover");
+      if (type === "drop") take(event.dataTransfer.files[0]);
+    }, { signal });
+  }
+  addEventListener("paste", (event) => take(event.clipboardData.files[0]), { signal });
+
+  async function update(given) {
+    params = given;
+    const now = next();
+    words.value = params.get("q") ?? "";
+    file.value = "";
+    chips.replaceChildren(...chosen(params));
+    found.setAttribute("aria-busy", "true");
+    try {
+      const query = read(params), answer = await (query.asks ? search : popular)(query, now);
+      const counts = await counted(query, answer, now);
+      items = remember(answer.items);
+      asks = query.asks;
+      heading.textContent = query.asks ? plural(items.length, "item") : "In demand and new";
+      understood.replaceChildren(...(query.asks ? meaning(answer) : ["What a shopper sees of whom nothing is known. Search for more."]));
+      announce(`${plural(items.length, "item")} in ${number(answer.took_ms)} milliseconds`);
+      facets.replaceChildren(...panel(counts, params, answer.items[0]?.currency));
+      opener.hidden = !facets.childElementCount;
+      found.querySelector(".problem")?.remove();
+      cards.show(items.length);
+    } catch (error) {
+      if (now.aborted) return;
+      heading.textContent = "Not found";
+      understood.replaceChildren();
+      items = [];
+      cards.show(0);
+      found.querySelector(".problem")?.remove();
+      found.append(problem(error));
+    }
+    if (!now.aborted) found.removeAttribute("aria-busy");
+  }
+  return update;
+}
+
+/** What the address asks for. */
+function read(params) {
+  const photo = photos[params.get("photo")]?.file, text = params.get("q"), like = params.getAll("like");
+  const filter = {};
+  for (const column of ["category", "brand"]) {
+    if (params.has(column)) filter[column] = { in: params.getAll(column) };
+  }
+  const price = { ...(params.get("min") && { gte: Number(params.get("min")) }), ...(params.get("max") && { lte: Number(params.get("max")) }) };
+  if (Object.keys(price).length) filter.price = price;
+  const k = Number(params.get("k")) || K;
+  return { photo, text, like, unlike: params.getAll("unlike"), filter, k, asks: Boolean(text || photo || like.length) };
+}
+
+async function search({ photo, text, like = [], unlike = [], filter, k }, signal) {
+  const asked = { ...(text && { text }), like, unlike, filter, facets: [...columns], k };
+  try {
+    return await call("search", { body: photo ? form({ ...asked, image: photo }) : asked, signal });
+  } catch (error) {
+    const missing = error.field === "facets" && [...columns].find((name) => error.message.includes(`'${name}'`));
+    if (!missing) throw error;
+    columns.delete(missing);
+    return search({ photo, text, like, unlike, filter, k }, signal);
+  }
+}
+
+function form(asked) {
+  const data = new FormData();
+  for (const [name, value] of Object.entries(asked)) {
+    if (name === "filter") data.append(name, JSON.stringify(value));
+    else for (const each of [value].flat()) data.append(name, each);
+  }
+  return data;
+}
+
+const popular = ({ unlike, filter, k }, signal) => call("recommend", { body: { filter, exclude: unlike, k }, signal });
+
+/** Counts of each column as if nothing of it were chosen, so that more of it can be. They go by words and filter only. */
+async function counted({ text, filter }, answer, signal) {
+  const about = text ? { text } : { like: answer.items.slice(0, 1).map((item) => item.item_id) };
+  if (!text && !about.like.length) return {};
+  const counts = { ...(answer.facets ?? (await search({ ...about, filter, k: 1 }, signal)).facets) };
+  await Promise.all([...columns].filter((name) => name in filter).map(async (name) => {
+    const { [name]: _, ...others } = filter;
+    const other = await call("search", { body: { ...about, filter: others, facets: [name], understand: !filter.price || name !== "price", k: 1 }, signal });
+    counts[name] = other.facets[name];
+  }));
+  return counts;
+}
+
+/** How the words were understood. */
+function meaning({ understood: { text, filter, corrected }, took_ms }) {
+  const said = [];
+  if (text) said.push("Understood as ", h("strong", {}, text));
+  for (const [column, condition] of Object.entries(filter)) said.push(`, ${column} ${worded(condition)}`);
+  for (const [from, to] of Object.entries(corrected)) said.push(" · ", h("s", {}, from), ` read as ${to}`);
+  return [...said, said.length ? " · " : "", `${number(took_ms)} ms`];
+}
+
+const WORDS = { eq: "is", in: "in", lt: "under", lte: "at most", gt: "over", gte: "at least" };
+const worded = (condition) =>
+  typeof condition === "object" ? Object.entries(condition).map(([name, value]) => `${WORDS[name]} ${value}`).join(", ") : `is ${condition}`;
+
+function chosen(params) {
+  const without = (name, value) => () => go(changed({ [name]: value === undefined ? null : toggled(params, name, value) }));
+  const photo = photos[params.get("photo")];
+  const made = [
+    photo && chip([h("img", { src: photo.url, alt: "" }), "Your photo"], "the photo", without("photo")),
+    ...params.getAll("like").map((id) => chip(["More like ", name_of(id)], `more like ${id}`, without("like", id))),
+    ...params.getAll("unlike").map((id) => chip(["Less like ", name_of(id)], `less like ${id}`, without("unlike", id))),
+    ...["category", "brand"].flatMap((name) => params.getAll(name).map((value) => chip(value, `${name} ${value}`, without(name, value)))),
+    params.get("min") && chip(`from ${params.get("min")}`, "the lowest price", without("min")),
+    params.get("max") && chip(`up to ${params.get("max")}`, "the highest price", without("max")),
+  ].filter(Boolean);
+  if (made.length > 1) {
+    made.push(h("li", {}, h("button", { type: "button", class: "plain", onclick: () => go(changed({}, { view: "search", params: params.has("q") ? { q: params.get("q") } : {} })) }, "Clear all")));
+  }
+  return made;
+}
+
+function panel(counts, params, currency) {
+  const made = [];
+  for (const name of ["category", "brand"]) {
+    if (!counts[name]?.length) continue;
+    const values = params.getAll(name);
+    made.push(h("fieldset", {}, h("legend", {}, name), h("div", { class: "values" }, counts[name].map(({ value, count }) =>
+      h("label", {}, h("input", { type: "checkbox", checked: values.includes(value), onchange: () => go(changed({ [name]: toggled(params, name, value) })) }),
+        h("span", {}, value), h("span", { class: "soft figures" }, number(count)))))));
+  }
+  if (counts.price?.length || params.has("min") || params.has("max")) made.push(prices(counts.price ?? [], params, currency));
+  made.push(h("label", { class: "many" }, "Show at most ", h("select", { onchange: (event) => go(changed({ k: event.target.value })) },
+    [100, 300, 1000].map((k) => h("option", { value: k, selected: Number(params.get("k") ?? K) === k }, k)))));
+  return counts.category || counts.brand || counts.price ? made : [];
+}
+
+function prices(ranges, params, currency) {
+  const most = Math.max(...ranges.map(({ count }) => count));
+  const bound = (name, label) => h("label", {}, label, h("input", { type: "number", min: 0, step: "any", inputmode: "decimal", value: params.get(name) ?? "",
+    onchange: (event) => go(changed({ [name]: event.target.value || null })) }));
+  return h("fieldset", {}, h("legend", {}, "price", currency && ` (${currency})`),
+    h("div", { class: "values" }, ranges.map(({ from, to, count }) => {
+      const bar = h("span", { class: "bar" });
+      bar.style.setProperty("--share", count / most);
+      return h("button", { type: "button", class: "range", onclick: () => go(changed({ min: from, max: to })) },
+        h("span", { class: "figures" }, from === to ? number(from, 2) : `${number(from, 2)} – ${number(to, 2)}`), h("span", { class: "soft figures" }, number(count)), bar);
+    })),
+    h("div", { class: "bounds" }, bound("min", "From"), bound("max", "To")));
+}

@@ -1,0 +1,418 @@
+"""The console in a real browser: journeys on a desk and on a phone, and what it promises whatever the service says."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_http import Service, good, served
+
+from serve.guard.keys import create_key, revoke_key
+from serve.jobs.pipeline import build
+from serve.settings import Settings
+
+axe_core = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+Browser, Page, Route = playwright.Browser, playwright.Page, playwright.Route
+expect: Any = playwright.expect
+expect.set_options(timeout=20_000)  # ms; a slow machine is no failure
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+AXE = Path(axe_core.__file__).with_name("axe.min.js")
+SIZES = {"desk": {"width": 1280, "height": 800}, "phone": {"width": 390, "height": 844}}
+REJECTED = 600
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium: apt install chromium")
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def store(trained: Settings, shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The trained store with a feed of which rows were rejected, a table of relations, and an item that is hidden."""
+    folder = tmp_path_factory.mktemp("console")
+    shutil.copytree(trained.store, folder / "store", symlinks=True)
+    # Nothing is shed: what a slow machine does to answers is not what is tested here.
+    settings = trained.model_copy(update={"store": folder / "store", "shed_above_ms": 60_000.0})
+    lines = (shop / "catalog.csv").read_text("utf-8")
+    ids = [line.split(",")[0] for line in lines.splitlines()[1:]]
+    empty = "," * lines.splitlines()[0].count(",") + "\n"
+    hidden = f"HID-1,Forbidden lamp{empty[1:]}"
+    (folder / "catalog.csv").write_text(lines + hidden + empty * REJECTED, "utf-8")
+    table = "".join(f"{one},accessory,{other}\n" for one, other in zip(ids, ids[1:], strict=False))
+    (settings.store / "relations.csv").write_text("item_id,relation,related_id\n" + table, "utf-8")
+    (settings.store / "review.toml").write_text('words = ["forbidden"]\n', "utf-8")
+    assert build(settings, folder / "catalog.csv").published
+    return settings
+
+
+@pytest.fixture(scope="module")
+def service(store: Settings) -> Iterator[Service]:
+    with served(store) as running:
+        yield running
+
+
+@pytest.fixture
+def opened(browser: Any, service: Service) -> Iterator[Any]:
+    with visit(browser, service, "desk") as page:
+        yield page
+
+
+@contextmanager
+def visit(browser: Any, service: Service, size: str) -> Iterator[Any]:
+    """A page that is at the console; what went wrong in it is in `page.wrong`."""
+    context = browser.new_context(
+        viewport=SIZES[size], base_url=str(service.client.base_url), has_touch=size == "phone"
+    )
+    context.set_default_timeout(20_000)
+    page = context.new_page()
+    page.wrong = []
+    page.on("pageerror", lambda error: page.wrong.append(str(error)))
+    page.on("console", lambda said: page.wrong.append(said.text) if said.type == "error" else None)
+    page.goto("/")
+    yield page
+    context.close()
+
+
+def find(page: Any, words: str) -> None:
+    page.get_by_role("combobox", name="Search").fill(words)
+    page.keyboard.press("Enter")
+    expect(page.locator(".found h2")).to_have_text(re.compile(r"\d+ items?"))
+    settled(page)
+
+
+def settled(page: Any) -> None:
+    """Wait until the view is there and no part of it waits for an answer."""
+    expect(page.locator("main h1")).to_be_attached()
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)
+
+
+def titles(page: Any) -> list[str]:
+    """The first four."""
+    settled(page)
+    page.evaluate("scrollTo(0, 0)")
+    found: list[str] = page.locator(".found .cards .whole").all_inner_texts()
+    return found[:4]
+
+
+def serious(page: Any) -> list[str]:
+    """What axe-core finds of WCAG 2 A and AA that is serious or critical, in light and in dark."""
+    page.evaluate(AXE.read_text("utf-8"))
+    found = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        told = page.evaluate("axe.run({runOnly: ['wcag2a', 'wcag2aa']})")
+        found += [
+            f"{scheme}: {each['id']} at {node['target']}: {node['failureSummary']}"
+            for each in told["violations"]
+            if each["impact"] in ("serious", "critical")
+            for node in each["nodes"]
+        ]
+    return found
+
+
+def words(page: Any, shop: Path) -> None:
+    """Begin words, take a suggestion, keep to a category, go back."""
+    titles(page)
+    page.keyboard.press("/")
+    expect(page.get_by_role("combobox", name="Search")).to_be_focused()
+    page.keyboard.type("strip", delay=20)
+    expect(page.get_by_role("option").first).to_be_visible()
+    page.keyboard.press("ArrowDown")
+    suggested = page.get_by_role("listbox").get_by_role("option", selected=True).inner_text()
+    page.keyboard.press("Enter")
+    expect(page.locator(".found h2")).to_have_text(re.compile(r"\d+ items?"))
+    assert page.get_by_role("combobox", name="Search").input_value() == suggested
+    expect(page.get_by_text(f"Understood as {suggested}")).to_be_visible()
+    before = titles(page)
+    if page.get_by_role("button", name="Filters").is_visible():
+        page.get_by_role("button", name="Filters").click()
+    category = page.get_by_role("group", name="category").get_by_role("checkbox").first
+    name = page.get_by_role("group", name="category").locator("label").first.locator("span").first.inner_text()
+    category.check()
+    expect(page.get_by_role("button", name=f"Remove category {name}")).to_be_visible()
+    kept = titles(page)
+    assert kept != before
+    facts = page.locator(".found .card .soft.one").all_inner_texts()
+    assert {fact.split(" · ")[-1] for fact in facts} == {name.split("/")[-1]}
+    page.go_back()
+    expect(page.get_by_role("button", name=f"Remove category {name}")).to_have_count(0)
+    assert titles(page) == before
+
+
+def photo(page: Any, shop: Path) -> None:
+    """Choose a photo of an item: it is the first; drop another one, take it away again."""
+    photos = sorted((shop / "images").glob("MUG-*.jpg"))[:1] + sorted((shop / "images").glob("SNK-*.jpg"))[:1]
+    start = titles(page)
+    page.locator("#photo").set_input_files(photos[0])
+    expect(page.locator(".found .card").first).to_contain_text("Mugs")
+    expect(page.get_by_role("button", name="Remove the photo")).to_be_visible()
+    dropped = page.evaluate_handle(
+        """bytes => { const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], "photo.jpg", {type: "image/jpeg"})); return data; }""",
+        list(photos[1].read_bytes()),
+    )
+    for event in ("dragover", "drop"):
+        page.locator("main").dispatch_event(event, {"dataTransfer": dropped, "bubbles": True})
+    expect(page.locator(".found .card").first).to_contain_text("Sneakers")
+    find(page, "red")  # both together
+    expect(page.get_by_role("button", name="Remove the photo")).to_be_visible()
+    page.get_by_role("button", name="Remove the photo").click()
+    page.get_by_role("link", name="Vetrina").click()
+    expect(page.get_by_role("heading", name="In demand and new")).to_be_visible()
+    assert titles(page) == start
+
+
+def neighbours(page: Any, shop: Path) -> None:
+    """From an item to one that is like it and back, by keyboard."""
+    find(page, "mug")
+    first = page.locator(".found .whole").first
+    first.focus()
+    page.keyboard.press("Enter")
+    dialog, heading = page.get_by_role("dialog", name="Item"), page.locator("#item h2")
+    expect(heading).to_have_text(first.inner_text())
+    expect(heading).to_be_focused()
+    rows = ["Alike in all", "Alike by image", "Alike by text", "Alike by behaviour (tower)", "Goes with it"]
+    expect(dialog.locator(".around h3")).to_have_text(rows)
+    settled(page)
+    shown = [row.locator(".card").count() for row in dialog.locator(".around ul").all()]
+    assert shown[:4] == [6, 6, 6, 6]
+    assert shown[4] > 0
+    beside = dialog.locator(".around .whole").first
+    title = beside.inner_text()
+    beside.click()
+    expect(heading).to_have_text(title)
+    page.go_back()
+    expect(heading).to_have_text(first.inner_text())
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(first).to_be_focused()
+    assert "item=" not in page.url
+    first.click()
+    expect(heading).to_be_visible()
+    settled(page)
+
+
+def steer(page: Any, shop: Path) -> None:
+    """More like one item and less like another change the order; taken back, it is as before."""
+    find(page, "striped")
+    before = titles(page)
+    liked, unliked = before[3], before[0]
+    page.get_by_role("button", name=f"More like {liked}", exact=True).click()
+    expect(page.get_by_role("button", name="Remove more like")).to_be_visible()
+    expect(page.locator(".chips")).to_contain_text(f"More like {liked}")
+    towards = titles(page)
+    assert towards != before
+    page.get_by_role("button", name=f"Less like {unliked}", exact=True).click()
+    expect(page.get_by_role("button", name="Remove less like")).to_be_visible()
+    away = titles(page)
+    assert away != towards
+    assert unliked not in away or away.index(unliked) > towards.index(unliked)
+    expect(page.locator(".chips")).to_contain_text(f"Less like {unliked}")
+    serious_before = len(page.locator(".chip").all())
+    page.get_by_role("button", name="Remove more like").click()
+    expect(page.locator(".chip")).to_have_count(serious_before - 1)
+    page.get_by_role("button", name="Remove less like").click()
+    expect(page.locator(".chip")).to_have_count(0)
+    assert titles(page) == before
+
+
+def recommend(page: Any, shop: Path) -> None:
+    """Clicks of somebody new change what is recommended, at once and with reasons; a known shopper has a past."""
+    page.get_by_role("link", name="Shopper").click()
+    expect(page.get_by_role("heading", name="For somebody new")).to_be_visible()
+    before = titles(page)
+    for count in (1, 2):
+        page.get_by_role("button", name=re.compile("^Click: ")).nth(3).click()
+        expect(page.locator(".done .tried")).to_have_count(count)
+        settled(page)
+    after = titles(page)
+    assert after != before
+    expect(page.locator(".found .sentence").first).to_contain_text("Because")
+    assert page.locator(".found .card").first.locator(".why li").count() > 1
+    while page.locator(".done .tried").count():
+        page.get_by_role("button", name=re.compile("^Take back")).first.click()
+        settled(page)
+    assert titles(page) == before
+    if not page.locator(".recent").is_visible():
+        page.get_by_text("Lately active").click()
+    known = page.locator(".recent button").nth(1)
+    name = known.locator("span").first.inner_text()
+    known.click()
+    expect(page.get_by_role("heading", name=f"For {name}", exact=True)).to_be_visible()
+    assert titles(page) != before
+    assert name not in page.url
+    settled(page)
+
+
+def releases(page: Any, shop: Path) -> None:
+    """Look at what serves, let another release serve after a question, and go back."""
+    page.get_by_role("link", name="Releases").click()
+    expect(page.get_by_role("heading", name="Index health")).to_be_visible()
+    expect(page.get_by_role("rowheader")).to_have_text(["image", "text", "tower"])
+    serving, other = (page.locator("ul.releases a").nth(place).inner_text() for place in (0, 1))
+    expect(page.locator("#serving")).to_have_text(serving)
+    page.get_by_role("button", name="Activate").first.click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    expect(page.locator("#serving")).to_have_text(serving)
+    for next_ in (other, serving):
+        row = page.locator("ul.releases li").filter(has_text=next_)
+        row.get_by_role("button", name="Activate").click()
+        page.get_by_role("dialog").get_by_role("button", name="Activate").click()
+        expect(page.locator("#serving")).to_have_text(next_)
+        expect(row.locator(".badge")).to_have_text("serving")
+        settled(page)
+
+
+def compare(page: Any, shop: Path) -> None:
+    """The same words, then the same shopper, to two releases; what differs is marked."""
+    page.get_by_role("link", name="Compare").click()
+    page.get_by_role("textbox", name="Words").fill("striped mug")
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator(".summary")).to_contain_text("of 30 in both")
+    expect(page.locator(".ranking")).to_have_count(2)
+    page.get_by_role("combobox", name="Left").select_option(index=2)  # from before anything was learned of shoppers
+    page.get_by_role("radio", name="The shopper").check()
+    page.get_by_role("combobox", name="Left").select_option(index=2)
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator(".ranking .badge").first).to_be_visible()
+    settled(page)
+
+
+def operate(page: Any, shop: Path) -> None:
+    """What the feed brought, what is hidden, and what goes on."""
+    page.get_by_role("link", name="Catalogue").click()
+    expect(page.get_by_role("heading", name=f"Rejected rows ({REJECTED})")).to_be_visible()
+    expect(page.locator(".tiles li")).to_have_text([f"{73 + REJECTED}read", "73kept", f"{REJECTED}rejected"])
+    expect(page.get_by_role("heading", name="Hidden by content review (1)")).to_be_visible()
+    expect(page.get_by_text("a blocked word in its title")).to_be_visible()
+    settled(page)
+    page.get_by_role("link", name="Activity").click()
+    expect(page.get_by_role("heading", name="Drift")).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("^click: 3 events"))).to_be_visible()
+    settled(page)
+
+
+JOURNEYS = (words, photo, neighbours, steer, recommend, releases, compare, operate)
+
+
+@pytest.fixture(scope="module")
+def acted(service: Service) -> None:
+    """Three clicks just now."""
+    done = [{"user_id": "now", "item_id": item, "type": "click"} for item in service.ids(text="mug", k=3)]
+    good(service.client.post("/v1/events", json={"events": done}))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("journey", JOURNEYS, ids=lambda journey: journey.__name__)
+@pytest.mark.usefixtures("acted")
+def test_a_journey_works_and_everybody_can_make_it(
+    browser: Any,
+    service: Service,
+    shop: Path,
+    journey: Callable[[Any, Path], None],
+    size: str,
+    record_property: Callable[[str, Any], None],
+) -> None:
+    with visit(browser, service, size) as page:
+        try:
+            journey(page, shop)
+            barriers = serious(page)
+            record_property("axe_serious", len(barriers))
+            assert barriers == []
+            assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size]["width"]
+        finally:
+            record_property("console_errors", len(page.wrong))
+        assert page.wrong == []
+
+
+def test_a_long_list_is_virtual_and_goes_by_keys(opened: Any) -> None:
+    opened.goto("/#/catalogue")
+    rows = opened.locator(".rows").last.locator("li")
+    expect(rows.first).to_contain_text("line 75")
+    assert rows.first.get_attribute("aria-setsize") == str(REJECTED)
+    assert rows.count() < 40
+    opened.locator(".rows").last.focus()
+    opened.keyboard.press("End")
+    expect(rows.last).to_have_attribute("aria-posinset", str(REJECTED))
+    expect(rows.last).to_be_focused()
+    expect(rows.last).to_contain_text(f"line {74 + REJECTED}")
+    assert rows.count() < 40
+    opened.keyboard.press("ArrowUp")
+    expect(opened.locator(":focus")).to_have_attribute("aria-posinset", str(REJECTED - 1))
+    opened.goto("/#/search?k=1000")
+    expect(opened.locator(".found .cards li").first).to_have_attribute("aria-setsize", re.compile("7[23]"))
+    assert opened.locator(".found .cards li").count() < 40
+
+
+def test_a_hostile_title_stays_text(opened: Any, service: Service) -> None:
+    item = {"item_id": HOSTILE, "title": HOSTILE, "description": "onerror"}
+    assert good(service.client.put("/v1/items", json={"items": [item]}))["items"][0]["status"] == "created"
+    opened.goto("/#/search?q=onerror")
+    opened.get_by_role("link", name=HOSTILE, exact=True).click()
+    expect(opened.locator("#item h2")).to_have_text(HOSTILE)
+    settled(opened)
+    opened.get_by_role("button", name="More like this").click()
+    expect(opened.locator(".chips")).to_contain_text(HOSTILE)
+    assert opened.locator("img[src=x]").count() == 0
+    assert opened.wrong == []
+    good(service.client.request("DELETE", "/v1/items", json={"item_ids": [HOSTILE]}))
+
+
+def test_a_late_answer_does_not_replace_a_newer_one(opened: Any) -> None:
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        late = json.loads(route.request.post_data).get("text") == "mug"
+        held.append(route) if late else route.continue_()
+
+    opened.route("**/v1/search", hold)
+    opened.evaluate("location.hash = '#/search?q=mug'")
+    opened.wait_for_timeout(100)
+    find(opened, "sneaker")
+    newer = titles(opened)
+    assert len(held) == 1
+    held[0].continue_()
+    opened.wait_for_timeout(300)
+    assert titles(opened) == newer
+
+
+def test_what_the_service_refuses_is_told_in_its_words(opened: Any) -> None:
+    opened.goto("/#/search?q=mug&min=9&max=nothing")
+    answer = "filter.price.lte"
+    expect(opened.get_by_role("alert")).to_contain_text(answer)
+
+
+def test_a_key_is_asked_for_once_and_kept_out_of_addresses(browser: Any, service: Service, store: Settings) -> None:
+    secret = create_key(store.store, "console", ["query"])
+    try:
+        with visit(browser, service, "desk") as page:
+            expect(page.get_by_role("dialog", name="A key, please")).to_be_visible()
+            page.get_by_role("textbox", name="Key").fill("vt_wrong")
+            page.keyboard.press("Enter")
+            expect(page.get_by_text("The service does not know this key")).to_be_visible()
+            page.get_by_role("textbox", name="Key").fill(secret)
+            page.keyboard.press("Enter")
+            expect(page.locator(".found .picture img").first).to_be_visible()
+            page.get_by_role("link", name="Releases").click()
+            expect(page.get_by_role("alert")).to_have_text("This view needs a key with the scope admin.")
+            page.reload()
+            page.goto("/#/search")
+            find(page, "mug")
+            assert secret not in page.url
+            assert page.evaluate("localStorage.length") == 0
+    finally:
+        revoke_key(store.store, "console")
