@@ -520,6 +520,9 @@ def test_hostile_or_cut_xml_is_refused_and_the_catalogue_stays(shop: Shop) -> No
         shop.ingest(RSS[:-30], "feed.xml")
     with pytest.raises(BadInput, match="no end of a product"):
         shop.ingest("<rss><item><title>" + "x" * (1 << 24), "feed.xml")
+    for encoding in ("klingon", "utf-7", "big5"):
+        with pytest.raises(BadInput, match="write it in UTF-8"):
+            shop.ingest(f'<?xml version="1.0" encoding="{encoding}"?><rss></rss>', "feed.xml")
     assert len(shop.items()) == 2
 
 
@@ -576,6 +579,33 @@ def test_parquet(shop: Shop) -> None:
     assert two == Item("2", images=["b.jpg", "c.jpg"])
     with pytest.raises(Damaged, match="cannot be read as Parquet"):
         shop.ingest(content[:-20], "feed.parquet")
+
+
+@pytest.mark.parametrize(
+    ("count", "available"), [("", True), ("3", True), ("0", False), ("-4", False), ("--5", True), ("-" * 20, True)]
+)
+def test_a_count_in_stock_that_is_none_says_nothing(shop: Shop, count: str, available: bool) -> None:
+    shop.ingest(f"Handle,Title,Variant Price,Variant Inventory Qty\nmug,Mug,5.00,{count}\n")
+    assert shop.items()["mug"].available is available
+
+
+def test_parquet_values_that_are_none_cost_themselves_only(shop: Shop) -> None:
+    def text(*values: bytes) -> pa.Array:
+        return pa.array(values).view(pa.string())  # as some writers do, without a look
+
+    table = pa.table(
+        {
+            "item_id": text(b"1", b"2", b"\xff"),
+            "title": text(b"One", b"\xc3", b"Three"),
+            "description": ["", "Two", ""],
+            "updated_at": pa.array([10**18, 1767225600 * 10**6, 0], pa.timestamp("us")),
+        }
+    )
+    pq.write_table(table, shop.folder / "feed.parquet")
+    report = shop.ingest((shop.folder / "feed.parquet").read_bytes(), "feed.parquet")
+    assert shop.items() == {"1": Item("1", "One"), "2": Item("2", None, "Two", updated_at=1767225600.0)}
+    assert shop.rejects() == [(3, "bad_id")]
+    assert report.repaired == {"text_unreadable": 1, "updated_at_unknown": 1}
 
 
 def test_gzip_missing_files_and_formats_that_are_none(shop: Shop) -> None:

@@ -63,6 +63,8 @@ def read_xml(stream: BinaryIO, name: str) -> Iterator[Record]:
         raise BadInput(f"{name} refers outside itself: {error}", "feed") from error
     except ParseError as error:
         raise Damaged(f"{name} is not well-formed XML, or cut: {error}", "feed") from error
+    except (LookupError, ValueError) as error:  # of the parser: it has no such encoding
+        raise BadInput(f"{name} is XML in an encoding that is not read ({error}): write it in UTF-8", "feed") from error
 
 
 _GOOGLE = "{http://base.google.com/ns/1.0}"

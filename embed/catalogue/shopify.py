@@ -5,6 +5,7 @@ other variant of the product has it, else the handle and the option values (`tee
 are no records of their own.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
@@ -104,6 +105,9 @@ def _place(values: dict[str, str]) -> int:
     return int(position) if position.isdecimal() and len(position) < 10 else 1_000_000
 
 
+_COUNT = re.compile(r"-?\d+")
+
+
 def _is_available(product: dict[str, str], variant: dict[str, str]) -> bool:
     """On sale, and in stock unless stock is not tracked or may run below nothing."""
     if product.get("Status", "").lower() in ("draft", "archived") or product.get("Published", "").lower() == "false":
@@ -111,4 +115,4 @@ def _is_available(product: dict[str, str], variant: dict[str, str]) -> bool:
     stock = variant.get("Variant Inventory Qty", "").strip()
     unlimited = variant.get("Variant Inventory Policy", "").lower() == "continue"
     tracked = variant.get("Variant Inventory Tracker", "shopify")  # exports without the column do track
-    return not stock or unlimited or not tracked or not stock.lstrip("-").isdecimal() or int(stock[:18]) > 0
+    return not stock or unlimited or not tracked or not _COUNT.fullmatch(stock) or int(stock[:18]) > 0

@@ -4,6 +4,7 @@ import codecs
 import gzip
 import io
 import json
+import math
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -103,9 +104,9 @@ def read_parquet(source: Source) -> Parquet:
     """The rows of a Parquet file, numbered from 1."""
     try:
         parquet = pq.ParquetFile(source.file)
-    except (pa.ArrowException, OSError) as error:
+        columns = tuple(parquet.schema_arrow.names)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise Damaged(f"{source.name} cannot be read as Parquet: {error}", source.kind) from error
-    columns = tuple(parquet.schema_arrow.names)
     total, size, read = parquet.metadata.num_rows, source.path.stat().st_size, 0
 
     def records() -> Iterator[Record]:
@@ -170,4 +171,17 @@ def _json_record(number: int, line: str) -> Record | Reject:
 def _python(column: Any) -> list[Any]:
     if pa.types.is_timestamp(column.type):  # nanoseconds have no datetime
         column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
-    return cast(list[Any], column.to_pylist())
+    try:
+        return cast(list[Any], column.to_pylist())
+    except (ValueError, OverflowError):  # one of the values is none
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: Any) -> Any:
+    """A value, or what cleaning takes for none: bytes for text that is no UTF-8, NaN for a day beyond all."""
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return b""
+    except (ValueError, OverflowError):
+        return math.nan
