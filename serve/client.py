@@ -59,6 +59,7 @@ from serve.http.kept import (
     ReleasesAnswer,
     UserAnswer,
 )
+from serve.http.offered import AudienceAnswer, CopyAnswer
 
 MOST_REPEATS = 3  # of what is safe to repeat
 BUSY = {429, 503}  # what is worth another try
@@ -293,10 +294,10 @@ class Operations:
         holdout: float | None = None,
         again: bool | None = None,
         record: bool = False,
-    ) -> Call[dict[str, Any]]:
+    ) -> Call[AudienceAnswer]:
         """The shoppers most likely to want an item, or what a creative shows."""
         body = _given({**locals(), "image": _encoded(image)})
-        return Call("POST", "/v1/audience", dict[str, Any], body, changes=record)
+        return Call("POST", "/v1/audience", AudienceAnswer, body, changes=record)
 
     @Operation
     @staticmethod
@@ -306,9 +307,9 @@ class Operations:
         style: Literal["title", "reason", "ad"] | None = None,
         language: Literal["en", "de", "fr", "es", "it"] | None = None,
         segment: str | None = None,
-    ) -> Call[dict[str, Any]]:
+    ) -> Call[CopyAnswer]:
         """A short text for an item."""
-        return Call("POST", f"/v1/items/{_part(item_id)}/copy", dict[str, Any], _given(locals(), "item_id"))
+        return Call("POST", f"/v1/items/{_part(item_id)}/copy", CopyAnswer, _given(locals(), "item_id"))
 
     @Operation
     @staticmethod

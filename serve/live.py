@@ -31,7 +31,8 @@ from serve.learn.drift_watch import DriftWatch
 from serve.learn.event_store import EventStore, open_event_store
 from serve.learn.feedback import Feedback
 from serve.learn.known import Known, Taken, known_now, known_of, take_events
-from serve.learn.rights import Erased, Preferences, Rights, forget_again
+from serve.learn.preferences import Preferences
+from serve.learn.rights import Erased, Rights, forget_again
 from serve.metrics import ACTS, EVENTS, HIDDEN, RELEASE, WORTH
 from serve.rank.online import OnlineHead
 from serve.rank.rules import RuleBook, rules_file

@@ -168,6 +168,7 @@ class View:
                 now[was] = -1 if number is None else number
                 if number is not None:
                     before[number] = was
+        now[np.isin(now, list(self.hidden))] = -1
         return Numbering(before, now)
 
     @property

@@ -16,7 +16,8 @@ from serve.audience.audience import Audiences, Cap, Wanted
 from serve.audience.shoppers import ShopperTable
 from serve.following import open_engine
 from serve.learn.event_store import EventStore, open_event_store
-from serve.learn.rights import Preferences, Rights
+from serve.learn.preferences import Preferences
+from serve.learn.rights import Rights
 from serve.retrieve.engine import Engine
 from serve.settings import Settings
 

@@ -46,7 +46,7 @@ from serve.http.contract import (
     SimilarRequest,
     SuggestQuery,
 )
-from serve.learn.rights import Preferences
+from serve.learn.preferences import Preferences
 from serve.release import open_current
 from serve.settings import Settings
 

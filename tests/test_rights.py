@@ -16,7 +16,8 @@ from serve import cli
 from serve.jobs.bulk import write_candidates
 from serve.learn.answer_store import AnswerStore
 from serve.learn.event_store import EventStore, open_event_store
-from serve.learn.rights import FILE, Preferences, Rights, forget_again
+from serve.learn.preferences import Preferences
+from serve.learn.rights import FILE, Rights, forget_again
 from serve.settings import Settings
 
 WHO = "anna.privata@example.org"

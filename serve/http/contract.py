@@ -290,11 +290,21 @@ class AnswerItem(BaseModel):
     score is then their sum, each times what it is worth to the shop. `rules` are the shop's own that moved the item.
     """
 
-    model_config = ConfigDict(extra="allow")
-
     item_id: str
     score: float
     sources: dict[str, float]
+    title: str | None = None
+    description: str | None = None
+    category: str | None = None
+    brand: str | None = None
+    price: float | None = None
+    currency: str | None = None
+    image: str | None = None
+    images: list[str] = []
+    attributes: dict[str, list[str]] = {}
+    available: bool | None = None
+    domain: str | None = None
+    updated_at: float | None = None
     chances: dict[str, float] | None = None
     reasons: ReasonsOfItem | None = None
     rules: list[str] = []

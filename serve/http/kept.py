@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve.http.contract import MAX_CHANGES, MAX_EVENTS, Answered, ItemId, Strict
-from serve.learn.rights import Preferences
+from serve.learn.preferences import Preferences
 
 
 class EventsRequest(Strict):

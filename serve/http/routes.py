@@ -54,7 +54,7 @@ from serve.http.kept import (
 )
 from serve.learn.answer_store import Display
 from serve.learn.known import Known
-from serve.learn.rights import Preferences
+from serve.learn.preferences import Preferences
 from serve.live import Live
 from serve.metrics import ANSWERS, exposed
 from serve.retrieve.engine import Engine, Taste, in_domains
@@ -74,10 +74,11 @@ def _schemas(model: type[BaseModel]) -> dict[str, Any]:
 
 def _query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
     """A model's fields as the OpenAPI document lists query parameters."""
-    properties = model.model_json_schema()["properties"]
+    described = model.model_json_schema()
+    required = described.get("required", ())
     return [
-        {"name": name, "in": "query", "required": False, "description": schema["description"], "schema": schema}
-        for name, schema in properties.items()
+        {"name": name, "in": "query", "required": name in required, "description": of["description"], "schema": of}
+        for name, of in described["properties"].items()
     ]
 
 

@@ -68,7 +68,7 @@ def judged(
     path.parent.mkdir(parents=True, exist_ok=True)
     verdicts = _read(path, settings.review.classifier)
     refused: dict[str, str] = {}
-    waiting: list[tuple[Item, str, bytes, Image]] = []
+    waiting: dict[bytes, tuple[Image, list[tuple[Item, str]]]] = {}  # by key: the image, and who has it as what
     asked = 0
 
     def take(item: Item, reference: str, score: float) -> None:
@@ -77,14 +77,14 @@ def judged(
 
     def ask() -> None:
         nonlocal asked
-        scores = [float(score) for score in classify([image for *_, image in waiting])]
+        scores = [float(score) for score in classify([image for image, _ in waiting.values()])]
         lines = []
-        for (item, reference, key, _), score in zip(waiting, scores, strict=True):
+        for (key, (_, owners)), score in zip(waiting.items(), scores, strict=True):
             verdicts[key] = score
-            lines.append(
-                orjson.dumps({"classifier": settings.review.classifier, "key": key.hex(), "score": score}) + b"\n"
-            )
-            take(item, reference, score)
+            told = {"classifier": settings.review.classifier, "key": key.hex(), "score": score}
+            lines.append(orjson.dumps(told) + b"\n")
+            for item, reference in owners:
+                take(item, reference, score)
         with path.open("ab") as file:
             file.write(b"".join(lines))
         asked += len(waiting)
@@ -93,12 +93,14 @@ def judged(
     for done, item in enumerate(items, start=1):
         for reference in item.images:
             try:
-                key, data = source.load(reference, verdicts.__contains__)
-                if data is None:
+                key, data = source.load(reference, lambda key: key in verdicts or key in waiting)
+                if key in verdicts:
                     take(item, reference, verdicts[key])
+                elif key in waiting:
+                    waiting[key][1].append((item, reference))
                 else:
-                    image = decode_image(data, settings.image_limits, shrink_to=SHRINK_TO)
-                    waiting.append((item, reference, key, image))
+                    image = decode_image(data or b"", settings.image_limits, shrink_to=SHRINK_TO)
+                    waiting[key] = image, [(item, reference)]
             except ImageRefused:
                 continue
             if len(waiting) == BATCH:

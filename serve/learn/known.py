@@ -9,7 +9,8 @@ from embed.behaviour import EVENT_TYPES, Event, clean_event
 from embed.records import Reject
 from serve.errors import BadRequest, writable
 from serve.learn.event_store import EventStore
-from serve.learn.rights import Preferences, Rights
+from serve.learn.preferences import Preferences
+from serve.learn.rights import Rights
 from serve.settings import Settings
 
 MOST_RECENT = 200  # events of a shopper that an answer goes by

@@ -29,7 +29,8 @@ from serve.following import open_engine
 from serve.jobs.learning import train
 from serve.jobs.pipeline import build
 from serve.learn.event_store import open_event_store
-from serve.learn.rights import Preferences, Rights
+from serve.learn.preferences import Preferences
+from serve.learn.rights import Rights
 from serve.settings import Settings
 
 SEED, LIKED, FEWEST, SHARE, CALLS, OPTED_OUT = 0, 4.0, 20, 10, 10_000, 100
