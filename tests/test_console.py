@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from serve.settings import Settings
 
 axe_core = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-Browser, Page, Route = playwright.Browser, playwright.Page, playwright.Route
 expect: Any = playwright.expect
 expect.set_options(timeout=20_000)  # ms; a slow machine is no failure
 
@@ -52,7 +52,7 @@ def store(trained: Settings, shop: Path, tmp_path_factory: pytest.TempPathFactor
     empty = "," * lines.splitlines()[0].count(",") + "\n"
     hidden = f"HID-1,Forbidden lamp{empty[1:]}"
     (folder / "catalog.csv").write_text(lines + hidden + empty * REJECTED, "utf-8")
-    table = "".join(f"{one},accessory,{other}\n" for one, other in zip(ids, ids[1:], strict=False))
+    table = "".join(f"{one},accessory,{other}\n" for one, other in pairwise(ids))
     (settings.store / "relations.csv").write_text("item_id,relation,related_id\n" + table, "utf-8")
     (settings.store / "review.toml").write_text('words = ["forbidden"]\n', "utf-8")
     assert build(settings, folder / "catalog.csv").published

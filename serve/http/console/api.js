@@ -17,7 +17,7 @@ export async function call(path, { body, signal } = {}) {
   const response = await send(path, body, signal);
   const answer = await response.json().catch(() => null);
   if (response.ok && answer) {
-    if (answer.release) $("#serving").textContent = answer.release;
+    if (answer.release && !body?.user_id) $("#serving").textContent = answer.release; // a shopper may be in an A/B test
     return answer;
   }
   throw new Refused(response.status, answer?.error ?? { message: `The service answered ${response.status}.` });
@@ -35,13 +35,12 @@ async function send(path, body, signal, tries = 5) {
     if (error.name === "AbortError") throw error;
     throw new Refused(0, { message: "The service does not answer. Is it running?" });
   }
-  if (response.status === 401 && (await newKey(key))) return send(path, body, signal, tries);
   const pause = response.headers.get("retry-after"); // too often, or too much to do
-  if (!response.ok && pause && tries > 1) {
-    await new Promise((resolve) => setTimeout(resolve, 1000 * pause));
-    return send(path, body, signal, tries - 1);
-  }
-  return response;
+  const again = response.status === 401 ? await newKey(key) : !response.ok && pause && tries > 1;
+  if (!again) return response;
+  await response.body?.cancel();
+  await new Promise((resolve) => setTimeout(resolve, 1000 * pause));
+  return send(path, body, signal, tries - 1);
 }
 
 let asking;
@@ -72,6 +71,8 @@ export async function enter() {
 export const may = (scope) => scopes.includes(scope) || scopes.includes("admin");
 
 export const itemPath = (itemId) => `items/${encodeURIComponent(itemId)}`;
+
+export const recommended = (body, signal) => call("recommend", { body, signal });
 
 const items = new Map();
 
@@ -113,8 +114,8 @@ async function next() {
   const { path, wanted, resolve } = waiting.pop();
   let url = null;
   if (wanted.some((each) => each())) {
-    const response = await send(path).catch(() => null);
-    if (response?.ok) url = URL.createObjectURL(await response.blob());
+    const response = await send(path).catch(() => null), body = await response?.blob(); // unread, it keeps a connection
+    if (response?.ok) url = URL.createObjectURL(body);
   }
   wanted.length = 0;
   if (!url) photos.delete(path);

@@ -9,16 +9,12 @@ const DONE = { view: "viewed", click: "clicked", cart: "in the cart", purchase: 
 
 /** A photo of an item in a box that has its place from the start. */
 export function picture(item, size = 320, place = 0) {
-  const box = h("span", { class: "picture" });
-  if (!item.image) {
-    box.append(h("span", { class: "letter", "aria-hidden": "true" }, Array.from(title(item))[0]));
-    return box;
+  const box = h("span", { class: "picture" }), none = () => h("span", { class: "letter", "aria-hidden": "true" }, Array.from(title(item))[0]);
+  if (item.image) {
+    photo(item.item_id, size, place, () => box.isConnected).then((url) => box.append(url ? h("img", { src: url, alt: "" }) : none()));
+  } else {
+    box.append(none());
   }
-  photo(item.item_id, size, place, () => box.isConnected).then((url) => {
-    if (!url) return;
-    const image = h("img", { src: url, alt: "" });
-    image.decode().catch(() => null).then(() => box.append(image));
-  });
   return box;
 }
 

@@ -88,7 +88,7 @@ export function interval({ low, mean, high }, most) {
   return fitted((width) => {
     const x = (value) => width / 2 + (value / (most || 1)) * (width / 2 - 6);
     return picture(width, 24, `${number(mean, 4)}, from ${number(low, 4)} to ${number(high, 4)}`,
-      svg("line", { x1: width / 2, x2: width / 2, y1: 2, y2: 22 }),
+      svg("line", { class: "target", x1: width / 2, x2: width / 2, y1: 2, y2: 22 }),
       svg("polyline", { points: `${x(low)},12 ${x(high)},12` }),
       svg("g", { class: "chosen" }, svg("circle", { cx: x(mean), cy: 12, r: 4 })));
   });

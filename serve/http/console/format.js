@@ -20,10 +20,11 @@ export function bytes(value) {
 }
 
 /** A moment, from ISO 8601 or epoch seconds. */
-export const time = (moment) =>
-  new Date(typeof moment === "number" ? moment * 1000 : moment).toLocaleString("en-GB", {
-    day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit",
-  });
+export function time(moment) {
+  const date = new Date(typeof moment === "number" ? moment * 1000 : moment);
+  const year = date.getFullYear() === new Date().getFullYear() ? undefined : "numeric";
+  return date.toLocaleString("en-GB", { day: "numeric", month: "short", year, hour: "2-digit", minute: "2-digit" });
+}
 
 export const signed = (value, digits = 2) => (value > 0 ? "+" : value < 0 ? "−" : "") + number(Math.abs(value), digits);
 

@@ -18,7 +18,7 @@ export function start(root, signal) {
     announce(`${plural(events.reduce((sum, { count }) => sum + count, 0), "event")} in the last ${HOURS} hours`);
     return [h("h2", {}, `Events of the last ${HOURS} hours`), rates(events),
       answers_dropped > 0 && h("p", { class: "problem" }, `${plural(answers_dropped, "answer")} could not be logged.`),
-      h("h2", {}, "Drift"), drifted(drift), h("h2", {}, "A/B test"), tested(experiment)];
+      h("h2", {}, "A/B test"), tested(experiment), h("h2", {}, "Drift"), drifted(drift)];
   });
 }
 
@@ -40,7 +40,7 @@ function drifted(drift) {
   if (!drift.length) return h("p", { class: "soft" }, "Not known yet: too little was shown since the release was made.");
   const most = Math.max(...drift.map(({ psi }) => psi));
   return [h("p", { class: "soft" }, "How far what is shown has moved since the release was made, as population stability index: under 0.1 is the same, over 0.25 another population."),
-    h("ul", { role: "list", class: "shares" }, drift.toSorted((one, other) => other.psi - one.psi).map(({ feature, psi, alert }) => {
+    h("ul", { role: "list", class: "shares wide" }, drift.toSorted((one, other) => other.psi - one.psi).map(({ feature, psi, alert }) => {
       const bar = h("span", { class: alert ? "bar against" : "bar" });
       bar.style.setProperty("--share", psi / most);
       return h("li", {}, h("span", {}, feature, alert && h("span", { class: "badge bad" }, "drifted")), h("span", { class: "figures" }, number(psi, 3)), bar);
@@ -49,9 +49,11 @@ function drifted(drift) {
 
 function tested(test) {
   if (!test) return h("p", { class: "soft" }, "None runs. vetrina ab start RELEASE begins one.");
-  const { experiment, arms, differences, left_out } = test;
+  const { experiment, arms, differences, left_out, note } = test;
+  const told = `${experiment.release} answers ${number(experiment.share * 100)} % of the shoppers since ${time(experiment.since)}.`;
+  if (note) return h("p", { class: "soft" }, `${told} ${note}`);
   const most = (name) => Math.max(Math.abs(differences[name].low), Math.abs(differences[name].high));
-  return [h("p", {}, `${experiment.release} answers ${number(experiment.share * 100)} % of the shoppers since ${time(experiment.since)}. ${plural(left_out, "shopper")} were answered by both and are left out.`),
+  return [h("p", { class: "soft" }, `${told} ${plural(left_out, "shopper")} answered by both left out.`),
     table(["A list", ...Object.keys(arms).map((name) => `${name} (${plural(arms[name].shoppers, "shopper")})`), "Difference", "95 %", "Better"], Object.keys(differences).map((name) => [
       name, ...Object.values(arms).map(({ means }) => number(means[name], 4)), signed(differences[name].mean, 4), interval(differences[name], most(name)), `${number(differences[name].better * 100)} %`,
     ]))];

@@ -1,6 +1,6 @@
 // Search: words, a photo, items to look like, and filters, all in the address; what was found as cards.
 
-import { call, remember } from "../api.js";
+import { call, recommended, remember } from "../api.js";
 import { card, chip, link, name_of, steering } from "../cards.js";
 import { announce, h, icon, latest, problem } from "../dom.js";
 import { number, plural } from "../format.js";
@@ -15,7 +15,7 @@ const columns = new Set(["category", "brand", "price"]); // that the catalogue h
 
 export function start(root, signal) {
   const next = latest(signal);
-  const words = h("input", { id: "words", type: "search", placeholder: "Search in words, or drop a photo", maxlength: 2000 });
+  const words = h("input", { id: "words", type: "search", placeholder: "Words, or drop a photo", maxlength: 2000 });
   const file = h("input", { type: "file", accept: "image/*", id: "photo", class: "unseen", onchange: () => take(file.files[0]) });
   const form = h("form", { class: "asking", role: "search", onsubmit: (event) => {
     event.preventDefault();
@@ -30,8 +30,8 @@ export function start(root, signal) {
     opener.setAttribute("aria-expanded", String(facets.classList.toggle("open"))) }, icon("filters"), "Filters");
   const heading = h("h2", {}, "…"), understood = h("p", { class: "soft" });
   const list = h("ul", { class: "cards" }), found = h("section", { class: "found", "aria-label": "Items" },
-    h("header", {}, h("div", {}, heading, understood), opener), chips, h("div", { class: "room" }, list));
-  root.append(form, h("div", { class: "beside" }, facets, found));
+    h("header", {}, h("div", {}, heading, understood), opener), facets, chips, h("div", { class: "room" }, list));
+  root.append(form, found);
 
   let items = [], asks = false, params = new URLSearchParams();
   const likes = () => ({ likes: params.getAll("like"), unlikes: params.getAll("unlike"), steer });
@@ -70,8 +70,8 @@ export function start(root, signal) {
       const counts = await counted(query, answer, now);
       items = remember(answer.items);
       asks = query.asks;
-      heading.textContent = query.asks ? plural(items.length, "item") : "In demand and new";
-      understood.replaceChildren(...(query.asks ? meaning(answer) : ["What a shopper sees of whom nothing is known. Search for more."]));
+      heading.textContent = query.asks ? `${items.length === query.k ? "First " : ""}${plural(items.length, "item")}` : "In demand and new";
+      understood.replaceChildren(...(query.asks ? meaning(answer) : ["What a new shopper sees."]));
       announce(`${plural(items.length, "item")} in ${number(answer.took_ms)} milliseconds`);
       facets.replaceChildren(...panel(counts, params, answer.items[0]?.currency));
       opener.hidden = !facets.childElementCount;
@@ -125,7 +125,7 @@ function form(asked) {
   return data;
 }
 
-const popular = ({ unlike, filter, k }, signal) => call("recommend", { body: { filter, exclude: unlike, k }, signal });
+const popular = ({ unlike, filter, k }, signal) => recommended({ filter, exclude: unlike, k }, signal);
 
 /** Counts of each column as if nothing of it were chosen, so that more of it can be. They go by words and filter only. */
 async function counted({ text, filter }, answer, signal) {

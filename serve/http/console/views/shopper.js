@@ -1,6 +1,6 @@
 // A shopper: who it is, what was done, and recommendations with their reasons, which follow each click.
 
-import { call, may, remember } from "../api.js";
+import { call, may, recommended, remember } from "../api.js";
 import { button, card, DONE, moved, moves, name_of, picture } from "../cards.js";
 import { announce, fill, h, iconButton, latest, problem } from "../dom.js";
 import { number, plural, time } from "../format.js";
@@ -31,7 +31,7 @@ export function start(root, signal) {
       h("h2", {}, "History"), done),
     found));
 
-  let items = [], before = [], change = new Map();
+  let items = [], before = [], asked, change = new Map(); // `asked` is for whom the items are
   const cards = new VirtualList(list, (place) => {
     const item = items[place];
     return card(item, button(item, "Click", () => tryOut(item.item_id, "click")), {
@@ -75,11 +75,12 @@ export function start(root, signal) {
     fill(done, now, () => history(now));
     found.setAttribute("aria-busy", "true");
     try {
-      const answer = await call("recommend", { signal: now, body: { ...asShopper(), k: K, explain: true, diversity: Number(params.get("diversity") ?? 0) } });
-      before = items;
+      const answer = await recommended({ ...asShopper(), k: K, explain: true, diversity: Number(params.get("diversity") ?? 0) }, now);
+      before = shopper.id === asked ? items : [];
+      asked = shopper.id;
       items = remember(answer.items);
       change = moves(before, items);
-      told.textContent = `Ranked by the ${answer.ranked_by}, ${number(answer.took_ms)} ms. A click on an item is tried out, not stored.`;
+      told.textContent = `Ranked by the ${answer.ranked_by} of ${answer.release}, ${number(answer.took_ms)} ms. Clicks are tried out, not stored.`;
       announce(`${plural(items.length, "recommendation")}, first ${items[0]?.title ?? "none"}`);
       found.querySelector(".problem")?.remove();
       cards.show(items.length);
