@@ -1,14 +1,113 @@
-"""Pictures of what a release measured."""
+"""Pictures of a shop: its items, how its spaces are laid out, how training went, and what a release measured.
 
-from collections.abc import Mapping
+What takes axes, or makes a figure of pyplot's, is for notebooks; what takes a path writes a file.
+"""
+
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from embed.catalogue import Item
+from embed.errors import BadInput
+from embed.images import ImageSource, decode_image
+from index.faiss_index import principal_axes
 from index.tuning import Point
 from serve.evaluation.evaluate import FUSED, RERANKED, SERVED, Evaluation
+from serve.rank.explain import Reasons
 from serve.rank.scorer import HeadFacts
 from serve.release import SpaceEntry
+
+OURS, OTHER, ACCENT, PLAIN = "#014f86", "#61a5c2", "#e0a458", "#b8b8b8"
+"""Told apart by who sees few colours too, and by their lightness in print."""
+STYLE = {
+    "figure.dpi": 100,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": f"cycler('color', ['{OURS}', '{ACCENT}', '{OTHER}', '#7a5195', '{PLAIN}'])",
+    "axes.titlelocation": "left",
+    "figure.constrained_layout.use": True,
+    "legend.frameon": False,
+}
+"""How the notebooks draw: for `pyplot.rcParams.update`."""
+SHELF = 1.7  # the height of a row of photos with its texts, in widths of a photo
+
+
+def draw_items(shelves: Mapping[str, Sequence[tuple[Item | Image, str]]], source: ImageSource) -> None:
+    """Draw a row of photos for each title, with some text under each, as a figure of pyplot's.
+
+    Photos of items are read from `source`.
+    """
+    from matplotlib import pyplot as plt
+
+    longest = max(len(shelf) for shelf in shelves.values())
+    _, axis = plt.subplots(figsize=(1.4 * longest, 2.35 * len(shelves)))
+    for row, (title, shelf) in enumerate(shelves.items()):
+        top = row * SHELF
+        axis.text(0, top, title, fontsize=10)
+        for column, (of, said) in enumerate(shelf):
+            x, y = column + 0.48, top + 0.6  # the middle of the photo
+            text = "\n".join(textwrap.fill(line, 21) for line in said.split("\n"))
+            axis.text(x, top + 1.12, text, fontsize=7, ha="center", va="top")
+            photo = _first_photo(of, source) if isinstance(of, Item) else of
+            if photo is None:
+                axis.text(x, y, "no photo", fontsize=8, ha="center", va="center")
+                continue
+            across, down = (0.47 * side / max(photo.size) for side in photo.size)
+            axis.imshow(photo, extent=(x - across, x + across, y + down, y - down))
+    axis.set(xlim=(0, longest), ylim=(len(shelves) * SHELF, -0.15))
+    axis.set_axis_off()
+
+
+def _first_photo(item: Item, source: ImageSource) -> Image | None:
+    """An item's first photo, None where there is none that can be read."""
+    try:
+        return decode_image(source.read(item.images[0]), source.limits, shrink_to=160)
+    except (IndexError, BadInput):
+        return None
+
+
+def principal_plane(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    """Where n vectors [n, d] lie on their first two principal components, [n, 2], and the share of variance there."""
+    centred = vectors - vectors.mean(axis=0)
+    axes, held = principal_axes(centred)
+    return centred @ axes[:, :2], float(held[1])
+
+
+def draw_groups(axis: Any, points: NDArray[np.float32], groups: Sequence[str], most: int = 12) -> None:
+    """Draw n points [n, 2] by their groups, the `most` largest named where they lie, into matplotlib axes.
+
+    Colour and shape tell groups apart, and are the same wherever the same groups are drawn; all smaller ones are grey.
+    """
+    import matplotlib as mpl
+
+    named = sorted(name for name, _ in Counter(groups).most_common(most))
+    of = np.array([named.index(name) if name in named else -1 for name in groups])
+    axis.scatter(*points[of < 0].T, s=8, color=PLAIN, alpha=0.6)
+    middles = np.array([np.median(points[of == number], axis=0) for number in range(len(named))])
+    apart, lowest = 0.045 * np.ptp(points[:, 1]), -np.inf
+    for number in np.argsort(middles[:, 1]):
+        colour = mpl.color_sequences["petroff10"][number % 10]
+        axis.scatter(*points[of == number].T, s=14, color=colour, marker="os^D"[number % 4], alpha=0.7, linewidths=0)
+        x, lowest = middles[number, 0], max(middles[number, 1], lowest + apart)  # no name on top of another
+        box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour, "alpha": 0.8}
+        axis.text(x, lowest, named[number], size=8, ha="center", va="center", bbox=box)
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+
+
+def training_curves(folder: Path) -> dict[str, list[float]]:
+    """What TensorBoard shows of a training (see embed.fitting): by name, the value after each epoch."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+    read = EventAccumulator(str(folder)).Reload()
+    return {name: [event.value for event in read.Scalars(name)] for name in read.Tags()["scalars"]}
 
 
 def draw_curves(spaces: Mapping[str, SpaceEntry], path: Path) -> bool:
@@ -78,6 +177,45 @@ def draw_reliability(axis: Any, heads: Mapping[str, HeadFacts]) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
+def draw_reasons(axis: Any, reasons: Sequence[Reasons], names: Sequence[str], most: int = 4) -> None:
+    """Draw what adds up to each of m named scores, the `most` largest parts told apart, as bars into matplotlib axes.
+
+    `history` is what the shopper's own interactions add. What speaks against an item lies below zero.
+    """
+    rows = [{"history": sum(one.value for one in of.history), **of.parts} for of in reasons]
+    parts = {
+        name: np.array([of.get(name, 0.0) for of in rows]) for name in sorted({name for of in rows for name in of})
+    }
+    largest = sorted(parts, key=lambda name: -float(np.abs(parts[name]).sum()))
+    shown = {name: parts[name] for name in largest[:most]}
+    shown["the rest"] = np.sum([np.zeros(len(rows)), *(parts[name] for name in largest[most:])], axis=0)
+    ends, places = np.zeros((2, len(rows))), np.arange(len(rows))  # how far the bars reach below and above zero
+    for name, values in shown.items():
+        side = (values > 0).astype(int)
+        axis.barh(places, values, left=ends[side, places], label=name)
+        ends[side, places] += values
+    axis.set_yticks(places, names)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.invert_yaxis()
+    axis.set_xlabel("what each part adds to the score")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def draw_systems(axis: Any, found: Evaluation) -> None:
+    """Draw bars of NDCG@10 with their intervals, the baselines in another colour, into matplotlib axes."""
+    systems = sorted(found.systems.items(), key=lambda each: each[1].means["ndcg10"])
+    for place, (name, of) in enumerate(systems):
+        mean, (low, high) = of.means["ndcg10"], of.intervals["ndcg10"]
+        colour = OURS if name in (FUSED, RERANKED, SERVED) else PLAIN if name in found.baselines else OTHER
+        axis.barh(place, mean, color=colour, height=0.7)
+        axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], color="black", capsize=3, linewidth=1)
+        axis.annotate(f"{mean:.4f}", (high, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axis.set_yticks(range(len(systems)), [name for name, _ in systems])
+    axis.set_xlabel(f"NDCG@10 of {next(iter(found.systems.values())).shoppers:,} held-out shoppers, 95 % intervals")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.margins(x=0.12)
+
+
 def draw_evaluation(found: Evaluation, file: Path) -> None:
     """Write bars of NDCG@10 with their intervals, the baselines in another colour, to a PNG or SVG file.
 
@@ -88,20 +226,10 @@ def draw_evaluation(found: Evaluation, file: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    systems = sorted(found.systems.items(), key=lambda each: each[1].means["ndcg10"])
-    height = 0.4 * len(systems) + 1.6
     columns = 1 + bool(found.heads)
-    figure, ((axis, *beside),) = plt.subplots(1, columns, figsize=(4 + 4 * columns, height), squeeze=False)
-    for place, (name, of) in enumerate(systems):
-        mean, (low, high) = of.means["ndcg10"], of.intervals["ndcg10"]
-        colour = "#014f86" if name in (FUSED, RERANKED, SERVED) else "#b8b8b8" if name in found.baselines else "#61a5c2"
-        axis.barh(place, mean, color=colour, height=0.7)
-        axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], color="black", capsize=3, linewidth=1)
-        axis.annotate(f"{mean:.4f}", (high, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
-    axis.set_yticks(range(len(systems)), [name for name, _ in systems])
-    axis.set_xlabel(f"NDCG@10 of {next(iter(found.systems.values())).shoppers:,} held-out shoppers, 95 % intervals")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.margins(x=0.12)
+    size = 4 + 4 * columns, 0.4 * len(found.systems) + 1.6
+    figure, ((axis, *beside),) = plt.subplots(1, columns, figsize=size, squeeze=False)
+    draw_systems(axis, found)
     for one in beside:
         draw_reliability(one, found.heads)
     figure.tight_layout()
