@@ -404,6 +404,7 @@ class Live:
         release.behaviour.warm_up()
         following = Following(release, self._settings, encoders)
         self._read(following)  # without keeping anyone waiting; what comes meanwhile is read later
+        self._engine_of(following).warm_up()
         return following
 
     def _follow_journal(self) -> None:

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from test_http import until
 
+from serve import cli
 from serve.demo.shop import make_shop
 from serve.errors import Broken
 from serve.jobs.import_events import import_events
@@ -27,6 +28,7 @@ from serve.settings import Settings
 os.environ.setdefault("VETRINA_SHED_ABOVE_MS", "60000")
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = Path(os.environ.get("VETRINA_DATA", ROOT.parent / "shared" / "data"))
+Run = Callable[..., tuple[int, str, str]]
 QUICK = {"epochs": 4, "dim": 16, "patience": 4}
 QUICK_SCORER = {"epochs": 3, "cases": 200, "hard": 20}
 
@@ -124,3 +126,21 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
             connection.execute(text(f"DROP TABLE IF EXISTS {table}"))
     engine.dispose()
     return found
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """`run("search", "words")` in an empty working folder: exit code, output and errors of the command."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["vetrina", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capfd.readouterr()
+        code = ended.value.code
+        assert code is None or isinstance(code, int)
+        return code or 0, printed.out, printed.err
+
+    return command

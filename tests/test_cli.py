@@ -2,39 +2,18 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import Run
 
 from embed.catalogue import Catalogue
-from serve import cli
 from serve.doctor import examine
 from serve.jobs.pipeline import build
 from serve.release import open_current, releases_folder
 from serve.settings import Settings, load_settings
 
 ANSWER_KEYS = {"request_id", "release", "took_ms", "ranked_by", "items"}
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """`run("search", "words")` in an empty working folder: exit code, output and errors of the command."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["vetrina", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capfd.readouterr()
-        code = ended.value.code
-        assert code is None or isinstance(code, int)
-        return code or 0, printed.out, printed.err
-
-    return command
 
 
 def is_one_line(text: str) -> bool:

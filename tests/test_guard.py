@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import uvicorn
+from conftest import Run
 from hypothesis import given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
-from test_cli import Run, run  # noqa: F401  a fixture
 from test_http import Service, good, refused, served, until
 
 from serve.errors import BadRequest, Broken, NotFound
@@ -129,7 +129,7 @@ def test_a_damaged_key_file_lets_nobody_in(copied: Settings) -> None:
 
 
 def test_the_command_makes_lists_and_revokes_keys_and_all_of_it_is_in_the_audit_log(
-    run: Run,  # noqa: F811
+    run: Run,
     tmp_path: Path,
 ) -> None:
     store = tmp_path / "store"
@@ -164,7 +164,7 @@ def test_the_command_makes_lists_and_revokes_keys_and_all_of_it_is_in_the_audit_
     assert made["key"] not in (store / "audit.jsonl").read_text()
 
 
-def test_without_a_key_only_this_machine_is_served(run: Run, built: Settings) -> None:  # noqa: F811
+def test_without_a_key_only_this_machine_is_served(run: Run, built: Settings) -> None:
     code, _, errors = run("serve", "--host", "0.0.0.0", "--store", built.store)
     assert code == 2
     assert "vetrina keys create" in " ".join(errors.split())

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import Run
 from hypothesis import given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
 from PIL import Image
-from test_cli import Run, run  # noqa: F401  a fixture
 from test_http import good, refused, served, until
 
 from embed.catalogue import Item, as_batch

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -93,6 +94,14 @@ class Engine:
         # Which items are alike does not depend on what shoppers type.
         self._space_weights = {space: settings.space_weights.get(space, 1.0) for space in view.spaces}
         self._spaces = dict(view.spaces) | ({TOWER: view.tower} if view.tower is not None else {})
+
+    def warm_up(self) -> None:
+        """Ask one question of each kind, so that the first that anybody asks does not wait for what is read once."""
+        first = self.view.text(0)
+        with suppress(BadRequest, NotFound):  # no space may take words, and the first item may be gone
+            self.search(Query(k=10, text="any"))
+            self.similar([first], 10)
+        self.recommend([], 10)
 
     def search(self, query: Query, taste: Taste | None = None) -> list[Found]:
         """The k best items, best first; raises BadRequest where the query is empty or no space can take it.
