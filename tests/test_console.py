@@ -297,7 +297,7 @@ def operate(page: Any, shop: Path) -> None:
     page.get_by_role("link", name="Catalogue").click()
     expect(page.get_by_role("heading", name=f"Rejected rows ({REJECTED})")).to_be_visible()
     expect(page.locator(".tiles li")).to_have_text([f"{73 + REJECTED}read", "73kept", f"{REJECTED}rejected"])
-    expect(page.get_by_role("heading", name="Hidden by content review (1)")).to_be_visible()
+    expect(page.get_by_role("heading", name="Hidden by review (1)")).to_be_visible()
     expect(page.get_by_text("a blocked word in its title")).to_be_visible()
     settled(page)
     page.get_by_role("link", name="Activity").click()

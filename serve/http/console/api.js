@@ -94,7 +94,8 @@ let running = 0;
 
 /** An object URL of one of an item's photos, null where there is none or `wanted` says that nobody looks any more. */
 export function photo(itemId, size, place, wanted) {
-  const path = `${itemPath(itemId)}/image?size=${size}&number=${place}`, asked = photos.get(path) ?? { path, wanted: [] };
+  const path = `${itemPath(itemId)}/image?size=${size}&number=${place}`;
+  const asked = photos.get(path) ?? { path, wanted: [] };
   asked.wanted.push(wanted);
   asked.url ??= new Promise((resolve) => waiting.push(Object.assign(asked, { resolve })));
   photos.delete(path);

@@ -1,7 +1,7 @@
 // Items as cards and rows, what may be done with them, and why they are there.
 
 import { item as known, photo } from "./api.js";
-import { h, iconButton } from "./dom.js";
+import { badge, h, iconButton, shares } from "./dom.js";
 import { leaf, number, price, signed } from "./format.js";
 
 const PARTS = 4; // of a score, the largest
@@ -9,12 +9,12 @@ const DONE = { view: "viewed", click: "clicked", cart: "in the cart", purchase: 
 
 /** A photo of an item in a box that has its place from the start. */
 export function picture(item, size = 320, place = 0) {
-  const box = h("span", { class: "picture" }), none = () => h("span", { class: "letter", "aria-hidden": "true" }, Array.from(title(item))[0]);
-  if (item.image) {
-    photo(item.item_id, size, place, () => box.isConnected).then((url) => box.append(url ? h("img", { src: url, alt: "" }) : none()));
-  } else {
-    box.append(none());
-  }
+  const box = h("span", { class: "picture" });
+  const show = (url) => box.append(url
+    ? h("img", { src: url, alt: "" })
+    : h("span", { class: "letter", "aria-hidden": "true" }, Array.from(title(item))[0]));
+  if (item.image) photo(item.item_id, size, place, () => box.isConnected).then(show);
+  else show(null);
   return box;
 }
 
@@ -56,17 +56,16 @@ function why({ sentence, parts, history }) {
   const whole = Math.max(...largest.map(({ value }) => Math.abs(value)), 1e-9);
   return h("div", { class: "why" },
     h("p", { class: "sentence" }, sentence),
-    h("ul", { role: "list" }, largest.map(({ name, item_id, value }) => {
-      const bar = h("span", { class: value < 0 ? "bar against" : "bar" });
-      bar.style.setProperty("--share", Math.abs(value) / whole);
-      return h("li", {},
-        h("span", { class: "one" }, name, item_id && " ", item_id && name_of(item_id)),
-        h("span", { class: "figures" }, signed(value)), bar);
-    })));
+    shares(largest.map(({ name, item_id, value }) => ({
+      name: [name, item_id && " ", item_id && nameOf(item_id)],
+      text: signed(value),
+      share: Math.abs(value) / whole,
+      against: value < 0,
+    }))));
 }
 
 /** The title of an item by its id: the id until it is known. */
-export function name_of(itemId) {
+export function nameOf(itemId) {
   const text = h("span", {}, itemId);
   known(itemId).then((found) => (text.textContent = title(found)), () => null);
   return text;
@@ -79,15 +78,15 @@ export const chip = (label, what, onclick) =>
 /** How places moved from one list to another: by item id a number, undefined for what was not there. */
 export function moves(before, after) {
   const places = new Map(before.map((item, place) => [item.item_id, place]));
-  return new Map(after.map((item, place) => [item.item_id, places.has(item.item_id) ? places.get(item.item_id) - place : undefined]));
+  const by = (id, place) => (places.has(id) ? places.get(id) - place : undefined);
+  return new Map(after.map(({ item_id }, place) => [item_id, by(item_id, place)]));
 }
 
 export function moved(by, alone) {
   if (by === 0) return null;
-  if (by === undefined) return h("span", { class: "badge strong" }, alone);
+  if (by === undefined) return badge(alone, "strong");
   const [arrow, word] = by > 0 ? ["↑", "up"] : ["↓", "down"];
-  return h("span", { class: "badge" }, h("span", { "aria-hidden": "true" }, arrow, Math.abs(by)),
-    h("span", { class: "unseen" }, ` ${word} ${Math.abs(by)}`));
+  return badge([h("span", { "aria-hidden": "true" }, arrow), h("span", { class: "unseen" }, `${word} `), Math.abs(by)]);
 }
 
 export { DONE };

@@ -18,50 +18,58 @@ function fitted(draw) {
 const picture = (width, height, label, ...children) =>
   svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, children);
 
+const line = (x1, y1, x2, y2, kind) => svg("line", { x1, y1, x2, y2, class: kind });
+
 const text = (x, y, anchor, value) => svg("text", { x, y, "text-anchor": anchor }, value);
 
 /** Bars over time: `values` are {start, count}, one for each hour, the earliest first. */
 export function bars(values, label) {
   const height = 72, foot = 18, most = Math.max(1, ...values.map(({ count }) => count));
   return fitted((width) => {
-    const step = width / values.length;
+    const step = width / values.length, base = height - foot;
+    const told = (place, x, anchor) => text(x, height - 4, anchor, hour(values[place].start));
     return picture(width, height, label,
       values.map(({ start, count }, place) => {
-        const tall = count && Math.max(2, (count / most) * (height - foot - 4));
-        return svg("rect", { x: place * step + 0.5, y: height - foot - tall, width: Math.max(1, step - 1.5), height: tall, rx: 1 },
-          svg("title", {}, `${hour(start)}: ${number(count)}`));
+        const tall = count && Math.max(2, (count / most) * (base - 4));
+        const box = { x: place * step + 0.5, y: base - tall, width: Math.max(1, step - 1.5), height: tall, rx: 1 };
+        return svg("rect", box, svg("title", {}, `${hour(start)}: ${number(count)}`));
       }),
-      svg("line", { x1: 0, x2: width, y1: height - foot + 0.5, y2: height - foot + 0.5 }),
-      [0, values.length / 2, values.length - 1].map((place, end) =>
-        text([0, width / 2, width][end], height - 4, ["start", "middle", "end"][end], hour(values[Math.floor(place)].start))));
+      line(0, base + 0.5, width, base + 0.5),
+      told(0, 0, "start"), told(values.length / 2, width / 2, "middle"), told(values.length - 1, width, "end"));
   });
 }
 
-const hour = (start) => new Date(start).toLocaleString("en-GB", { weekday: "short", hour: "2-digit", minute: "2-digit" });
+const hour = (start) =>
+  new Date(start).toLocaleString("en-GB", { weekday: "short", hour: "2-digit", minute: "2-digit" });
 
-/** Recall against latency of all indexes that were tried, the chosen one and the target marked. */
+/** Recall against latency of all indexes that were tried on all rows, the chosen one and the target marked. */
 export function curve(points, chosen, target) {
-  const rows = Math.max(...points.map((point) => point.rows));
-  const tried = points.filter((point) => point.rows === rows).map((point) => ({ ...point, ms: 1000 / point.queries_per_s }));
-  const best = front(tried.filter(({ factory }) => factory === chosen));
-  const lowest = Math.max(0.5, Math.min(...tried.map((point) => point.recall10))), shown = tried.filter((point) => point.recall10 >= lowest);
-  const times = shown.map(({ ms }) => Math.log10(ms)), floor = Math.min(...times) - 0.1, ceiling = Math.max(...times) + 0.1;
-  const label = `Recall at 10 against latency of ${shown.length} measurements; ${chosen} reaches ${number(best.at(-1)?.recall10 ?? 0, 3)}.`;
+  const rows = Math.max(...points.map((point) => point.rows)), all = points.filter((point) => point.rows === rows);
+  const lowest = Math.max(0.5, Math.min(...all.map((point) => point.recall10)));
+  const shown = all.filter((point) => point.recall10 >= lowest)
+    .map((point) => ({ ...point, ms: 1000 / point.queries_per_s }));
+  const best = front(shown.filter(({ factory }) => factory === chosen));
+  const times = shown.map(({ ms }) => Math.log10(ms)), floor = Math.min(...times) - 0.1;
+  const ceiling = Math.max(...times) + 0.1;
+  const label = `Recall at 10 against latency of ${shown.length} measurements`;
   return fitted((width) => {
     const height = Math.min(320, Math.max(220, width * 0.45)), left = 44, bottom = 38, right = 12, top = 22;
     const x = (recall) => left + ((recall - lowest) / (1 - lowest || 1)) * (width - left - right);
     const y = (ms) => height - bottom - ((Math.log10(ms) - floor) / (ceiling - floor)) * (height - bottom - top);
     const recalls = Array.from({ length: 6 }, (_, place) => lowest + ((1 - lowest) * place) / 5);
-    const dot = (point, r) => svg("circle", { cx: x(point.recall10), cy: y(point.ms), r },
-      svg("title", {}, `${point.factory}: recall ${number(point.recall10, 3)}, ${number(point.ms, 3)} ms, ${number(point.bytes_per_vector)} bytes a vector`));
+    const dot = (point, r) => svg("circle", { cx: x(point.recall10), cy: y(point.ms), r }, svg("title", {},
+      `${point.factory}: recall ${number(point.recall10, 3)}, ${number(point.ms, 3)} ms, ` +
+      `${number(point.bytes_per_vector)} bytes a vector`));
     return picture(width, height, label,
-      steps(10 ** floor, 10 ** ceiling).map((ms) => [svg("line", { x1: left, x2: width - right, y1: y(ms), y2: y(ms) }), text(left - 6, y(ms) + 4, "end", String(ms))]),
+      steps(10 ** floor, 10 ** ceiling).map((ms) =>
+        [line(left, y(ms), width - right, y(ms)), text(left - 6, y(ms) + 4, "end", String(ms))]),
       recalls.map((recall) => text(x(recall), height - bottom + 16, "middle", number(recall, 2))),
       text(left, 12, "start", "ms a query, log scale"), text(width - right, height - 4, "end", "recall@10"),
-      target >= lowest && [svg("line", { class: "target", x1: x(target), x2: x(target), y1: top, y2: height - bottom }), text(x(target) - 4, top + 10, "end", `target ${target}`)],
+      target >= lowest && [line(x(target), top, x(target), height - bottom, "target"),
+        text(x(target) - 4, top + 10, "end", `target ${target}`)],
       svg("g", { class: "others" }, shown.filter(({ factory }) => factory !== chosen).map((point) => dot(point, 2))),
-      best.length > 1 && svg("polyline", { points: best.filter((point) => point.recall10 >= lowest).map((point) => `${x(point.recall10)},${y(point.ms)}`).join(" ") }),
-      svg("g", { class: "chosen" }, best.filter((point) => point.recall10 >= lowest).map((point) => dot(point, 3.5))));
+      svg("polyline", { points: best.map((point) => `${x(point.recall10)},${y(point.ms)}`).join(" ") }),
+      svg("g", { class: "chosen" }, best.map((point) => dot(point, 3.5))));
   });
 }
 
@@ -88,7 +96,7 @@ export function interval({ low, mean, high }, most) {
   return fitted((width) => {
     const x = (value) => width / 2 + (value / (most || 1)) * (width / 2 - 6);
     return picture(width, 24, `${number(mean, 4)}, from ${number(low, 4)} to ${number(high, 4)}`,
-      svg("line", { class: "target", x1: width / 2, x2: width / 2, y1: 2, y2: 22 }),
+      line(width / 2, 2, width / 2, 22, "target"),
       svg("polyline", { points: `${x(low)},12 ${x(high)},12` }),
       svg("g", { class: "chosen" }, svg("circle", { cx: x(mean), cy: 12, r: 4 })));
   });

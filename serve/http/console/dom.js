@@ -41,6 +41,22 @@ export const icon = (name) =>
 export const iconButton = (name, label, onclick, props) =>
   h("button", { type: "button", class: "round", "aria-label": label, title: label, onclick, ...props }, icon(name));
 
+export const note = (...text) => h("p", { class: "soft" }, text);
+
+export const badge = (text, kind = "") => h("span", { class: `badge ${kind}` }, text);
+
+/** A list of names with numbers and bars: rows are {name, text, share, against}, shares from 0 to 1. */
+export const shares = (rows, kind = "") =>
+  h("ul", { role: "list", class: `shares ${kind}` }, rows.map(({ name, text, share, against }) =>
+    h("li", {}, h("span", { class: "one" }, name), h("span", { class: "figures" }, text), bar(share, against))));
+
+/** A bar of a share from 0 to 1; `against` is what counts the other way. */
+export function bar(share, against = false) {
+  const made = h("span", { class: against ? "bar against" : "bar" });
+  made.style.setProperty("--share", share);
+  return made;
+}
+
 /** Tell screen readers. */
 export function announce(text) {
   $("#status").textContent = text;

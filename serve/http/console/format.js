@@ -15,8 +15,8 @@ export function price(item) {
 }
 
 export function bytes(value) {
-  const power = Math.min(3, Math.floor(Math.log2(Math.max(1, value)) / 10));
-  return `${number(value / 2 ** (10 * power), power && value < 100 * 2 ** (10 * power) ? 1 : 0)} ${["B", "KiB", "MiB", "GiB"][power]}`;
+  const power = Math.min(3, Math.floor(Math.log2(Math.max(1, value)) / 10)), shown = value / 2 ** (10 * power);
+  return `${number(shown, power && shown < 100 ? 1 : 0)} ${["B", "KiB", "MiB", "GiB"][power]}`;
 }
 
 /** A moment, from ISO 8601 or epoch seconds. */
@@ -26,7 +26,8 @@ export function time(moment) {
   return date.toLocaleString("en-GB", { day: "numeric", month: "short", year, hour: "2-digit", minute: "2-digit" });
 }
 
-export const signed = (value, digits = 2) => (value > 0 ? "+" : value < 0 ? "−" : "") + number(Math.abs(value), digits);
+export const signed = (value, digits = 2) =>
+  (value > 0 ? "+" : value < 0 ? "−" : "") + number(Math.abs(value), digits);
 
 /** The last part of a category path. */
 export const leaf = (category) => category?.split("/").at(-1) ?? "";

@@ -2,10 +2,10 @@
 
 import { call, itemPath, may, remember } from "./api.js";
 import { card, DONE, link, picture } from "./cards.js";
-import { $, announce, fill, h, icon, iconButton, latest } from "./dom.js";
-import { price } from "./format.js";
+import { $, announce, fill, h, icon, iconButton, latest, note } from "./dom.js";
+import { plural, price } from "./format.js";
 import { changed, go, href, toggled, where } from "./router.js";
-import { tryOut } from "./state.js";
+import { shopper, tryOut } from "./state.js";
 
 const NEIGHBOURS = 6;
 const dialog = $("#item"), body = $("#item-body");
@@ -44,12 +44,19 @@ function facts(item) {
     go(changed({ [name]: toggled(search, name, item.item_id), item: null }, { view: "search", params: search }));
   };
   const labelled = (name, text, what) =>
-    h("button", { type: "button", onclick: () => steer(name), "aria-pressed": String(params.getAll(name).includes(item.item_id)) }, icon(what), text);
+    h("button", {
+      type: "button",
+      onclick: () => steer(name),
+      "aria-pressed": String(params.getAll(name).includes(item.item_id)),
+    }, icon(what), text);
+  const tried = h("span", {}), tell = () => (tried.textContent = `${plural(shopper.tried.length, "act")} tried out`);
   const doing = (type) =>
     h("button", { type: "button", onclick: () => {
       tryOut(item.item_id, type);
-      announce(`${DONE[type]}: added to the history that recommendations are tried out with`);
+      tell();
+      announce(`${DONE[type]}: ${tried.textContent}`);
     } }, DONE[type]);
+  tell();
   const rows = [
     ["Id", item.item_id], ["Brand", item.brand], ["Category", item.category],
     ...Object.entries(item.attributes ?? {}).map(([name, values]) => [name, values.join(", ")]),
@@ -62,40 +69,48 @@ function facts(item) {
     h("h2", { tabindex: -1 }, item.title || item.item_id),
     h("p", { class: "price" }, price(item)),
     item.description && h("p", {}, item.description),
-    h("p", { class: "buttons" }, labelled("like", "More like this", "more"), labelled("unlike", "Less like this", "less")),
+    h("p", { class: "buttons" },
+      labelled("like", "More like this", "more"), labelled("unlike", "Less like this", "less")),
     h("dl", {}, rows.filter(([, value]) => value).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
     h("h3", {}, "As if a shopper had it"),
     h("p", { class: "buttons" }, ["view", "click", "cart", "purchase", "dislike"].map(doing)),
-    h("p", { class: "soft" }, "Goes into the history under ", h("a", { href: href("shopper") }, "Shopper"), "; nothing is stored."));
+    note(tried, " under ", h("a", { href: href("shopper") }, "Shopper"), "; nothing is stored."));
 }
 
 /** Neighbours by all spaces together and by each that the release has, and what the shop's relations say. */
 function around(itemId, release, signal) {
   const section = h("section", { class: "around" });
-  const similar = (space) => `${itemPath(itemId)}/similar?k=${NEIGHBOURS}&space=${encodeURIComponent(space)}`;
+  const ask = (what) => call(`${itemPath(itemId)}/${what}`, { signal });
+  const similar = (space) => `similar?k=${NEIGHBOURS}&space=${encodeURIComponent(space)}`;
   fill(section, signal, async () => {
-    const together = await call(`${itemPath(itemId)}/similar?k=${NEIGHBOURS}`, { signal });
+    const together = await ask(`similar?k=${NEIGHBOURS}`);
     // Who may not see the manifest sees the spaces that the answer names.
-    const { spaces, tower, behaviour } = may("admin") ? await manifest(release, signal) : { spaces: together.items[0]?.sources ?? {} };
+    const { spaces, tower, behaviour } = may("admin")
+      ? await manifest(release, signal)
+      : { spaces: together.items[0]?.sources ?? {} };
     return [
-      row("Alike in all", () => together, signal),
-      Object.keys(spaces).map((space) => row(`Alike by ${space}`, () => call(similar(space), { signal }), signal)),
-      tower && row("Alike by behaviour (tower)", () => call(similar("tower"), { signal }), signal),
-      behaviour?.knowledge && row("Goes with it", () => call(`${itemPath(itemId)}/related?k=${NEIGHBOURS}`, { signal }), signal),
+      row("Alike in all", together, signal),
+      Object.keys(spaces).map((space) => row(`Alike by ${space}`, ask(similar(space)), signal)),
+      tower && row("Alike by behaviour (tower)", ask(similar("tower")), signal),
+      behaviour?.knowledge && row("Goes with it", ask(`related?k=${NEIGHBOURS}`), signal),
     ];
   });
   return section;
 }
 
 async function manifest(release, signal) {
-  if (!manifests.has(release)) manifests.set(release, (await call(`releases/${encodeURIComponent(release)}`, { signal })).manifest);
+  if (!manifests.has(release)) {
+    manifests.set(release, (await call(`releases/${encodeURIComponent(release)}`, { signal })).manifest);
+  }
   return manifests.get(release);
 }
 
+/** A row of cards under its name, with their places until the answer comes. */
 function row(name, answer, signal) {
-  const list = h("ul", { role: "list", class: "cards small" }, Array.from({ length: NEIGHBOURS }, () => h("li", { class: "ghost" })));
+  const ghosts = Array.from({ length: NEIGHBOURS }, () => h("li", { class: "ghost" }));
+  const list = h("ul", { role: "list", class: "cards small" }, ghosts);
   fill(list, signal, async () => {
-    const { items } = await answer();
+    const { items } = await answer;
     if (!items.length) return h("li", { class: "soft whole-row" }, "Nothing.");
     return remember(items).map((each) =>
       h("li", {}, card(each, link(each, changed({ item: each.item_id })), { scores: each.sources })));

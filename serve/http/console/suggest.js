@@ -10,17 +10,22 @@ export function suggesting(input, chosen, signal) {
   const list = h("ul", { role: "listbox", id: "suggestions", "aria-label": "Suggestions", hidden: true });
   const next = latest(signal);
   let timer, active = -1;
-  for (const [name, value] of Object.entries({ role: "combobox", "aria-label": "Search", "aria-autocomplete": "list", "aria-controls": list.id, "aria-expanded": "false", autocomplete: "off" })) {
-    input.setAttribute(name, value);
-  }
+  const combobox = {
+    role: "combobox", autocomplete: "off",
+    "aria-label": "Search", "aria-autocomplete": "list", "aria-controls": list.id, "aria-expanded": "false",
+  };
+  for (const [name, value] of Object.entries(combobox)) input.setAttribute(name, value);
 
   function show(texts) {
     active = -1;
     input.removeAttribute("aria-activedescendant");
-    list.replaceChildren(...texts.map((text, place) => h("li", { role: "option", id: `suggestion-${place}`, "aria-selected": "false", onpointerdown: (event) => {
-      event.preventDefault(); // the field keeps the focus
-      pick(text);
-    } }, text)));
+    list.replaceChildren(...texts.map((text, place) => h("li", {
+      role: "option", id: `suggestion-${place}`, "aria-selected": "false",
+      onpointerdown: (event) => {
+        event.preventDefault(); // the field keeps the focus
+        pick(text);
+      },
+    }, text)));
     list.hidden = !texts.length;
     input.setAttribute("aria-expanded", String(!list.hidden));
   }

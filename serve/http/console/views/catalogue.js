@@ -1,7 +1,7 @@
 // The catalogue: what the last feed brought, what was rejected and why, and what content review hides.
 
 import { call } from "../api.js";
-import { announce, fill, h, problem } from "../dom.js";
+import { announce, fill, h, note, problem, shares } from "../dom.js";
 import { number, plural } from "../format.js";
 import { VirtualList } from "../virtual.js";
 
@@ -10,8 +10,8 @@ const PAGE = 200;
 
 export function start(root, signal) {
   const rejects = paged("catalogue", "rejects", ["No row was rejected", "Rejected rows"], rejectRow, ingested, signal);
-  const hidden = paged("review", "hidden", ["Content review hides nothing", "Hidden by content review"], hiddenRow, blocked, signal);
-  root.append(rejects.above, hidden.section, rejects.section);
+  const hidden = paged("review", "hidden", ["Nothing is hidden", "Hidden by review"], hiddenRow, blocked, signal);
+  root.append(rejects.above, hidden.section, rejects.section); // the report first, the longest list last
   return () => {
     rejects.show();
     hidden.show();
@@ -26,22 +26,22 @@ function paged(path, name, headings, draw, said, signal) {
   const above = h("div", {}), heading = h("h2", {}, "…"), list = h("ul", { class: "rows" });
   let found = [], asked = new Set();
   const rows = new VirtualList(list, (place) => {
-    if (!found[place]) load(Math.floor(place / PAGE));
+    if (!found[place]) load(place - (place % PAGE));
     return h("article", {}, found[place] ? draw(found[place]) : h("span", { class: "soft" }, "…"));
   }, signal);
 
-  async function page(number) {
-    asked.add(number);
-    const answer = await call(`${path}?offset=${number * PAGE}&limit=${PAGE}`, { signal });
-    answer[name].forEach((one, place) => (found[number * PAGE + place] = one));
+  async function page(from) {
+    asked.add(from);
+    const answer = await call(`${path}?offset=${from}&limit=${PAGE}`, { signal });
+    answer[name].forEach((one, place) => (found[from + place] = one));
     return answer;
   }
 
-  async function load(number) {
-    if (asked.has(number)) return;
+  async function load(from) {
+    if (asked.has(from)) return;
     try {
-      await page(number);
-      rows.refresh(number * PAGE, (number + 1) * PAGE);
+      await page(from);
+      rows.refresh(from, from + PAGE);
     } catch (error) {
       if (!signal.aborted) list.before(problem(error));
     }
@@ -63,18 +63,26 @@ function paged(path, name, headings, draw, said, signal) {
 function ingested({ report }) {
   announce(`${plural(report.read, "row")} read, ${number(report.kept)} kept, ${number(report.rejected)} rejected`);
   return [
-    h("p", { class: "soft" }, `${report.feed}, ${report.format}, version ${report.version}`),
+    note(`${report.feed}, ${report.format}, version ${report.version}`),
     h("ul", { role: "list", class: "tiles" }, ["read", "kept", "rejected"].map((name) =>
       h("li", { class: "panel" }, h("strong", {}, number(report[name])), name))),
-    shares("Why rows were rejected", report.rejects),
-    shares("What was repaired", report.repaired),
-    shares("Live changes folded in", report.changed),
-    report.ignored_columns.length > 0 && h("p", { class: "soft" }, `Columns not used: ${report.ignored_columns.join(", ")}`),
+    counted("Why rows were rejected", report.rejects),
+    counted("What was repaired", report.repaired),
+    counted("Live changes folded in", report.changed),
+    report.ignored_columns.length > 0 && note(`Columns not used: ${report.ignored_columns.join(", ")}`),
   ];
 }
 
-const blocked = ({ words, categories }) => words.length + categories.length > 0 &&
-  h("p", { class: "soft" }, `Blocked words: ${words.join(", ") || "none"}. Blocked categories: ${categories.join(", ") || "none"}.`);
+function counted(name, counts) {
+  const all = Object.entries(counts).sort((one, other) => other[1] - one[1]);
+  const rows = all.map(([code, count]) => ({ name: code, text: number(count), share: count / all[0][1] }));
+  return all.length > 0 && [h("h3", {}, name), shares(rows)];
+}
+
+const blocked = ({ words, categories }) => [
+  words.length > 0 && note(`Blocked words: ${words.join(", ")}`),
+  categories.length > 0 && note(`Blocked categories: ${categories.join(", ")}`),
+];
 
 const rejectRow = ({ file, line, item_id, code, reason }) => [
   h("strong", { class: "one" }, code),
@@ -87,13 +95,3 @@ const hiddenRow = ({ item_id, title, reason }) => [
   h("span", { class: "soft one" }, item_id),
   h("span", { class: "message" }, reason),
 ];
-
-function shares(name, counts) {
-  const all = Object.entries(counts).sort((one, other) => other[1] - one[1]);
-  if (!all.length) return null;
-  return [h("h3", {}, name), h("ul", { role: "list", class: "shares" }, all.map(([code, count]) => {
-    const bar = h("span", { class: "bar" });
-    bar.style.setProperty("--share", count / all[0][1]);
-    return h("li", {}, h("span", {}, code), h("span", { class: "figures" }, number(count)), bar);
-  }))];
-}

@@ -2,7 +2,7 @@
 
 import { call, remember } from "../api.js";
 import { link, moved, moves, picture } from "../cards.js";
-import { announce, fill, h, latest } from "../dom.js";
+import { announce, fill, h, latest, note } from "../dom.js";
 import { number, plural, price } from "../format.js";
 import { changed, go, href } from "../router.js";
 import { asShopper, shopper } from "../state.js";
@@ -19,34 +19,49 @@ export function start(root, signal) {
 
   function fields(params) {
     const about = params.get("about") ?? "search";
-    const choice = (name, label) => h("label", {}, label, h("select", { name }, releases.map(({ release, current }) =>
-      h("option", { value: release, selected: release === params.get(name) }, release, current && " (serving)"))));
-    const radios = Object.entries(ABOUT).map(([value, label]) => h("label", {}, h("input", { type: "radio", name: "about", value, checked: value === about,
-      onchange: () => go(changed({ about: value, q: null })) }), label));
-    form.replaceChildren(h("fieldset", { class: "radios" }, h("legend", { class: "unseen" }, "What is asked"), radios), choice("a", "Left"), choice("b", "Right"),
-      about === "recommend"
-        ? h("p", { class: "soft" }, `${shopper.id ?? "Somebody new"} with ${plural(shopper.tried.length, "act")} tried out, as under `, h("a", { href: href("shopper") }, "Shopper"))
-        : h("label", {}, about === "search" ? "Words" : "Item id", h("input", { name: "q", value: params.get("q") ?? "", required: true, maxlength: about === "search" ? 2000 : 512 })),
-      h("button", { class: "primary" }, "Compare"));
+    return [
+      h("fieldset", { class: "radios" }, h("legend", { class: "unseen" }, "What is asked"),
+        Object.entries(ABOUT).map(([value, label]) => h("label", {}, h("input", {
+          type: "radio", name: "about", value, checked: value === about,
+          onchange: () => go(changed({ about: value, q: null })),
+        }), label))),
+      choice("a", "Left", params), choice("b", "Right", params), question(about, params.get("q") ?? ""),
+      h("button", { class: "primary" }, "Compare"),
+    ];
   }
+
+  const choice = (name, label, params) =>
+    h("label", {}, label, h("select", { name }, releases.map(({ release, current }) =>
+      h("option", { value: release, selected: release === params.get(name) }, release, current && " (serving)"))));
+
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    go(href("compare", new FormData(form)));
-    if (form.elements.about.value === "recommend") ask(new URLSearchParams(new FormData(form)));
+    const params = new URLSearchParams(new FormData(form));
+    go(href("compare", params));
+    ask(params); // also where the address stays, as the shopper may have changed
   });
 
   async function ask(params) {
     const now = next(), about = params.get("about") ?? "search", q = params.get("q");
-    if (about !== "recommend" && !q) return shown.replaceChildren(h("p", { class: "soft" }, "Ask both releases the same, and see what changes."));
-    const question = { search: { text: q, k: K }, recommend: { ...asShopper(), k: K }, similar: { item_ids: [q], k: K } }[about];
+    if (about !== "recommend" && !q) {
+      shown.replaceChildren(note("Ask both releases the same, and see what changes."));
+      return;
+    }
+    const asked = {
+      search: { text: q, k: K },
+      recommend: { ...asShopper(), k: K },
+      similar: { item_ids: [q], k: K },
+    }[about];
     await fill(shown, now, async () => {
-      const { answers } = await call("compare", { signal: now, body: { releases: [params.get("a"), params.get("b")], [about]: question } });
+      const body = { releases: [params.get("a"), params.get("b")], [about]: asked };
+      const { answers } = await call("compare", { signal: now, body });
       const [one, other] = answers.map(({ items }) => remember(items));
-      const common = moves(one, other), both = [...common.values()].filter((by) => by !== undefined).length;
-      const same = [...common.values()].filter((by) => by === 0).length;
-      const summary = `${both} of ${one.length} in both, ${same} of them at the same place; ${one.length - both} only on the left, ${other.length - both} only on the right.`;
+      const change = moves(one, other), common = [...change.values()].filter((by) => by !== undefined);
+      const summary = `${common.length} of ${one.length} in both, ${common.filter((by) => by === 0).length} of them ` +
+        `at the same place; ${one.length - common.length} only on the left, ` +
+        `${other.length - common.length} only on the right.`;
       announce(summary);
-      return [h("p", { class: "summary" }, summary), column(answers[0], moves(other, one)), column(answers[1], common)];
+      return [h("p", { class: "summary" }, summary), column(answers[0], moves(other, one)), column(answers[1], change)];
     });
   }
 
@@ -57,16 +72,28 @@ export function start(root, signal) {
       const [first, second = first] = releases.map(({ release }) => release);
       if (!params.get("a")) params.set("a", second);
       if (!params.get("b")) params.set("b", first);
-      fields(params);
-      return [...form.children];
+      return fields(params);
     });
     if (releases) ask(params);
   };
 }
 
-const column = ({ release, ranked_by, items }, change) =>
-  h("div", {}, h("h2", { class: "release" }, release), h("p", { class: "soft" }, `ranked by the ${ranked_by}`),
-    h("ol", { role: "list", class: "ranking" }, items.map((item, place) => h("li", { class: change.get(item.item_id) === undefined ? "alone" : null },
-      h("span", { class: "soft figures" }, number(place + 1)), picture(item, 160),
-      h("span", {}, link(item, changed({ item: item.item_id })), h("span", { class: "soft" }, price(item))),
-      moved(change.get(item.item_id), "only here")))));
+/** The field of what is asked; of the shopper, who it is. */
+function question(about, q) {
+  if (about === "recommend") {
+    const who = `${shopper.id ?? "Somebody new"} with ${plural(shopper.tried.length, "act")} tried out, as under `;
+    return note(who, h("a", { href: href("shopper") }, "Shopper"));
+  }
+  const [label, maxlength] = about === "search" ? ["Words", 2000] : ["Item id", 512];
+  return h("label", {}, label, h("input", { name: "q", value: q, required: true, maxlength }));
+}
+
+function column({ release, ranked_by: by, items }, change) {
+  const row = (item, place) => h("li", { class: change.get(item.item_id) === undefined ? "alone" : null },
+    h("span", { class: "soft figures" }, number(place + 1)),
+    picture(item, 160),
+    h("span", {}, link(item, changed({ item: item.item_id })), h("span", { class: "soft" }, price(item))),
+    moved(change.get(item.item_id), "only here"));
+  return h("div", {}, h("h2", { class: "release" }, release), note(`ranked by the ${by}`),
+    h("ol", { role: "list", class: "ranking" }, items.map(row)));
+}

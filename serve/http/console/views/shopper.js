@@ -1,7 +1,7 @@
 // A shopper: who it is, what was done, and recommendations with their reasons, which follow each click.
 
 import { call, may, recommended, remember } from "../api.js";
-import { button, card, DONE, moved, moves, name_of, picture } from "../cards.js";
+import { button, card, DONE, moved, moves, nameOf, picture } from "../cards.js";
 import { announce, fill, h, iconButton, latest, problem } from "../dom.js";
 import { number, plural, time } from "../format.js";
 import { changed, go } from "../router.js";
@@ -13,20 +13,27 @@ const K = 60, LATEST = 50, SHOWN = 20;
 
 export function start(root, signal) {
   const next = latest(signal);
-  const id = h("input", { id: "shopper", autocomplete: "off", spellcheck: "false", maxlength: 512, placeholder: "Shopper id" });
+  const id = h("input", {
+    id: "shopper", autocomplete: "off", spellcheck: "false", maxlength: 512, placeholder: "Shopper id",
+  });
   const recent = h("ul", { role: "list", class: "recent" });
   const done = h("ol", { role: "list", class: "done", tabindex: 0, "aria-label": "History, the latest first" });
-  const diversity = h("input", { type: "range", min: 0, max: 1, step: 0.1, onchange: () => go(changed({ diversity: diversity.value === "0" ? null : diversity.value })) });
+  const diversity = h("input", {
+    type: "range", min: 0, max: 1, step: 0.1,
+    onchange: () => go(changed({ diversity: diversity.value === "0" ? null : diversity.value })),
+  });
   const heading = h("h2", {}, "…"), told = h("p", { class: "soft" });
   const list = h("ul", { class: "cards wide" });
   const found = h("section", { class: "found", "aria-label": "Recommendations" },
-    h("header", {}, h("div", {}, heading, told), h("label", { class: "many" }, "Diversity ", diversity)), h("div", { class: "room" }, list));
+    h("header", {}, h("div", {}, heading, told), h("label", { class: "many" }, "Diversity ", diversity)),
+    h("div", { class: "room" }, list));
   root.append(h("div", { class: "beside" },
     h("aside", { class: "who", "aria-label": "Shopper" },
       h("form", { class: "asking", onsubmit: (event) => {
         event.preventDefault();
         choose(id.value.trim() || null);
-      } }, h("label", { for: "shopper", class: "unseen" }, "Shopper id"), id, h("button", { class: "primary" }, "Pick")),
+      } }, h("label", { for: "shopper", class: "unseen" }, "Shopper id"), id,
+      h("button", { class: "primary" }, "Pick")),
       h("details", { open: matchMedia("(min-width: 60rem)").matches }, h("summary", {}, "Lately active"), recent),
       h("h2", {}, "History"), done),
     found));
@@ -44,26 +51,34 @@ export function start(root, signal) {
     });
   }, signal);
 
-  const pick = (label, userId, note) => h("li", {}, h("button", { type: "button", "aria-pressed": String(shopper.id === userId), onclick: () => choose(userId) },
-    h("span", {}, label), h("span", { class: "soft figures" }, note)));
+  const pick = (label, userId, said) => h("li", {},
+    h("button", { type: "button", "aria-pressed": String(shopper.id === userId), onclick: () => choose(userId) },
+      h("span", {}, label), h("span", { class: "soft figures" }, said)));
   let users;
   async function people() {
     if (may("admin")) users ??= (await call(`users?k=${LATEST}`, { signal })).users;
     return [
       pick("Somebody new", null, "by clicks alone"),
-      ...(users ?? []).map((one) => pick(one.user_id, one.user_id, `${plural(one.events, "event")}, ${time(one.last)}`)),
+      ...(users ?? []).map(({ user_id: id, events, last }) => pick(id, id, `${plural(events, "event")}, ${time(last)}`)),
       !users && h("li", { class: "soft" }, "The list needs a key with the scope admin."),
     ];
   }
 
   async function history(now) {
-    const known = shopper.id ? (await call(`users/${encodeURIComponent(shopper.id)}`, { signal: now })).history : [];
+    const path = shopper.id && `users/${encodeURIComponent(shopper.id)}`;
+    const known = path && may("admin") ? (await call(path, { signal: now })).history : [];
     const acts = known.filter(({ type }) => type !== "impression").slice(0, SHOWN);
-    const line = (event, removable) => h("li", { class: removable ? "tried" : null }, picture({ item_id: event.item_id, image: true }, 160),
-      h("span", {}, name_of(event.item_id), h("span", { class: "soft" }, DONE[event.type] ?? event.type, removable ? ", tried out" : `, ${time(event.timestamp)}`)),
-      removable && iconButton("close", `Take back: ${DONE[event.type]} ${event.item_id}`, () => takeBack(event)));
-    if (!acts.length && !shopper.tried.length) return h("li", { class: "soft" }, "Nothing yet: click on items that this shopper might want.");
-    return [...shopper.tried.toReversed().map((event) => line(event, true)), ...acts.map((event) => line(event, false))];
+    if (!acts.length && !shopper.tried.length) return h("li", { class: "soft" }, "Nothing yet: click on items.");
+    return [...shopper.tried.toReversed().map((event) => line(event, true)), ...acts.map((event) => line(event))];
+  }
+
+  function line(event, tried = false) {
+    const act = DONE[event.type] ?? event.type;
+    return h("li", { class: tried && "tried" },
+      picture({ item_id: event.item_id, image: true }, 160),
+      h("span", {}, nameOf(event.item_id),
+        h("span", { class: "soft" }, act, ", ", tried ? "tried out" : time(event.timestamp))),
+      tried && iconButton("close", `Take back: ${act} ${event.item_id}`, () => takeBack(event)));
   }
 
   let params = new URLSearchParams();
@@ -75,12 +90,14 @@ export function start(root, signal) {
     fill(done, now, () => history(now));
     found.setAttribute("aria-busy", "true");
     try {
-      const answer = await recommended({ ...asShopper(), k: K, explain: true, diversity: Number(params.get("diversity") ?? 0) }, now);
+      const wanted = { k: K, explain: true, diversity: Number(params.get("diversity") ?? 0) };
+      const answer = await recommended({ ...asShopper(), ...wanted }, now);
       before = shopper.id === asked ? items : [];
       asked = shopper.id;
       items = remember(answer.items);
       change = moves(before, items);
-      told.textContent = `Ranked by the ${answer.ranked_by} of ${answer.release}, ${number(answer.took_ms)} ms. Clicks are tried out, not stored.`;
+      told.textContent = `Ranked by the ${answer.ranked_by} of ${answer.release}, ${number(answer.took_ms)} ms. ` +
+        "Clicks are tried out, not stored.";
       announce(`${plural(items.length, "recommendation")}, first ${items[0]?.title ?? "none"}`);
       found.querySelector(".problem")?.remove();
       cards.show(items.length);
