@@ -25,7 +25,7 @@ from serve.guard.rates import Rates, most_at_once
 from serve.http import protocol
 from serve.http.app import create_app
 from serve.http.front import is_loopback
-from serve.http.logs import JsonLines
+from serve.http.logs import JsonLines, log_config
 from serve.http.scopes import ANY, scope_of
 from serve.settings import Settings
 
@@ -438,3 +438,9 @@ def test_the_audit_log_says_who_did_what(guarded: tuple[Service, dict[str, str]]
     assert (acts[1]["created"], acts[1]["rejected"]) == (1, 1)
     assert acts[3]["user"] == audit.hashed("anna.smith")
     assert "anna" not in (store / "audit.jsonl").read_text()
+
+
+def test_no_logger_of_the_server_tells_of_paths() -> None:
+    """Uvicorn's own lines of requests have ids of shoppers in them."""
+    configured = log_config("json")["loggers"]["uvicorn.access"]
+    assert (configured["handlers"], configured["propagate"]) == ([], False)

@@ -46,6 +46,8 @@ def log_config(wanted: Literal["auto", "text", "json"]) -> dict[str, Any]:
         name: {"handlers": ["stderr"], "level": "INFO", "propagate": False}
         for name in ("vetrina", "serve", "embed", "index", "uvicorn", "uvicorn.error")
     }
+    # The server's own lines of requests have paths in them, and these the ids of shoppers; see serve.http.front.
+    loggers["uvicorn.access"] = {"handlers": [], "level": "CRITICAL", "propagate": False}
     return {
         "version": 1,
         "disable_existing_loggers": False,

@@ -35,7 +35,6 @@ from serve.stages import current
 
 router = APIRouter()
 HOURS = 48
-MOST_PAGE = 1000
 
 
 class MeAnswer(BaseModel):
@@ -45,6 +44,26 @@ class MeAnswer(BaseModel):
     keys: bool
     name: str
     scopes: list[Scope]
+
+
+class Photograph(Strict):
+    """What may follow the `?` when a photo is asked for."""
+
+    size: int = Field(320, ge=16, le=1024, description="pixels of the longer side, at most")
+    number: int = Field(0, ge=0, le=999, description="which of the item's photos, from 0")
+
+
+class Page(Strict):
+    """A part of a long list."""
+
+    offset: int = Field(0, ge=0, le=100_000_000, description="how many to pass over")
+    limit: int = Field(100, ge=0, le=1000, description="how many to answer with, at most")
+
+
+class Latest(Strict):
+    """How many of the latest."""
+
+    k: int = Field(50, ge=1, le=1000, description="how many, at most")
 
 
 class ManifestAnswer(Answered):
@@ -161,22 +180,22 @@ def image(
     item_id: ItemIdInPath,
     request: Request,
     live: LiveRelease,
-    size: Annotated[int, Query(ge=16, le=1024, description="pixels of the longer side, at most")] = 320,
-    number: Annotated[int, Query(ge=0, le=999, description="which of the item's photos, from 0")] = 0,
+    wanted: Annotated[Photograph, Query()],
 ) -> Response:
     """Read as encoders read it: within limits, from where images may come from, upright."""
     engine, settings = live.engine, _settings(request)
     images = engine.view.item(engine.number(item_id)).images
-    if number >= len(images):
-        raise NotFound(f"item {item_id!r} has {len(images)} photos: there is no number {number}", "number", "no_image")
+    if wanted.number >= len(images):
+        message = f"item {item_id!r} has {len(images)} photos: there is no number {wanted.number}"
+        raise NotFound(message, "number", "no_image")
     try:
         with closing(image_source(settings)) as source:
-            pixels = decode_image(source.read(images[number]), settings.image_limits, shrink_to=size)
+            pixels = decode_image(source.read(images[wanted.number]), settings.image_limits, shrink_to=wanted.size)
     except ImageRefused as refused:
         raise NotFound(
             f"the photo of {item_id!r} cannot be shown: {refused.message}", "image", refused.code
         ) from refused
-    pixels.thumbnail((size, size))
+    pixels.thumbnail((wanted.size, wanted.size))
     out = BytesIO()
     pixels.convert("RGB").save(out, "JPEG", quality=82)
     return Response(out.getvalue(), media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
@@ -229,12 +248,7 @@ def compare(wanted: CompareRequest, live: LiveRelease) -> Response:
 
 
 @router.get("/v1/catalogue", response_model=CatalogueAnswer, summary="What became of the last feed")
-def catalogue(
-    request: Request,
-    live: LiveRelease,
-    offset: Annotated[int, Query(ge=0, description="rejects to pass over")] = 0,
-    limit: Annotated[int, Query(ge=0, le=MOST_PAGE, description="rejects to answer with, at most")] = 100,
-) -> Response:
+def catalogue(request: Request, live: LiveRelease, page: Annotated[Page, Query()]) -> Response:
     """Rows read, kept, repaired and rejected, by reason, and the rejected ones with line, id and reason."""
     started = time.perf_counter()
     current = Catalogue.current(_settings(request).store)
@@ -243,18 +257,18 @@ def catalogue(
     path = current.file.with_name("rejects.jsonl")
     if path.exists():
         with path.open("rb") as lines:
-            rejects = [orjson.loads(line) for line in islice(lines, offset, offset + limit)]
+            rejects = [orjson.loads(line) for line in islice(lines, page.offset, page.offset + page.limit)]
     shown = {name: value for name, value in asdict(report).items() if name not in ("folder", "edits")}
     return respond(live.engine, {"report": shown, "total": report.rejected, "rejects": rejects}, started)
 
 
 @router.get("/v1/users", response_model=UsersAnswer, summary="Who was there last")
-def users(
-    live: LiveRelease, k: Annotated[int, Query(ge=1, le=MOST_PAGE, description="how many users, at most")] = 50
-) -> Response:
+def users(live: LiveRelease, wanted: Annotated[Latest, Query()]) -> Response:
     """The users with the latest events."""
     started = time.perf_counter()
-    found = [{"user_id": user_id, "events": count, "last": last} for user_id, count, last in live.events.active(k)]
+    found = [
+        {"user_id": user_id, "events": count, "last": last} for user_id, count, last in live.events.active(wanted.k)
+    ]
     return respond(live.engine, {"users": found}, started)
 
 
@@ -279,17 +293,13 @@ def activity(request: Request, live: LiveRelease) -> Response:
 
 
 @router.get("/v1/review", response_model=ReviewAnswer, summary="What content review hides")
-def review(
-    live: LiveRelease,
-    offset: Annotated[int, Query(ge=0, description="hidden items to pass over")] = 0,
-    limit: Annotated[int, Query(ge=0, le=MOST_PAGE, description="hidden items to answer with, at most")] = 100,
-) -> Response:
+def review(live: LiveRelease, page: Annotated[Page, Query()]) -> Response:
     """The block list, and each item that is not shown with the reason."""
     started = time.perf_counter()
     view = live.engine.view
     hidden = [
         {"item_id": view.text(number), "title": view.item(number).title, "reason": why}
-        for number, why in islice(sorted(view.hidden.items()), offset, offset + limit)
+        for number, why in islice(sorted(view.hidden.items()), page.offset, page.offset + page.limit)
     ]
     blocked = view.policy.blocked
     body = {"words": blocked.words, "categories": blocked.categories, "total": len(view.hidden), "hidden": hidden}

@@ -1,0 +1,86 @@
+"""10,000 requests that schemathesis makes of the OpenAPI document, against the real service with a key.
+
+Half fit the document and half break it on purpose; every operation gets as many, but for those that have few cases.
+`server_errors` are answers of 5xx, `schema_violations` those whose status, media type, headers or body the document
+does not promise for the operation.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+from report import report
+from rich.console import Console
+from rich.progress import track
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from contract_cases import CHECKS, ask
+
+from serve.demo.shop import make_shop
+from serve.guard.keys import create_key
+from serve.jobs.import_events import import_events
+from serve.jobs.learning import train, train_scorer
+from serve.jobs.pipeline import build
+from serve.release import open_current
+from serve.settings import Settings
+
+CASES = 10_000
+SEED = 7
+PORT = 18_441
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cases", type=int, default=CASES)
+    cases = parser.parse_args().cases
+    with tempfile.TemporaryDirectory() as folder:
+        shop = Path(folder)
+        make_shop(shop, items=96, shoppers=400)
+        quick = {"towers": {"epochs": 2, "dim": 16}, "scorer": {"epochs": 2, "cases": 200, "hard": 20}}
+        configured = Settings(store=shop / "store", image_root=shop, **quick)
+        build(configured, shop / "catalog.csv")
+        import_events(configured, shop / "events.jsonl")
+        train(configured)
+        train_scorer(configured)
+        build(configured)
+        ids = open_current(configured.store).ids
+        key = create_key(configured.store, "contract", ["admin"], rate=1_000_000)
+        environment = os.environ | {"VETRINA_STORE": str(configured.store), "VETRINA_IMAGE_ROOT": str(shop)}
+        command = [sys.executable, "-c", "from serve.cli import main; main()", "serve", "--port", str(PORT)]
+        with (shop / "service.log").open("w") as log:
+            server = subprocess.Popen(command, env=environment, cwd=shop, stderr=log)
+        try:
+            until_ready()
+            counts = ask(
+                f"http://127.0.0.1:{PORT}",
+                key,
+                [ids.text(number) for number in range(len(ids))],
+                cases,
+                SEED,
+                lambda operations: track(operations, "operations", console=Console(stderr=True)),
+            )
+        finally:
+            server.terminate()
+            server.wait()
+    statuses = {name: counts[name] for name in sorted(counts) if name.startswith("status_")}
+    figures = {name: counts[name] for name in ("cases", *CHECKS)} | statuses
+    report("contract", figures, seed=SEED, packages=("fastapi", "schemathesis", "hypothesis"))
+
+
+def until_ready() -> None:
+    for _ in range(1200):
+        with suppress(httpx.TransportError):
+            if httpx.get(f"http://127.0.0.1:{PORT}/readyz").status_code == 200:
+                return
+        time.sleep(0.1)
+    raise SystemExit("the service did not get ready")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""The OpenAPI document promises what the service does: some requests of each operation, made by schemathesis."""
+
+import pytest
+from contract_cases import ask
+from test_http import served
+
+from serve.guard.keys import create_key
+from serve.release import open_current
+from serve.settings import Settings
+
+CASES = 250
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_answers_are_what_the_document_promises(copied: Settings) -> None:
+    ids = open_current(copied.store).ids
+    key = create_key(copied.store, "contract", ["admin"], rate=1_000_000)
+    with served(copied) as service:
+        base = str(service.client.base_url).rstrip("/")
+        counts = ask(base, key, [ids.text(number) for number in range(len(ids))], CASES, start=1)
+    assert counts["cases"] >= CASES
+    assert (counts["server_errors"], counts["schema_violations"]) == (0, 0)
+    assert min(counts["status_200"], counts["status_422"], counts["status_404"]) > 10
