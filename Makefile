@@ -10,7 +10,7 @@ demo: .venv/ready
 	$(BIN)/vetrina demo
 
 test: .venv/ready
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: .venv/ready
 	$(BIN)/ruff check .
