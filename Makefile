@@ -4,10 +4,12 @@ EXTRA ?= cpu
 STORE ?= demo-shop/store
 BIN = .venv/bin
 
-.PHONY: demo test check serve
+.PHONY: demo install test check serve
 
 demo: .venv/ready
 	$(BIN)/vetrina demo
+
+install: .venv/ready
 
 test: .venv/ready
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
