@@ -414,5 +414,8 @@ def test_a_key_is_asked_for_once_and_kept_out_of_addresses(browser: Any, service
             find(page, "mug")
             assert secret not in page.url
             assert page.evaluate("localStorage.length") == 0
+            page.get_by_role("link", name="Releases").click()
+            page.get_by_role("button", name="Use another key").click()
+            expect(page.get_by_role("dialog", name="A key, please")).to_be_visible()
     finally:
         revoke_key(store.store, "console")

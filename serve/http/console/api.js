@@ -68,6 +68,10 @@ export async function enter() {
   scopes = (await call("me")).scopes;
 }
 
+export function forgetKey() {
+  sessionStorage.removeItem(KEY);
+}
+
 export const may = (scope) => scopes.includes(scope) || scopes.includes("admin");
 
 export const itemPath = (itemId) => `items/${encodeURIComponent(itemId)}`;

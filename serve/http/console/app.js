@@ -1,6 +1,6 @@
 // The console: which view is open, the key's scopes, and the keys of the keyboard.
 
-import { enter, may } from "./api.js";
+import { enter, forgetKey, may } from "./api.js";
 import { $, h, icon, problem } from "./dom.js";
 import { showItem } from "./item.js";
 import { go, href, where } from "./router.js";
@@ -28,6 +28,11 @@ function route() {
   showItem(item);
 }
 
+const another = h("p", {}, h("button", { type: "button", onclick: () => {
+  forgetKey();
+  location.reload();
+} }, "Use another key"));
+
 function show(name) {
   const { title, scope, start } = VIEWS[name], first = !open;
   open?.leaving.abort();
@@ -36,7 +41,7 @@ function show(name) {
   open = { name, leaving: new AbortController() };
   open.update = may(scope)
     ? start(main, open.leaving.signal)
-    : () => main.append(problem({ message: `This view needs a key with the scope ${scope}.` }));
+    : () => main.append(problem({ message: `This view needs a key with the scope ${scope}.` }), another);
   document.title = `${title} · Vetrina`;
   for (const link of $("#views").querySelectorAll("a")) {
     link.toggleAttribute("aria-current", link.dataset.view === name);
