@@ -157,6 +157,17 @@ def test_lines_that_are_no_utf8_are_rejected_alone(shop: Shop) -> None:
         shop.ingest(latin, mapping=Mapping(encoding="klingon"))
 
 
+def test_a_header_of_several_lines_has_to_be_text_in_all_of_them(shop: Shop) -> None:
+    with pytest.raises(BadInput, match="the header line cannot be read"):
+        shop.ingest(b'item_id,"ti\ntle \xff",title\n1,x,a\n')
+
+
+def test_columns_that_come_again_get_numbers_in_linear_time(shop: Shop) -> None:
+    report = shop.ingest("item_id,a,title,a (2),a,a" + "," * 200_000 + "\n")
+    assert report.ignored_columns[:5] == ["a", "a (2)", "a (3)", "a (4)", "column 7"]
+    assert len(report.ignored_columns) == 200_004
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
 def test_unicode_with_a_byte_order_mark_is_read(shop: Shop, encoding: str) -> None:
     mark = "\ufeff" if encoding.endswith(("-le", "-be")) else ""
@@ -579,6 +590,13 @@ def test_parquet(shop: Shop) -> None:
     assert two == Item("2", images=["b.jpg", "c.jpg"])
     with pytest.raises(Damaged, match="cannot be read as Parquet"):
         shop.ingest(content[:-20], "feed.parquet")
+
+
+def test_a_shopify_product_without_end_takes_linear_time(shop: Shop) -> None:
+    rows = "".join(f"mug,Mug,5.00,S{number},{number}.jpg\n" for number in range(10_000))
+    report = shop.ingest(f"Handle,Title,Variant Price,Variant SKU,Image Src\n{rows}")
+    assert report.kept == 10_000
+    assert shop.items()["S9999"].images == [f"{number}.jpg" for number in range(20)]
 
 
 @pytest.mark.parametrize(

@@ -59,12 +59,13 @@ def variants(rows: Iterator[Record | Reject]) -> Iterator[Record | Reject]:
 
 
 _MAX_ROWS = 10_000
+_MAX_IMAGES = 250  # that Shopify allows a product; each of its variants has them all
 
 
 def _product(handle: str, rows: list[Record]) -> Iterator[Record]:
     first = rows[0].values
     placed = [(_place(row.values), row.values["Image Src"]) for row in rows if row.values.get("Image Src")]
-    images = [image for _, image in sorted(placed, key=lambda pair: pair[0])]
+    images = list(dict.fromkeys(image for _, image in sorted(placed, key=lambda pair: pair[0])))[:_MAX_IMAGES]
     names = [first.get(name, "").strip().lower() for name, _ in _OPTIONS]
     several = [row for row in rows if _is_variant(row.values)] or rows[:1]
     skus = Counter(row.values.get("Variant SKU", "").strip() for row in several)

@@ -9,7 +9,7 @@ The rules beyond RFC 4180:
 """
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -62,18 +62,23 @@ class DelimitedReader:
                 yield Record(number, dict(zip(columns, cells, strict=True)))
 
     def _header(self, first: str) -> tuple[str, ...]:
-        _, cells = self._quoted(first)
-        if cells is None or len(first) > MAX_RECORD or self._undecodable.search(first) or "\0" in first:
+        lines, cells = self._quoted(first)
+        text = "".join(lines)
+        if cells is None or len(text) > MAX_RECORD or self._undecodable.search(text) or "\0" in text:
             raise BadInput(
                 "the header line cannot be read as text: name its encoding in the mapping, "
                 'for example encoding = "latin-1" or "utf-16-le"',
                 "encoding",
             )
-        names: list[str] = []
+        names: dict[str, None] = {}
+        times: Counter[str] = Counter()
         for position, cell in enumerate(cells, 1):
-            name = cell.strip() or f"column {position}"
-            repeats = sum(other.split(" (")[0] == name for other in names)
-            names.append(f"{name} ({repeats + 1})" if name in names else name)
+            name = given = cell.strip() or f"column {position}"
+            times[given] += 1
+            while name in names:
+                name = f"{given} ({times[given]})"
+                times[given] += name in names
+            names[name] = None
         return tuple(names)
 
     def _fault(self, number: int, lines: list[str], cells: list[str] | None) -> Reject | None:
