@@ -245,6 +245,7 @@ class Operations:
         explain: bool | None = None,
         diversity: float | None = None,
         explore: bool | None = None,
+        log: bool | None = None,
         k: int | None = None,
         fields: Sequence[FieldName] | None = None,
     ) -> Call[Answer]:

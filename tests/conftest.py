@@ -24,8 +24,9 @@ from serve.learn.database import METADATA
 from serve.learn.event_store import EventStore
 from serve.settings import Settings
 
-# Whatever else this machine does while tests run, only the tests of shedding shed.
+# However busy this machine is while tests run, only the tests of it see requests shed and answers cut short.
 os.environ.setdefault("VETRINA_SHED_ABOVE_MS", "60000")
+os.environ.setdefault("VETRINA_TIMEOUTS__ANSWER", "60")
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = Path(os.environ.get("VETRINA_DATA", ROOT.parent / "shared" / "data"))
 Run = Callable[..., tuple[int, str, str]]

@@ -29,6 +29,7 @@ from serve import stages
 from serve.http import shedding
 from serve.http.shedding import LEAST, WINDOW, Load
 from serve.jobs.pipeline import build
+from serve.learn.answer_store import AnswerStore
 from serve.learn.event_store import EventStore
 from serve.metrics import PROBE_FOUND, PROBED
 from serve.release import open_current
@@ -367,3 +368,18 @@ def test_readiness_is_a_release_that_answers(tmp_path: Path) -> None:
         feed.write_text("item_id,title\na,A\nb,B\n")
         build(Settings(store=tmp_path / "store"), feed)
         until(lambda: service.client.get("/readyz").status_code == 200)
+
+
+def test_who_only_looks_on_leaves_no_trace(copied: Settings) -> None:
+    with served(copied) as service:
+        store = AnswerStore(service.app.state.live.events.database)
+
+        def logged() -> int:
+            service.app.state.live._answers.settle_all()
+            return sum(len(lot) for lot in store.batches())
+
+        before = logged()
+        good(service.client.post("/v1/recommend", json={"user_id": "u00001", "log": False}))
+        assert logged() == before
+        good(service.client.post("/v1/recommend", json={"user_id": "u00001"}))
+        assert logged() == before + 1

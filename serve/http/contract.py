@@ -222,6 +222,7 @@ class RecommendRequest(AcrossDomains):
     explore: bool | None = Field(
         None, description="whether to show what may be better too; without it as the shop has set"
     )
+    log: bool = Field(True, description="whether what is shown is logged and learned from; not for who only looks on")
 
 
 class CandidatesRequest(AcrossDomains):

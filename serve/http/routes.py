@@ -285,7 +285,9 @@ def recommend(wanted: RecommendRequest, live: LiveRelease) -> Response:
     bucket = CONTROL if wanted.user_id is None else live.bucket(wanted.user_id)
     ANSWERS.labels(engine.view.release.name, bucket).inc()
     # To whom nothing personal is shown, nothing shown is put down.
-    log = live.log(current().id, wanted.user_id if known.preferences.personal else None, engine)
+    log = None
+    if wanted.log:
+        log = live.log(current().id, wanted.user_id if known.preferences.personal else None, engine)
     return respond(engine, answer(engine.view, recommended(engine, known, wanted, log), wanted.fields), started)
 
 

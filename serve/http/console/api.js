@@ -76,7 +76,7 @@ export const may = (scope) => scopes.includes(scope) || scopes.includes("admin")
 
 export const itemPath = (itemId) => `items/${encodeURIComponent(itemId)}`;
 
-export const recommended = (body, signal) => call("recommend", { body, signal });
+export const recommended = (body, signal) => call("recommend", { body: { ...body, log: false }, signal });
 
 const items = new Map();
 
