@@ -35,6 +35,7 @@ from serve.stages import request_id
 log = logging.getLogger("vetrina")
 
 SERVED = "VETRINA_SERVED"  # the settings of the service as JSON, for its worker processes
+RETRY_SECONDS = 5  # until a release may be there, or a database
 RATES = "VETRINA_RATES"  # the file in which worker processes count the keys' requests together
 
 DESCRIPTION = """Similar items, and search by words, photo or example, from the release that is live.
@@ -153,7 +154,8 @@ class EncodedPaths:
 
 def _answer(found: Complaint) -> Response:
     body = {"error": {"code": found.code, "message": writable(found.message), "field": writable(found.field)}}
-    return Response(orjson.dumps(body), found.status, media_type="application/json")
+    headers = {"retry-after": str(RETRY_SECONDS)} if found.status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return Response(orjson.dumps(body), found.status, headers, media_type="application/json")
 
 
 async def _on_expected(request: Request, error: Exception) -> Response:
