@@ -3,7 +3,7 @@
 Each choice is a number of directions kept (those that hold most of the rows, by principal component analysis) and how a
 number is stored. Bytes are of one vector; recall is the share of the ten nearest by whole vectors that are found,
 exact search on both sides; quality is that of the benches of the same names: siblings in the first ten by image on
-Magento Luma, products of phone photos in the first place on Grocery. notebooks/spaces.ipynb shows it as a table.
+Magento Luma, products of phone photos in the first place on Grocery. notebooks/spaces.ipynb draws it.
 """
 
 import os
