@@ -48,7 +48,7 @@ def wrong(words: Sequence[str], whole: bool) -> str | None:
             return f"there is no command {words[0]}"
         command = command.commands[words.pop(0)]
     try:
-        context = command.context_class(command, resilient_parsing=True)
+        context = command.context_class(command)
         given, rest, _ = command.make_parser(context).parse_args(words)
     except Exception as error:  # whichever click this typer brings
         return str(error) or type(error).__name__
@@ -80,6 +80,7 @@ def test_a_command_that_is_none_is_found_out() -> None:
     assert wrong(["serv"], whole=True)
     assert wrong(["keys", "make", "web"], whole=True)
     assert wrong(["keys", "create", "web", "--scop", "query"], whole=True)
+    assert wrong(["serve", "--stores", "x"], whole=True)
     assert wrong(["keys", "create"], whole=True)
     assert wrong(["keys", "create"], whole=False) is None
     assert wrong(["publish", "a", "b"], whole=True)
