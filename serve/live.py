@@ -10,14 +10,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from embed.catalogue import Item
 from embed.catalogue import Mapping as FeedMapping
 from embed.images import ImageSource
-from serve.audience.audience import Audiences
-from serve.audience.shoppers import ShopperTable
 from serve.changes import Encoding, LiveChange, image_source
 from serve.copywriting.copywriter import Copywriter, brands_of
 from serve.edits import Change, Outcome, delete_edits, patch_edits, put_edits
@@ -25,27 +22,22 @@ from serve.errors import EXPECTED, Broken, complaint
 from serve.experiment import CONTROL, Experiment, running
 from serve.following import Following, loading_together
 from serve.jobs.reviewing import review_items
-from serve.learn.answer_log import AnswerLog
-from serve.learn.answer_store import Answer, AnswerStore, Display
+from serve.learn.answer_store import Display
 from serve.learn.drift_watch import DriftWatch
-from serve.learn.event_store import EventStore, open_event_store
 from serve.learn.feedback import Feedback
-from serve.learn.known import Known, Taken, known_now, known_of, take_events
-from serve.learn.preferences import Preferences
-from serve.learn.rights import Erased, Rights, forget_again
-from serve.metrics import ACTS, EVENTS, HIDDEN, RELEASE, WORTH
+from serve.learn.known import Taken
+from serve.learn.rights import forget_again
+from serve.metrics import HIDDEN, RELEASE
 from serve.rank.online import OnlineHead
 from serve.rank.rules import RuleBook, rules_file
-from serve.rank.shown import heads_of_act
 from serve.release import Release, current_name, make_current, release_folder
-from serve.retrieve.engine import Engine, Taste
+from serve.retrieve.engine import Engine
 from serve.retrieve.probe import RecallProbe
 from serve.retrieve.query import Encoders, make_encoders
 from serve.settings import Settings
-from serve.stages import leave_out, stage
+from serve.shoppers import Shoppers
 
 POLL_SECONDS = 0.1
-MOST_REMEMBERED = 50_000
 
 log = logging.getLogger("vetrina")
 
@@ -64,6 +56,7 @@ class Live:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.shoppers = Shoppers(settings)
         self._mapping = FeedMapping.load(settings.mapping) if settings.mapping else None
         self._encoders: Encoders | None = None
         self._rules = RuleBook(rules_file(settings))  # outlives engines: the last good rules stay
@@ -72,7 +65,6 @@ class Live:
         self._tried: _Tried | None = None  # beside it, while an A/B test runs
         self._compared: Following | None = None  # that somebody looked at beside it
         self._feedback: dict[str, Feedback] = {}  # by the scorer's fingerprint
-        self._preferences: dict[str, Preferences] = {}  # of shoppers, for when their database does not answer
         self._watches: dict[str, DriftWatch] = {}  # by the release's name
         self._copywriters: dict[str, Copywriter] = {}  # by the release's name
         self._refused: str | None = None  # the release that was refused last
@@ -130,22 +122,6 @@ class Live:
         """Which part of an A/B test a shopper is in, `control` while none runs."""
         return CONTROL if self._tried is None else self._tried.experiment.bucket(user_id)
 
-    @cached_property
-    def events(self) -> EventStore:
-        """The event log; raises Broken where its database cannot be used."""
-        return open_event_store(self._settings)
-
-    @cached_property
-    def rights(self) -> Rights:
-        """Preferences and erasure of shoppers."""
-        return Rights(self.events.database, self._settings.store)
-
-    def erase(self, user_id: str) -> Erased:
-        """Forget a user; answers that are on their way to the log are waited for."""
-        self._answers.settle_all()
-        self._preferences.pop(user_id, None)
-        return self.rights.erase(user_id)
-
     def copywriter(self, engine: Engine) -> Copywriter:
         """Who writes for the items of a release."""
         name = engine.view.release.name
@@ -154,81 +130,23 @@ class Live:
             self._copywriters = {name: Copywriter(self._settings.copywriting, brands)}
         return self._copywriters[name]
 
-    @cached_property
-    def audiences(self) -> Audiences:
-        """Who will want what."""
-        return Audiences(self.events, self.rights, ShopperTable(self.events, self.rights, self._settings))
-
-    @cached_property
-    def _answers(self) -> AnswerLog:
-        return AnswerLog(AnswerStore(self.events.database))
-
     def log(self, request_id: str, user_id: str | None, engine: Engine) -> Callable[[Display], None] | None:
-        """What logs an answer to a request, if answers are logged; it never waits."""
+        """What logs an answer to a request and watches its drift, if answers are logged; it never waits."""
         if not self._settings.log_answers:
             return None
-        release = engine.view.release
+        name = engine.view.release.name
 
         def put(display: Display) -> None:
-            self._answers.put(Answer(request_id, user_id, time.time(), release.name, display))
-            watch = self._watches.get(release.name)
+            self.shoppers.log(request_id, user_id, name, display)
+            watch = self._watches.get(name)
             if watch is not None and display.features is not None:
                 watch.shown(display.features, display.scores)
 
         return put
 
     def take_events(self, rows: Sequence[Mapping[str, Any]], engine: Engine) -> list[Taken]:
-        """Clean and keep events, on disk when this returns; so are then the answers that they are about."""
-        for values in rows:
-            self._answers.settle(str(values.get("request_id")))
-        taken = take_events(self.events, rows, lambda item_id: engine.view.number(item_id) is not None)
-        for values, one in zip(rows, taken, strict=True):
-            EVENTS.labels(one.status).inc()
-            if one.status == "stored" and values.get("request_id"):
-                self._count(values)
-        return taken
-
-    def _count(self, values: Mapping[str, Any]) -> None:
-        """Tell Prometheus of what came of an answer."""
-        bucket, value = self.bucket(str(values["user_id"])), values.get("value")
-        value = value if isinstance(value, int | float) else None
-        for head in heads_of_act(str(values["type"]), value, self._settings.liked_from):
-            ACTS.labels(bucket, head).inc()
-            WORTH.labels(bucket).inc(self._settings.head_values.get(head, 0.0))
-
-    def taste(
-        self,
-        user_id: str | None,
-        history: Sequence[Mapping[str, Any]] = (),
-        personal: float | None = None,
-        explain: bool = False,
-    ) -> Taste | None:
-        """For whom a search is, None for nobody in particular; see `known`."""
-        if user_id is None and not history:
-            return None
-        strength = self._settings.personal if personal is None else personal
-        return Taste.of(self.known(user_id, history), strength, explain)
-
-    def known(self, user_id: str | None, history: Sequence[Mapping[str, Any]] = ()) -> Known:
-        """What to go by for a shopper, as of this moment.
-
-        Where the database does not answer in time it is what the request brings, unless the shopper may have opted out
-        of that; the answer says that it goes without events.
-        """
-        if user_id is None:
-            return known_now(self._settings, Preferences(), None, history)
-        try:
-            with stage("events"):
-                known = known_of(self.events, self._settings, user_id, history)
-        except Broken as error:
-            log.warning("answering without what is known of shoppers: %s", error.message)
-            leave_out("events")
-            wanted = self._preferences.get(user_id, Preferences(personal=False))
-            return known_now(self._settings, wanted, user_id, history)
-        self._preferences[user_id] = known.preferences
-        while len(self._preferences) > MOST_REMEMBERED:
-            self._preferences.pop(next(iter(self._preferences)), None)
-        return known
+        """Clean and keep events, on disk when this returns; see Shoppers.take."""
+        return self.shoppers.take(rows, lambda item_id: engine.view.number(item_id) is not None, self.bucket)
 
     @property
     def ready(self) -> bool:
@@ -252,10 +170,7 @@ class Live:
             thread.join()
         if self._probe is not None:
             self._probe.stop()
-        if "_answers" in vars(self):  # it was used
-            self._answers.close()
-        if "events" in vars(self):
-            self.events.close()
+        self.shoppers.close()
 
     def refresh(self) -> None:
         """Go to the current release if it is another, and take in what the journal has new."""
@@ -449,7 +364,7 @@ class Live:
             return None
         try:
             if scorer.fingerprint not in self._feedback:
-                self._feedback[scorer.fingerprint] = Feedback(self.events, self._settings, scorer)
+                self._feedback[scorer.fingerprint] = Feedback(self.shoppers.events, self._settings, scorer)
             return self._feedback[scorer.fingerprint].head
         except Broken as error:  # of the events: a release answers without them
             log.error("nothing is learned from feedback: %s", error.message)

@@ -5,6 +5,7 @@ them answers for all.
 """
 
 import os
+from pathlib import Path
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -66,6 +67,9 @@ def exposed() -> tuple[bytes, str]:
 def _registry() -> CollectorRegistry:
     if not os.environ.get(FOLDER):
         return REGISTRY
+    for left in Path(os.environ[FOLDER]).glob("gauge_live*.db"):  # by a worker that died it would be told for ever
+        if not Path(f"/proc/{left.stem.rpartition('_')[2]}").exists():
+            left.unlink(missing_ok=True)
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return registry

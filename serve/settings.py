@@ -21,14 +21,18 @@ from serve.errors import BadRequest
 from serve.rank.settings import HEADS, ScorerSettings
 from serve.words.analysis import LANGUAGES
 
+SERVED = "VETRINA_SERVED"  # the settings of the service as JSON, for its worker processes
+RATES = "VETRINA_RATES"  # the file in which worker processes count the keys' requests together
 # Variables that begin with VETRINA_ and are read elsewhere.
 OTHER_VARIABLES = {
+    RATES,
+    SERVED,
     "VETRINA_CACHE",
     "VETRINA_CONFIG",
+    "VETRINA_COPY_KEY",
     "VETRINA_DATA",
-    "VETRINA_SERVED",
+    "VETRINA_KEY",
     "VETRINA_MILVUS_TOKEN",
-    "VETRINA_RATES",
     "VETRINA_USER_KEY",
 }
 

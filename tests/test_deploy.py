@@ -119,7 +119,7 @@ def test_the_image_starts_the_service_and_asks_whether_it_lives() -> None:
 
 
 def test_every_variable_in_pages_and_files_is_a_setting() -> None:
-    for file in [*PAGES[1:], *filter(Path.is_file, DEPLOY.iterdir())]:
+    for file in [*PAGES, *filter(Path.is_file, DEPLOY.iterdir())]:
         for name in set(re.findall(r"\bVETRINA_[A-Z_]*[A-Z]", file.read_text())):
             top, *inner = name.removeprefix("VETRINA_").lower().split("__")
             assert name in OTHER_VARIABLES or top in Settings.model_fields, (file.name, name)

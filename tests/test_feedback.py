@@ -354,7 +354,7 @@ def test_exploring_shows_other_items_and_logs_how_likely_they_were(copied: Setti
         drawn = [some_answer(service, "curious", explore=True) for _ in range(12)]
         lists = {tuple(item["item_id"] for item in found["items"]) for found in drawn}
         assert len(lists) > 3
-        service.app.state.live._answers.settle(drawn[-1]["request_id"])
+        service.app.state.live.shoppers.answers.settle(drawn[-1]["request_id"])
         logged = logged_in(answers)
         assert set(logged) == {found["request_id"] for found in drawn}
     for one in logged.values():

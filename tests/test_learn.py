@@ -270,7 +270,7 @@ def test_two_releases_answer_side_by_side_and_the_difference_is_reported(two: tu
         good(service.client.delete(f"/v1/items/{gone}"))
         for user in (tried, next(user for user in users if test.bucket(user) == experiment.CONTROL)):
             assert gone not in [item["item_id"] for item in answered(service, user, k=70)["items"]]
-        service.app.state.live._answers.settle_all()
+        service.app.state.live.shoppers.answers.settle_all()
         found_ = ab.report(configured)
         assert found_.arms["control"].releases == [current]
         control, treatment = (found_.arms[part] for part in ("control", "treatment"))
@@ -393,7 +393,7 @@ def test_nothing_is_put_down_to_who_wants_nothing_personal_and_heads_forget_with
         assert np.abs(left).sum() < np.abs(both).sum()
         good(service.client.put("/v1/users/u00003/preferences", json={"personal": False}))
         found = answered(service, "u00003")
-        service.app.state.live._answers.settle_all()
+        service.app.state.live.shoppers.answers.settle_all()
         logged = {one.request_id: one for lot in AnswerStore(store.database).batches() for _, one in lot}
         assert logged[found["request_id"]].user_id is None
     store.close()

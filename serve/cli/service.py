@@ -10,7 +10,7 @@ import typer
 from serve import show
 from serve.cli.terminal import Json, Store, app, bars, out, print_result
 from serve.errors import BadRequest
-from serve.settings import load_settings
+from serve.settings import RATES, SERVED, load_settings
 
 
 @app.command()
@@ -24,7 +24,6 @@ def serve(
     import uvicorn
 
     from serve.guard.keys import list_keys
-    from serve.http.app import RATES, SERVED
     from serve.http.front import is_loopback
     from serve.http.logs import log_config
     from serve.http.protocol import PatientProtocol

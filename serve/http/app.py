@@ -29,14 +29,12 @@ from serve.http.routes import router
 from serve.http.shedding import Load
 from serve.http.tracing import start_tracing
 from serve.live import Live
-from serve.settings import Settings
+from serve.settings import RATES, SERVED, Settings
 from serve.stages import request_id
 
 log = logging.getLogger("vetrina")
 
-SERVED = "VETRINA_SERVED"  # the settings of the service as JSON, for its worker processes
 RETRY_SECONDS = 5  # until a release may be there, or a database
-RATES = "VETRINA_RATES"  # the file in which worker processes count the keys' requests together
 
 DESCRIPTION = """Similar items, and search by words, photo or example, from the release that is live.
 

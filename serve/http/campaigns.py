@@ -17,7 +17,7 @@ def audience(wanted: AudienceRequest, live: LiveRelease) -> Response:
     """The shoppers most likely to act. Never one who opted out of what is personal or of marketing."""
     started = time.perf_counter()
     engine = live.engine
-    found = live.audiences.find(
+    found = live.shoppers.audiences.find(
         engine,
         Wanted(
             wanted.size,
@@ -31,7 +31,7 @@ def audience(wanted: AudienceRequest, live: LiveRelease) -> Response:
         ),
     )
     if wanted.record:
-        live.audiences.record(wanted.campaign, found)
+        live.shoppers.audiences.record(wanted.campaign, found)
     body = asdict(found) | {"curve": [{"size": size, "expected": expected} for size, expected in found.curve]}
     return respond(engine, body, started)
 

@@ -267,7 +267,8 @@ def users(live: LiveRelease, wanted: Annotated[Latest, Query()]) -> Response:
     """The users with the latest events."""
     started = time.perf_counter()
     found = [
-        {"user_id": user_id, "events": count, "last": last} for user_id, count, last in live.events.active(wanted.k)
+        {"user_id": user_id, "events": count, "last": last}
+        for user_id, count, last in live.shoppers.events.active(wanted.k)
     ]
     return respond(live.engine, {"users": found}, started)
 
@@ -280,7 +281,7 @@ def activity(request: Request, live: LiveRelease) -> Response:
     body = {
         "events": [
             {"start": time.strftime("%Y-%m-%dT%H:00:00Z", time.gmtime(hour * 3600)), "type": type_, "count": count}
-            for hour, type_, count in live.events.rates(since)
+            for hour, type_, count in live.shoppers.events.rates(since)
         ],
         "drift": [
             {"feature": feature, "psi": round(psi, 4), "alert": psi > settings.drift_alert}
@@ -316,7 +317,7 @@ def _asked(engine: Engine, live: Live, wanted: CompareRequest) -> dict[str, Any]
         spaces, taste = [near.space] if near.space else (), taste_of(live, near)
         return answer(engine.view, engine.similar(near.item_ids, near.k, spaces, near.filter, taste=taste), near.fields)
     assert wanted.recommend is not None  # noqa: S101
-    known = live.known(wanted.recommend.user_id, [event.model_dump() for event in wanted.recommend.history])
+    known = live.shoppers.known(wanted.recommend.user_id, [event.model_dump() for event in wanted.recommend.history])
     found = recommended(engine, known, wanted.recommend.model_copy(update={"explore": False}))
     return answer(engine.view, found, wanted.recommend.fields)
 

@@ -246,7 +246,7 @@ async def similar_to_item(request: Request) -> Response:
                 spaces,
                 wanted.filter,
                 "item_id",
-                live.taste(wanted.user_id, (), wanted.personal, wanted.explain),
+                live.shoppers.taste(wanted.user_id, (), wanted.personal, wanted.explain),
             )
         )
     return respond(engine, answer(engine.view, found, wanted.fields), started)
@@ -342,12 +342,12 @@ def events(wanted: EventsRequest, live: LiveRelease) -> Response:
 def user(user_id: UserIdInPath, live: LiveRelease) -> Response:
     """How many events there are, and the last of them, the latest first."""
     started = time.perf_counter()
-    count = live.events.count(user_id)
+    count = live.shoppers.events.count(user_id)
     history = [
         {name: value for name, value in asdict(event).items() if value is not None and name != "user_id"}
-        for event in reversed(live.events.recent(user_id, MAX_HISTORY))
+        for event in reversed(live.shoppers.events.recent(user_id, MAX_HISTORY))
     ]
-    preferences = live.rights.preferences(user_id).model_dump()
+    preferences = live.shoppers.rights.preferences(user_id).model_dump()
     body = {"user_id": user_id, "known": count > 0, "events": count, "history": history, "preferences": preferences}
     return respond(live.engine, body, started)
 
@@ -356,7 +356,7 @@ def user(user_id: UserIdInPath, live: LiveRelease) -> Response:
 def prefer(user_id: UserIdInPath, wanted: Preferences, live: LiveRelease) -> Response:
     """Replaces what was set before; answers of every process keep to it from now on, `rank` excepted."""
     started = time.perf_counter()
-    live.rights.prefer(user_id, wanted)
+    live.shoppers.rights.prefer(user_id, wanted)
     return respond(live.engine, {"user_id": user_id, "preferences": wanted.model_dump()}, started)
 
 
@@ -364,7 +364,7 @@ def prefer(user_id: UserIdInPath, wanted: Preferences, live: LiveRelease) -> Res
 def erase(user_id: UserIdInPath, request: Request, live: LiveRelease) -> Response:
     """Removes events, answers and preferences, on disk when this answers; what is trained next does not have them."""
     started = time.perf_counter()
-    removed = live.erase(user_id)
+    removed = live.shoppers.erase(user_id)
     audit.note(_store(request), "erase", by_whom(request), user=audit.hashed(user_id))
     return respond(live.engine, {"user_id": user_id, "removed": removed}, started)
 
@@ -413,7 +413,7 @@ async def readyz(live: LiveRelease) -> dict[str, str]:
 def _known(live: Live, wanted: RecommendRequest | RankRequest | CandidatesRequest) -> tuple[Engine, Known]:
     """The engine that answers a shopper, and what it goes by."""
     history = [event.model_dump() for event in wanted.history]
-    engine, known = live.engine_for(wanted.user_id), live.known(wanted.user_id, history)
+    engine, known = live.engine_for(wanted.user_id), live.shoppers.known(wanted.user_id, history)
     if isinstance(wanted, AcrossDomains) and wanted.from_:
         known = replace(known, events=engine.done_in(known.events, wanted.from_))
     return engine, known
@@ -422,7 +422,7 @@ def _known(live: Live, wanted: RecommendRequest | RankRequest | CandidatesReques
 def taste_of(live: Live, wanted: ForShopper) -> Taste | None:
     """For whom a search is; None where the request does not say."""
     history = [event.model_dump() for event in wanted.history]
-    return live.taste(wanted.user_id, history, wanted.personal, wanted.explain)
+    return live.shoppers.taste(wanted.user_id, history, wanted.personal, wanted.explain)
 
 
 def _changed(

@@ -13,13 +13,15 @@ def start_tracing() -> None:
     """Trace this process's requests; raises BadRequest where OpenTelemetry is not installed."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise BadRequest(f"otel = true needs OpenTelemetry ({error}): pip install 'vetrina[otel]'", "otel") from error
-    # Resource.create lets OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES have the last word.
-    provider = TracerProvider(resource=Resource.create({"service.name": "vetrina"}))
+    # What the variables say has the last word.
+    provider = TracerProvider(
+        resource=Resource.create({"service.name": "vetrina"}).merge(OTELResourceDetector().detect())
+    )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     # Not the global one, with which FastAPI would make spans of its own, that have paths and messages in them.
     stages.trace_with(provider.get_tracer("vetrina", version("vetrina")))

@@ -24,6 +24,7 @@ from serve.errors import BadRequest, Broken
 from serve.evaluation.asked import Asked
 from serve.evaluation.first_look import look
 from serve.evaluation.gate import compare
+from serve.guard import audit
 from serve.jobs.aligning import AlignmentReport, align, aligned, fine_tune
 from serve.jobs.encoding import encode, encode_on_ray
 from serve.jobs.indexing import build_indexes, build_tower
@@ -219,7 +220,7 @@ def build(
             seal(settings.store, folder, manifest)
         published = force or not any(check.worse for check in manifest.checks)
         if published:
-            make_current(settings.store, manifest.release)
+            _answers_now(settings.store, manifest.release, force)
         prune(settings.store, settings.keep_releases)
         prune_journal(settings.store, list_manifests(settings.store))
         return BuildReport(manifest, published, ingested, folded, spaces, seconds, manifest.checks)
@@ -244,8 +245,13 @@ def _publish(settings: Settings, name: str, force: bool, progress: Progress | No
         checks = compare(settings, release, open_release(settings.store, standing.release), progress)
     if any(check.worse for check in checks) and not force:
         return checks, False
-    make_current(settings.store, name)
+    _answers_now(settings.store, name, force)
     return checks, True
+
+
+def _answers_now(store: Path, release: str, forced: bool) -> None:
+    make_current(store, release)
+    audit.note(store, "publish", audit.operator(), release=release, forced=forced)
 
 
 def _look(settings: Settings, made: Release, interactions: Interactions, folder: Path) -> Quality | None:
