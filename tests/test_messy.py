@@ -713,7 +713,7 @@ class Urls(Row):
 
 @dataclass(frozen=True)
 class Library:
-    """A store of 200 items, ids 0 to 199, and a service over it: its index of words is the folder's good one."""
+    """A store of 200 items, ids 0 to 199, and a service over it: its index of images is the folder's good one."""
 
     store: Path
     service: Service
@@ -724,10 +724,11 @@ class Library:
 def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
     folder = tmp_path_factory.mktemp("library")
     feed, store = folder / "feed.csv", folder / "store"
-    feed.write_text("item_id,title\n" + "".join(f"{number},book {number}\n" for number in range(200)))
+    lines = [f"{number},book {number},reference_ok.jpg\n" for number in range(200)]
+    feed.write_text("item_id,title,image\n" + "".join(lines))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VETRINA_ALIGN", "false")
-        vetrina("build", feed, "--store", store)
+        vetrina("build", feed, "--store", store, "--images", IMAGES)
     release = published(store, lambda folder: put_good_index(folder, INPUTS / "artifacts/index_ok_200x16.faiss"))
     make_current(store, release)
     with served(Settings(store=store)) as service:
@@ -747,16 +748,17 @@ def published(store: Path, change: Callable[[Path], None]) -> str:
 
 
 def put_good_index(release: Path, artifact: Path) -> None:
-    """The index and its rows in the place of a release's text space."""
-    index, folder = faiss.read_index(str(artifact)), release / "spaces/text"
+    """The index and its rows in the place of a release's image space."""
+    index, folder = faiss.read_index(str(artifact)), release / "spaces/image"
     rows = np.stack([index.reconstruct(number) for number in range(200)])
-    space = Space("text", 16, snapshot.read_report(folder).space.fingerprint)
+    space = Space("image", 16, snapshot.read_report(folder).space.fingerprint)
     shutil.rmtree(folder)
 
     def fill(out: Any) -> None:
         out[:] = rows
 
-    report = snapshot.build(folder, space, *[np.arange(200, dtype=np.int32)] * 2, 200, fill)
+    owners, labels = np.arange(200, dtype=np.int32), np.zeros(200, np.int32)
+    report = snapshot.build(folder, space, owners, labels, 200, fill)
     shutil.copy(artifact, folder / "index.faiss")
     report = replace(report, factory="IDMap2,Flat", efforts=(Effort(10.0, 1, 2, 1.0, 0),))
     (folder / "space.json").write_bytes(orjson.dumps(asdict(report)))
@@ -775,14 +777,14 @@ class GoodIndex(Row):
     place: ClassVar[str] = "library"
 
     def http(self, library: Library, path: Path) -> None:
-        found = good(library.service.client.get("/v1/items/11/similar", params={"space": "text", "k": 5}))
+        found = good(library.service.client.get("/v1/items/11/similar", params={"space": "image", "k": 5}))
         assert found["release"] == library.release
         self._checked(library, path, found["items"])
 
     def command(self, library: Library, path: Path) -> None:
         findings = vetrina("doctor", "--store", library.store, "--json").json
         assert {finding["state"] for finding in findings} <= {"good", "off"}
-        asked = ("similar", "11", "--space", "text", "-k", "5", "--store", library.store, "--json")
+        asked = ("similar", "11", "--space", "image", "-k", "5", "--store", library.store, "--json")
         self._checked(library, path, vetrina(*asked).json["items"])
 
     def _checked(self, library: Library, path: Path, found: list[dict[str, Any]]) -> None:
@@ -1089,11 +1091,11 @@ TABLE: dict[str, Row] = {
     "requests/k_zero.json": Request("k"),
     "requests/ssrf_urls.txt": Urls(),
     "artifacts/canary_ids.npy": Artifact("ids_order.npy"),
-    "artifacts/canary_metadata.pkl": Artifact("spaces/text/space.json"),
+    "artifacts/canary_metadata.pkl": Artifact("spaces/image/space.json"),
     "artifacts/ids_one_short.json": Artifact("ids.arrow", one_id_short),
-    "artifacts/index_cut_half.faiss": Artifact("spaces/text/index.faiss"),
+    "artifacts/index_cut_half.faiss": Artifact("spaces/image/index.faiss"),
     "artifacts/index_ok_200x16.faiss": GoodIndex(),
-    "artifacts/index_zero_bytes.faiss": Artifact("spaces/text/index.faiss"),
+    "artifacts/index_zero_bytes.faiss": Artifact("spaces/image/index.faiss"),
     "artifacts/vectors_nan_zero_unnormalised.npy": Vectors((3, 7, 13)),
 }
 
