@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from embed.behaviour import Collected, Interactions
+from embed.errors import Damaged
 from embed.towers.trained import TrainedTowers
 from index.contract import VectorIndex
 from serve.rank.facts import Facts as RankFacts
@@ -181,6 +182,13 @@ class Behaviour:
     @classmethod
     def open(cls, folder: Path) -> "Behaviour":
         """Open what `write` wrote; its files were checked with the release. Raises Damaged where they do not fit."""
+        try:
+            return cls._opened(folder)
+        except (ValueError, EOFError) as error:  # also pydantic's ValidationError
+            raise Damaged(f"{folder} holds what is no behaviour ({error}): build again", "behaviour") from error
+
+    @classmethod
+    def _opened(cls, folder: Path) -> "Behaviour":
         facts = Facts.model_validate_json((folder / "behaviour.json").read_bytes())
         return cls(
             facts,

@@ -138,14 +138,14 @@ class Encoding:
         self._view, self._source = view, source
         manifest = view.release.manifest
         self._encoders = {name: encoders.of(manifest, name) for name in manifest.spaces}
-        self.failures: dict[str, list[str]] = {}  # by item id: images that could not be used, and why
+        self.warnings: dict[str, list[str]] = {}  # by item id: images that cannot be used, texts that are cut
 
     def rows(self, items: Sequence[Item]) -> list[dict[str, SpaceRows] | None]:
         """The rows of each item in each space of the release, or None where nothing that encoders read changed."""
         wanted = [self._wanted(item) for item in items]
         new = [row for rows in wanted if rows for row in rows if row.vector is None]
         if isinstance(texts := self._encoders.get("text"), TextEncoder):
-            _encode_texts(texts, [row for row in new if row.space == "text"])
+            self._encode_texts(texts, [row for row in new if row.space == "text"])
         if isinstance(images := self._encoders.get("image"), ImageEncoder):
             self._encode_images(images, [row for row in new if row.space == "image"])
         return [None if rows is None else self._by_space(rows) for rows in wanted]
@@ -165,6 +165,21 @@ class Encoding:
                 rows.append(_Row(item.item_id, space, label, content, vector=known.get(content)))
         return rows
 
+    def _encode_texts(self, encoder: TextEncoder, rows: Sequence[_Row]) -> None:
+        if not rows:
+            return
+        found = encoder.encode_texts([row.content for row in rows])
+        _fill(rows, found.vectors)
+        for row in rows:
+            row.key = content_key(row.content)
+            if found.truncated and encoder.encode_texts([row.content]).truncated:  # rarely, so once more is no matter
+                self._tell(row.item_id, "text_truncated")
+
+    def _tell(self, item_id: str, warning: str) -> None:
+        told = self.warnings.setdefault(item_id, [])
+        if warning not in told:
+            told.append(warning)
+
     def _encode_images(self, encoder: ImageEncoder, rows: Sequence[_Row]) -> None:
         for start in range(0, len(rows), encoder.batch):
             batch, pixels = [], []
@@ -173,7 +188,7 @@ class Encoding:
                     row.key, data = self._source.load(row.content, lambda key: False)
                     image = decode_image(data or b"", self._source.limits, shrink_to=encoder.shrink_to)
                 except ImageRefused as refused:
-                    self.failures.setdefault(row.item_id, []).append(refused.message)
+                    self._tell(row.item_id, f"image: refused {row.content!r}: {refused.message}")
                 else:
                     batch.append(row)
                     pixels.append(encoder.prepare(image))
@@ -193,13 +208,6 @@ class Encoding:
 
 def _contents(item: Item, space: str) -> Iterable[tuple[int, str]]:
     return compose_texts(item) if space == "text" else enumerate(item.images)
-
-
-def _encode_texts(encoder: TextEncoder, rows: Sequence[_Row]) -> None:
-    if rows:
-        _fill(rows, encoder.encode_texts([row.content for row in rows]).vectors)
-        for row in rows:
-            row.key = content_key(row.content)
 
 
 def _fill(rows: Sequence[_Row], vectors: Vectors) -> None:

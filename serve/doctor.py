@@ -132,7 +132,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
     current = releases_folder(store) / "current"
     for folder in (releases_folder(store) / name for name in release_names(store)):
         try:
-            if folder != current.resolve():
+            if folder.resolve() != current.resolve():
                 Release(folder)
         except EXPECTED as error:
             yield Finding(f"release {folder.name}", "wrong", complaint(error).message)

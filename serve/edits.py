@@ -53,11 +53,11 @@ def put_edits(
             outcomes.append(Outcome(item.item_id, warnings=tuple(kind for kind, count in repairs.items() if count)))
     review(list(items.values()))
     encoded = dict(zip(items, encoding.rows(list(items.values())), strict=True))
-    failures = encoding.failures
+    told = encoding.warnings
 
     def change(place: int, before: Item | None) -> LiveChange | None:
         item, outcome = items[place], outcomes[place]
-        outcome.warnings += tuple(failures.get(item.item_id, ()))
+        outcome.warnings += tuple(told.get(item.item_id, ()))
         outcome.status = "created" if before is None else "unchanged" if before == item else "updated"
         return None if before == item else LiveChange("put", item.item_id, item, rows=encoded[place])
 

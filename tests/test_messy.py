@@ -240,7 +240,7 @@ class Image(Row):
             for answer in answers:
                 error = refused(answer)
                 assert (error["field"], error["code"]) == ("image", self.refused)
-                assert put["warnings"] == [error["message"]]
+                assert put["warnings"] == [f"image: refused {path.name!r}: {error['message']}"]
             assert "put" not in shop.service.ids(like=["reference_ok.png"], spaces=["image"], k=100)
         else:
             assert put["warnings"] == []
@@ -1100,21 +1100,9 @@ TABLE: dict[str, Row] = {
 }
 
 
-NOT_YET = {  # what does not hold, and why
-    ("catalogue/long_description.jsonl", "http"): "a text that is cut is counted by a build, not told of a put item",
-    ("events/future_and_zero.jsonl", "http"): "a timestamp of null is taken as none given, and so as now",
-}
-
-
 @pytest.mark.parametrize(
     ("name", "way"),
-    [
-        pytest.param(name, way, marks=pytest.mark.xfail(strict=True, reason=NOT_YET[name, way]))
-        if (name, way) in NOT_YET
-        else (name, way)
-        for name in TABLE
-        for way in ("http", "command")
-    ],
+    [(name, way) for name in TABLE for way in ("http", "command")],
 )
 def test_messy(request: pytest.FixtureRequest, name: str, way: str) -> None:
     row = TABLE[name]

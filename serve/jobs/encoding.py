@@ -17,7 +17,7 @@ Progress = Callable[[str, float, float, str], None]
 
 
 def encode(settings: Settings, catalogue: Catalogue, progress: Progress | None) -> list[SpaceVectors]:
-    """Encode what is new; the rows of each space that has any."""
+    """Encode what is new; the rows of each space that has any, or of which there is to be told what failed."""
     device = choose_device(settings.device, settings.threads)
     source = ImageSource(**_source(settings, catalogue))
     fetched = settings.allow_http_images or bool(settings.image_stores)
@@ -34,7 +34,7 @@ def encode(settings: Settings, catalogue: Catalogue, progress: Progress | None) 
     source.close()
     encoder = load_text_encoder(settings.text_encoder, device)
     texts = encode_texts(settings.store, catalogue, encoder, _told(progress, "encode texts", "items"))
-    return [space for space in (images, texts) if len(space.owners)]
+    return [space for space in (images, texts) if len(space.owners) or space.failures]
 
 
 def encode_on_ray(settings: Settings, catalogue: Catalogue, progress: Progress | None) -> list[SpaceVectors]:
@@ -58,7 +58,12 @@ def encode_on_ray(settings: Settings, catalogue: Catalogue, progress: Progress |
         )
     finally:
         cluster.close()
-    return [space for space in (images, texts) if len(space.owners)]
+    return [space for space in (images, texts) if len(space.owners) or space.failures]
+
+
+def filled(spaces: list[SpaceVectors]) -> list[SpaceVectors]:
+    """The spaces that have any rows."""
+    return [space for space in spaces if len(space.owners)]
 
 
 def _source(settings: Settings, catalogue: Catalogue) -> dict[str, Any]:

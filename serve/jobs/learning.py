@@ -9,7 +9,7 @@ from embed.encode_job import SpaceVectors
 from serve.errors import BadRequest
 from serve.evaluation.evaluate import Evaluation
 from serve.evaluation.evaluate import evaluate as run_evaluation
-from serve.jobs.encoding import encode
+from serve.jobs.encoding import encode, filled
 from serve.jobs.learn_job import LearnReport
 from serve.jobs.learn_job import learn as run_learn_job
 from serve.jobs.pipeline import BuildReport, Progress, build, one_job_at_a_time
@@ -99,7 +99,7 @@ def released(settings: Settings, progress: Progress | None) -> tuple[Release, li
     catalogue = Catalogue.current(settings.store)
     if catalogue.version != release.manifest.catalogue:
         raise BadRequest(f"the catalogue has changed since release {release.name}: run vetrina build first", "store")
-    spaces = encode(settings, catalogue, progress)
+    spaces = filled(encode(settings, catalogue, progress))
     there = {space.space: space.fingerprint for space in spaces}
     released = {name: entry.fingerprint for name, entry in release.manifest.spaces.items()}
     if there != released:

@@ -26,7 +26,7 @@ from serve.evaluation.first_look import look
 from serve.evaluation.gate import compare
 from serve.guard import audit
 from serve.jobs.aligning import AlignmentReport, align, aligned, fine_tune
-from serve.jobs.encoding import encode, encode_on_ray
+from serve.jobs.encoding import encode, encode_on_ray, filled
 from serve.jobs.indexing import build_indexes, build_tower
 from serve.jobs.reviewing import review_catalogue
 from serve.jobs.weighing import weigh
@@ -110,7 +110,7 @@ def align_catalogue(settings: Settings, progress: Progress | None = None) -> Ali
     with one_job_at_a_time(settings.store):
         catalogue = Catalogue.current(settings.store)
         check_items(catalogue)
-        return align(settings, catalogue, encode(settings, catalogue, progress), progress)
+        return align(settings, catalogue, filled(encode(settings, catalogue, progress)), progress)
 
 
 def fine_tune_catalogue(settings: Settings, progress: Progress | None = None) -> LoraReport:
@@ -118,7 +118,7 @@ def fine_tune_catalogue(settings: Settings, progress: Progress | None = None) ->
     with one_job_at_a_time(settings.store):
         catalogue = Catalogue.current(settings.store)
         check_items(catalogue)
-        return fine_tune(settings, catalogue, encode(settings, catalogue, progress), progress)
+        return fine_tune(settings, catalogue, filled(encode(settings, catalogue, progress)), progress)
 
 
 def _ingest(
@@ -163,7 +163,8 @@ def build(
         if not len(catalogue):
             raise BadRequest(f"{feed or 'the catalogue'} has no usable product: there is nothing to release", "feed")
         with _timed(seconds, "encode"):
-            spaces = encode(settings, catalogue, progress)
+            encoded = encode(settings, catalogue, progress)
+            spaces = filled(encoded)
         if settings.review.classifier:
             with _timed(seconds, "review"), closing(image_source(settings)) as source:
                 review_catalogue(settings, catalogue, source, _told(progress, "review"))
@@ -176,11 +177,11 @@ def build(
         standing = _standing(settings.store, parent) if parent else None
         if not force:
             if standing is not None and standing.content == content:
-                return BuildReport(standing, False, ingested, folded, spaces, seconds)
+                return BuildReport(standing, False, ingested, folded, encoded, seconds)
             _check_spaces(settings, standing, spaces)
             if (held := _held(settings.store, content)) is not None:
                 checks, published = _publish(settings, held.release, force, progress)
-                return BuildReport(held, published, ingested, folded, spaces, seconds, checks)
+                return BuildReport(held, published, ingested, folded, encoded, seconds, checks)
         with draft(settings.store) as folder:
             with _timed(seconds, "index"):
                 entries = build_indexes(settings, folder, catalogue, spaces, alignment, standing, progress)
@@ -223,7 +224,7 @@ def build(
             _answers_now(settings.store, manifest.release, force)
         prune(settings.store, settings.keep_releases)
         prune_journal(settings.store, list_manifests(settings.store))
-        return BuildReport(manifest, published, ingested, folded, spaces, seconds, manifest.checks)
+        return BuildReport(manifest, published, ingested, folded, encoded, seconds, manifest.checks)
 
 
 def publish(

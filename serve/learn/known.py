@@ -96,7 +96,7 @@ class Taken:
 def take_events(store: EventStore, rows: Sequence[Mapping[str, Any]], knows: Callable[[str], bool]) -> list[Taken]:
     """Clean and keep events, on disk when this returns; `knows` tells whether there is an item of an id."""
     now = time.time()
-    cleaned = [clean_event({"timestamp": now, **_given(values)}, place) for place, values in enumerate(rows)]
+    cleaned = [clean_event({"timestamp": now, **values}, place) for place, values in enumerate(rows)]
     new = iter(store.add([event for event in cleaned if isinstance(event, Event)]))
     taken = []
     for event in cleaned:
