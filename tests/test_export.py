@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_cli import Run, run
+from conftest import Run
 from test_http import Service, good, served
 
 from embed.catalogue.item import ITEM_SCHEMA
@@ -18,8 +18,6 @@ from serve.errors import BadRequest
 from serve.jobs.export import export_items, export_neighbours, export_vectors
 from serve.release import open_current
 from serve.settings import Settings
-
-__all__ = ["run"]  # a fixture
 
 K = 7
 

@@ -31,7 +31,9 @@ from serve.stages import Answering, begin, request_span
 log = logging.getLogger("vetrina.access")
 UNSHED = {"/", "/healthz", "/readyz", "/metrics", "/v1/me", "/openapi.json", "/docs"}
 SAFE = {"GET", "HEAD", "OPTIONS"}
+BUSY = "busy"
 RETRY_SECONDS = 1
+TELL_SECONDS = 10.0
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -73,7 +75,7 @@ class Front:
 
     def __init__(self, app: ASGIApp, settings: Settings, keys: Keys, load: Load, rates: Path | None) -> None:
         self._app, self._settings, self._keys, self._load = app, settings, keys, load
-        self._rates = Rates(rates)
+        self._rates, self._tell_again = Rates(rates), 0.0
         self._is_local = is_loopback(settings.host)
         self._hosts = {"localhost", "127.0.0.1", "::1", settings.host}
 
@@ -84,7 +86,7 @@ class Front:
         started = time.perf_counter()
         answering = Answering(late_from=time.monotonic() + self._settings.timeouts.answer)
         begin(answering)
-        status, caller, admitted = 500, Caller(), False
+        status, caller, admitted, shed = 500, Caller(), False, False
 
         async def sent(message: Message) -> None:
             nonlocal status
@@ -106,21 +108,21 @@ class Front:
                 raise _too_many(caller)
             if scope["path"] not in UNSHED and not scope["path"].startswith("/console/"):
                 if not self._load.admit():
-                    SHED.inc()
-                    raise _busy()
+                    raise self._busy()
                 admitted = True
             with request_span(Headers(scope=scope)) as span:
                 await self._app(scope, self._limited(scope, receive), sent)
                 if span is not None:
                     _describe(span, scope, status, answering)
         except _Refused as refused:
+            shed = refused.found.code == BUSY
             REFUSED.labels(refused.found.status).inc()
             await _answer(refused, sent)
         finally:
             took = time.perf_counter() - started
             if admitted:
                 self._load.done(took)
-            self._tell(scope, status, took, caller, answering)
+            self._tell(scope, status, took, caller, answering, shed)
 
     def _let_in(self, scope: Scope) -> Caller:
         """Who calls; raises _Refused for who may not."""
@@ -189,12 +191,22 @@ class Front:
 
         return counted
 
-    def _tell(self, scope: Scope, status: int, took: float, caller: Caller, answering: Answering) -> None:
+    def _busy(self) -> _Refused:
+        """The refusal of a request that is shed; the log hears of it now and then, as each line would cost as much."""
+        SHED.inc()
+        now = time.monotonic()
+        if now >= self._tell_again:
+            self._tell_again = now + TELL_SECONDS
+            log.warning("more comes than can be answered in time: requests are shed, see vetrina_shed_total")
+        message = "there is more to do than can be done in time: try again"
+        return _Refused(Complaint(503, BUSY, message, ""), (b"retry-after", str(RETRY_SECONDS).encode()))
+
+    def _tell(self, scope: Scope, status: int, took: float, caller: Caller, answering: Answering, shed: bool) -> None:
         """Count and log what became of a request."""
         route = getattr(scope.get("route"), "path", "other")
         REQUESTS.labels(f"{scope['method']} {route}" if route != "other" else route, status).observe(took)
         slow = took > self._settings.timeouts.answer
-        if self._settings.access_log or status >= 500 or slow:
+        if self._settings.access_log or slow or (status >= 500 and not shed):
             level = logging.WARNING if status >= 500 or slow else logging.INFO
             fields = {
                 "request_id": answering.id,
@@ -230,11 +242,6 @@ def _rate_headers(caller: Caller) -> list[tuple[bytes, bytes]]:
 def _too_many(caller: Caller) -> _Refused:
     message = f"key {caller.name!r} may call {caller.rate:g} times a second: wait as Retry-After says"
     return _Refused(Complaint(429, "too_many_requests", message, "authorization"))
-
-
-def _busy() -> _Refused:
-    found = Complaint(503, "busy", "there is more to do than can be done in time: try again", "")
-    return _Refused(found, (b"retry-after", str(RETRY_SECONDS).encode()))
 
 
 def _describe(span: Any, scope: Scope, status: int, answering: Answering) -> None:

@@ -1,7 +1,7 @@
 """Load shedding: how many requests may be answered at once, so that those that are accepted stay fast.
 
 A process that takes more than it can answer makes everybody wait. This one holds the number in flight to what keeps
-nine in ten answers within the target, and refuses the others at once. The number is found by additive increase and
+19 in 20 answers within the target, and refuses the others at once. The number is found by additive increase and
 multiplicative decrease (Chiu & Jain 1989): one more when all places were taken and answers were in time, a tenth fewer
 when they were late.
 """
@@ -11,7 +11,7 @@ import time
 
 from serve.metrics import IN_FLIGHT, MOST_IN_FLIGHT
 
-WINDOW = 32  # answers after which the number is thought over
+WINDOW = 40  # answers after which the number is thought over
 LEAST, MOST, FIRST = 4, 256, 16  # as many as a slow encoder on a few cores may have at once in any case
 LAG_SECONDS = 0.01
 
@@ -52,7 +52,7 @@ class Load:
         IN_FLIGHT.set(self.in_flight)
         self._took.append(took + self._lag)
         if len(self._took) == WINDOW:
-            late = sorted(self._took)[WINDOW * 9 // 10] > self._target
+            late = sorted(self._took)[WINDOW * 19 // 20] > self._target
             if late:
                 self.limit = max(LEAST, self.limit * 0.9)
             elif self._peak >= self.limit - 1:
