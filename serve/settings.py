@@ -215,7 +215,7 @@ class Settings(BaseSettings):
     )
     timeouts: Timeouts = Timeouts()
     shed_above_ms: float = Field(
-        100.0, gt=0, description="milliseconds within which 19 in 20 answers are to be: requests beyond get 503"
+        80.0, gt=0, description="milliseconds within which 19 in 20 answers are to be: requests beyond get 503"
     )
     recall_probe_seconds: float = Field(
         10.0, ge=0, description="seconds between live queries that are searched exactly too; 0 is never"
