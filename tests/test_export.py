@@ -159,7 +159,7 @@ def test_the_command_line_writes_them(run: Run, built: Settings, tmp_path: Path)
         assert json.loads(printed)["rows"] == len(pq.read_table(file)) == rows
     code, _, errors = run("export", "items", "--out", tmp_path / "nowhere" / "out.parquet", "--store", built.store)
     assert code == 1
-    assert "nowhere" in errors
+    assert "nowhere" in "".join(errors.split())  # a long path is wrapped
 
 
 def neighbours(service: Service, item_id: str, space: str | None) -> list[dict[str, Any]]:
