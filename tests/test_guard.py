@@ -340,12 +340,13 @@ def test_pages_of_elsewhere_cannot_use_a_service_without_keys(copied: Settings) 
         own = f"http://{service.client.base_url.netloc.decode()}"
         calls = [("POST", "/v1/releases/x/activate"), ("DELETE", "/v1/items/x")]
         for method, path in calls:
-            for origin in ("https://evil.example", "null", "http://localhost:1"):
+            for origin in ("https://evil.example", "null", "http://localhost:1", "http://["):
                 response = service.client.request(method, path, headers={"origin": origin})
                 assert refused(response, 403)["field"] == "origin"
             assert service.client.request(method, path, headers={"origin": own}).status_code == 404
-        rebound = service.client.get("/v1/users", headers={"host": "evil.example"})
-        assert refused(rebound, 403)["field"] == "host"
+        for host in ("evil.example", "[::1", "localhost.evil.example", "evil.example:80@localhost:x"):
+            rebound = service.client.get("/v1/users", headers={"host": host})
+            assert refused(rebound, 403)["field"] == "host"
         assert "access-control-allow-origin" not in service.client.get("/healthz", headers={"origin": own}).headers
 
 

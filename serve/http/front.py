@@ -9,12 +9,14 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
+from prometheus_client import Histogram
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -155,14 +157,14 @@ class Front:
         A page of elsewhere may send a request here (and, where its name is made to resolve to this machine, read the
         answer); but it cannot hide where it comes from.
         """
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        host = _hostname(headers.get("host", ""))
         if host not in self._hosts:
             message = f"without keys only this machine is answered, by its own names, not {host!r}: make a key"
             raise _Refused(Complaint(403, "forbidden", writable(message), "host"))
         origin = headers.get("origin")
         if origin is None or method in SAFE or origin in self._settings.cors_origins:
             return
-        if urlsplit(origin).netloc != headers.get("host"):
+        if origin.partition("://")[2] != headers.get("host"):
             message = f"a page of {origin!r} may not change anything here: name it in cors_origins"
             raise _Refused(Complaint(403, "forbidden", writable(message), "origin"))
 
@@ -204,7 +206,7 @@ class Front:
     def _tell(self, scope: Scope, status: int, took: float, caller: Caller, answering: Answering, shed: bool) -> None:
         """Count and log what became of a request."""
         route = getattr(scope.get("route"), "path", "other")
-        REQUESTS.labels(f"{scope['method']} {route}" if route != "other" else route, status).observe(took)
+        _timer(f"{scope['method']} {route}" if route != "other" else route, status).observe(took)
         slow = took > self._settings.timeouts.answer
         if self._settings.access_log or slow or (status >= 500 and not shed):
             level = logging.WARNING if status >= 500 or slow else logging.INFO
@@ -226,6 +228,21 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@lru_cache(maxsize=256)
+def _hostname(host: str) -> str:
+    if set(host) & set("@/?#\\"):  # no name and port alone
+        return ""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # half an IPv6 address
+        return ""
+
+
+@lru_cache(maxsize=4096)
+def _timer(operation: str, status: int) -> Histogram:
+    return REQUESTS.labels(operation, status)
 
 
 def _rate_headers(caller: Caller) -> list[tuple[bytes, bytes]]:
