@@ -24,6 +24,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """What tells that a file has changed: when and how long it is, and which; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
 def point(link: Path, target: str) -> None:
     """Make `link` a symbolic link to `target` in one atomic step, whether or not it was there before."""
     fresh = link.with_name(f".{link.name}-{secrets.token_hex(4)}")

@@ -87,13 +87,16 @@ class View:
 
     def number(self, item_id: str) -> int | None:
         """The number of an item that is there and may be shown, or None."""
-        number = self._numbers[item_id] if item_id in self._numbers else self.release.ids.number(item_id)
+        number = self._there(item_id)
         return None if number in self.hidden else number
 
     def why_hidden(self, item_id: str) -> str | None:
         """Why content review hides an item, None where it does not."""
-        number = self._numbers[item_id] if item_id in self._numbers else self.release.ids.number(item_id)
+        number = self._there(item_id)
         return None if number is None else self.hidden.get(number)
+
+    def _there(self, item_id: str) -> int | None:
+        return self._numbers[item_id] if item_id in self._numbers else self.release.ids.number(item_id)
 
     def text(self, number: int) -> str:
         """The id of an item's number."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import blake2b
 from pathlib import Path
 from ssl import SSLContext
@@ -23,6 +23,12 @@ from embed.images.polite import Busy, Hosts
 
 Resolver = Callable[[str, int], list[str]]
 """Host name and port -> IP addresses as text; raises OSError."""
+
+
+@lru_cache(maxsize=1)
+def _trusted() -> SSLContext:
+    """Whose certificates are believed; made once, as that is slow and sources are made for single photos too."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 class ImageSource:
@@ -66,7 +72,7 @@ class ImageSource:
         # decompression that would have to be switched off again.
         self._pool = (
             httpcore.ConnectionPool(
-                ssl_context=httpx.create_ssl_context(trust_env=False),
+                ssl_context=_trusted(),
                 max_connections=64,
                 max_keepalive_connections=16,
                 keepalive_expiry=15.0,

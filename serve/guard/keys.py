@@ -15,7 +15,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from embed.durable import alone, write_file
+from embed.durable import alone, stamp, write_file
 from serve.errors import BadRequest, Broken, NotFound
 
 Scope = Literal["query", "events", "catalogue", "admin"]
@@ -51,7 +51,7 @@ class Keys:
 
     def __init__(self, store: Path) -> None:
         self._path = store / "keys.json"
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: tuple[int, int, int] | None = None
         self._looked = -1.0
         self._by_hash: dict[str, Key] = {}
         self._damage: Broken | None = None
@@ -68,9 +68,9 @@ class Keys:
         now = time.monotonic()
         if now - self._looked >= LOOK_SECONDS:
             self._looked = now
-            stamp = _stamp(self._path)
-            if stamp != self._stamp:
-                self._stamp, self._damage, self._by_hash = stamp, None, {}
+            found = stamp(self._path)
+            if found != self._stamp:
+                self._stamp, self._damage, self._by_hash = found, None, {}
                 try:
                     self._by_hash = {key.sha256: key for key in read_keys(self._path)}
                 except Broken as damage:
@@ -160,11 +160,3 @@ def _path(store: Path) -> Path:
 
 def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from embed.durable import stamp
 from serve.errors import BadRequest
 
 FILE = "review.toml"
@@ -108,7 +109,7 @@ class ReviewBook:
 
     def current(self) -> Policy:
         """The policy as it is written now, the same object until it changes."""
-        stamps = [_stamp(file) for file in self._files]
+        stamps = [stamp(file) for file in self._files]
         if stamps != self._stamps:
             self._stamps = stamps
             try:
@@ -155,11 +156,3 @@ def _where(mask: Any) -> list[int]:
 def _escaped(word: str) -> str:
     # Not re.escape: RE2 does not know all that it escapes.
     return re.sub(r"([\\.+*?()|\[\]{}^$])", r"\\\1", word)
-
-
-def _stamp(path: Path) -> Stamp:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino

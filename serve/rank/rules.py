@@ -60,6 +60,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from embed.behaviour.interactions import KINDS
+from embed.durable import stamp
 from embed.errors import EmbedError
 from serve.errors import BadRequest
 from serve.filters import compile_filter
@@ -72,7 +73,7 @@ from serve.settings import Settings
 
 _log = logging.getLogger(__name__)
 PURCHASE = KINDS.index("purchase")
-Stamp = tuple[int, int] | None
+Stamp = tuple[int, int, int] | None
 """By what a file that has changed is known."""
 MOST_RULES = 200
 MOST_PINNED = 20
@@ -154,7 +155,7 @@ class RuleBook:
 
     def current(self) -> tuple[list[Rule], Relations]:
         """The rules and relations as they are written now; none where there is no file of rules."""
-        stamps = [_stamp(file) for file in self._files]
+        stamps = [stamp(file) for file in self._files]
         if stamps[0] is None:
             self._rules, self._stamps[0] = [], None
             return [], self._relations
@@ -280,14 +281,6 @@ def _read(path: Path, place: int, values: Any) -> Rule:
     except BadRequest as error:
         raise BadRequest(f"{where}: {error.message}", error.field) from error
     return rule
-
-
-def _stamp(path: Path) -> Stamp:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
 
 
 def _moment(of: datetime | date) -> float:
