@@ -37,6 +37,7 @@ GRAPH = {"M": 32, "efConstruction": 200}
 LEAST_EFFORT = 128
 LONGEST_TEXT = 65_535  # bytes that a column can hold
 ANSWER_S, BUILD_S = 20.0, 3_600.0  # waited for an answer, and for an index
+ALIVE_MS = 600_000  # between pings: gRPC's servers, milvus-lite's too, hang up on whoever pings within five minutes
 TOKEN = "VETRINA_MILVUS_TOKEN"  # noqa: S105 - the variable that holds user:password or an API key, which no file does
 NOT_REACHED, NOT_FOUND = 2, 100  # codes of errors
 FIELDS = ["row", "item", "label", "vector"]
@@ -358,7 +359,12 @@ def _client(uri: str) -> Any:
                 # They print a trace of each error that they raise, and which becomes one of ours.
                 logging.getLogger(name).setLevel(logging.CRITICAL)
             try:
-                _clients[uri] = library.MilvusClient(uri, token=os.environ.get(TOKEN, ""), timeout=ANSWER_S)
+                _clients[uri] = library.MilvusClient(
+                    uri,
+                    token=os.environ.get(TOKEN, ""),
+                    timeout=ANSWER_S,
+                    grpc_options={"grpc.keepalive_time_ms": ALIVE_MS},
+                )
             except library.MilvusException as error:
                 hint = "; if another process has it open, share it by milvus-lite server" if _is_local(uri) else ""
                 raise Missing(f"no Milvus at {_shown(uri)} ({_reason(error)}){hint}", "uri") from error

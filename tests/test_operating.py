@@ -31,7 +31,7 @@ from serve.http.shedding import LEAST, WINDOW, Load
 from serve.jobs.pipeline import build
 from serve.learn.answer_store import AnswerStore
 from serve.learn.event_store import EventStore
-from serve.metrics import PROBE_FOUND, PROBED
+from serve.metrics import DROPPED, PROBE_FOUND, PROBED
 from serve.release import open_current
 from serve.retrieve.probe import RecallProbe, recalled
 from serve.settings import Settings, Timeouts
@@ -312,6 +312,7 @@ def test_what_became_of_the_feed_and_what_goes_on_is_told(tmp_path: Path) -> Non
     configured = Settings(store=tmp_path / "store")
     build(configured, feed)
     with served(configured) as service:
+        dropped = good(service.client.get("/v1/activity"))["answers_dropped"]  # since this process began
         told = good(service.client.get("/v1/catalogue"))
         assert (told["report"]["read"], told["report"]["kept"], told["total"]) == (8, 5, 3)
         assert {reject["code"] for reject in told["rejects"]} == {"missing_id", "nothing_to_embed", "duplicate_id"}
@@ -326,7 +327,9 @@ def test_what_became_of_the_feed_and_what_goes_on_is_told(tmp_path: Path) -> Non
         rates = [(rate["type"], rate["count"]) for rate in activity["events"]]
         assert sorted(rates) == [("cart", 1), ("click", 4)]
         assert activity["experiment"] is None
-        assert activity["answers_dropped"] == 0
+        assert activity["answers_dropped"] == dropped
+        DROPPED.inc()
+        assert good(service.client.get("/v1/activity"))["answers_dropped"] == dropped + 1
 
 
 def test_rates_of_events_are_by_the_hour_in_either_database(url: str) -> None:
