@@ -8,13 +8,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from embed.alignment.alignment import AlignmentFacts
-from embed.catalogue import IngestReport
-from embed.encode_job import SpaceVectors
-from serve.release import Check
-
 if TYPE_CHECKING:
+    from embed.alignment.alignment import AlignmentFacts
     from embed.alignment.lora import LoraReport
+    from embed.catalogue import IngestReport
+    from embed.encode_job import SpaceVectors
     from serve.audience.audience import Audience
     from serve.doctor import Finding
     from serve.jobs.bulk import BulkReport
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from serve.jobs.duplicates import DuplicatesReport
     from serve.jobs.pipeline import BuildReport
     from serve.recommend.relations import ImportedLinks
+    from serve.release import Check
 
 MOST_COLUMNS = 3  # of sources, beside which there is room for a title
 MOST_VALUES = 12  # of a facet
@@ -92,7 +91,7 @@ def price(item: dict[str, Any]) -> str:
     return "" if item["price"] is None else f"{item['price']:,.2f} {item['currency'] or ''}".rstrip()
 
 
-def ingest_report(report: IngestReport) -> RenderableType:
+def ingest_report(report: "IngestReport") -> RenderableType:
     """What became of a feed's records."""
     lines = [f"{report.feed}: {report.read:,} read = {report.kept:,} kept + {report.rejected:,} rejected"]
     lines += [f"  rejected {count:,} × {code}" for code, count in report.rejects.items()]
@@ -102,7 +101,7 @@ def ingest_report(report: IngestReport) -> RenderableType:
     return Text("\n".join(lines))
 
 
-def space_figures(space: SpaceVectors) -> dict[str, Any]:
+def space_figures(space: "SpaceVectors") -> dict[str, Any]:
     """What encoding did for one space."""
     return {
         "space": space.space,
@@ -171,7 +170,7 @@ def build_report(report: "BuildReport") -> RenderableType:
     return Group(*parts)
 
 
-def alignment(facts: AlignmentFacts) -> RenderableType:
+def alignment(facts: "AlignmentFacts") -> RenderableType:
     """How words and photos enter the image space, as measured on products that nothing was learned from."""
     lines = []
     for what, found, k, enough in (
@@ -204,7 +203,7 @@ def fine_tuned(encoder: str, report: "LoraReport") -> RenderableType:
     return Text(f'{told}\nto use it, set image_encoder = "open_clip:{model}/{report.weights}" and build')
 
 
-def checks(found: Sequence[Check]) -> RenderableType:
+def checks(found: "Sequence[Check]") -> RenderableType:
     """How a release measures beside the current one."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("", "current", "release", "difference, 95 %", "cases", ""):

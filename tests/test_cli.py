@@ -1,7 +1,10 @@
 """The command line: the same answers as over HTTP, one clear line for every mistake."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,13 @@ def is_one_line(text: str) -> bool:
     """Whether an error reads as one sentence (however wide the terminal), not as a traceback."""
     lines = text.strip().splitlines()
     return any(line.startswith("error: ") for line in lines) and "Traceback" not in text and len(lines) <= 8
+
+
+def test_a_command_starts_without_what_it_does_not_need() -> None:
+    code = "import sys, {0}; print({{'torch', 'faiss', 'openvino', 'sklearn', 'pandas', 'ray'}} & {{*sys.modules}})"
+    for module, needs in (("serve.cli", set()), ("serve.http.app", {"torch", "faiss", "openvino"})):
+        loaded = subprocess.run([sys.executable, "-c", code.format(module)], check=True, capture_output=True, text=True)
+        assert set(re.findall(r"'(\w+)'", loaded.stdout)) <= needs
 
 
 def test_answers_are_what_the_service_gives(run: Run, built: Settings, shop: Path) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 from embed.behaviour import Interactions
 from serve.audience.taste import center_of, tastes, unit
@@ -63,6 +62,8 @@ def fit_response(items: NDArray[np.float32], interactions: Interactions) -> Resp
     had = np.isin(shopper * len(items) + of_item, interactions.user * len(items) + interactions.item)
     fit = is_act | ~had
     shopper, of_item, is_act = shopper[fit], of_item[fit], is_act[fit]
+    from sklearn.linear_model import LogisticRegression  # slow to import
+
     parts = _parts(np.einsum("ij,ij->i", taste[shopper], about[of_item]), counts[shopper], likes[shopper])
     means, spreads = parts.mean(0), np.maximum(parts.std(0), 1e-6)
     weights = np.where(is_act, 1.0, len(others) / DRAWN)
