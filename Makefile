@@ -12,7 +12,7 @@ demo: .venv/ready
 install: .venv/ready
 
 test: .venv/ready
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -92,6 +92,9 @@ def test_only_what_changed_is_done(small: Settings) -> None:
     back = rebuild(small, TITLES)
     assert back.published
     assert [space.encoded for space in back.spaces] == [0]
+    sharper = build(small.model_copy(update={"recall_target": 0.99}))
+    assert sharper.published
+    assert [entry.recall_target for entry in sharper.manifest.spaces.values()] == [0.99]
 
 
 def test_old_releases_are_pruned_but_never_the_current(small: Settings) -> None:

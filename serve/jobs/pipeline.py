@@ -327,6 +327,8 @@ def _content(
 ) -> str:
     digest = hashlib.blake2b(catalogue.version.encode(), digest_size=16)
     digest.update(settings.language.encode())
+    engine = (settings.milvus_uri, settings.milvus_prefix) if settings.index_engine == "milvus" else ()
+    digest.update(repr((settings.recall_target, settings.index_memory_mb, *engine)).encode())
     digest.update(alignment.fingerprint.encode() if alignment is not None else b"")
     digest.update(behaviour.facts.model_dump_json(exclude={"counted_at"}).encode())
     for space in spaces:
