@@ -18,7 +18,8 @@ from embed.vector_store import KEY_BYTES, VectorStore, as_keys, content_key
 from index.errors import Damaged
 from index.journal import Journal, Record, prune, segment_starts
 from index.space import Vectors
-from serve.release import Manifest, Release
+from serve.manifest import Manifest
+from serve.release import Release
 from serve.retrieve.query import Encoders
 from serve.settings import Settings
 from serve.view import Rows, View, same_content

@@ -16,7 +16,8 @@ from index import gpu
 from index.journal import Journal, segment_starts
 from serve.changes import LiveChange, journal_folder
 from serve.errors import EXPECTED, complaint
-from serve.release import Manifest, Release, SpaceEntry, list_manifests, open_current, release_names, releases_folder
+from serve.manifest import Manifest, SpaceEntry
+from serve.release import Release, list_manifests, open_current, release_names, releases_folder
 from serve.retrieve.query import Encoders
 from serve.settings import Settings
 

@@ -20,9 +20,9 @@ from embed.images import ImageSource, decode_image
 from index.faiss_index import principal_axes
 from index.tuning import Point
 from serve.evaluation.evaluate import FUSED, RERANKED, SERVED, Evaluation
+from serve.manifest import SpaceEntry
 from serve.rank.explain import Reasons
 from serve.rank.scorer import HeadFacts
-from serve.release import SpaceEntry
 
 OURS, OTHER, ACCENT, PLAIN = "#014f86", "#61a5c2", "#e0a458", "#b8b8b8"
 """Told apart by who sees few colours too, and by their lightness in print."""

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from serve.jobs.copying import CopyReport
     from serve.jobs.duplicates import DuplicatesReport
     from serve.jobs.pipeline import BuildReport
+    from serve.manifest import Check
     from serve.recommend.relations import ImportedLinks
-    from serve.release import Check
 
 MOST_COLUMNS = 3  # of sources, beside which there is room for a title
 MOST_VALUES = 12  # of a facet

@@ -22,19 +22,11 @@ from serve.jobs.learning import learn
 from serve.jobs.pipeline import build, publish
 from serve.learn.answer_store import AnswerStore
 from serve.learn.event_store import EventStore, open_event_store
+from serve.manifest import Check, read_manifest
 from serve.rank.drift import BINS, LEAST_SHARE, SCORE, Drift, Reference
 from serve.rank.features import Layout
 from serve.rank.scorer import Scorer
-from serve.release import (
-    Check,
-    Release,
-    current_name,
-    make_current,
-    open_current,
-    prune,
-    read_manifest,
-    releases_folder,
-)
+from serve.release import Release, current_name, make_current, open_current, prune, releases_folder
 from serve.settings import Settings
 
 DAY = 86_400.0

@@ -39,7 +39,8 @@ from index.ids import write_ids
 from index.space import Space
 from serve import cli
 from serve.learn.event_store import open_event_store
-from serve.release import current_name, draft, make_current, open_current, read_manifest, releases_folder, seal
+from serve.manifest import read_manifest
+from serve.release import current_name, draft, make_current, open_current, releases_folder, seal
 from serve.settings import Settings
 
 INPUTS = Path(__file__).parents[1] / ".." / "shared" / "inputs"

@@ -5,8 +5,8 @@ from numpy.typing import NDArray
 
 from embed.behaviour import Interactions
 from serve.evaluation.asked import Asked
+from serve.manifest import Quality
 from serve.rank.drift import Reference
-from serve.release import Quality
 
 MOST_ASKED = 200  # shoppers
 FEWEST_ASKED = 20

@@ -24,10 +24,11 @@ from serve.evaluation.ope import Logged, estimate, gain
 from serve.evaluation.outcomes import Outcomes
 from serve.learn.answer_store import AnswerStore, with_answers
 from serve.learn.event_store import EventStore, open_event_store
+from serve.manifest import Check
 from serve.rank.fitting import calibration_error
 from serve.rank.settings import HEADS
 from serve.rank.shown import read_shown
-from serve.release import Check, Release
+from serve.release import Release
 from serve.settings import Settings
 
 MOST_ASKED = 500  # shoppers, lists and drawn lists that a release is asked for again

@@ -20,12 +20,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.errors import EXPECTED, Complaint, complaint, writable
 from serve.guard.keys import Keys
-from serve.http import campaigns, operating, pages
+from serve.http import asking, campaigns, keeping, operating, pages
 from serve.http.contract import ErrorAnswer
 from serve.http.described import described
 from serve.http.front import Front
 from serve.http.logs import log_config
-from serve.http.routes import router
 from serve.http.shedding import Load
 from serve.http.tracing import start_tracing
 from serve.live import Live
@@ -83,7 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.fronted_by(lambda inner: Front(inner, settings, keys, load, _shared_rates()), settings.cors_origins)
     app.state.live = live
     app.state.settings = settings
-    for each in (router, campaigns.router, operating.router, pages.router):
+    for each in (asking.router, keeping.router, campaigns.router, operating.router, pages.router):
         app.include_router(each)
     app.mount("/console", pages.CONSOLE)
     for kind in EXPECTED:

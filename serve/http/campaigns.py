@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 
 from serve.audience.audience import Cap, Wanted
 from serve.http.offered import AudienceAnswer, AudienceRequest, CopyAnswer, CopyRequest
-from serve.http.routes import ItemIdInPath, LiveRelease, respond
+from serve.http.requests import ItemIdInPath, LiveRelease, respond
 
 router = APIRouter()
 

@@ -8,7 +8,7 @@ import shlex
 from typing import Any
 from urllib.parse import quote
 
-from serve.http.routes import SEARCH_SCHEMAS
+from serve.http.requests import SEARCH_SCHEMAS
 from serve.http.scopes import ANY, scope_of
 
 BASE = "http://127.0.0.1:8000"

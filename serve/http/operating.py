@@ -23,12 +23,14 @@ from serve.evaluation import ab
 from serve.experiment import running
 from serve.guard import audit
 from serve.guard.keys import SCOPES, Scope
+from serve.http.asking import query_of, recommended, taste_of
 from serve.http.contract import Answer, Answered, ItemId, RecommendRequest, SearchRequest, SimilarRequest, Strict
 from serve.http.kept import ReleasesAnswer
-from serve.http.routes import ItemIdInPath, LiveRelease, by_whom, query_of, recommended, respond, taste_of
+from serve.http.requests import ItemIdInPath, LiveRelease, by_whom, respond
 from serve.live import Live
+from serve.manifest import read_manifest
 from serve.metrics import total
-from serve.release import list_manifests, read_manifest, release_folder
+from serve.release import list_manifests, release_folder
 from serve.retrieve.engine import Engine
 from serve.settings import Settings
 from serve.stages import current

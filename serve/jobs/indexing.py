@@ -21,9 +21,10 @@ from index.space import Space
 from index.threads import limit_threads
 from serve.behaviour import Behaviour
 from serve.filters import NUMBERS, TEXTS
+from serve.manifest import Manifest, SpaceEntry
 from serve.rank.facts import Facts
 from serve.recommend.sources import TOWER
-from serve.release import Manifest, SpaceEntry, releases_folder
+from serve.release import releases_folder
 from serve.settings import Settings
 from serve.training.towers_job import gathered
 

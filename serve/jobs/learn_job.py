@@ -23,11 +23,12 @@ from serve.errors import BadRequest
 from serve.evaluation.gate import compare
 from serve.learn.answer_store import AnswerStore, with_answers
 from serve.learn.event_store import open_event_store
+from serve.manifest import Check
 from serve.rank.fitting import FEWEST_SHOPPERS, Lookback, Progress, fit_scorer
 from serve.rank.shown import Shown, read_shown
 from serve.recommend.blend import Blend
 from serve.recommend.recommender import Recommender
-from serve.release import Check, Release
+from serve.release import Release
 from serve.settings import Settings
 from serve.training.fitting import Material
 from serve.training.scorer_job import LEARNING, keep

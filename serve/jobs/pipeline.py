@@ -31,6 +31,7 @@ from serve.jobs.indexing import build_indexes, build_tower
 from serve.jobs.reviewing import review_catalogue
 from serve.jobs.weighing import weigh
 from serve.learn.event_store import open_event_store
+from serve.manifest import Check, Manifest, Quality, check_files, read_manifest
 from serve.rank.rules import rules_file
 from serve.recommend.blend import Blend
 from serve.recommend.knowledge import Knowledge
@@ -40,18 +41,13 @@ from serve.release import (
     ALIGNMENT,
     ITEMS_FILE,
     REFERENCE_FILE,
-    Check,
-    Manifest,
-    Quality,
     Release,
-    check_files,
     current_name,
     draft,
     list_manifests,
     make_current,
     open_release,
     prune,
-    read_manifest,
     releases_folder,
     seal,
 )

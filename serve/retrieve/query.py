@@ -27,9 +27,10 @@ from index import gpu
 from index.contract import VectorIndex
 from index.threads import limit_threads
 from serve.errors import BadRequest, Broken
+from serve.manifest import Manifest
 from serve.metrics import CACHE
 from serve.recommend.sources import TOWER
-from serve.release import Manifest, Release
+from serve.release import Release
 from serve.settings import Settings
 from serve.words.lexicon import WORDS
 
