@@ -24,6 +24,7 @@ from serve.following import open_engine
 from serve.guard.review import Policy
 from serve.release import open_current
 from serve.retrieve.engine import Engine
+from serve.retrieve.finding import places_among
 from serve.retrieve.query import Query
 from serve.settings import Settings
 from serve.view import LiveItems, View
@@ -138,6 +139,12 @@ def table_of(stock: list[Item], cuts: list[int]) -> Any:
     views = [whole.slice(start, end - start) for start, end in pairwise(bounds)]
     chosen = [view if number % 2 else batch for number, (view, batch) in enumerate(zip(views, batches, strict=True))]
     return pa.Table.from_batches(chosen)
+
+
+@given(items=st.sets(st.integers(0, 30)).map(sorted), wanted=st.lists(st.integers(0, 40)))
+def test_places_are_those_of_what_is_wanted_and_there(items: list[int], wanted: list[int]) -> None:
+    found = places_among(np.array(items, np.int64), wanted)
+    assert found.tolist() == [items.index(number) for number in wanted if number in items]
 
 
 @settings(max_examples=150, deadline=None)

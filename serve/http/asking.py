@@ -53,6 +53,40 @@ from serve.stages import current
 router = APIRouter()
 
 
+@router.get(
+    "/v1/items/{item_id}/similar",
+    response_model=Answer,
+    summary="Items like this one",
+    openapi_extra={"parameters": [ITEM_ID_PARAMETER, *query_parameters(NeighboursQuery)]},
+)
+async def similar_to_item(request: Request) -> Response:
+    """Neighbours of an item, by one space or fused over all."""
+    started = time.perf_counter()
+    # The busiest call comes first, as routes are tried in order, and its parameters are read by their model, as
+    # FastAPI's own reading takes as long as the search.
+    wanted = read_query(request, NeighboursQuery)
+    live = await live_of(request)
+    engine, spaces, item_ids = (
+        live.engine_for(wanted.user_id),
+        [wanted.space] if wanted.space else (),
+        [unquote(request.path_params["item_id"])],
+    )
+    if wanted.user_id is None:
+        found = engine.similar(item_ids, wanted.k, spaces, wanted.filter, "item_id")
+    else:  # in a thread, as it reads events and scores
+        found = await run_in_threadpool(
+            lambda: engine.similar(
+                item_ids,
+                wanted.k,
+                spaces,
+                wanted.filter,
+                "item_id",
+                live.shoppers.taste(wanted.user_id, (), wanted.personal, wanted.explain),
+            )
+        )
+    return respond(engine, answer(engine.view, found, wanted.fields), started)
+
+
 @router.post(
     "/v1/search",
     response_model=SearchAnswer,
@@ -115,39 +149,6 @@ async def item(item_id: ItemIdInPath, live: LiveRelease) -> Response:
     engine = live.engine
     number = engine.number(item_id)
     return respond(engine, {"item": {"item_id": item_id, **item_fields(engine.view, number)}}, started)
-
-
-@router.get(
-    "/v1/items/{item_id}/similar",
-    response_model=Answer,
-    summary="Items like this one",
-    openapi_extra={"parameters": [ITEM_ID_PARAMETER, *query_parameters(NeighboursQuery)]},
-)
-async def similar_to_item(request: Request) -> Response:
-    """Neighbours of an item, by one space or fused over all."""
-    started = time.perf_counter()
-    # The busiest call: its parameters are read by their model, as FastAPI's own reading takes as long as the search.
-    wanted = read_query(request, NeighboursQuery)
-    live = await live_of(request)
-    engine, spaces, item_ids = (
-        live.engine_for(wanted.user_id),
-        [wanted.space] if wanted.space else (),
-        [unquote(request.path_params["item_id"])],
-    )
-    if wanted.user_id is None:
-        found = engine.similar(item_ids, wanted.k, spaces, wanted.filter, "item_id")
-    else:  # in a thread, as it reads events and scores
-        found = await run_in_threadpool(
-            lambda: engine.similar(
-                item_ids,
-                wanted.k,
-                spaces,
-                wanted.filter,
-                "item_id",
-                live.shoppers.taste(wanted.user_id, (), wanted.personal, wanted.explain),
-            )
-        )
-    return respond(engine, answer(engine.view, found, wanted.fields), started)
 
 
 @router.get(

@@ -117,7 +117,7 @@ class Finder:
         else:  # of a single source its own
             ((name, own),) = scores.items()
             total = np.where(own > 0, own, -np.inf) if name == WORDS else own.copy()
-        total[np.isin(items, left_out)] = -np.inf
+        total[places_among(items, left_out)] = -np.inf
         if allowed is not None:
             total[~allowed.mask[items]] = -np.inf
         best = top(total, items, k)
@@ -165,6 +165,16 @@ class Finder:
             best = top(scores, self._view.everything, depth)
             proposed.append(best[scores[best] > 0])
         return np.unique(np.concatenate(proposed))
+
+
+def places_among(items: NDArray[np.int64], wanted: Sequence[int]) -> NDArray[np.int64]:
+    """Where the wanted ones are among items in rising order, as far as they are there."""
+    numbers = np.array(wanted, np.int64)
+    places = items.searchsorted(numbers)
+    within = places < len(items)
+    places, numbers = places[within], numbers[within]
+    found: NDArray[np.int64] = places[items[places] == numbers]
+    return found
 
 
 class _NoAnswer(Exception):
