@@ -11,6 +11,7 @@ demo: .venv/ready
 
 install: .venv/ready
 
+# By file, in their order: else those of few tests come last, and the slowest of them runs alone.
 test: .venv/ready
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 

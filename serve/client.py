@@ -23,6 +23,7 @@ ClientError
 import asyncio
 import random
 import time
+from abc import ABC, abstractmethod
 from base64 import b64encode
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -384,7 +385,7 @@ class Operations:
         return Call("GET", "/readyz", dict[str, str])
 
 
-class _Sender(Operations, Generic[Http]):
+class _Sender(Operations, ABC, Generic[Http]):
     """What both kinds of client are: connections, and how a call is sent over them.
 
     `url` is where the service is, before `/v1`; `key` goes with each request as `Authorization: Bearer`. `timeout` is
@@ -401,11 +402,11 @@ class _Sender(Operations, Generic[Http]):
         self._http = self._kind(base_url=url, headers=_headers(key))
         self._timeout, self._change_timeout = timeout, change_timeout
 
-    async def _exchange(self, request: httpx.Request) -> httpx.Response:
-        raise NotImplementedError
+    @abstractmethod
+    async def _exchange(self, request: httpx.Request) -> httpx.Response: ...
 
-    async def _pause(self, seconds: float) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def _pause(self, seconds: float) -> None: ...
 
     async def _answer(self, call: Call[R]) -> R:
         """The answer of a call, tried again where that is safe and may help."""

@@ -22,7 +22,7 @@ from serve.http.kept import (
     PreferencesAnswer,
     UserAnswer,
 )
-from serve.http.requests import ItemIdInPath, LiveRelease, UserIdInPath, by_whom, respond, store_of
+from serve.http.requests import ItemIdInPath, LiveRelease, UserIdInPath, by_whom, respond, settings_of
 from serve.learn.preferences import Preferences
 from serve.live import Live
 
@@ -66,7 +66,7 @@ def erase(user_id: UserIdInPath, request: Request, live: LiveRelease) -> Respons
     """Removes events, answers and preferences, on disk when this answers; what is trained next does not have them."""
     started = time.perf_counter()
     removed = live.shoppers.erase(user_id)
-    audit.note(store_of(request), "erase", by_whom(request), user=audit.hashed(user_id))
+    audit.note(settings_of(request).store, "erase", by_whom(request), user=audit.hashed(user_id))
     return respond(live.engine, {"user_id": user_id, "removed": removed}, started)
 
 
@@ -101,7 +101,7 @@ def _changed(
     outcomes = change()
     engine = live.engine
     counts = dict(Counter(outcome.status for outcome in outcomes))
-    audit.note(store_of(request), f"{act} items", by_whom(request), **counts)
+    audit.note(settings_of(request).store, f"{act} items", by_whom(request), **counts)
     if unknown_is_an_error and outcomes[0].status == "unknown":
         raise NotFound(f"there is no item {outcomes[0].item_id!r}", "item_id", "unknown_item")
     return respond(engine, {"items": outcomes}, started)

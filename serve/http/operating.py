@@ -26,7 +26,7 @@ from serve.guard.keys import SCOPES, Scope
 from serve.http.asking import query_of, recommended, taste_of
 from serve.http.contract import Answer, Answered, ItemId, RecommendRequest, SearchRequest, SimilarRequest, Strict
 from serve.http.kept import ReleasesAnswer
-from serve.http.requests import ItemIdInPath, LiveRelease, by_whom, respond
+from serve.http.requests import ItemIdInPath, LiveRelease, by_whom, respond, settings_of
 from serve.live import Live
 from serve.manifest import read_manifest
 from serve.metrics import total
@@ -185,7 +185,7 @@ def image(
     wanted: Annotated[Photograph, Query()],
 ) -> Response:
     """Read as encoders read it: within limits, from where images may come from, upright."""
-    engine, settings = live.engine, _settings(request)
+    engine, settings = live.engine, settings_of(request)
     images = engine.view.item(engine.number(item_id)).images
     if wanted.number >= len(images):
         message = f"item {item_id!r} has {len(images)} photos: there is no number {wanted.number}"
@@ -216,7 +216,7 @@ def releases(request: Request, live: LiveRelease) -> Response:
             "items": manifest.items,
             "spaces": {name: space.model_dump(exclude={"curve"}) for name, space in manifest.indexes.items()},
         }
-        for manifest in list_manifests(_settings(request).store)
+        for manifest in list_manifests(settings_of(request).store)
     ]
     return respond(engine, {"changes": engine.view.changes, "releases": listed}, started)
 
@@ -225,7 +225,7 @@ def releases(request: Request, live: LiveRelease) -> Response:
 def release(release: str, request: Request, live: LiveRelease) -> Response:
     """Lineage, spaces and encoders, indexes and how they were chosen, how it measured beside its parent."""
     started = time.perf_counter()
-    manifest = read_manifest(release_folder(_settings(request).store, release))
+    manifest = read_manifest(release_folder(settings_of(request).store, release))
     return respond(live.engine, {"manifest": manifest.model_dump(mode="json", exclude={"files"})}, started)
 
 
@@ -234,7 +234,7 @@ def activate(release: str, request: Request, live: LiveRelease) -> Response:
     """Let another release on disk answer, once it is found whole; live changes stay."""
     before = live.engine.view.release.name if live.ready else None
     live.activate(release)
-    audit.note(_settings(request).store, "activate", by_whom(request), release=release, before=before)
+    audit.note(settings_of(request).store, "activate", by_whom(request), release=release, before=before)
     return releases(request, live)
 
 
@@ -253,7 +253,7 @@ def compare(wanted: CompareRequest, live: LiveRelease) -> Response:
 def catalogue(request: Request, live: LiveRelease, page: Annotated[Page, Query()]) -> Response:
     """Rows read, kept, repaired and rejected, by reason, and the rejected ones with line, id and reason."""
     started = time.perf_counter()
-    current = Catalogue.current(_settings(request).store)
+    current = Catalogue.current(settings_of(request).store)
     report = read_report(current)
     rejects = []
     path = current.file.with_name("rejects.jsonl")
@@ -279,7 +279,7 @@ def users(live: LiveRelease, wanted: Annotated[Latest, Query()]) -> Response:
 def activity(request: Request, live: LiveRelease) -> Response:
     """Events by the hour, drift, the A/B test that runs, and answers that could not be logged."""
     started = time.perf_counter()
-    settings, since = _settings(request), time.time() - HOURS * 3600
+    settings, since = settings_of(request), time.time() - HOURS * 3600
     body = {
         "events": [
             {"start": time.strftime("%Y-%m-%dT%H:00:00Z", time.gmtime(hour * 3600)), "type": type_, "count": count}
@@ -334,8 +334,3 @@ def _experiment(settings: Settings) -> dict[str, Any] | None:
     except BadRequest as error:
         return {"experiment": experiment.model_dump(), "note": error.message}
     return found
-
-
-def _settings(request: Request) -> Settings:
-    settings: Settings = request.app.state.settings
-    return settings

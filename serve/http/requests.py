@@ -2,7 +2,6 @@
 
 import re
 import time
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
 
@@ -16,12 +15,13 @@ from serve.errors import BadRequest
 from serve.http.contract import SearchRequest
 from serve.live import Live
 from serve.retrieve.engine import Engine
+from serve.settings import Settings
 from serve.stages import current
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
 
 
-def schemas_of(model: type[BaseModel]) -> dict[str, Any]:
+def _schemas_of(model: type[BaseModel]) -> dict[str, Any]:
     """The JSON schemas of a model and of those it refers to, by name, as the OpenAPI document keeps them."""
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
     return {**schema.pop("$defs"), model.__name__: schema}
@@ -37,7 +37,7 @@ def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
     ]
 
 
-SEARCH_SCHEMAS = schemas_of(SearchRequest)
+SEARCH_SCHEMAS = _schemas_of(SearchRequest)
 FORM_SCHEMA = {
     "type": "object",
     "description": "the fields of the JSON request; lists are repeated fields, weights are JSON, the image is a file",
@@ -45,7 +45,7 @@ FORM_SCHEMA = {
 }
 ITEM_ID_PARAMETER = {"name": "item_id", "in": "path", "required": True, "schema": {"type": "string"}}
 _INTEGER = re.compile("-?[0-9]{1,9}")
-LIST_FIELDS = {"like", "unlike", "exclude", "spaces", "fields", "facets"}
+_LIST_FIELDS = {"like", "unlike", "exclude", "spaces", "fields", "facets"}
 
 
 async def live_of(request: Request) -> Live:  # async, as FastAPI sends plain functions through a thread
@@ -72,7 +72,7 @@ async def read_search(request: Request) -> SearchRequest:
 def read_query(request: Request, model: type[Parameters]) -> Parameters:
     """The query string as a model; a parameter it does not have is refused like any other mistake."""
     given = request.query_params
-    values = {name: given.getlist(name) if name in LIST_FIELDS else given[name] for name in given}
+    values = {name: given.getlist(name) if name in _LIST_FIELDS else given[name] for name in given}
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -86,13 +86,13 @@ async def _from_form(request: Request) -> SearchRequest:
         photo: bytes | None = None
         for name in form:
             parts = form.getlist(name)
-            if len(parts) > 1 and name not in LIST_FIELDS:
+            if len(parts) > 1 and name not in _LIST_FIELDS:
                 raise BadRequest(f"{name} comes {len(parts)} times: give it once", name)
             if name == "image":
                 if not isinstance(parts[0], UploadFile):
                     raise BadRequest("in a form the image is a file: -F image=@photo.jpg", "image")
                 photo = await parts[0].read()
-            elif name in LIST_FIELDS:
+            elif name in _LIST_FIELDS:
                 values[name] = parts
             elif name in ("weights", "filter", "history"):
                 values[name] = _json(str(parts[0]), name)
@@ -123,6 +123,6 @@ def by_whom(request: Request) -> str:
     return f"key {key.name}" if key else "this machine, without a key"
 
 
-def store_of(request: Request) -> Path:
-    store: Path = request.app.state.settings.store
-    return store
+def settings_of(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings

@@ -323,6 +323,7 @@ def _content(
 ) -> str:
     digest = hashlib.blake2b(catalogue.version.encode(), digest_size=16)
     digest.update(settings.language.encode())
+    # What an index is asked for, too: the same vectors are indexed anew where that has changed.
     engine = (settings.milvus_uri, settings.milvus_prefix) if settings.index_engine == "milvus" else ()
     digest.update(repr((settings.recall_target, settings.index_memory_mb, *engine)).encode())
     digest.update(alignment.fingerprint.encode() if alignment is not None else b"")
