@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from index import gpu
 from index.errors import Damaged, Missing
 from index.exact import TIE, ExactIndex, empty_hits, record, top
-from index.families import parse_projection
+from index.index_types import parse_projection
 from index.selection import Selection
 from index.space import Hits, Owners, Space, Vectors, check_queries
 

@@ -11,10 +11,10 @@ import orjson
 
 from index import faiss_index
 from index.array_file import load_array
-from index.contract import VectorIndex
 from index.errors import BadQuery, Damaged, Missing
 from index.exact import TIE, ExactIndex
 from index.faiss_index import Effort, FaissIndex
+from index.protocol import VectorIndex
 from index.space import Owners, Space, Vectors, sound_rows
 from index.threads import one_thread
 from index.tuning import Point, Tuned, retune, tune

@@ -19,7 +19,7 @@ from index import faiss_index
 from index.errors import BadQuery
 from index.exact import TIE, ExactIndex
 from index.faiss_index import Effort, FaissIndex
-from index.families import body, bytes_a_vector, candidates, refines, scaled, split
+from index.index_types import body, bytes_a_vector, candidates, refines, scaled, split
 from index.selection import Selection
 from index.space import Space, Vectors
 from index.threads import one_thread

@@ -41,26 +41,15 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from serve.http.contract import (
-    Answer,
-    CandidatesAnswer,
-    ErrorAnswer,
-    ErrorBody,
-    FieldName,
-    ItemAnswer,
-    RankAnswer,
-    SearchAnswer,
-    SuggestAnswer,
-)
-from serve.http.kept import (
-    ChangesAnswer,
-    ErasedAnswer,
-    EventsAnswer,
-    PreferencesAnswer,
-    ReleasesAnswer,
-    UserAnswer,
-)
-from serve.http.offered import AudienceAnswer, CopyAnswer
+from serve.core.fields import FieldName
+from serve.schemas.campaigns import AudienceAnswer, CopyAnswer
+from serve.schemas.common import ErrorAnswer, ErrorBody
+from serve.schemas.events import EventsAnswer
+from serve.schemas.items import ChangesAnswer
+from serve.schemas.recommend import CandidatesAnswer, RankAnswer
+from serve.schemas.releases import ReleasesAnswer
+from serve.schemas.search import Answer, ItemAnswer, SearchAnswer, SuggestAnswer
+from serve.schemas.users import ErasedAnswer, PreferencesAnswer, UserAnswer
 
 MOST_REPEATS = 3  # of what is safe to repeat
 BUSY = {429, 503}  # what is worth another try

@@ -15,14 +15,14 @@ from sqlalchemy import create_engine, text
 from test_http import until
 
 from serve import cli
+from serve.core.errors import Broken
+from serve.core.settings import Settings
 from serve.demo.shop import make_shop
-from serve.errors import Broken
+from serve.jobs.build import build
 from serve.jobs.import_events import import_events
-from serve.jobs.learning import train, train_scorer
-from serve.jobs.pipeline import build
-from serve.learn.database import METADATA
-from serve.learn.event_store import EventStore
-from serve.settings import Settings
+from serve.jobs.train import train, train_scorer
+from serve.storage.database import METADATA
+from serve.storage.event_log import EventStore
 
 # However busy this machine is while tests run, only the tests of it see requests shed and answers cut short.
 os.environ.setdefault("VETRINA_SHED_ABOVE_MS", "60000")

@@ -11,12 +11,12 @@ from test_feedback import answer, click
 
 from embed.behaviour import Event, as_batch
 from serve import cli
-from serve.learn import abuse
-from serve.learn.abuse import habits_of, look, watch
-from serve.learn.answer_store import AnswerStore
-from serve.learn.event_store import EventStore, open_event_store
-from serve.learn.rights import Rights
-from serve.settings import Settings
+from serve.core.settings import Settings
+from serve.storage import bot_detection as abuse
+from serve.storage.bot_detection import habits_of, look, watch
+from serve.storage.erasure import Rights
+from serve.storage.event_log import EventStore, open_event_store
+from serve.storage.impression_log import AnswerStore
 
 T0 = 1767225600.0
 

@@ -26,13 +26,13 @@ from embed.encoders.encoder import unit_rows
 from embed.errors import Damaged, Missing
 from embed.images import ImageSource
 from serve import cli
-from serve.errors import BadRequest
-from serve.following import open_engine
-from serve.jobs.pipeline import align_catalogue, build
-from serve.learn.event_store import open_event_store
-from serve.release import open_current
-from serve.retrieve.query import Query
-from serve.settings import Settings
+from serve.core.errors import BadRequest
+from serve.core.settings import Settings
+from serve.engine.query import Query
+from serve.jobs.build import align_catalogue, build
+from serve.live.replica import open_engine
+from serve.release.repository import open_current
+from serve.storage.event_log import open_event_store
 
 RANDOM = np.random.default_rng(0)
 
@@ -236,7 +236,7 @@ def test_words_find_images_in_a_built_shop(built: Settings, monkeypatch: pytest.
     both = engine.search(Query(k=10, text=item.title))
     assert set(both[0].sources) == {"image", "text", "words"}
     # Kept as long as the catalogue is much the same: a second build learns nothing and publishes nothing.
-    monkeypatch.setattr("serve.jobs.aligning.learn", None)
+    monkeypatch.setattr("serve.jobs.align.learn", None)
     assert not build(built).published
 
 

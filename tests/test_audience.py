@@ -12,14 +12,14 @@ from test_http import Service, good, refused, served
 
 from embed.behaviour import Event
 from serve import cli
-from serve.audience.audience import Audiences, Cap, Wanted
-from serve.audience.shoppers import ShopperTable
-from serve.following import open_engine
-from serve.learn.event_store import EventStore, open_event_store
-from serve.learn.preferences import Preferences
-from serve.learn.rights import Rights
-from serve.retrieve.engine import Engine
-from serve.settings import Settings
+from serve.campaigns.audience import Audiences, Cap, Wanted
+from serve.campaigns.user_table import ShopperTable
+from serve.core.settings import Settings
+from serve.engine.engine import Engine
+from serve.live.replica import open_engine
+from serve.storage.erasure import Rights
+from serve.storage.event_log import EventStore, open_event_store
+from serve.storage.preferences import Preferences
 
 
 @pytest.fixture

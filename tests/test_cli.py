@@ -11,10 +11,10 @@ import pytest
 from conftest import Run
 
 from embed.catalogue import Catalogue
-from serve.doctor import examine
-from serve.jobs.pipeline import build
-from serve.release import open_current, releases_folder
-from serve.settings import Settings, load_settings
+from serve.core.settings import Settings, load_settings
+from serve.jobs.build import build
+from serve.jobs.doctor import examine
+from serve.release.repository import open_current, releases_folder
 
 ANSWER_KEYS = {"request_id", "release", "took_ms", "ranked_by", "items"}
 

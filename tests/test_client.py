@@ -35,20 +35,13 @@ from serve.client import (
     Unreachable,
     Unreadable,
 )
-from serve.guard.keys import create_key
-from serve.http.campaigns import AudienceRequest, CopyRequest
-from serve.http.contract import (
-    CandidatesRequest,
-    RankRequest,
-    RecommendRequest,
-    RelatedQuery,
-    SearchRequest,
-    SimilarRequest,
-    SuggestQuery,
-)
-from serve.learn.preferences import Preferences
-from serve.release import open_current
-from serve.settings import Settings
+from serve.core.settings import Settings
+from serve.http.routes.campaigns import AudienceRequest, CopyRequest
+from serve.release.repository import open_current
+from serve.schemas.recommend import CandidatesRequest, RankRequest, RecommendRequest
+from serve.schemas.search import RelatedQuery, SearchRequest, SimilarRequest, SuggestQuery
+from serve.security.api_keys import create_key
+from serve.storage.preferences import Preferences
 
 ROOT = Path(__file__).parents[1]
 KEY = "vtr_0123456789"

@@ -11,13 +11,13 @@ import pytest
 from test_feedback import answer
 
 from embed.behaviour import Event
-from serve.errors import BadRequest, Broken
+from serve.core.errors import BadRequest, Broken
+from serve.core.settings import Settings
 from serve.jobs.compact import compact
-from serve.learn.answer_store import AnswerStore, with_answers
-from serve.learn.archive import Archive
-from serve.learn.event_store import EventStore, open_event_store
-from serve.learn.rights import Rights
-from serve.settings import Settings
+from serve.storage.archive import Archive
+from serve.storage.erasure import Rights
+from serve.storage.event_log import EventStore, open_event_store
+from serve.storage.impression_log import AnswerStore, with_answers
 
 DAY = 86_400.0
 NOW = time.time()
@@ -26,7 +26,7 @@ NOW = time.time()
 @pytest.fixture
 def filled(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A log of half a year: impressions, acts, answers."""
-    monkeypatch.setattr("serve.learn.archive.ROWS", 70)
+    monkeypatch.setattr("serve.storage.archive.ROWS", 70)
     configured = Settings(store=tmp_path / "store", events_url=url)
     events = open_event_store(configured)
     random = np.random.default_rng(0)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from test_http import Service, good, served
 
-from serve.guard.keys import create_key, revoke_key
-from serve.jobs.pipeline import build
-from serve.settings import Settings
+from serve.core.settings import Settings
+from serve.jobs.build import build
+from serve.security.api_keys import create_key, revoke_key
 
 axe_core = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

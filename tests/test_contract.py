@@ -4,9 +4,9 @@ import pytest
 from contract_cases import ask
 from test_http import served
 
-from serve.guard.keys import create_key
-from serve.release import open_current
-from serve.settings import Settings
+from serve.core.settings import Settings
+from serve.release.repository import open_current
+from serve.security.api_keys import create_key
 
 CASES = 250
 

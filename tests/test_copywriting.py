@@ -15,13 +15,13 @@ from test_http import good, refused, served
 
 from embed.catalogue import Item
 from serve import cli
-from serve.copywriting.checker import Checker
-from serve.copywriting.copywriter import Copywriter
-from serve.copywriting.grammar import LANGUAGES, STYLES, compose
-from serve.copywriting.writers import KEY, Local
-from serve.errors import Broken
-from serve.release import open_current
-from serve.settings import CopySettings, Settings
+from serve.campaigns.copywriter import Copywriter
+from serve.campaigns.fact_checker import Checker
+from serve.campaigns.templates import LANGUAGES, STYLES, compose
+from serve.campaigns.text_generators import KEY, Local
+from serve.core.errors import Broken
+from serve.core.settings import CopySettings, Settings
+from serve.release.repository import open_current
 
 ITEM = Item(
     item_id="HD-7",

@@ -15,11 +15,11 @@ import typer
 import yaml
 
 from embed.catalogue import Mapping
-from serve import metrics
 from serve.cli import app
-from serve.guard.review import read_block_list
-from serve.rank.rules import read_rules
-from serve.settings import OTHER_VARIABLES, Settings
+from serve.core import metrics
+from serve.core.settings import OTHER_VARIABLES, Settings
+from serve.moderation.policy import read_block_list
+from serve.recommend.ranking.merchandising_rules import read_rules
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

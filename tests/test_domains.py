@@ -9,9 +9,9 @@ from test_http import Service, good, refused, served
 
 from embed.behaviour import Event
 from serve import cli
-from serve.jobs.pipeline import build
-from serve.learn.event_store import open_event_store
-from serve.settings import Settings
+from serve.core.settings import Settings
+from serve.jobs.build import build
+from serve.storage.event_log import open_event_store
 
 T0 = 1767225600.0
 

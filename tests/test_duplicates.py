@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from serve import cli
-from serve.jobs.duplicates import find_duplicates
-from serve.jobs.pipeline import build
-from serve.settings import Settings
+from serve.core.settings import Settings
+from serve.jobs.build import build
+from serve.jobs.find_duplicates import find_duplicates
 
 
 def test_copies_are_grouped_and_variants_are_not(

@@ -30,7 +30,8 @@ from embed.encode_job import SpaceVectors, encode_images, encode_texts
 from embed.encoders import Device, EncodedTexts, ImageEncoder, TextEncoder
 from embed.encoders.bundled import BundledImageEncoder
 from embed.encoders.card import JpegDecoder
-from embed.images import ImageSource, polite
+from embed.images import ImageSource
+from embed.images import host_throttle as polite
 
 DIM = 8
 

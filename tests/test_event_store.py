@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from embed.behaviour import Event, as_batch
-from serve.errors import BadRequest, Broken
-from serve.learn import event_store
-from serve.learn.event_store import EventStore
+from serve.core.errors import BadRequest, Broken
+from serve.storage import event_log as event_store
+from serve.storage.event_log import EventStore
 
 T0 = 1767225600.0
 

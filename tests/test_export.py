@@ -14,10 +14,10 @@ from conftest import Run
 from test_http import Service, good, served
 
 from embed.catalogue.item import ITEM_SCHEMA
-from serve.errors import BadRequest
-from serve.jobs.export import export_items, export_neighbours, export_vectors
-from serve.release import open_current
-from serve.settings import Settings
+from serve.core.errors import BadRequest
+from serve.core.settings import Settings
+from serve.jobs.export_catalogue import export_items, export_neighbours, export_vectors
+from serve.release.repository import open_current
 
 K = 7
 

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embed.behaviour import Holdout, Interactions
+from serve.core.settings import Settings
+from serve.engine.user_context import known_of
 from serve.evaluation.exposure import exposure, gini, seen_of
-from serve.following import open_engine
-from serve.learn.event_store import open_event_store
-from serve.learn.known import known_of
-from serve.rank.diversity import calibrate
-from serve.rank.ranker import Tail
-from serve.settings import Settings
+from serve.live.replica import open_engine
+from serve.recommend.ranking.diversity import calibrate
+from serve.recommend.ranking.pipeline import Tail
+from serve.storage.event_log import open_event_store
 
 
 @given(st.lists(st.floats(0, 100), max_size=12))

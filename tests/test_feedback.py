@@ -22,18 +22,18 @@ from numpy.testing import assert_allclose
 from test_http import Service, free_port, good, is_ready, served, until
 
 from embed.behaviour import Event, Signal
-from serve.errors import BadRequest, Broken
-from serve.evaluation.judge import judge
-from serve.evaluation.ope import Logged, estimate
-from serve.learn.answer_log import AnswerLog
-from serve.learn.answer_store import Answer, AnswerStore, Display, with_answers
-from serve.learn.event_store import EventStore, open_event_store
-from serve.learn.feedback import Feedback
-from serve.rank.explore import Exploration, propensities, taking_part
-from serve.rank.online import DAY, OnlineHead
-from serve.rank.shown import read_shown
-from serve.release import open_current
-from serve.settings import Settings
+from serve.core.errors import BadRequest, Broken
+from serve.core.settings import Settings
+from serve.evaluation.off_policy import Logged, estimate
+from serve.evaluation.off_policy_report import judge
+from serve.live.online_learning import Feedback
+from serve.recommend.ranking.exploration import Exploration, propensities, taking_part
+from serve.recommend.ranking.impressions import read_shown
+from serve.recommend.ranking.online_head import DAY, OnlineHead
+from serve.release.repository import open_current
+from serve.storage.event_log import EventStore, open_event_store
+from serve.storage.impression_log import Answer, AnswerStore, Display, with_answers
+from serve.storage.impression_writer import AnswerLog
 
 NOW = 1767225600.0
 HEADS = ["click", "purchase"]
@@ -156,7 +156,7 @@ def test_answers_come_back_as_they_were(url: str) -> None:
 def test_the_log_never_waits_and_counts_what_it_drops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = EventStore(f"sqlite:///{tmp_path / 'e.db'}")
     store, writing, may_write = AnswerStore(events.database), threading.Event(), threading.Event()
-    monkeypatch.setattr("serve.learn.answer_log.MOST_WAITING", 5)
+    monkeypatch.setattr("serve.storage.impression_writer.MOST_WAITING", 5)
     write = store.add
 
     def add(answers: Any) -> None:

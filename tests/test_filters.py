@@ -18,16 +18,17 @@ from test_http import Service, good, refused, served
 
 from embed.catalogue import Item, as_batch
 from index.selection import Selection, Selections
-from serve.errors import BadRequest
-from serve.filters import MAX_CONDITIONS, MAX_DEPTH, MAX_TEXT, MAX_VALUES, compile_filter
-from serve.following import open_engine
-from serve.guard.review import Policy
-from serve.release import open_current
-from serve.retrieve.engine import Engine
-from serve.retrieve.finding import places_among
-from serve.retrieve.query import Query
-from serve.settings import Settings
-from serve.view import LiveItems, View
+from serve.core.errors import BadRequest
+from serve.core.settings import Settings
+from serve.engine.engine import Engine
+from serve.engine.hybrid_search import places_among
+from serve.engine.query import Query
+from serve.live.replica import open_engine
+from serve.moderation.policy import Policy
+from serve.release.overlay import LiveItems
+from serve.release.repository import open_current
+from serve.release.snapshot import View
+from serve.search.filters import MAX_CONDITIONS, MAX_DEPTH, MAX_TEXT, MAX_VALUES, compile_filter
 
 # -------------------------------------------------------------------------------------------------------------- oracle
 

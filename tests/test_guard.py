@@ -18,16 +18,16 @@ from hypothesis import settings as tried
 from hypothesis import strategies as st
 from test_http import Service, good, refused, served, until
 
-from serve.errors import BadRequest, Broken, NotFound
-from serve.guard import audit
-from serve.guard.keys import Keys, create_key, list_keys, revoke_key
-from serve.guard.rates import Rates, most_at_once
-from serve.http import protocol
+from serve.core.errors import BadRequest, Broken, NotFound
+from serve.core.settings import Settings
+from serve.http import uvicorn_protocol as protocol
 from serve.http.app import create_app
-from serve.http.front import is_loopback
-from serve.http.logs import JsonLines, log_config
-from serve.http.scopes import ANY, scope_of
-from serve.settings import Settings
+from serve.http.logging_config import JsonLines, log_config
+from serve.http.middleware.gateway import is_loopback
+from serve.http.permissions import ANY, scope_of
+from serve.security import audit_log as audit
+from serve.security.api_keys import Keys, create_key, list_keys, revoke_key
+from serve.security.rate_limiter import Rates, most_at_once
 
 SCOPES_OF = {
     "GET /healthz": None,
@@ -234,7 +234,7 @@ def test_a_rate_admits_what_a_leaking_bucket_does(rate: float, gaps: list[float]
     """Against the naive oracle: a bucket of `most_at_once` that fills at `rate`."""
     rates, now, level, last = Rates(), 1000.0, 0.0, 1000.0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("serve.guard.rates.time.monotonic", lambda: now)
+        patch.setattr("serve.security.rate_limiter.time.monotonic", lambda: now)
         for gap in gaps:
             now += gap
             level = max(0.0, level - (now - last) * rate)

@@ -27,11 +27,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from serve.core.settings import Settings
 from serve.http import app as http_app
 from serve.http.app import create_app
-from serve.jobs.pipeline import build
-from serve.release import current_name, make_current, open_current, releases_folder
-from serve.settings import Settings
+from serve.jobs.build import build
+from serve.release.repository import current_name, make_current, open_current, releases_folder
 
 MAX_BODY = 1 << 20
 ODD_IDS = [

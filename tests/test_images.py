@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageDraw, ImageFile
 
 from embed.errors import BadInput
-from embed.images import polite
+from embed.images import host_throttle as polite
 from embed.images.decode import ImageLimits, ImageRefused, decode_image
 from embed.images.fetch import ImageSource, check_address, check_url
 

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from index import faiss_index, gpu, ids, milvus_index, snapshot, tuning
 from index.array_file import load_array
-from index.contract import VectorIndex
 from index.errors import BadQuery, Damaged, Missing
 from index.exact import ExactIndex
 from index.faiss_index import FaissIndex, principal_axes
-from index.families import TRAINING, candidates
 from index.ids import open_ids, write_ids
-from index.live import Added, LiveIndex
+from index.index_types import TRAINING, candidates
+from index.overlay_index import Added, LiveIndex
+from index.protocol import VectorIndex
 from index.selection import Selection
 from index.space import Space
 

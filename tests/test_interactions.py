@@ -21,7 +21,7 @@ from embed.behaviour import (
 )
 from embed.behaviour.interactions import KINDS
 from embed.behaviour.ranking import hits, ndcg, recall, reciprocal_rank
-from serve.recommend.shopper import Shopper
+from serve.recommend.retrieval.user_history import Shopper
 
 IDS = pa.array(["a", "b", "c"])
 SIGNAL = Signal()

@@ -15,15 +15,15 @@ from embed.behaviour.interactions import KINDS
 from embed.catalogue import Catalogue
 from embed.errors import BadInput
 from serve import cli
-from serve.following import open_engine
-from serve.jobs.pipeline import build
-from serve.learn.event_store import open_event_store
-from serve.live import Live
-from serve.recommend import knowledge as of_knowledge
-from serve.recommend.knowledge import BACKWARDS, ONWARD, STEPS, Knowledge, KnowledgeSource, kind_of
-from serve.recommend.relations import FILE, Relations, import_links, read_relations
-from serve.recommend.shopper import Shopper
-from serve.settings import Settings
+from serve.core.settings import Settings
+from serve.jobs.build import build
+from serve.live.replica import open_engine
+from serve.live.runtime import Live
+from serve.recommend.retrieval import relation_graph as of_knowledge
+from serve.recommend.retrieval.item_relations import FILE, Relations, import_links, read_relations
+from serve.recommend.retrieval.relation_graph import BACKWARDS, ONWARD, STEPS, Knowledge, KnowledgeSource, kind_of
+from serve.recommend.retrieval.user_history import Shopper
+from serve.storage.event_log import open_event_store
 
 
 def known(links: dict[str, dict[str, tuple[str, ...]]], categories: dict[str, str]) -> Knowledge:
@@ -191,7 +191,7 @@ def test_links_of_products_become_those_of_their_items_and_answers(
     live.refresh()
     live.put([{**ROWS[4], "title": "very red paper filter"}])
     live.delete(["F1-blue"])
-    from serve.retrieve.related import related
+    from serve.engine.related_items import related
 
     found = [live.engine.view.text(one.number) for one in related(live.engine, "M1-red", 3, "accessory")]
     assert found[0] == "F1-red"

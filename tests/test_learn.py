@@ -13,21 +13,23 @@ from hypothesis import strategies as st
 from test_http import Service, good, served, until
 
 from embed.behaviour import Event
-from serve import cli, experiment
-from serve.errors import BadRequest, Broken, NotFound
-from serve.evaluation import ab
-from serve.evaluation.gate import compare
-from serve.jobs import learn_job
-from serve.jobs.learning import learn
-from serve.jobs.pipeline import build, publish
-from serve.learn.answer_store import AnswerStore
-from serve.learn.event_store import EventStore, open_event_store
-from serve.manifest import Check, read_manifest
-from serve.rank.drift import BINS, LEAST_SHARE, SCORE, Drift, Reference
-from serve.rank.features import Layout
-from serve.rank.scorer import Scorer
-from serve.release import Release, current_name, make_current, open_current, prune, releases_folder
-from serve.settings import Settings
+from serve import cli
+from serve.core.errors import BadRequest, Broken, NotFound
+from serve.core.settings import Settings
+from serve.evaluation import ab_report as ab
+from serve.evaluation.release_gate import compare
+from serve.jobs import update_scorer as learn_job
+from serve.jobs.build import build, publish
+from serve.jobs.train import learn
+from serve.recommend.ranking.drift import BINS, LEAST_SHARE, SCORE, Drift, Reference
+from serve.recommend.ranking.feature_builder import Layout
+from serve.recommend.ranking.scorer import Scorer
+from serve.release import ab_test as experiment
+from serve.release.manifest import Check, read_manifest
+from serve.release.release import Release
+from serve.release.repository import current_name, make_current, open_current, prune, releases_folder
+from serve.storage.event_log import EventStore, open_event_store
+from serve.storage.impression_log import AnswerStore
 
 DAY = 86_400.0
 
@@ -139,7 +141,7 @@ def test_without_a_scorer_there_is_nothing_to_go_on_from(built: Settings) -> Non
 def test_the_gate_tells_a_worse_scorer_and_does_not_see_a_difference_in_the_same(
     going_on: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.evaluation.gate.MOST_ASKED", 100)
+    monkeypatch.setattr("serve.evaluation.release_gate.MOST_ASKED", 100)
     release = open_current(going_on.store)
     scorer = scorer_of(release)
     same = compare(going_on, release, release)
@@ -184,7 +186,7 @@ def test_what_was_just_built_is_held_against_what_its_parts_measured(copied: Set
 def test_a_worse_release_waits_until_it_is_forced(
     copied: Settings, shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.jobs.pipeline.compare", worse)
+    monkeypatch.setattr("serve.jobs.build.compare", worse)
     first = open_current(copied.store)
     assert first.manifest.quality is not None
     assert 0 < first.manifest.quality.coverage10 <= 1
@@ -204,7 +206,7 @@ def test_a_worse_release_waits_until_it_is_forced(
     assert published
     assert current_name(copied.store) == held.manifest.release
     make_current(copied.store, first.name)
-    monkeypatch.setattr("serve.jobs.pipeline.compare", better)
+    monkeypatch.setattr("serve.jobs.build.compare", better)
     assert build(changed).published
     assert current_name(copied.store) == held.manifest.release
     with pytest.raises(NotFound, match="no release"):
@@ -351,7 +353,7 @@ def test_drift_is_the_population_stability_index(seed: int, shift: float, missin
 
 
 def test_the_service_tells_of_drift(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.learn.drift_watch.EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("serve.live.drift_monitor.EVERY_SECONDS", 0.0)
     name = current_name(copied.store)
     assert name is not None
     with served(copied) as service:
@@ -417,7 +419,7 @@ def test_the_command_line_tries_publishes_and_compacts(
     assert code == 0
     assert json.loads(told.splitlines()[-1])["published"]
     assert current_name(configured.store) == other
-    monkeypatch.setattr("serve.jobs.pipeline.compare", worse)
+    monkeypatch.setattr("serve.jobs.build.compare", worse)
     code, told, _ = run("publish", current)
     assert code == 1
     assert f"vetrina publish {current} --force" in told

@@ -32,20 +32,23 @@ from embed.encoders import choose_device
 from index.errors import Damaged
 from index.journal import Journal
 from serve import cli
-from serve.answer import ask
-from serve.changes import LiveChange, journal_folder
-from serve.doctor import examine
-from serve.errors import Broken
-from serve.filters import compile_filter
-from serve.following import open_engine
-from serve.guard.review import Policy
-from serve.jobs.pipeline import build
-from serve.live import Live
-from serve.release import Release, current_name, open_current, releases_folder
-from serve.retrieve.engine import Engine
-from serve.retrieve.query import Encoders, Query
-from serve.settings import Settings
-from serve.view import LiveItems, Rows, View
+from serve.core.errors import Broken
+from serve.core.settings import Settings
+from serve.engine.engine import Engine
+from serve.engine.query import Query
+from serve.engine.query_encoders import Encoders
+from serve.engine.response import ask
+from serve.jobs.build import build
+from serve.jobs.doctor import examine
+from serve.live.change_record import LiveChange, journal_folder
+from serve.live.replica import open_engine
+from serve.live.runtime import Live
+from serve.moderation.policy import Policy
+from serve.release.overlay import LiveItems
+from serve.release.release import Release
+from serve.release.repository import current_name, open_current, releases_folder
+from serve.release.snapshot import Rows, View
+from serve.search.filters import compile_filter
 
 ROOT = Path(__file__).parents[1]
 COLOURS = ("red", "blue", "green", "yellow", "black", "white", "purple")
@@ -169,7 +172,7 @@ class Shelf:
 
 
 def scores(model: Mapping[str, Known], backgrounds: Mapping[str, Any], queries: Mapping[str, Any]) -> dict[str, float]:
-    """The score of every item that is in any of the spaces; fused as serve.fusion says, in plain words."""
+    """The score of every item that is in any of the spaces; fused as serve.search.fusion says, in plain words."""
     by_space = {
         name: {
             item_id: float((known.rows[name] @ query).max())
@@ -234,7 +237,7 @@ def check(view: View, model: Mapping[str, Known], encoders: Encoders, configured
 def few_chunks() -> Iterator[None]:
     """Chunks of changes are merged when there are more than two already."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("serve.view.MOST_CHUNKS", 2)
+        patch.setattr("serve.release.overlay.MOST_CHUNKS", 2)
         yield
 
 
@@ -453,7 +456,7 @@ def test_an_old_feed_undoes_nothing_however_often_it_is_built(tmp_path: Path) ->
 def processes() -> Any:
     """Starts processes that have everything imported already; what runs in them is Vetrina's own."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["serve.jobs.pipeline", "serve.http.app", "serve.cli", "uvicorn", "pytest"])
+    context.set_forkserver_preload(["serve.jobs.build", "serve.http.app", "serve.cli", "uvicorn", "pytest"])
     return context
 
 
@@ -630,7 +633,7 @@ def test_changes_are_seen_while_a_release_loads(small: Settings, monkeypatch: py
         return Release(folder)
 
     try:
-        monkeypatch.setattr("serve.live.Release", slowly)
+        monkeypatch.setattr("serve.live.runtime.Release", slowly)
         writing.delete(["i1"])
         release = build(small).manifest.release
         assert is_loading.wait(10)
@@ -661,7 +664,7 @@ def test_who_loads_a_release_waits_for_who_still_does(small: Settings, monkeypat
 
     slow.delete(["i1"])
     after = build(small).manifest.release
-    monkeypatch.setattr("serve.live.Release", load)
+    monkeypatch.setattr("serve.live.runtime.Release", load)
     threads = [threading.Thread(target=each.refresh, name=name) for each, name in ((slow, "slow"), (fast, "fast"))]
     threads[0].start()
     assert is_loading.wait(10)

@@ -38,10 +38,10 @@ from index.faiss_index import Effort
 from index.ids import write_ids
 from index.space import Space
 from serve import cli
-from serve.learn.event_store import open_event_store
-from serve.manifest import read_manifest
-from serve.release import current_name, draft, make_current, open_current, releases_folder, seal
-from serve.settings import Settings
+from serve.core.settings import Settings
+from serve.release.manifest import read_manifest
+from serve.release.repository import current_name, draft, make_current, open_current, releases_folder, seal
+from serve.storage.event_log import open_event_store
 
 INPUTS = Path(__file__).parents[1] / ".." / "shared" / "inputs"
 IMAGES = INPUTS / "images"

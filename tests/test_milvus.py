@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 
 from index import milvus_index
-from index.contract import VectorIndex
 from index.errors import BadQuery, Damaged, Missing
 from index.exact import ExactIndex
-from index.live import Added, LiveIndex
 from index.milvus_index import MilvusIndex, build, drop, open_collection, publish
+from index.overlay_index import Added, LiveIndex
+from index.protocol import VectorIndex
 from index.selection import Selection
 from index.space import Space
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import QUICK, QUICK_SCORER
 from nbclient import NotebookClient
 
-from serve.settings import Settings
+from serve.core.settings import Settings
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 PICTURES = {"tour": 7, "spaces": 8, "shoppers": 8, "feedback": 3}

@@ -25,16 +25,16 @@ from test_http import good, refused, served, until
 from index.exact import ExactIndex
 from index.selection import Selection
 from index.space import Space
-from serve import stages
-from serve.http import shedding
-from serve.http.shedding import LEAST, WINDOW, Load
-from serve.jobs.pipeline import build
-from serve.learn.answer_store import AnswerStore
-from serve.learn.event_store import EventStore
-from serve.metrics import DROPPED, PROBE_FOUND, PROBED
-from serve.release import open_current
-from serve.retrieve.probe import RecallProbe, recalled
-from serve.settings import Settings, Timeouts
+from serve.core import request_context as stages
+from serve.core.metrics import DROPPED, PROBE_FOUND, PROBED
+from serve.core.settings import Settings, Timeouts
+from serve.engine.recall_monitor import RecallProbe, recalled
+from serve.http.middleware import load_shedding as shedding
+from serve.http.middleware.load_shedding import LEAST, WINDOW, Load
+from serve.jobs.build import build
+from serve.release.repository import open_current
+from serve.storage.event_log import EventStore
+from serve.storage.impression_log import AnswerStore
 
 # ------------------------------------------------------------------------------------------------------------- shedding
 

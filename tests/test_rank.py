@@ -16,25 +16,25 @@ from test_recommend import NOW, interactions, shopper, some_rows
 from embed.behaviour import Event, Signal, as_batch
 from embed.behaviour.interactions import KINDS
 from embed.errors import BadInput, Damaged, Missing
-from embed.fitting import fit
-from serve.errors import BadRequest
-from serve.rank.diversity import diversify
-from serve.rank.examples import Case, Examples
-from serve.rank.export import export
-from serve.rank.facts import TAG_GROUPS, Facts, Tags
-from serve.rank.features import HISTORY, Context, FeatureMaker, Features, Layout
-from serve.rank.fitting import auc, calibration_error
-from serve.rank.ranker import Ranker, spread
-from serve.rank.rules import Acting, RuleBook, read_rules
-from serve.rank.scorer import HeadFacts, Scorer, ScorerFacts
-from serve.rank.settings import HEADS, ScorerSettings
-from serve.rank.shown import ACTS, HORIZON, read_shown
-from serve.rank.training import Calibration, ScorerTrainer
-from serve.recommend.blend import Blend
-from serve.recommend.covisitation import Covisitation
-from serve.recommend.recommender import Recommender
-from serve.recommend.relations import Relations, read_relations
-from serve.recommend.sources import FixedSource, ranked
+from embed.training_loop import fit
+from serve.core.errors import BadRequest
+from serve.core.ranking_settings import HEADS, ScorerSettings
+from serve.recommend.ranking.diversity import diversify
+from serve.recommend.ranking.feature_builder import HISTORY, Context, FeatureMaker, Features, Layout
+from serve.recommend.ranking.impressions import ACTS, HORIZON, read_shown
+from serve.recommend.ranking.item_features import TAG_GROUPS, Facts, Tags
+from serve.recommend.ranking.merchandising_rules import Acting, RuleBook, read_rules
+from serve.recommend.ranking.pipeline import Ranker, spread
+from serve.recommend.ranking.scorer import HeadFacts, Scorer, ScorerFacts
+from serve.recommend.retrieval.candidates import Recommender
+from serve.recommend.retrieval.covisitation import Covisitation
+from serve.recommend.retrieval.item_relations import Relations, read_relations
+from serve.recommend.retrieval.retrievers import FixedSource, ranked
+from serve.recommend.retrieval.score_blend import Blend
+from serve.training.onnx_export import export
+from serve.training.ranking_examples import Case, Examples
+from serve.training.scorer_trainer import Calibration, ScorerTrainer
+from serve.training.scorer_validation import auc, calibration_error
 
 LAYOUT = Layout(("image", "text"))
 VALUES = {"click": 1.0, "purchase": 10.0}

@@ -14,8 +14,8 @@ from ray._private.state import actors
 from embed import ray_job
 from embed.errors import Missing
 from embed.vector_store import Known
-from serve.jobs.pipeline import encode_catalogue, ingest_feed
-from serve.settings import Settings
+from serve.core.settings import Settings
+from serve.jobs.build import encode_catalogue, ingest_feed
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed: pip install 'vetrina[ray]'")
 PHOTOS = 60

@@ -9,11 +9,9 @@ from embed.behaviour import Interactions
 from index.exact import ExactIndex
 from index.selection import Selection
 from index.space import Space
-from serve.recommend.blend import Blend, Case, fit
-from serve.recommend.covisitation import BACKWARDS, DAY, FADE, FROM_POWER, TO_POWER, Covisitation
-from serve.recommend.recommender import Recommender
-from serve.recommend.shopper import Shopper
-from serve.recommend.sources import (
+from serve.recommend.retrieval.candidates import Recommender
+from serve.recommend.retrieval.covisitation import BACKWARDS, DAY, FADE, FROM_POWER, TO_POWER, Covisitation
+from serve.recommend.retrieval.retrievers import (
     ContentSource,
     CovisitationSource,
     FixedSource,
@@ -23,6 +21,8 @@ from serve.recommend.sources import (
     popularity,
     ranked,
 )
+from serve.recommend.retrieval.score_blend import Blend, Case, fit
+from serve.recommend.retrieval.user_history import Shopper
 
 NOW = 1_700_000_000.0
 

@@ -18,13 +18,16 @@ import pytest
 
 from embed.encoders.bundled import BundledTextEncoder
 from embed.errors import BadInput
-from serve.doctor import examine
-from serve.errors import EXPECTED, BadRequest, Broken, NotFound
-from serve.following import open_engine
-from serve.jobs.pipeline import BuildReport, build, encode_catalogue, ingest_feed
-from serve.live import Live
-from serve.release import (
-    Release,
+from serve.core.errors import EXPECTED, BadRequest, Broken, NotFound
+from serve.core.settings import Settings
+from serve.engine.query import Query
+from serve.engine.query_encoders import make_encoders
+from serve.jobs.build import BuildReport, build, encode_catalogue, ingest_feed
+from serve.jobs.doctor import examine
+from serve.live.replica import open_engine
+from serve.live.runtime import Live
+from serve.release.release import Release
+from serve.release.repository import (
     current_name,
     list_manifests,
     make_current,
@@ -34,8 +37,6 @@ from serve.release import (
     release_names,
     releases_folder,
 )
-from serve.retrieve.query import Query, make_encoders
-from serve.settings import Settings
 
 TITLES = ["red canvas shoe", "blue wool hat", "green tea pot", "yellow rain coat", "black leather bag", "white mug"]
 
@@ -301,7 +302,7 @@ def test_a_kill_at_any_instant_loses_nothing(shop: Path, tmp_path: Path) -> None
         feed.write_text("".join(line for number, line in enumerate(file) if number <= 12))
 
     processes = multiprocessing.get_context("forkserver")  # in which everything is imported already
-    processes.set_forkserver_preload(["serve.jobs.pipeline", "pytest"])
+    processes.set_forkserver_preload(["serve.jobs.build", "pytest"])
 
     def start(store: Path) -> BaseProcess:
         process = processes.Process(target=build, args=(Settings(store=store, image_root=shop), feed))

@@ -14,10 +14,10 @@ from PIL import Image
 from test_http import good, refused, served, until
 
 from embed.catalogue import Item, as_batch
-from serve.errors import BadRequest
-from serve.guard.review import BlockList, Policy, read_block_list
-from serve.jobs.pipeline import build
-from serve.settings import ReviewSettings, Settings
+from serve.core.errors import BadRequest
+from serve.core.settings import ReviewSettings, Settings
+from serve.jobs.build import build
+from serve.moderation.policy import BlockList, Policy, read_block_list
 
 TEXTS = st.lists(
     st.sampled_from(["ab", "AB", "abc", "a.b", "Ünder", "ünder", "x y", "x", "y", "-", "红", "'"]), max_size=4

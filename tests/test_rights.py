@@ -13,12 +13,12 @@ from test_http import Service, good, served
 
 from embed.behaviour import Event
 from serve import cli
-from serve.jobs.bulk import write_candidates
-from serve.learn.answer_store import AnswerStore
-from serve.learn.event_store import EventStore, open_event_store
-from serve.learn.preferences import Preferences
-from serve.learn.rights import FILE, Rights, forget_again
-from serve.settings import Settings
+from serve.core.settings import Settings
+from serve.jobs.export_candidates import write_candidates
+from serve.storage.erasure import FILE, Rights, forget_again
+from serve.storage.event_log import EventStore, open_event_store
+from serve.storage.impression_log import AnswerStore
+from serve.storage.preferences import Preferences
 
 WHO = "anna.privata@example.org"
 T0 = 1767225600.0

@@ -16,17 +16,17 @@ from test_http import Service, good, served
 
 from embed.durable import point
 from serve import cli
-from serve.errors import BadRequest
-from serve.following import open_engine
-from serve.jobs.bulk import write_candidates
+from serve.cli.render.plots import draw_evaluation
+from serve.core.errors import BadRequest
+from serve.core.settings import Settings
+from serve.engine.user_context import known_of
+from serve.jobs.build import build
+from serve.jobs.export_candidates import write_candidates
 from serve.jobs.import_events import REJECTS, import_events
-from serve.jobs.learning import evaluate, train, train_scorer, tune
-from serve.jobs.pipeline import build
-from serve.learn.event_store import open_event_store
-from serve.learn.known import known_of
-from serve.plot import draw_evaluation
-from serve.release import open_current
-from serve.settings import Settings
+from serve.jobs.train import evaluate, train, train_scorer, tune
+from serve.live.replica import open_engine
+from serve.release.repository import open_current
+from serve.storage.event_log import open_event_store
 
 
 @pytest.fixture

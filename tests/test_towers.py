@@ -21,8 +21,8 @@ from embed.towers.batches import batches, windows
 from embed.towers.features import Content, ItemFeatures, Vocabulary
 from embed.towers.model import Sizes, UserTower
 from embed.towers.settings import TowerSettings
-from embed.towers.trained import TrainedTowers
 from embed.towers.training import Trainer, fit, validate
+from embed.towers.two_tower_model import TrainedTowers
 
 ITEMS, KINDS_OF_ITEMS = 60, 6
 SMALL = TowerSettings(dim=16, epochs=12, patience=12, tokens=256, negatives=32, dropout=0.1, learning_rate=0.01)

@@ -17,19 +17,19 @@ from embed.behaviour import Event
 from embed.catalogue import Catalogue, ingest
 from index.errors import Damaged
 from index.lexical import K1, AddedTexts, B, open_lexical, write_lexical
-from serve.errors import Broken
-from serve.following import open_engine
-from serve.jobs.pipeline import build
-from serve.learn.event_store import open_event_store
-from serve.live import Live
-from serve.release import open_current
-from serve.retrieve.query import Query
-from serve.settings import Settings
-from serve.words.analysis import Analyzer, fold
-from serve.words.facets import counted, facet_of
-from serve.words.intent import meant_by
-from serve.words.lexicon import Lexicon, write_words
-from serve.words.weighing import FEWEST, learn_weights
+from serve.core.errors import Broken
+from serve.core.settings import Settings
+from serve.engine.query import Query
+from serve.jobs.build import build
+from serve.live.replica import open_engine
+from serve.live.runtime import Live
+from serve.release.repository import open_current
+from serve.search.analyzer import Analyzer, fold
+from serve.search.facets import counted, facet_of
+from serve.search.fusion_weights import FEWEST, learn_weights
+from serve.search.price_parser import meant_by
+from serve.search.vocabulary import Lexicon, write_words
+from serve.storage.event_log import open_event_store
 
 ENGLISH = Analyzer("english")
 

@@ -16,7 +16,7 @@ from embed.alignment.alignment import AlignmentFacts, Measured
 from embed.alignment.pairs import Pairs, Photos
 from embed.alignment.photos import SHRINKAGES, adapted, adapter
 from embed.alignment.words import WordsLearner, plain_ranks, ranks
-from embed.fitting import fit
+from embed.training_loop import fit
 
 FEWEST_PRODUCTS = 50  # with image and words, or with several photos; of fewer nothing can be measured
 MOST_EPOCHS, PATIENCE = 30, 8

@@ -37,8 +37,8 @@ from embed.encoders import Device, Vectors
 from embed.encoders.clip import ClipEncoder
 from embed.encoders.encoder import Prepared, make_fingerprint
 from embed.errors import BadInput
-from embed.fitting import Progress, fit
 from embed.images import ImageRefused, ImageSource, decode_image
+from embed.training_loop import Progress, fit
 
 CROP = 0.2  # of a side, at most, that augmentation cuts off
 CHECKED = 64  # pairs whose vectors are compared after loading
@@ -138,7 +138,7 @@ def learn_lora(
 
 
 class _Learner:
-    """CLIP with adapters, and the pairs to learn from and to choose the epoch by; a Learner of embed.fitting."""
+    """CLIP with adapters, and the pairs to learn from and to choose the epoch by; a Learner of embed.training_loop."""
 
     def __init__(
         self, spec: str, pairs: _Pairs, learn: Rows, choose: Rows, device: Device, of: str, settings: _Settings

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from embed.alignment.pairs import Pairs
 from embed.encoders.encoder import Vectors, unit_rows
-from embed.fitting import Progress
+from embed.training_loop import Progress
 
 RANK = 256
 STEPS = 20  # of an epoch
@@ -67,7 +67,10 @@ class Heads(torch.nn.Module):
 
 
 class WordsLearner:
-    """Heads and what they learn from; a Learner of embed.fitting. With `measured`, pairs to choose the epoch by."""
+    """Heads and what they learn from; a Learner of embed.training_loop.
+
+    With `measured`, pairs to choose the epoch by.
+    """
 
     def __init__(self, pairs: Pairs, joint: bool, seed: int, device: str, measured: Pairs | None = None) -> None:
         self.device, self._seed = device, seed

@@ -6,7 +6,7 @@ from typing import Any
 
 from embed.errors import BadInput
 from embed.images.files import refusal, too_large
-from embed.images.polite import Busy, Hosts
+from embed.images.host_throttle import Busy, Hosts
 
 SCHEMES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
 """What may be switched on, and the package that reads it. Files and URLs have ways of their own, with checks."""

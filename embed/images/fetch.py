@@ -19,7 +19,7 @@ import httpx
 from embed.images.buckets import SCHEMES, Buckets
 from embed.images.decode import DEFAULT_LIMITS, ImageLimits, ImageRefused
 from embed.images.files import Folder, refusal, too_large
-from embed.images.polite import Busy, Hosts
+from embed.images.host_throttle import Busy, Hosts
 
 Resolver = Callable[[str, int], list[str]]
 """Host name and port -> IP addresses as text; raises OSError."""

@@ -140,7 +140,8 @@ class Block(nn.Module):
 class Towers(nn.Module):
     """Both towers. The score of an item is the inner product of its vector and the shopper's.
 
-    `reach` is the length of the longest item vector: see embed.towers.trained, which makes cosines of inner products.
+    `reach` is the length of the longest item vector: see embed.towers.two_tower_model, which makes cosines of inner
+    products.
     """
 
     reach: Tensor

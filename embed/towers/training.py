@@ -21,13 +21,13 @@ from torch.nn import functional
 from embed.behaviour.interactions import Interactions
 from embed.behaviour.ranking import hits, ndcg, recall
 from embed.behaviour.splits import Holdout
-from embed.fitting import Progress, State
-from embed.fitting import fit as run
 from embed.towers.batches import Batch, batches, windows
 from embed.towers.features import ItemFeatures, Vocabulary
 from embed.towers.model import Sizes, Towers, gap_buckets
 from embed.towers.settings import TowerSettings
-from embed.towers.trained import TrainedTowers
+from embed.towers.two_tower_model import TrainedTowers
+from embed.training_loop import Progress, State
+from embed.training_loop import fit as run
 
 K = 10
 MOST_SHOPPERS = 20_000  # that an epoch is validated with
@@ -181,7 +181,7 @@ def fit(
     progress: Progress | None = None,
     told: Callable[[int, dict[str, float]], None] | None = None,
 ) -> State:
-    """Train until validation gets no better, or, without a holdout, for `epochs`; see embed.fitting.fit."""
+    """Train until validation gets no better, or, without a holdout, for `epochs`; see embed.training_loop.fit."""
     return run(
         trainer,
         folder,

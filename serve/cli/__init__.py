@@ -4,9 +4,13 @@ import sys
 
 from rich.text import Text
 
-from serve.cli import campaigns, catalogue, exporting, feedback, guard, learning, questions, service
+from serve.cli import campaigns, catalogue, feedback, service
+from serve.cli import export as exporting
+from serve.cli import keys as guard
+from serve.cli import search as questions
+from serve.cli import train as learning
 from serve.cli.terminal import app, bars, err
-from serve.errors import EXPECTED, complaint
+from serve.core.errors import EXPECTED, complaint
 
 
 def main() -> None:

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from serve import show
+from serve.cli.render import results as show
 from serve.cli.terminal import Json, Store, app, bars, print_result
-from serve.settings import load_settings
+from serve.core.settings import load_settings
 
 
 @app.command()
@@ -33,12 +33,12 @@ def audience(
     json: Json = False,
 ) -> None:
     """The shoppers most likely to want an item, or what a creative shows."""
-    from serve.audience.audience import Audiences, Cap, Wanted
-    from serve.audience.export import write_audience
-    from serve.audience.shoppers import ShopperTable
-    from serve.following import open_engine
-    from serve.learn.event_store import open_event_store
-    from serve.learn.rights import Rights
+    from serve.campaigns.audience import Audiences, Cap, Wanted
+    from serve.campaigns.audience_export import write_audience
+    from serve.campaigns.user_table import ShopperTable
+    from serve.live.replica import open_engine
+    from serve.storage.erasure import Rights
+    from serve.storage.event_log import open_event_store
 
     settings = load_settings(store=store)
     events = open_event_store(settings)
@@ -66,7 +66,7 @@ def copy(
     json: Json = False,
 ) -> None:
     """Short texts for items that state nothing which the catalogue does not have."""
-    from serve.jobs.copying import write_copies
+    from serve.jobs.write_copy import write_copies
 
     with bars(json) as progress:
         found = write_copies(load_settings(store=store), item_ids or (), style, language, segment, out_file, progress)

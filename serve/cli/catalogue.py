@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from serve import show
+from serve.cli.render import results as show
 from serve.cli.terminal import (
     FeedFile,
     Force,
@@ -21,8 +21,8 @@ from serve.cli.terminal import (
     out,
     print_result,
 )
-from serve.errors import BadRequest
-from serve.settings import load_settings
+from serve.core.errors import BadRequest
+from serve.core.settings import load_settings
 
 
 class Engine(StrEnum):
@@ -42,7 +42,7 @@ def ingest_command(
     json: Json = False,
 ) -> None:
     """Read a feed into the store's catalogue: clean, reject with reasons, report."""
-    from serve.jobs.pipeline import ingest_feed
+    from serve.jobs.build import ingest_feed
 
     settings = load_settings(store=store, mapping=mapping)
     with bars(json) as progress:
@@ -60,7 +60,7 @@ def encode(
     json: Json = False,
 ) -> None:
     """Encode what is new in the catalogue into the vector store."""
-    from serve.jobs.pipeline import encode_catalogue
+    from serve.jobs.build import encode_catalogue
 
     settings = load_settings(store=store, image_root=images)
     with bars(json) as progress:
@@ -78,7 +78,7 @@ def align(
     json: Json = False,
 ) -> None:
     """Learn anew from the catalogue how words and photos enter the image space; then build."""
-    from serve.jobs.pipeline import align_catalogue, fine_tune_catalogue
+    from serve.jobs.build import align_catalogue, fine_tune_catalogue
 
     settings = load_settings(store=store, image_root=images)
     if lora:
@@ -105,7 +105,7 @@ def duplicates(
 
     import orjson
 
-    from serve.jobs.duplicates import find_duplicates
+    from serve.jobs.find_duplicates import find_duplicates
 
     settings = load_settings(store=store, image_root=images)
     with bars(json) as progress:
@@ -130,7 +130,7 @@ def build(
     json: Json = False,
 ) -> None:
     """Feed to release in one go: ingest, encode, index, publish. Redoes only what changed."""
-    from serve.jobs.pipeline import build as run
+    from serve.jobs.build import build as run
 
     settings = load_settings(store=store, mapping=mapping, image_root=images)
     with bars(json) as progress:
@@ -150,8 +150,8 @@ def publish(
     json: Json = False,
 ) -> None:
     """Let a release answer unless it measures worse than the current one; exit code 1 where it does."""
-    from serve.jobs.pipeline import publish as run
-    from serve.release import release_names
+    from serve.jobs.build import publish as run
+    from serve.release.repository import release_names
 
     settings = load_settings(store=store)
     name = release or next(iter(release_names(settings.store)), "")
@@ -165,7 +165,7 @@ def publish(
 @app.command()
 def releases(store: Store = None, json: Json = False) -> None:
     """The releases on disk and which one answers."""
-    from serve.release import current_name, list_manifests
+    from serve.release.repository import current_name, list_manifests
 
     settings = load_settings(store=store)
     current = current_name(settings.store)
@@ -184,8 +184,8 @@ def rollback(
     store: Store = None,
 ) -> None:
     """Let an earlier release answer again; live changes stay. Servers follow within a second."""
-    from serve.guard import audit
-    from serve.release import make_current, open_release, release_before
+    from serve.release.repository import make_current, open_release, release_before
+    from serve.security import audit_log as audit
 
     settings = load_settings(store=store)
     name = release or release_before(settings.store)
@@ -202,8 +202,8 @@ def index_curve(
     store: Store = None,
 ) -> None:
     """Draw what the tuning measured: recall against queries a second, and what was chosen."""
-    from serve.plot import draw_curves
-    from serve.release import open_current
+    from serve.cli.render.plots import draw_curves
+    from serve.release.repository import open_current
 
     settings = load_settings(store=store)
     manifest = open_current(settings.store).manifest

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from serve import show_learning as show
+from serve.cli.render import learning as show
 from serve.cli.terminal import Json, Store, ab_app, app, bars, err, out, print_result, quarantine_app
-from serve.errors import EXPECTED, BadRequest, NotFound, complaint
-from serve.settings import load_settings
+from serve.core.errors import EXPECTED, BadRequest, NotFound, complaint
+from serve.core.settings import load_settings
 
 
 @app.command()
@@ -18,7 +18,7 @@ def learn(
     json: Json = False,
 ) -> None:
     """Let the scorer go on learning from what is new, and publish it if it measures no worse. Goes on after a kill."""
-    from serve.jobs.learning import learn as run
+    from serve.jobs.train import learn as run
 
     settings = load_settings(store=store)
 
@@ -50,8 +50,8 @@ def compact(
     json: Json = False,
 ) -> None:
     """Make the database small again: what is old and only trainings read goes into files, in STORE/history."""
-    from serve.guard import audit
     from serve.jobs.compact import compact as run
+    from serve.security import audit_log as audit
 
     settings = load_settings(store=store)
     with bars(json) as progress:
@@ -68,9 +68,9 @@ def ab_start(
     store: Store = None,
 ) -> None:
     """Let a release answer a share of the shoppers, in place of a test that may run. Servers follow within a second."""
-    from serve.experiment import start
-    from serve.guard import audit
-    from serve.release import current_name, open_release
+    from serve.release.ab_test import start
+    from serve.release.repository import current_name, open_release
+    from serve.security import audit_log as audit
 
     settings = load_settings(store=store)
     open_release(settings.store, release)  # checked before anybody gets it
@@ -84,8 +84,8 @@ def ab_start(
 @ab_app.command("stop")
 def ab_stop(store: Store = None) -> None:
     """Let the current release answer everybody; to let the other one: vetrina publish RELEASE before."""
-    from serve.experiment import stop
-    from serve.guard import audit
+    from serve.release.ab_test import stop
+    from serve.security import audit_log as audit
 
     settings = load_settings(store=store)
     stop(settings.store)
@@ -96,7 +96,7 @@ def ab_stop(store: Store = None) -> None:
 @ab_app.command("report")
 def ab_report(store: Store = None, json: Json = False) -> None:
     """What each part of the shoppers did with its recommendations, and how sure the difference is."""
-    from serve.evaluation.ab import report
+    from serve.evaluation.ab_report import report
 
     print_result(json, report(load_settings(store=store)), show.comparison)
 
@@ -104,7 +104,7 @@ def ab_report(store: Store = None, json: Json = False) -> None:
 @quarantine_app.command("list")
 def quarantine_list(store: Store = None, json: Json = False) -> None:
     """Who is in quarantine, or was released from it, since when and why."""
-    from serve.learn.event_store import open_event_store
+    from serve.storage.event_log import open_event_store
 
     events = open_event_store(load_settings(store=store))
     print_result(json, events.quarantined(), show.quarantine)
@@ -113,8 +113,8 @@ def quarantine_list(store: Store = None, json: Json = False) -> None:
 @quarantine_app.command("look")
 def quarantine_look(store: Store = None, json: Json = False) -> None:
     """Look for robots and click floods now, as every training does, and list who is new in quarantine."""
-    from serve.learn.abuse import watch
-    from serve.learn.event_store import open_event_store
+    from serve.storage.bot_detection import watch
+    from serve.storage.event_log import open_event_store
 
     events = open_event_store(load_settings(store=store))
     new = {one.user_id for one in watch(events)}
@@ -128,8 +128,8 @@ def quarantine_release(
     json: Json = False,
 ) -> None:
     """Learn from a user again."""
-    from serve.guard import audit
-    from serve.learn.event_store import open_event_store
+    from serve.security import audit_log as audit
+    from serve.storage.event_log import open_event_store
 
     settings = load_settings(store=store)
     if not open_event_store(settings).release(user):
@@ -145,7 +145,7 @@ def ope(
     json: Json = False,
 ) -> None:
     """What a release would have earned on the lists that were drawn: off-policy estimates with intervals."""
-    from serve.evaluation.judge import judge
+    from serve.evaluation.off_policy_report import judge
 
     settings = load_settings(store=store)
     with bars(json) as progress:
@@ -160,9 +160,9 @@ def forget(
     json: Json = False,
 ) -> None:
     """Forget a shopper: nothing is left on disk, and what is trained next does not have them."""
-    from serve.guard import audit
-    from serve.learn.database import open_database
-    from serve.learn.rights import Rights, forget_again
+    from serve.security import audit_log as audit
+    from serve.storage.database import open_database
+    from serve.storage.erasure import Rights, forget_again
 
     settings = load_settings(store=store)
     forget_again(settings)

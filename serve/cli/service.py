@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from serve import show
+from serve.cli.render import results as show
 from serve.cli.terminal import Json, Store, app, bars, out, print_result
-from serve.errors import BadRequest
-from serve.settings import RATES, SERVED, load_settings
+from serve.core.errors import BadRequest
+from serve.core.settings import RATES, SERVED, load_settings
 
 
 @app.command()
@@ -23,11 +23,11 @@ def serve(
     """Start the HTTP service; it follows releases and live changes while it runs. The OpenAPI page is at /docs."""
     import uvicorn
 
-    from serve.guard.keys import list_keys
-    from serve.http.front import is_loopback
-    from serve.http.logs import log_config
-    from serve.http.protocol import PatientProtocol
-    from serve.metrics import FOLDER
+    from serve.core.metrics import FOLDER
+    from serve.http.logging_config import log_config
+    from serve.http.middleware.gateway import is_loopback
+    from serve.http.uvicorn_protocol import PatientProtocol
+    from serve.security.api_keys import list_keys
 
     settings = load_settings(store=store, host=host, port=port, workers=workers)
     if not is_loopback(settings.host) and not list_keys(settings.store):
@@ -61,7 +61,7 @@ def serve(
 @app.command()
 def doctor(store: Store = None, json: Json = False) -> None:
     """What this machine can do, and what is wrong with a store; exit code 1 if anything is."""
-    from serve.doctor import examine
+    from serve.jobs.doctor import examine
 
     findings = examine(load_settings(store=store))
     print_result(json, findings, show.findings)
@@ -74,7 +74,7 @@ def demo(
     folder: Annotated[Path, typer.Option("--folder", help="where the demo shop goes")] = Path("demo-shop"),
 ) -> None:
     """Draw the demo shop, build it, and show what it answers."""
-    from serve.demo.tour import tour
+    from serve.cli.demo_tour import tour
 
     with bars(quiet=False) as progress:
         answers = tour(folder, progress)

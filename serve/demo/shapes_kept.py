@@ -1,19 +1,6 @@
 """Drawings of what is carried and what stands at home. Each function gives the parts of one variant."""
 
-from serve.demo.geometry import (
-    Pair,
-    Part,
-    Stroke,
-    both,
-    box,
-    curve,
-    ellipse,
-    line,
-    loop,
-    mirror,
-    path,
-    ribbon,
-)
+from serve.demo.geometry import Pair, Part, Stroke, both, box, curve, ellipse, line, loop, mirror, path, ribbon
 
 
 def backpack(variant: int) -> list[Part]:

@@ -1,18 +1,6 @@
 """Drawings of what is worn: shoes, clothes and caps. Each function gives the parts of one variant."""
 
-from serve.demo.geometry import (
-    Part,
-    Points,
-    Stroke,
-    both,
-    box,
-    curve,
-    ellipse,
-    line,
-    mirror,
-    path,
-    ribbon,
-)
+from serve.demo.geometry import Part, Points, Stroke, both, box, curve, ellipse, line, mirror, path, ribbon
 
 
 def sneaker(variant: int) -> list[Part]:

@@ -1,1 +1,1 @@
-"""Evaluation: the pipeline and plain baselines on held-out time, all items ranked."""
+"""Offline evaluation: replay, metrics, off-policy estimates, release gate."""

@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 
 from embed.behaviour import Holdout, Interactions, Split
 from embed.catalogue import Catalogue
+from serve.core.settings import Settings
 from serve.evaluation.baselines import BASELINES, rank_baseline
 from serve.evaluation.exposure import Exposure, exposure, kinds_of
-from serve.evaluation.measures import DEEP, Measured, lift, measure
-from serve.evaluation.stages import fit_stages
-from serve.rank.features import GROUPS, HISTORY_GROUP
-from serve.rank.ranker import Ranker, Tail
-from serve.rank.scorer import HeadFacts
-from serve.rank.shown import Shown
-from serve.recommend.blend import Blend
-from serve.recommend.recommender import Recommender
-from serve.recommend.shopper import Shopper
-from serve.recommend.sources import popularity
-from serve.settings import Settings
-from serve.training.fitting import Material, Progress
+from serve.evaluation.pipeline_fit import fit_stages
+from serve.evaluation.ranking_metrics import DEEP, Measured, lift, measure
+from serve.recommend.ranking.feature_builder import GROUPS, HISTORY_GROUP
+from serve.recommend.ranking.impressions import Shown
+from serve.recommend.ranking.pipeline import Ranker, Tail
+from serve.recommend.ranking.scorer import HeadFacts
+from serve.recommend.retrieval.candidates import Recommender
+from serve.recommend.retrieval.retrievers import popularity
+from serve.recommend.retrieval.score_blend import Blend
+from serve.recommend.retrieval.user_history import Shopper
+from serve.training.tower_validation import Material, Progress
 
 FUSED = "fused"
 RERANKED = "reranked"

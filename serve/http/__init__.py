@@ -1,1 +1,1 @@
-"""The HTTP service: contract, errors, routes and the app that holds them."""
+"""The HTTP service: app, middleware, routes, OpenAPI document and console."""

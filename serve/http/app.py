@@ -18,18 +18,22 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.errors import EXPECTED, Complaint, complaint, writable
-from serve.guard.keys import Keys
-from serve.http import asking, campaigns, keeping, operating, pages
-from serve.http.contract import ErrorAnswer
-from serve.http.described import described
-from serve.http.front import Front
-from serve.http.logs import log_config
-from serve.http.shedding import Load
+from serve.core.errors import EXPECTED, Complaint, complaint, writable
+from serve.core.request_context import request_id
+from serve.core.settings import RATES, SERVED, Settings
+from serve.http import static_files as pages
+from serve.http.logging_config import log_config
+from serve.http.middleware.gateway import Front
+from serve.http.middleware.load_shedding import Load
+from serve.http.openapi import described
+from serve.http.routes import admin as operating
+from serve.http.routes import campaigns
+from serve.http.routes import items as keeping
+from serve.http.routes import search as asking
 from serve.http.tracing import start_tracing
-from serve.live import Live
-from serve.settings import RATES, SERVED, Settings
-from serve.stages import request_id
+from serve.live.runtime import Live
+from serve.schemas.common import ErrorAnswer
+from serve.security.api_keys import Keys
 
 log = logging.getLogger("vetrina")
 

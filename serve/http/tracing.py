@@ -5,8 +5,8 @@ Spans name the route, never the path: ids of shoppers are in paths.
 
 from importlib.metadata import version
 
-from serve import stages
-from serve.errors import BadRequest
+from serve.core import request_context as stages
+from serve.core.errors import BadRequest
 
 
 def start_tracing() -> None:

@@ -1,1 +1,1 @@
-"""Jobs: what is run from time to time over a store, one at a time."""
+"""Jobs over a store: build, encode, train, export, compact."""

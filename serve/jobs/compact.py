@@ -4,14 +4,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from serve.errors import BadRequest
-from serve.jobs.pipeline import one_job_at_a_time
-from serve.learn.answer_store import AnswerStore
-from serve.learn.archive import Archive
-from serve.learn.event_store import EventStore, open_event_store
-from serve.learn.feedback import RECENT_HALF_LIVES
-from serve.learn.rights import forget_again
-from serve.settings import Settings
+from serve.core.errors import BadRequest
+from serve.core.settings import Settings
+from serve.jobs.build import one_job_at_a_time
+from serve.live.online_learning import RECENT_HALF_LIVES
+from serve.storage.archive import Archive
+from serve.storage.erasure import forget_again
+from serve.storage.event_log import EventStore, open_event_store
+from serve.storage.impression_log import AnswerStore
 
 DAY = 86_400.0
 Progress = Callable[[str, float, float, str], None]

@@ -13,8 +13,8 @@ import orjson
 
 from embed.behaviour import Event, EventMapping, open_events
 from embed.records import Reject
-from serve.learn.event_store import EventStore, open_event_store
-from serve.settings import Settings
+from serve.core.settings import Settings
+from serve.storage.event_log import EventStore, open_event_store
 
 AT_ONCE = 2000
 REJECTS = "events-rejects.jsonl"

@@ -1,1 +1,1 @@
-"""What a shopper will want next: sources propose candidates, a learned blend orders them."""
+"""Recommendations: retrieval proposes candidates, ranking orders them."""

@@ -1,1 +1,1 @@
-"""Training: what is fitted on shoppers' behaviour, towers and blend and scorer, and the jobs that do it."""
+"""Training of the two-tower model, the score blend and the scorer."""

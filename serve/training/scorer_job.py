@@ -2,7 +2,7 @@
 
     STORE/scorer/
       current -> FINGERPRINT
-      FINGERPRINT/          see serve.rank.scorer
+      FINGERPRINT/          see serve.recommend.ranking.scorer
       training/             job.json, checkpoints while a job runs, and what TensorBoard shows of the last
 
 It learns from the time that the towers were validated on, with the towers that know only the time before: what the
@@ -21,16 +21,16 @@ import numpy as np
 from embed.behaviour import collect, split_at
 from embed.durable import point
 from embed.encode_job import SpaceVectors
-from serve.errors import BadRequest
-from serve.learn.answer_store import AnswerStore, with_answers
-from serve.learn.event_store import open_event_store
-from serve.rank.fitting import Lookback, Progress, fit_scorer
-from serve.rank.scorer import HeadFacts, Scorer
-from serve.rank.shown import read_shown
-from serve.recommend.blend import Blend
-from serve.recommend.recommender import Recommender
-from serve.release import Release
-from serve.settings import Settings
+from serve.core.errors import BadRequest
+from serve.core.settings import Settings
+from serve.recommend.ranking.impressions import read_shown
+from serve.recommend.ranking.scorer import HeadFacts, Scorer
+from serve.recommend.retrieval.candidates import Recommender
+from serve.recommend.retrieval.score_blend import Blend
+from serve.release.release import Release
+from serve.storage.event_log import open_event_store
+from serve.storage.impression_log import AnswerStore, with_answers
+from serve.training.scorer_validation import Lookback, Progress, fit_scorer
 from serve.training.towers_job import begin, chosen_towers, current_towers, material_of
 
 TRAINING, LEARNING = "training", "learning"

@@ -2,7 +2,7 @@
 
     STORE/towers/
       current -> FINGERPRINT
-      FINGERPRINT/          see embed.towers.trained; its facts hold the blend and how validation measured
+      FINGERPRINT/          see embed.towers.two_tower_model; its facts hold the blend and how validation measured
         chosen/FINGERPRINT/ the towers that know the time before validation only, which the scorer learns with
       training/             job.json, checkpoints while a job runs, and what TensorBoard shows of the last
 
@@ -29,13 +29,13 @@ from embed.encode_job import SpaceVectors
 from embed.encoders import choose_device
 from embed.errors import Missing
 from embed.towers.features import Content, Vocabulary
-from embed.towers.trained import TrainedTowers
-from serve.errors import BadRequest
-from serve.learn.event_store import open_event_store
-from serve.recommend.blend import Blend
-from serve.release import Release
-from serve.settings import Settings
-from serve.training.fitting import Chosen, Material, Progress, choose, finish
+from embed.towers.two_tower_model import TrainedTowers
+from serve.core.errors import BadRequest
+from serve.core.settings import Settings
+from serve.recommend.retrieval.score_blend import Blend
+from serve.release.release import Release
+from serve.storage.event_log import open_event_store
+from serve.training.tower_validation import Chosen, Material, Progress, choose, finish
 
 CHOSEN = "chosen"
 FEWEST = 20  # shoppers in validation, below which nothing can be chosen by it

@@ -23,8 +23,8 @@ from embed.alignment.words import WordsLearner, ranks
 from embed.catalogue import Catalogue, Mapping, ingest
 from embed.encode_job import encode_images
 from embed.encoders import choose_device, load_image_encoder, load_text_encoder
-from embed.fitting import fit
 from embed.images import ImageSource
+from embed.training_loop import fit
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data"))
 MAPPING = Path(__file__).parents[1] / "data" / "luma.toml"

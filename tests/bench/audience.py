@@ -21,17 +21,17 @@ from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
 from embed.behaviour import Event
-from serve.audience.audience import Audiences, Wanted
-from serve.audience.shoppers import ShopperTable
+from serve.campaigns.audience import Audiences, Wanted
+from serve.campaigns.user_table import ShopperTable
 from serve.cli import bars
-from serve.evaluation.measures import interval
-from serve.following import open_engine
-from serve.jobs.learning import train
-from serve.jobs.pipeline import build
-from serve.learn.event_store import open_event_store
-from serve.learn.preferences import Preferences
-from serve.learn.rights import Rights
-from serve.settings import Settings
+from serve.core.settings import Settings
+from serve.evaluation.ranking_metrics import interval
+from serve.jobs.build import build
+from serve.jobs.train import train
+from serve.live.replica import open_engine
+from serve.storage.erasure import Rights
+from serve.storage.event_log import open_event_store
+from serve.storage.preferences import Preferences
 
 SEED, LIKED, FEWEST, SHARE, CALLS, OPTED_OUT = 0, 4.0, 20, 10, 10_000, 100
 

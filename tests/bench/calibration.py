@@ -15,13 +15,13 @@ from rich.table import Table
 
 from embed.behaviour import collect, split_by_time
 from serve.cli import bars
-from serve.evaluation.stages import fit_stages
-from serve.jobs.learning import released
-from serve.learn.event_store import open_event_store
-from serve.rank.examples import CaseMaker
-from serve.rank.fitting import auc, calibration_error, log_loss, reliability
-from serve.rank.settings import HEADS
-from serve.rank.shown import HORIZON, read_shown
+from serve.core.ranking_settings import HEADS
+from serve.evaluation.pipeline_fit import fit_stages
+from serve.jobs.train import released
+from serve.recommend.ranking.impressions import HORIZON, read_shown
+from serve.storage.event_log import open_event_store
+from serve.training.ranking_examples import CaseMaker
+from serve.training.scorer_validation import auc, calibration_error, log_loss, reliability
 from serve.training.towers_job import material_of
 
 SEED = 0

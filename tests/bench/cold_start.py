@@ -18,18 +18,18 @@ from rich.table import Table
 from embed.behaviour import Holdout, Split, collect, split_by_time
 from embed.behaviour.ranking import hits, recall
 from serve.cli import bars
+from serve.core.settings import Settings
 from serve.demo.shop import make_shop
 from serve.evaluation.baselines import rank_baseline
 from serve.evaluation.evaluate import only_targets, rank_all, rerank_all
-from serve.evaluation.measures import DEEP, interval
+from serve.evaluation.ranking_metrics import DEEP, interval
+from serve.jobs.build import Progress, build
 from serve.jobs.import_events import import_events
-from serve.jobs.learning import released
-from serve.jobs.pipeline import Progress, build
-from serve.learn.event_store import open_event_store
-from serve.rank.ranker import Ranker
-from serve.recommend.recommender import Recommender
-from serve.settings import Settings
-from serve.training.fitting import choose, finish
+from serve.jobs.train import released
+from serve.recommend.ranking.pipeline import Ranker
+from serve.recommend.retrieval.candidates import Recommender
+from serve.storage.event_log import open_event_store
+from serve.training.tower_validation import choose, finish
 from serve.training.towers_job import material_of
 
 SEED = 0

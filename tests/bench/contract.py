@@ -22,13 +22,13 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from contract_cases import CHECKS, ask
 
+from serve.core.settings import Settings
 from serve.demo.shop import make_shop
-from serve.guard.keys import create_key
+from serve.jobs.build import build
 from serve.jobs.import_events import import_events
-from serve.jobs.learning import train, train_scorer
-from serve.jobs.pipeline import build
-from serve.release import open_current
-from serve.settings import Settings
+from serve.jobs.train import train, train_scorer
+from serve.release.repository import open_current
+from serve.security.api_keys import create_key
 
 CASES = 10_000
 SEED = 7

@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.progress import track
 
 from embed.catalogue import Catalogue, Mapping, ingest
-from serve.copywriting.checker import Checker
-from serve.copywriting.copywriter import Copywriter, brands_of
-from serve.copywriting.grammar import STYLES
-from serve.settings import CopySettings
+from serve.campaigns.copywriter import Copywriter, brands_of
+from serve.campaigns.fact_checker import Checker
+from serve.campaigns.templates import STYLES
+from serve.core.settings import CopySettings
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "magento-luma"
 SEED, PLANTED, ASKED = 0, 100, 100

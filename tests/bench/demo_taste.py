@@ -17,15 +17,15 @@ from rich.console import Console
 
 from embed.behaviour import Event
 from serve.cli import bars
+from serve.core.settings import Settings
 from serve.demo.shop import make_shop
-from serve.evaluation.measures import interval
-from serve.following import open_engine
+from serve.engine.user_context import known_of
+from serve.evaluation.ranking_metrics import interval
+from serve.jobs.build import build
 from serve.jobs.import_events import import_events
-from serve.jobs.learning import train
-from serve.jobs.pipeline import build
-from serve.learn.event_store import open_event_store
-from serve.learn.known import known_of
-from serve.settings import Settings
+from serve.jobs.train import train
+from serve.live.replica import open_engine
+from serve.storage.event_log import open_event_store
 
 SEED = 0
 K = 10

@@ -22,12 +22,12 @@ from rich.console import Console
 
 from embed.behaviour import Event
 from serve.cli import bars
-from serve.evaluation.measures import interval
-from serve.following import open_engine
-from serve.jobs.learning import train, train_scorer
-from serve.jobs.pipeline import Progress, build
-from serve.learn.event_store import open_event_store
-from serve.settings import Settings
+from serve.core.settings import Settings
+from serve.evaluation.ranking_metrics import interval
+from serve.jobs.build import Progress, build
+from serve.jobs.train import train, train_scorer
+from serve.live.replica import open_engine
+from serve.storage.event_log import open_event_store
 
 SEED, FOLDS, K, LIKED = 0, 3, 20, 4.0
 FIRST = frozenset("Action Adventure Sci-Fi Thriller War Western Horror Crime Film-Noir Mystery".split())  # noqa: SIM905

@@ -15,10 +15,10 @@ from rich.progress import track
 
 from embed.behaviour import collect
 from serve.cli import bars
-from serve.learn.answer_store import Answer, AnswerStore, Display
-from serve.learn.event_store import open_event_store
-from serve.learn.rights import Rights
-from serve.release import open_current
+from serve.release.repository import open_current
+from serve.storage.erasure import Rights
+from serve.storage.event_log import open_event_store
+from serve.storage.impression_log import Answer, AnswerStore, Display
 
 SEED = 0
 SHOPPERS, FORGOTTEN = 200, 20

@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.progress import track
 
 from serve.cli import bars
-from serve.following import open_engine
-from serve.jobs.learning import train, train_scorer
-from serve.jobs.pipeline import build
-from serve.learn.event_store import open_event_store
-from serve.learn.known import known_of
-from serve.recommend.shopper import Shopper
+from serve.engine.user_context import known_of
+from serve.jobs.build import build
+from serve.jobs.train import train, train_scorer
+from serve.live.replica import open_engine
+from serve.recommend.retrieval.user_history import Shopper
+from serve.storage.event_log import open_event_store
 
 SEED = 0
 REQUESTS, K = 1000, 10

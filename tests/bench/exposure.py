@@ -13,14 +13,14 @@ from movies import movie_store
 from report import report
 from rich.console import Console
 
-from serve import show_learning
 from serve.cli import bars
+from serve.cli.render import learning as show_learning
+from serve.core.settings import Settings
 from serve.demo.shop import make_shop
 from serve.evaluation.evaluate import RERANKED, SERVED
+from serve.jobs.build import build
 from serve.jobs.import_events import import_events
-from serve.jobs.learning import evaluate
-from serve.jobs.pipeline import build
-from serve.settings import Settings
+from serve.jobs.train import evaluate
 
 SEED = 0
 SHARES = {"ml100k": 0.3, "demo": 0.2}

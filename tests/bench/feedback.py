@@ -21,18 +21,18 @@ from rich.progress import track
 from rich.table import Table
 
 from embed.behaviour.interactions import KINDS
-from embed.fitting import fit
-from serve.evaluation.ope import Logged, estimate
-from serve.rank.examples import Examples
-from serve.rank.explore import Exploration, propensities, taking_part
-from serve.rank.export import export
-from serve.rank.features import HISTORY, Features, Layout
-from serve.rank.online import OnlineHead
-from serve.rank.scorer import HeadFacts, Scorer, ScorerFacts
-from serve.rank.settings import HEADS, ScorerSettings
-from serve.rank.training import ScorerTrainer
-from serve.recommend.blend import Blend
-from serve.settings import ExploreSettings, OnlineSettings
+from embed.training_loop import fit
+from serve.core.ranking_settings import HEADS, ScorerSettings
+from serve.core.settings import ExploreSettings, OnlineSettings
+from serve.evaluation.off_policy import Logged, estimate
+from serve.recommend.ranking.exploration import Exploration, propensities, taking_part
+from serve.recommend.ranking.feature_builder import HISTORY, Features, Layout
+from serve.recommend.ranking.online_head import OnlineHead
+from serve.recommend.ranking.scorer import HeadFacts, Scorer, ScorerFacts
+from serve.recommend.retrieval.score_blend import Blend
+from serve.training.onnx_export import export
+from serve.training.ranking_examples import Examples
+from serve.training.scorer_trainer import ScorerTrainer
 
 SEED = 0
 LAYOUT = Layout(("image", "text"))

@@ -23,11 +23,11 @@ from rich.console import Console
 from rich.progress import track
 
 from serve.cli import bars
-from serve.jobs.learning import train, train_scorer
-from serve.jobs.pipeline import build
-from serve.rank.online import OnlineHead
-from serve.release import open_current
-from serve.settings import OnlineSettings, Settings
+from serve.core.settings import OnlineSettings, Settings
+from serve.jobs.build import build
+from serve.jobs.train import train, train_scorer
+from serve.recommend.ranking.online_head import OnlineHead
+from serve.release.repository import open_current
 
 SEED = 0
 PORT = 18_451

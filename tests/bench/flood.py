@@ -19,16 +19,16 @@ from rich.progress import track
 
 from embed.behaviour import Event
 from serve.cli import bars
-from serve.following import open_engine
-from serve.jobs.learning import train, train_scorer
-from serve.jobs.pipeline import build
-from serve.learn.abuse import watch
-from serve.learn.answer_store import Answer, AnswerStore, Display
-from serve.learn.event_store import EventStore, open_event_store
-from serve.learn.feedback import Feedback
-from serve.learn.known import known_of
-from serve.retrieve.engine import Engine
-from serve.settings import Settings
+from serve.core.settings import Settings
+from serve.engine.engine import Engine
+from serve.engine.user_context import known_of
+from serve.jobs.build import build
+from serve.jobs.train import train, train_scorer
+from serve.live.online_learning import Feedback
+from serve.live.replica import open_engine
+from serve.storage.bot_detection import watch
+from serve.storage.event_log import EventStore, open_event_store
+from serve.storage.impression_log import Answer, AnswerStore, Display
 
 SEED = 0
 SHOPPERS, OTHERS, K = 600, 300, 10

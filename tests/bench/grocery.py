@@ -14,11 +14,11 @@ from report import report
 from rich.console import Console
 from rich.progress import track
 
-from serve.following import open_engine
-from serve.jobs.pipeline import build
-from serve.retrieve.engine import Engine
-from serve.retrieve.query import Query
-from serve.settings import Settings
+from serve.core.settings import Settings
+from serve.engine.engine import Engine
+from serve.engine.query import Query
+from serve.jobs.build import build
+from serve.live.replica import open_engine
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "grocery-store"
 

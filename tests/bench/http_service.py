@@ -24,10 +24,10 @@ from report import report
 from rich.console import Console
 from rich.progress import track
 
+from serve.core.settings import Settings
 from serve.demo.shop import make_shop
-from serve.jobs.pipeline import build
-from serve.release import open_current
-from serve.settings import Settings
+from serve.jobs.build import build
+from serve.release.repository import open_current
 
 PORT = 18_431
 CONNECTIONS = 8

@@ -18,13 +18,13 @@ from report import report
 from rich.console import Console
 from rich.progress import track
 
-from serve.following import open_engine
-from serve.jobs.pipeline import build
-from serve.recommend.relations import FILE, import_links
-from serve.retrieve.engine import Engine
-from serve.retrieve.finding import Found
-from serve.retrieve.related import related
-from serve.settings import Settings
+from serve.core.settings import Settings
+from serve.engine.engine import Engine
+from serve.engine.hybrid_search import Found
+from serve.engine.related_items import related
+from serve.jobs.build import build
+from serve.live.replica import open_engine
+from serve.recommend.retrieval.item_relations import FILE, import_links
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "magento-luma"
 MAPPING = Path(__file__).parents[1] / "data" / "luma.toml"

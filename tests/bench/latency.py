@@ -22,16 +22,16 @@ from rich.console import Console
 from rich.progress import track
 from soak import CLUSTERS, keep_vectors
 
-from serve.behaviour import ShopperVector
 from serve.cli import bars
-from serve.following import open_engine
+from serve.core.settings import Settings
+from serve.engine.user_context import known_of
+from serve.jobs.build import build, ingest_feed
 from serve.jobs.import_events import import_events
-from serve.jobs.learning import train, train_scorer
-from serve.jobs.pipeline import build, ingest_feed
-from serve.learn.event_store import open_event_store
-from serve.learn.known import known_of
-from serve.rank.features import Context, FeatureMaker
-from serve.settings import Settings
+from serve.jobs.train import train, train_scorer
+from serve.live.replica import open_engine
+from serve.recommend.ranking.feature_builder import Context, FeatureMaker
+from serve.release.behaviour_model import ShopperVector
+from serve.storage.event_log import open_event_store
 
 SEED = 0
 ITEMS, SHOPPERS, EVENTS = 100_000, 10_000, 25

@@ -16,14 +16,14 @@ from cold_start import demo_store
 from report import report
 from rich.console import Console
 
-from serve import show
 from serve.cli import bars
-from serve.evaluation.gate import compare
+from serve.cli.render import results as show
+from serve.core.settings import Settings
+from serve.evaluation.release_gate import compare
+from serve.jobs.build import build
 from serve.jobs.import_events import import_events
-from serve.jobs.learning import learn, train, train_scorer
-from serve.jobs.pipeline import build
-from serve.release import open_current
-from serve.settings import Settings
+from serve.jobs.train import learn, train, train_scorer
+from serve.release.repository import open_current
 from serve.training.scorer_job import current_scorer
 
 SEED = 0

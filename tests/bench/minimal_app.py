@@ -7,11 +7,11 @@ import faiss
 import numpy as np
 from fastapi import FastAPI
 
-from serve.answer import item_fields
+from serve.core.fields import DEFAULT_FIELDS
+from serve.core.settings import load_settings
+from serve.engine.response import item_fields
 from serve.http.app import create_app
-from serve.http.contract import DEFAULT_FIELDS
-from serve.release import open_current
-from serve.settings import load_settings
+from serve.release.repository import open_current
 
 settings = load_settings()
 vetrina = create_app(settings)

@@ -11,11 +11,11 @@ from movies import movie_store
 from report import report
 from rich.console import Console
 
-from serve import show_learning as show
 from serve.cli import bars
+from serve.cli.render import learning as show
 from serve.evaluation.evaluate import FUSED, RERANKED
-from serve.jobs.learning import evaluate
-from serve.jobs.pipeline import build
+from serve.jobs.build import build
+from serve.jobs.train import evaluate
 
 SEED = 0
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import orjson
 
 from embed.behaviour import Event
+from serve.core.settings import Settings
+from serve.jobs.build import Progress, build
 from serve.jobs.import_events import import_events
-from serve.jobs.pipeline import Progress, build
-from serve.learn.event_store import open_event_store
-from serve.settings import Settings
+from serve.storage.event_log import open_event_store
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "ml-100k"
 

@@ -38,11 +38,11 @@ from rich.progress import Progress
 from soak import keep_vectors
 
 from serve.cli import bars
+from serve.core.settings import Settings
+from serve.jobs.build import build, ingest_feed
 from serve.jobs.import_events import import_events
-from serve.jobs.learning import train, train_scorer
-from serve.jobs.pipeline import build, ingest_feed
-from serve.learn.event_store import open_event_store
-from serve.settings import Settings
+from serve.jobs.train import train, train_scorer
+from serve.storage.event_log import open_event_store
 
 SEED = 0
 SECONDS = 300.0

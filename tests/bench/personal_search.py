@@ -19,17 +19,17 @@ from rich.table import Table
 
 from embed.behaviour import clean_event
 from serve.cli import bars
+from serve.core.settings import Settings
 from serve.demo.shop import make_shop
-from serve.evaluation.measures import interval
-from serve.following import open_engine
+from serve.engine.engine import Engine, Taste
+from serve.engine.query import Query
+from serve.engine.user_context import known_of
+from serve.evaluation.ranking_metrics import interval
+from serve.jobs.build import build
 from serve.jobs.import_events import import_events
-from serve.jobs.learning import train, train_scorer
-from serve.jobs.pipeline import build
-from serve.learn.event_store import open_event_store
-from serve.learn.known import known_of
-from serve.retrieve.engine import Engine, Taste
-from serve.retrieve.query import Query
-from serve.settings import Settings
+from serve.jobs.train import train, train_scorer
+from serve.live.replica import open_engine
+from serve.storage.event_log import open_event_store
 
 SEED = 0
 K = 10

@@ -13,8 +13,8 @@ from pathlib import Path
 from ray.cluster_utils import Cluster
 from report import report
 
-from serve.jobs.pipeline import encode_catalogue, ingest_feed
-from serve.settings import Settings
+from serve.core.settings import Settings
+from serve.jobs.build import encode_catalogue, ingest_feed
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "magento-luma"
 MAPPING = Path(__file__).parents[1] / "data" / "luma.toml"

@@ -32,23 +32,30 @@ from embed.encoders import choose_device
 from embed.towers.features import PRICE_PARTS, ItemFeatures, Vocabulary
 from embed.towers.model import Sizes
 from embed.towers.settings import TowerSettings
-from embed.towers.trained import TrainedTowers
 from embed.towers.training import Trainer, fit
+from embed.towers.two_tower_model import TrainedTowers
 from index.exact import ExactIndex
 from index.space import Space
 from serve.cli import bars
-from serve.rank.facts import TAG_GROUPS, Facts, Tags
-from serve.rank.features import FeatureMaker
-from serve.rank.fitting import Fitted, fit_scorer
-from serve.rank.ranker import Ranker
-from serve.rank.settings import ScorerSettings
-from serve.recommend.blend import Blend, Case
-from serve.recommend.blend import fit as fit_blend
-from serve.recommend.covisitation import Covisitation
-from serve.recommend.recommender import DEPTH, Recommender
-from serve.recommend.shopper import Shopper
-from serve.recommend.sources import CovisitationSource, FixedSource, Source, TowerSource, popularity, ranked
-from serve.training.fitting import Past
+from serve.core.ranking_settings import ScorerSettings
+from serve.recommend.ranking.feature_builder import FeatureMaker
+from serve.recommend.ranking.item_features import TAG_GROUPS, Facts, Tags
+from serve.recommend.ranking.pipeline import Ranker
+from serve.recommend.retrieval.candidates import DEPTH, Recommender
+from serve.recommend.retrieval.covisitation import Covisitation
+from serve.recommend.retrieval.retrievers import (
+    CovisitationSource,
+    FixedSource,
+    Source,
+    TowerSource,
+    popularity,
+    ranked,
+)
+from serve.recommend.retrieval.score_blend import Blend, Case
+from serve.recommend.retrieval.score_blend import fit as fit_blend
+from serve.recommend.retrieval.user_history import Shopper
+from serve.training.scorer_validation import Fitted, fit_scorer
+from serve.training.tower_validation import Past
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "sequences"
 SETS = {"beauty": "Beauty", "toys": "Toys_and_Games"}

@@ -48,9 +48,9 @@ from embed.catalogue import Catalogue
 from embed.compose import compose_texts
 from embed.encoders.bundled import BundledTextEncoder
 from embed.vector_store import VectorStore, as_keys, content_key
-from serve.jobs.pipeline import build, ingest_feed
-from serve.release import current_name, open_current, release_names, releases_folder
-from serve.settings import Settings
+from serve.core.settings import Settings
+from serve.jobs.build import build, ingest_feed
+from serve.release.repository import current_name, open_current, release_names, releases_folder
 
 SEED = 0
 ITEMS = 40_000  # of two rows of 384 values each: 123 MB of vectors

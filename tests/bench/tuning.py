@@ -28,7 +28,7 @@ from vectors import mixture
 from index import tuning
 from index.exact import ExactIndex
 from index.faiss_index import FaissIndex
-from index.families import candidates, refines
+from index.index_types import candidates, refines
 from index.space import Space
 from index.threads import limit_threads, one_thread
 from index.tuning import K, tune

@@ -27,12 +27,12 @@ from rich.console import Console
 from rich.progress import track
 
 from embed.behaviour import Event
-from serve.following import open_engine
-from serve.jobs.pipeline import build
-from serve.learn.event_store import open_event_store
-from serve.retrieve.engine import Engine
-from serve.retrieve.query import Query
-from serve.settings import Settings
+from serve.core.settings import Settings
+from serve.engine.engine import Engine
+from serve.engine.query import Query
+from serve.jobs.build import build
+from serve.live.replica import open_engine
+from serve.storage.event_log import open_event_store
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data"))
 SEED, K = 0, 10
@@ -164,7 +164,7 @@ def measure(
             numbers = {item: engine.view.number(item) for item in judged[query]}
             there = {item: number for item, number in numbers.items() if number is not None}
             weights = engine._source_weights
-            from serve.fusion import standardised
+            from serve.search.fusion import standardised
 
             total = sum(weights[name] * standardised(of, of) for name, of in scores.items())
             return sorted(there, key=lambda item: -total[there[item]])[:K]

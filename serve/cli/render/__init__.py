@@ -1,0 +1,1 @@
+"""Renders command results as tables and plots."""

@@ -1,1 +1,0 @@
-"""Copy: short texts for items, of which nothing gets out that the catalogue does not support."""

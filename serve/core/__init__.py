@@ -1,0 +1,1 @@
+"""Shared foundations: errors, settings, metrics, request context, field names, languages."""

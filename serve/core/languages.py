@@ -1,0 +1,5 @@
+"""Languages that text analysis supports."""
+
+import Stemmer
+
+LANGUAGES = ("none", *Stemmer.algorithms())

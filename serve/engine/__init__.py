@@ -1,0 +1,1 @@
+"""Answers search, similar-item and recommendation queries from one snapshot."""

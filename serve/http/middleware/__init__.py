@@ -1,0 +1,1 @@
+"""HTTP middleware, one concern a module."""

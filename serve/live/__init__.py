@@ -1,0 +1,1 @@
+"""Follows releases, the journal and user feedback while the service runs."""

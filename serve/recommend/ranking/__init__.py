@@ -1,0 +1,1 @@
+"""Ranking: features, scorer, merchandising rules, diversity, exploration, explanations."""

@@ -1,0 +1,1 @@
+"""Releases on disk, snapshots of a release with live changes, and A/B assignment."""

@@ -1,1 +1,0 @@
-"""From a question to candidates: query vectors, search in each space, fusion."""

@@ -1,0 +1,1 @@
+"""Search building blocks: filters, fusion, facets, text analysis, vocabulary."""

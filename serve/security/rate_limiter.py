@@ -1,0 +1,68 @@
+"""How often each key may call: the generic cell rate algorithm, counted together by all processes that answer.
+
+For each key one number is kept: when its next request is due if requests come evenly (ITU-T I.371, virtual scheduling).
+It lies in a file that all workers map, under a lock of its own, so that a limit holds for the machine and not for each
+worker.
+"""
+
+import fcntl
+import math
+import mmap
+import os
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve.security.api_keys import MOST_KEYS
+
+BURST_SECONDS = 2.0  # of requests that may come at once after a pause
+_DUE = struct.Struct("d")
+SIZE = MOST_KEYS * _DUE.size
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What is left to a key: whether this request may go on, how many more may at once, and seconds until one may."""
+
+    ok: bool
+    remaining: int
+    wait: float
+
+
+class Rates:
+    """Counts requests by the keys' numbers, together with the other processes that share `file`, or else alone."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._descriptor: int | None = None
+        if file is None:
+            self._due = mmap.mmap(-1, SIZE)
+        else:
+            self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+            os.ftruncate(self._descriptor, SIZE)
+            self._due = mmap.mmap(self._descriptor, SIZE)
+
+    def take(self, number: int, rate: float) -> Allowance:
+        """Count a request of a key with `rate` requests a second, if it may go on."""
+        place, interval, burst = number * _DUE.size, 1 / rate, most_at_once(rate)
+        if self._descriptor is not None:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX, _DUE.size, place)
+        try:
+            # The monotonic clock of Linux is the same for all processes.
+            now = time.monotonic()
+            (due,) = _DUE.unpack_from(self._due, place)
+            due = max(due, now)
+            early = due - now - (burst - 1) * interval
+            if early > 1e-9:
+                return Allowance(False, 0, early)
+            due += interval
+            _DUE.pack_into(self._due, place, due)
+            return Allowance(True, math.floor(burst - (due - now) * rate + 1e-6), 0.0)
+        finally:
+            if self._descriptor is not None:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_UN, _DUE.size, place)
+
+
+def most_at_once(rate: float) -> int:
+    """How many requests of a key with this rate may come at once."""
+    return max(1, math.ceil(rate * BURST_SECONDS))

@@ -1,0 +1,49 @@
+"""Whom a campaign has reached, and when: what caps are counted by."""
+
+import time
+from collections.abc import Sequence
+
+from sqlalchemy import Column, Connection, Float, Index, Table, Text, func, select
+
+from serve.storage.database import METADATA, SEQUENCE, Database
+
+_CONTACTS = Table(
+    "contacts",
+    METADATA,
+    Column("sequence", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("user_id", Text, nullable=False),
+    Column("campaign", Text, nullable=False),
+    Column("timestamp", Float, nullable=False),
+    Index("contacts_of_user", "user_id", "timestamp"),
+    Index("contacts_by_time", "timestamp"),
+)
+
+
+class Contacts:
+    """The contacts in a database; safe in several threads and processes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, campaign: str, user_ids: Sequence[str], now: float | None = None) -> None:
+        """Put down that a campaign reached users, on disk when this returns."""
+        if not user_ids:
+            return
+        at = time.time() if now is None else now
+        rows = [
+            {"user_id": self._database.known_as(user_id), "campaign": campaign, "timestamp": at} for user_id in user_ids
+        ]
+        with self._database.writing() as connection:
+            connection.execute(_CONTACTS.insert(), rows)
+
+    def reached(self, times: int, since: float) -> set[str]:
+        """The users who were reached so many times or more since a moment, by whichever campaign."""
+        query = select(_CONTACTS.c.user_id).where(_CONTACTS.c.timestamp >= since).group_by(_CONTACTS.c.user_id)
+        return {user_id for (user_id,) in self._database.rows(query.having(func.count() >= times))}
+
+    def erase(self, connection: Connection, user_id: str, until: float | None = None) -> int:
+        """Remove the contacts of a user, or those up to a moment, within a transaction; how many they were."""
+        statement = _CONTACTS.delete().where(_CONTACTS.c.user_id == user_id)
+        if until is not None:
+            statement = statement.where(_CONTACTS.c.timestamp <= until)
+        return connection.execute(statement).rowcount
