@@ -12,10 +12,10 @@ from embed.catalogue import Item
 
 HEADLINE, DESCRIPTION = 0, 1  # labels of the two rows
 
-MOST_VALUES = 3  # an attribute of many values (sizes, climates) says little of what the item is
+MAX_VALUES = 3  # an attribute of many values (sizes, climates) says little of what the item is
 VIEWS = 3  # ways in which a shopper may look for an item
 SEARCH_DESCRIPTION = 200  # characters of a description that a shopper's search is as long as, at most
-MOST_CHARACTERS = 120  # of attribute values in a headline
+MAX_CHARACTERS = 120  # of attribute values in a headline
 _WORDS = re.compile(r"[^\W\d_][^\d/]{1,39}")
 _COLOR_NAMES = frozenset({"color", "colour"})  # said before the name, as shoppers do
 _SWITCHES = frozenset({"yes", "no", "true", "false", "none", "n/a"})
@@ -49,7 +49,7 @@ def _telling_attributes(item: Item) -> str:
     known = (item.title or "").casefold()
     chosen: list[str] = []
     for values in item.attributes.values():
-        if len(values) <= MOST_VALUES:
+        if len(values) <= MAX_VALUES:
             chosen += [
                 value
                 for value in values
@@ -59,4 +59,4 @@ def _telling_attributes(item: Item) -> str:
                 and value not in chosen
             ]
     text = ", ".join(chosen)
-    return text[:MOST_CHARACTERS].rpartition(",")[0] if len(text) > MOST_CHARACTERS else text
+    return text[:MAX_CHARACTERS].rpartition(",")[0] if len(text) > MAX_CHARACTERS else text

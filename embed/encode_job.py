@@ -25,7 +25,7 @@ from embed.encoders import ImageEncoder, TextEncoder, Vectors
 from embed.encoders.encoder import Prepared
 from embed.images import ImageRefused, ImageSource
 from embed.images.reading import Outcome, Reading, read_ahead
-from embed.vector_store import Keys, Known, VectorStore, as_keys, content_key
+from embed.vector_store import Keys, UserContext, VectorStore, as_keys, content_key
 
 PART = 1024  # vectors a crash may cost; a multiple of every CPU batch size, so that batches never straddle parts
 FLYING = 2  # batches that are encoded at once, so that no core waits for the last of one before the next begins
@@ -145,7 +145,7 @@ def encode_images(
     """
     job = Job(VectorStore(store, "image", encoder.fingerprint, encoder.dim))
     # Processes know what the store has now, not what is met twice in this run.
-    known = Known(job.store.keys()).__contains__ if processes else job.has
+    known = UserContext(job.store.keys()).__contains__ if processes else job.has
     reading = Reading(source, encoder.prepare, encoder.shrink_to, known, coded=encoder.decode is not None)
     return job.take_images(
         encoder, encoded(references(catalogue), encoder, reading, job.has, readers, processes), catalogue, progress
@@ -211,12 +211,12 @@ def _decoded(
             waiting.append((Seen(image, key), made))
             coded += isinstance(made, bytes)
         if not coded or len(waiting) == encoder.batch:
-            yield from _on_card(waiting, encoder, reading)
+            yield from _on_gpu(waiting, encoder, reading)
             waiting, coded = [], 0
-    yield from _on_card(waiting, encoder, reading)
+    yield from _on_gpu(waiting, encoder, reading)
 
 
-def _on_card(
+def _on_gpu(
     waiting: list[tuple[Seen, Prepared]], encoder: ImageEncoder, reading: Reading
 ) -> Iterator[tuple[Seen, Prepared]]:
     """The same with all JPEGs decoded; those that a card leaves, as others are."""

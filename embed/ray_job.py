@@ -24,7 +24,7 @@ from embed.encoders import ImageEncoder, TextEncoder, choose_device, load_image_
 from embed.errors import BadInput, Missing
 from embed.images import ImageRefused, ImageSource
 from embed.images.reading import Reading
-from embed.vector_store import Known, VectorStore
+from embed.vector_store import UserContext, VectorStore
 
 BLOCK = 256  # images or texts that a worker takes at a time, and that are lost with it
 _VECTOR = pa.list_(pa.float32())
@@ -101,7 +101,7 @@ def encode_images_on_ray(
 ) -> SpaceVectors:
     """As encode_job.encode_images; `encoder` tells the space, `source` is what every worker makes an ImageSource of."""
     job = Job(VectorStore(store, "image", encoder.fingerprint, encoder.dim))
-    known = Known(job.store.keys())
+    known = UserContext(job.store.keys())
     tables = (
         pa.table([list(column) for column in zip(*block, strict=True)], schema=pa.schema(list(_SEEN)[:4]))
         for block in _blocks(references(catalogue))
@@ -132,7 +132,7 @@ def encode_texts_on_ray(
 class ImageWorker:
     """Reads and encodes one table of images after the other; an actor of Ray Data."""
 
-    def __init__(self, name: str, source: dict[str, Any], known: Known, device: str, threads: int) -> None:
+    def __init__(self, name: str, source: dict[str, Any], known: UserContext, device: str, threads: int) -> None:
         self._encoder = load_image_encoder(name, choose_device(device, threads))
         self._source = ImageSource(**source)
         self._known = known

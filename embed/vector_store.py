@@ -32,7 +32,7 @@ def as_keys(keys: Iterable[bytes]) -> Keys:
     return np.frombuffer(b"".join(keys), dtype=f"V{KEY_BYTES}")
 
 
-class Known:
+class UserContext:
     """Keys [n] in one sorted array, as workers take them along."""
 
     def __init__(self, keys: Keys) -> None:

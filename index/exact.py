@@ -26,14 +26,14 @@ NARROW = 0.25  # share of allowed rows below which scoring them one by one is ch
 class Scope:
     """What a search looks at: m `items`, whose rows begin at `starts` and end where the next one's begin.
 
-    These are places in `rows`, or rows themselves where it is None and every row is scored; `barred` [m] are then the
+    These are places in `rows`, or rows themselves where it is None and every row is scored; `excluded` [m] are then the
     items that must not come out.
     """
 
     items: NDArray[np.int32]
     starts: NDArray[np.int64]
     rows: NDArray[np.int64] | None = None
-    barred: NDArray[np.bool_] | None = None
+    excluded: NDArray[np.bool_] | None = None
 
 
 class ExactIndex:
@@ -59,14 +59,14 @@ class ExactIndex:
         scope = self._all if allowed is None else allowed.made_for((self, "scope"), self._scope)
         if not len(scope.items):
             return hits
-        rows, starts, barred = scope.rows, scope.starts, scope.barred
+        rows, starts, excluded = scope.rows, scope.starts, scope.excluded
         step = max(1, BLOCK // (len(self.vectors) if rows is None else len(rows)))
         for start in range(0, len(queries), step):
             block = queries[start : start + step]
             scores = block @ self.vectors.T if rows is None else self._score(rows, block)  # [step, n or rows]
             best = scores if self._one_row_each else np.maximum.reduceat(scores, starts, axis=1)  # [step, m]
-            if barred is not None:
-                best[:, barred] = -np.inf
+            if excluded is not None:
+                best[:, excluded] = -np.inf
             for query, of_items in enumerate(best, start):
                 found = top(of_items, scope.items, k)
                 record(hits, query, scope.items[found], of_items[found])
@@ -118,12 +118,12 @@ class ExactIndex:
         return vectors
 
     def _scope(self, allowed: Selection) -> Scope:
-        barred = ~allowed.mask[self._all.items]
-        places = np.flatnonzero(~barred)
+        excluded = ~allowed.mask[self._all.items]
+        places = np.flatnonzero(~excluded)
         items = self._all.items[places]
         starts, counts = self._bounds[items], self._bounds[items + 1] - self._bounds[items]
         if counts.sum() > NARROW * len(self.owners):
-            return Scope(self._all.items, self._all.starts, barred=barred)
+            return Scope(self._all.items, self._all.starts, excluded=excluded)
         return Scope(items, np.cumsum(counts) - counts, _ranges(starts, counts))
 
     def _score(self, rows: NDArray[np.int64], queries: Vectors) -> NDArray[np.float32]:

@@ -20,10 +20,10 @@ from index.selection import Selection
 from index.space import Hits, Owners, Space, Vectors, check_queries
 
 ROWS_A_CENTROID = 48  # of training: k-means wants 39 at the least
-LEAST_TRAINED = 1 << 14
+MIN_TRAINED = 1 << 14
 COARSE_WIDTH = 8
 SPANNED = 20_000  # rows that the axes of a projection are found with
-LEAST_PROPOSED = 10  # what `refine` was measured with: the best of one may be a few places down
+MIN_PROPOSED = 10  # what `refine` was measured with: the best of one may be a few places down
 FEW_IN_GRAPH = 4096  # allowed rows below which a graph is not asked
 SMALL = 1e-9
 
@@ -90,9 +90,9 @@ class FaissIndex(ExactIndex):
         self._most = int(self._index.nlist) if self._is_inverted else len(owners)
         self._parameters: dict[int, Any] = {}
         self._of_thread = local()
-        where = gpu.card()
-        self._on_card = where.upload(self._index) if where is not None else None
-        self._card_lock = Lock()
+        where = gpu.gpu()
+        self._on_gpu = where.upload(self._index) if where is not None else None
+        self._gpu_lock = Lock()
         self._rows_an_item = 1.0 if self._one_row_each else len(owners) / max(1, items)
         self._identity = self._one_row_each and len(owners) == items  # row and item have the same number
 
@@ -109,7 +109,7 @@ class FaissIndex(ExactIndex):
         reach = k * self._rows_an_item / share
         effort = self.efforts[0] if reach <= self.efforts[0].reach else self._effort(reach)
         # Efforts are measured with k = 10. For more, codes need no more room a row than without a filter.
-        room = max(effort.refine * LEAST_PROPOSED, self.efforts[0].refine * k)
+        room = max(effort.refine * MIN_PROPOSED, self.efforts[0].refine * k)
         wanted = round(room * self._rows_an_item)
         # A graph leads to what is near the query; where all that is allowed is far, it may be lost. A few are looked
         # through one by one, whatever took longer when it was measured.
@@ -175,9 +175,9 @@ class FaissIndex(ExactIndex):
             parameters = known[effort] = self._parameters_for(effort, None if seen is None else seen.selector)
         if seen is not None and seen.lists is not None and seen.centroids is not None:
             self._propose_from(queries, probe, seen.lists, seen.centroids, parameters, into)
-        elif seen is None and self._on_card is not None and into.wanted <= gpu.MOST:
-            with self._card_lock:  # a card takes one search at a time
-                into.rows[:] = self._on_card.search(queries, into.wanted, params=parameters)[1]
+        elif seen is None and self._on_gpu is not None and into.wanted <= gpu.MOST:
+            with self._gpu_lock:  # a card takes one search at a time
+                into.rows[:] = self._on_gpu.search(queries, into.wanted, params=parameters)[1]
         else:
             # The bare call: FAISS's own wrapper takes a fifth of a search of one query.
             self._index.search_c(
@@ -326,7 +326,7 @@ def train(vectors: Vectors, factory: str, centroids: Vectors | None = None) -> A
     if isinstance(index, faiss.IndexIVF) and "_HNSW" in body:
         # Lists are few and far apart: half of FAISS's own width finds 99 of 100 of the nearest in 8 µs less.
         faiss.downcast_index(index.quantizer).hnsw.efSearch = COARSE_WIDTH
-    where = gpu.card()
+    where = gpu.gpu()
     if centroids is not None:
         index.quantizer.add(centroids)
     elif where is not None and isinstance(index, faiss.IndexIVF):
@@ -334,7 +334,7 @@ def train(vectors: Vectors, factory: str, centroids: Vectors | None = None) -> A
         finder = where.upload(faiss.IndexFlatIP(dim))
         index.clustering_index = finder
     if not index.is_trained:
-        sample = min(len(vectors), max(ROWS_A_CENTROID * getattr(index, "nlist", 0), LEAST_TRAINED))
+        sample = min(len(vectors), max(ROWS_A_CENTROID * getattr(index, "nlist", 0), MIN_TRAINED))
         chosen = np.sort(np.random.default_rng(0).choice(len(vectors), sample, replace=False))
         index.train(seen(vectors[chosen]))
     for start in range(0, len(vectors), 1 << 16):

@@ -18,7 +18,7 @@ MOST = 1024  # results of one query that a card gives
 _allowed = True
 
 
-class Card(Protocol):
+class Gpu(Protocol):
     """Somewhere else to run an index."""
 
     def upload(self, index: Any) -> Any | None:
@@ -31,7 +31,7 @@ def allow(on: bool) -> None:
     _allowed = on
 
 
-def card() -> Card | None:
+def gpu() -> Gpu | None:
     """The card, or None where there is none to use; `absence` says why."""
     return None if absence() else _cuda()
 

@@ -32,7 +32,7 @@ class ItemIds:
         item_id: str = self._ids[number].as_py()
         return item_id
 
-    def number(self, item_id: str) -> int | None:
+    def item_index(self, item_id: str) -> int | None:
         """The number of this id, or None where there is no such item."""
         wanted = np.uint64(_hash(item_id))  # a plain int would turn all hashes into floats first
         at = int(self._hashes.searchsorted(wanted))

@@ -34,7 +34,7 @@ from index.space import Hits, Owners, Space, Vectors, check_queries
 LIMIT = 16_384  # results of one query that Milvus gives at most
 BATCH_ROWS, BATCH_BYTES = 2_000, 1 << 24  # written or read at once, whichever is less
 GRAPH = {"M": 32, "efConstruction": 200}
-LEAST_EFFORT = 128
+MIN_EFFORT = 128
 LONGEST_TEXT = 65_535  # bytes that a column can hold
 ANSWER_S, BUILD_S = 20.0, 3_600.0  # waited for an answer, and for an index
 ALIVE_MS = 600_000  # between pings: gRPC's servers, milvus-lite's too, hang up on whoever pings within five minutes
@@ -147,7 +147,7 @@ class MilvusIndex:
                     filter=condition,
                     limit=limit,
                     output_fields=["item"],
-                    search_params={"metric_type": "IP", "params": {"ef": max(LEAST_EFFORT, 2 * limit)}},
+                    search_params={"metric_type": "IP", "params": {"ef": max(MIN_EFFORT, 2 * limit)}},
                     timeout=ANSWER_S,
                 )
             for rows in answers:

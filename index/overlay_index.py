@@ -49,13 +49,13 @@ class Added:
 
 
 class LiveIndex:
-    """A base with what was `added` (numbered on from the base's items) and without the items that are `gone`."""
+    """A base with what was `added` (numbered on from the base's items) and without the items that are `deleted`."""
 
-    def __init__(self, base: VectorIndex, added: ExactIndex, gone: NDArray[np.int64]) -> None:
+    def __init__(self, base: VectorIndex, added: ExactIndex, deleted: NDArray[np.int64]) -> None:
         self.space, self.factory = base.space, base.factory
         self.items = base.items + added.items
-        self._base, self._added, self._gone = base, added, gone
-        self._gone_from_base = gone[gone < base.items]
+        self._base, self._added, self._deleted = base, added, deleted
+        self._deleted_from_base = deleted[deleted < base.items]
         self._still_there: Selection | None = None
 
     def search(self, queries: Vectors, k: int, allowed: Selection | None = None) -> Hits:
@@ -86,13 +86,13 @@ class LiveIndex:
                 self._added.scores_of(query, items[split:] - self._base.items),
             ]
         )
-        scores[np.isin(items, self._gone)] = -np.inf
+        scores[np.isin(items, self._deleted)] = -np.inf
         return scores
 
     def scores_of_all(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """See VectorIndex; -inf also for an item that is gone."""
         scores = np.concatenate([self._base.scores_of_all(query), self._added.scores_of_all(query)])
-        scores[self._gone] = -np.inf
+        scores[self._deleted] = -np.inf
         return scores
 
     def vectors_of(self, items: NDArray[np.int64]) -> Vectors:
@@ -120,16 +120,16 @@ class LiveIndex:
 
     def _search_base(self, queries: Vectors, k: int) -> Hits:
         """The k best of the base that are still there."""
-        gone = len(self._gone_from_base)
-        if not gone:
+        deleted = len(self._deleted_from_base)
+        if not deleted:
             return self._base.search(queries, k)
-        asked = k + min(gone, FEW)
+        asked = k + min(deleted, FEW)
         found = self._base.search(queries, asked)
-        there = ~np.isin(found.ids, self._gone_from_base) & (found.ids >= 0)
-        if gone > FEW and (there.sum(axis=1) < np.minimum(k, found.counts)).any():
+        there = ~np.isin(found.ids, self._deleted_from_base) & (found.ids >= 0)
+        if deleted > FEW and (there.sum(axis=1) < np.minimum(k, found.counts)).any():
             if self._still_there is None:
                 mask = np.ones(self._base.items, np.bool_)
-                mask[self._gone_from_base] = False
+                mask[self._deleted_from_base] = False
                 self._still_there = Selection(mask)
             return self._base.search(queries, k, self._still_there)
         hits = empty_hits(len(queries), k)
@@ -139,11 +139,11 @@ class LiveIndex:
         return hits
 
     def _alive_added(self) -> Selection | None:
-        gone = self._gone[self._gone >= self._base.items] - self._base.items
-        if not len(gone):
+        deleted = self._deleted[self._deleted >= self._base.items] - self._base.items
+        if not len(deleted):
             return None
         mask = np.ones(self._added.items, np.bool_)
-        mask[gone] = False
+        mask[deleted] = False
         return Selection(mask)
 
     def _parts(self, allowed: Selection) -> tuple[Selection, Selection]:

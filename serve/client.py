@@ -42,16 +42,16 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from serve.core.fields import FieldName
-from serve.schemas.campaigns import AudienceAnswer, CopyAnswer
-from serve.schemas.common import ErrorAnswer, ErrorBody
-from serve.schemas.events import EventsAnswer
-from serve.schemas.items import ChangesAnswer
-from serve.schemas.recommend import CandidatesAnswer, RankAnswer
-from serve.schemas.releases import ReleasesAnswer
-from serve.schemas.search import Answer, ItemAnswer, SearchAnswer, SuggestAnswer
-from serve.schemas.users import ErasedAnswer, PreferencesAnswer, UserAnswer
+from serve.schemas.campaigns import AudienceResponse, CopyResponse
+from serve.schemas.common import ErrorBody, ErrorEnvelope
+from serve.schemas.events import EventsResponse
+from serve.schemas.items import ChangesResponse
+from serve.schemas.recommend import CandidatesResponse, RankResponse
+from serve.schemas.releases import ReleasesResponse
+from serve.schemas.search import ItemResponse, ItemsResponse, SearchResponse, SuggestResponse
+from serve.schemas.users import ErasureResponse, PreferencesResponse, UserResponse
 
-MOST_REPEATS = 3  # of what is safe to repeat
+MAX_REPEATS = 3  # of what is safe to repeat
 BUSY = {429, 503}  # what is worth another try
 CUT = (httpx.NetworkError, httpx.RemoteProtocolError)  # so is this; who does not answer in time is not asked again
 LONGEST_BACKOFF = 2.0  # seconds; a random part is waited before the last try, of half as much before each earlier one
@@ -173,9 +173,9 @@ class Operations:
         explain: bool | None = None,
         k: int | None = None,
         fields: Sequence[FieldName] | None = None,
-    ) -> Call[SearchAnswer]:
+    ) -> Call[SearchResponse]:
         """Items by words, a photo, items to look like, or all of them together."""
-        return Call("POST", "/v1/search", SearchAnswer, _given({**locals(), "image": _encoded(image)}))
+        return Call("POST", "/v1/search", SearchResponse, _given({**locals(), "image": _encoded(image)}))
 
     @Operation
     @staticmethod
@@ -190,10 +190,10 @@ class Operations:
         explain: bool | None = None,
         k: int | None = None,
         fields: Sequence[FieldName] | None = None,
-    ) -> Call[Answer]:
+    ) -> Call[ItemsResponse]:
         """Items like one, or like several together."""
         item_ids = [item_ids] if isinstance(item_ids, str) else item_ids
-        return Call("POST", "/v1/similar", Answer, _given(locals()))
+        return Call("POST", "/v1/similar", ItemsResponse, _given(locals()))
 
     @Operation
     @staticmethod
@@ -205,22 +205,22 @@ class Operations:
         filter: Json | None = None,
         k: int | None = None,
         fields: Sequence[FieldName] | None = None,
-    ) -> Call[Answer]:
+    ) -> Call[ItemsResponse]:
         """What goes with an item, by the shop's own relations."""
         params = _given({**locals(), "filter": None if filter is None else to_json(filter).decode()}, "item_id")
-        return Call("GET", f"/v1/items/{_part(item_id)}/related", Answer, params=params)
+        return Call("GET", f"/v1/items/{_part(item_id)}/related", ItemsResponse, params=params)
 
     @Operation
     @staticmethod
-    def item(item_id: str) -> Call[ItemAnswer]:
+    def item(item_id: str) -> Call[ItemResponse]:
         """All that the catalogue says of an item."""
-        return Call("GET", f"/v1/items/{_part(item_id)}", ItemAnswer)
+        return Call("GET", f"/v1/items/{_part(item_id)}", ItemResponse)
 
     @Operation
     @staticmethod
-    def suggest(q: str, *, k: int | None = None) -> Call[SuggestAnswer]:
+    def suggest(q: str, *, k: int | None = None) -> Call[SuggestResponse]:
         """What begun words may become."""
-        return Call("GET", "/v1/suggest", SuggestAnswer, params=_given(locals()))
+        return Call("GET", "/v1/suggest", SuggestResponse, params=_given(locals()))
 
     @Operation
     @staticmethod
@@ -238,9 +238,9 @@ class Operations:
         log: bool | None = None,
         k: int | None = None,
         fields: Sequence[FieldName] | None = None,
-    ) -> Call[Answer]:
+    ) -> Call[ItemsResponse]:
         """What a shopper will want next."""
-        return Call("POST", "/v1/recommend", Answer, _given(locals()))
+        return Call("POST", "/v1/recommend", ItemsResponse, _given(locals()))
 
     @Operation
     @staticmethod
@@ -253,9 +253,9 @@ class Operations:
         from_: Sequence[str] | None = None,
         to: Sequence[str] | None = None,
         k: int | None = None,
-    ) -> Call[CandidatesAnswer]:
+    ) -> Call[CandidatesResponse]:
         """Up to thousands of items for a shopper, with what each source says of each."""
-        return Call("POST", "/v1/candidates", CandidatesAnswer, _given(locals()))
+        return Call("POST", "/v1/candidates", CandidatesResponse, _given(locals()))
 
     @Operation
     @staticmethod
@@ -266,9 +266,9 @@ class Operations:
         history: Sequence[Json] | None = None,
         explain: bool | None = None,
         fields: Sequence[FieldName] | None = None,
-    ) -> Call[RankAnswer]:
+    ) -> Call[RankResponse]:
         """Items from elsewhere, in the order that suits a shopper."""
-        return Call("POST", "/v1/rank", RankAnswer, _given(locals()))
+        return Call("POST", "/v1/rank", RankResponse, _given(locals()))
 
     # The models of these two answers come with all that makes them, torch too, so they are read as they are.
 
@@ -285,10 +285,10 @@ class Operations:
         holdout: float | None = None,
         again: bool | None = None,
         record: bool = False,
-    ) -> Call[AudienceAnswer]:
+    ) -> Call[AudienceResponse]:
         """The shoppers most likely to want an item, or what a creative shows."""
         body = _given({**locals(), "image": _encoded(image)})
-        return Call("POST", "/v1/audience", AudienceAnswer, body, changes=record)
+        return Call("POST", "/v1/audience", AudienceResponse, body, changes=record)
 
     @Operation
     @staticmethod
@@ -298,22 +298,22 @@ class Operations:
         style: Literal["title", "reason", "ad"] | None = None,
         language: Literal["en", "de", "fr", "es", "it"] | None = None,
         segment: str | None = None,
-    ) -> Call[CopyAnswer]:
+    ) -> Call[CopyResponse]:
         """A short text for an item."""
-        return Call("POST", f"/v1/items/{_part(item_id)}/copy", CopyAnswer, _given(locals(), "item_id"))
+        return Call("POST", f"/v1/items/{_part(item_id)}/copy", CopyResponse, _given(locals(), "item_id"))
 
     @Operation
     @staticmethod
-    def send_events(events: Sequence[Json]) -> Call[EventsAnswer]:
+    def send_events(events: Sequence[Json]) -> Call[EventsResponse]:
         """What shoppers did. An event without `event_id` gets one, so that sending it again counts it once."""
         known = [event if event.get("event_id") else {**event, "event_id": uuid4().hex} for event in events]
-        return Call("POST", "/v1/events", EventsAnswer, {"events": known})
+        return Call("POST", "/v1/events", EventsResponse, {"events": known})
 
     @Operation
     @staticmethod
-    def user(user_id: str) -> Call[UserAnswer]:
+    def user(user_id: str) -> Call[UserResponse]:
         """What is known of a shopper, preferences too."""
-        return Call("GET", f"/v1/users/{_part(user_id)}", UserAnswer)
+        return Call("GET", f"/v1/users/{_part(user_id)}", UserResponse)
 
     @Operation
     @staticmethod
@@ -326,46 +326,46 @@ class Operations:
         blocked_items: Sequence[str] | None = None,
         blocked_categories: Sequence[str] | None = None,
         blocked_brands: Sequence[str] | None = None,
-    ) -> Call[PreferencesAnswer]:
+    ) -> Call[PreferencesResponse]:
         """Set what a shopper wants of answers, in place of all that was set before."""
         body = _given(locals(), "user_id")
-        return Call("PUT", f"/v1/users/{_part(user_id)}/preferences", PreferencesAnswer, body, changes=True)
+        return Call("PUT", f"/v1/users/{_part(user_id)}/preferences", PreferencesResponse, body, changes=True)
 
     @Operation
     @staticmethod
-    def forget(user_id: str) -> Call[ErasedAnswer]:
+    def forget(user_id: str) -> Call[ErasureResponse]:
         """Remove all that is kept of a shopper."""
-        return Call("DELETE", f"/v1/users/{_part(user_id)}", ErasedAnswer, changes=True)
+        return Call("DELETE", f"/v1/users/{_part(user_id)}", ErasureResponse, changes=True)
 
     @Operation
     @staticmethod
-    def put_items(items: Sequence[Json]) -> Call[ChangesAnswer]:
+    def put_items(items: Sequence[Json]) -> Call[ChangesResponse]:
         """Add items or replace them whole."""
-        return Call("PUT", "/v1/items", ChangesAnswer, _given(locals()), changes=True)
+        return Call("PUT", "/v1/items", ChangesResponse, _given(locals()), changes=True)
 
     @Operation
     @staticmethod
-    def patch_items(items: Sequence[Json]) -> Call[ChangesAnswer]:
+    def patch_items(items: Sequence[Json]) -> Call[ChangesResponse]:
         """Change prices, availability and what else no encoder reads."""
-        return Call("PATCH", "/v1/items", ChangesAnswer, _given(locals()), changes=True)
+        return Call("PATCH", "/v1/items", ChangesResponse, _given(locals()), changes=True)
 
     @Operation
     @staticmethod
-    def delete_items(item_ids: Sequence[str]) -> Call[ChangesAnswer]:
+    def delete_items(item_ids: Sequence[str]) -> Call[ChangesResponse]:
         """Take items away."""
-        return Call("DELETE", "/v1/items", ChangesAnswer, _given(locals()), changes=True)
+        return Call("DELETE", "/v1/items", ChangesResponse, _given(locals()), changes=True)
 
     @Operation
     @staticmethod
-    def releases() -> Call[ReleasesAnswer]:
+    def releases() -> Call[ReleasesResponse]:
         """The releases on disk, and which one answers."""
-        return Call("GET", "/v1/releases", ReleasesAnswer)
+        return Call("GET", "/v1/releases", ReleasesResponse)
 
     @Operation
     @staticmethod
-    def activate(release: str) -> Call[ReleasesAnswer]:
+    def activate(release: str) -> Call[ReleasesResponse]:
         """Let another release answer."""
-        return Call("POST", f"/v1/releases/{_part(release)}/activate", ReleasesAnswer, changes=True)
+        return Call("POST", f"/v1/releases/{_part(release)}/activate", ReleasesResponse, changes=True)
 
     @Operation
     @staticmethod
@@ -399,7 +399,7 @@ class _Sender(Operations, ABC, Generic[Http]):
 
     async def _answer(self, call: Call[R]) -> R:
         """The answer of a call, tried again where that is safe and may help."""
-        request, left = self._request(call), 0 if call.changes else MOST_REPEATS
+        request, left = self._request(call), 0 if call.changes else MAX_REPEATS
         while True:
             wait = 0.0
             try:
@@ -533,7 +533,7 @@ def _read(response: httpx.Response, answer: type[R]) -> R:
 def _refusal(response: httpx.Response) -> ClientError:
     status = response.status_code
     try:
-        told = ErrorAnswer.model_validate_json(response.content).error
+        told = ErrorEnvelope.model_validate_json(response.content).error
     except ValidationError:  # of a proxy, say
         told = ErrorBody(code="", message=f"answered with {status} {response.reason_phrase}", field="")
     kind = Unavailable if status >= 500 else REFUSALS.get(status, Refused)

@@ -15,14 +15,14 @@ from sqlalchemy import create_engine, text
 from test_http import until
 
 from serve import cli
-from serve.core.errors import Broken
+from serve.core.errors import StoreUnavailable
 from serve.core.settings import Settings
 from serve.demo.shop import make_shop
 from serve.jobs.build import build
 from serve.jobs.import_events import import_events
 from serve.jobs.train import train, train_scorer
 from serve.storage.database import METADATA
-from serve.storage.event_log import EventStore
+from serve.storage.event_log import EventLog
 
 # However busy this machine is while tests run, only the tests of it see requests shed and answers cut short.
 os.environ.setdefault("VETRINA_SHED_ABOVE_MS", "60000")
@@ -47,7 +47,7 @@ def data() -> Path:
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawn shop of 72 items: catalog.csv, images, and the events of 400 shoppers."""
     folder = tmp_path_factory.mktemp("shop")
-    make_shop(folder, items=72, shoppers=400)
+    make_shop(folder, items=72, users=400)
     return folder
 
 
@@ -111,8 +111,8 @@ def postgres() -> Iterator[str]:
 
 
 def _answers(url: str) -> bool:
-    with suppress(Broken):
-        EventStore(url).close()
+    with suppress(StoreUnavailable):
+        EventLog(url).close()
         return True
     return False
 

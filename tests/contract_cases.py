@@ -31,7 +31,7 @@ CHECKS = {
         response_schema_conformance,
     ],
 }
-MOST_TOLD = 20
+MAX_TOLD = 20
 Shown = Callable[[Iterable[Any]], Iterable[Any]]
 
 
@@ -86,7 +86,7 @@ def _ask(
                 case.validate_response(response, checks=checks)
             except (Failure, FailureGroup) as failure:
                 counts[name] += 1
-                if counts[name] <= MOST_TOLD:
+                if counts[name] <= MAX_TOLD:
                     print(f"{name}: {case.method} {case.formatted_path}\n{failure}\n", file=sys.stderr)
 
     each()

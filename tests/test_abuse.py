@@ -12,11 +12,11 @@ from test_feedback import answer, click
 from embed.behaviour import Event, as_batch
 from serve import cli
 from serve.core.settings import Settings
-from serve.storage import bot_detection as abuse
+from serve.storage import bot_detection
 from serve.storage.bot_detection import habits_of, look, watch
-from serve.storage.erasure import Rights
-from serve.storage.event_log import EventStore, open_event_store
-from serve.storage.impression_log import AnswerStore
+from serve.storage.erasure import UserPrivacy
+from serve.storage.event_log import EventLog, open_event_log
+from serve.storage.impression_log import ImpressionLog
 
 T0 = 1767225600.0
 
@@ -50,7 +50,7 @@ def test_habits_are_what_counting_says(acts: list[tuple[int, int, str, int]]) ->
             assert row[2] == pytest.approx(np.log(steady), abs=1e-3)
 
 
-def fill(store: EventStore) -> None:
+def fill(store: EventLog) -> None:
     """150 people with habits of their own; a flood, a clock, one who loves one thing, and one unlike all others."""
     random = np.random.default_rng(0)
     events = []
@@ -67,12 +67,12 @@ def fill(store: EventStore) -> None:
 
 
 def test_who_looks_like_a_robot_is_kept_but_not_learned_from(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = EventStore(url)
-    answers = AnswerStore(store.database)
+    store = EventLog(url)
+    answers = ImpressionLog(store.database)
     fill(store)
     answers.add([answer(1, "flood"), answer(2, "p1"), answer(3, None)])
     store.add([click(1, user="flood"), click(2, user="p1")])
-    monkeypatch.setattr(abuse, "MOST_A_MINUTE", 60)
+    monkeypatch.setattr(bot_detection, "MAX_A_MINUTE", 60)
     found = {one.user_id: one.reason for one in watch(store)}
     assert set(found) == {"flood", "clock", "fan", "strange"}
     assert "in a minute" in found["flood"]
@@ -93,10 +93,10 @@ def test_who_looks_like_a_robot_is_kept_but_not_learned_from(url: str, monkeypat
 
 
 def test_an_erasure_reaches_the_quarantine(tmp_path: Path) -> None:
-    store = EventStore(f"sqlite:///{tmp_path / 'e.db'}")
+    store = EventLog(f"sqlite:///{tmp_path / 'e.db'}")
     fill(store)
     watch(store)
-    Rights(store.database, tmp_path).erase("clock")
+    UserPrivacy(store.database, tmp_path).erase("clock")
     assert "clock" not in {one.user_id for one in store.quarantined()}
     store.close()
 
@@ -104,7 +104,7 @@ def test_an_erasure_reaches_the_quarantine(tmp_path: Path) -> None:
 def test_the_command_line_looks_lists_and_releases(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    store = open_event_store(Settings(store=tmp_path))
+    store = open_event_log(Settings(store=tmp_path))
     fill(store)
     store.close()
 
@@ -122,7 +122,7 @@ def test_the_command_line_looks_lists_and_releases(
 
 
 def test_a_log_without_acts_has_nobody_to_judge(tmp_path: Path) -> None:
-    store = EventStore(f"sqlite:///{tmp_path / 'e.db'}")
+    store = EventLog(f"sqlite:///{tmp_path / 'e.db'}")
     assert look(store) == []
     store.add([event(0, "u", "i", 0, "impression")])
     assert look(store) == []

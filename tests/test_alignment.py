@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from embed.alignment import photos as of_photos
-from embed.alignment.alignment import Alignment, AlignmentFacts
+from embed.alignment.alignment import Alignment, AlignmentMetadata
 from embed.alignment.learning import learn_photos, learn_words
 from embed.alignment.pairs import SHARED_BY, Pairs, Photos, collect_pairs, collect_photos, products_of
 from embed.alignment.photos import adapted, adapter
@@ -32,13 +32,13 @@ from serve.engine.query import Query
 from serve.jobs.build import align_catalogue, build
 from serve.live.replica import open_engine
 from serve.release.repository import open_current
-from serve.storage.event_log import open_event_store
+from serve.storage.event_log import open_event_log
 
 RANDOM = np.random.default_rng(0)
 
 
-def facts(joint: bool = False) -> AlignmentFacts:
-    return AlignmentFacts(image="i", words="w", joint=joint, items=1, pairs=1, photographed=1)
+def facts(joint: bool = False) -> AlignmentMetadata:
+    return AlignmentMetadata(image="i", words="w", joint=joint, items=1, pairs=1, photographed=1)
 
 
 def pairs_of(words: NDArray[Any], images: NDArray[Any]) -> Pairs:
@@ -231,10 +231,10 @@ def test_words_find_images_in_a_built_shop(built: Settings, monkeypatch: pytest.
     engine = open_engine(built)
     item = release.catalogue.item(0)
     found = engine.search(Query(k=10, text=search_texts(item)[0], spaces=["image"]))
-    assert item.item_id in [engine.view.text(one.number) for one in found]
-    assert set(found[0].sources) == {"image"}
+    assert item.item_id in [engine.view.text(one.item_index) for one in found]
+    assert set(found[0].retriever_scores) == {"image"}
     both = engine.search(Query(k=10, text=item.title))
-    assert set(both[0].sources) == {"image", "text", "words"}
+    assert set(both[0].retriever_scores) == {"image", "text", "keywords"}
     # Kept as long as the catalogue is much the same: a second build learns nothing and publishes nothing.
     monkeypatch.setattr("serve.jobs.align.learn", None)
     assert not build(built).published
@@ -270,12 +270,12 @@ def test_words_that_only_shoppers_use_are_learned_from_their_clicks(built: Setti
     def found() -> int:
         engine = open_engine(configured)
         return sum(
-            engine.view.text(one.number) in called
+            engine.view.text(one.item_index) in called
             for one in engine.search(Query(k=10, text="flimflam", spaces=["image"]))
         )
 
     before = found()
-    log = open_event_store(configured)
+    log = open_event_log(configured)
     events = [Event(f"e{item}", f"u{item}", item, "click", 1767225600.0, query="flimflam") for item in sorted(called)]
     log.add([*events, Event("gone", "u", "no such item", "click", 1767225600.0, query="flimflam")])
     log.close()

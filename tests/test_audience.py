@@ -12,35 +12,35 @@ from test_http import Service, good, refused, served
 
 from embed.behaviour import Event
 from serve import cli
-from serve.campaigns.audience import Audiences, Cap, Wanted
-from serve.campaigns.user_table import ShopperTable
+from serve.campaigns.audience import AudienceQuery, Audiences, Cap
+from serve.campaigns.user_table import UserTableCache
 from serve.core.settings import Settings
 from serve.engine.engine import Engine
 from serve.live.replica import open_engine
-from serve.storage.erasure import Rights
-from serve.storage.event_log import EventStore, open_event_store
+from serve.storage.erasure import UserPrivacy
+from serve.storage.event_log import EventLog, open_event_log
 from serve.storage.preferences import Preferences
 
 
 @pytest.fixture
-def shoppers(copied: Settings) -> Iterator[tuple[Audiences, EventStore, Rights, Engine]]:
-    events = open_event_store(copied)
-    rights = Rights(events.database, copied.store)
-    yield Audiences(events, rights, ShopperTable(events, rights, copied)), events, rights, open_engine(copied)
+def users(copied: Settings) -> Iterator[tuple[Audiences, EventLog, UserPrivacy, Engine]]:
+    events = open_event_log(copied)
+    rights = UserPrivacy(events.database, copied.store)
+    yield Audiences(events, rights, UserTableCache(events, rights, copied)), events, rights, open_engine(copied)
     events.close()
 
 
-Made = tuple[Audiences, EventStore, Rights, Engine]
+Made = tuple[Audiences, EventLog, UserPrivacy, Engine]
 
 
 def who(audiences: Audiences, engine: Engine, **wanted: Any) -> list[str]:
-    return [member.user_id for member in audiences.find(engine, Wanted(**{"size": 1000, **wanted})).members]
+    return [member.user_id for member in audiences.find(engine, AudienceQuery(**{"size": 1000, **wanted})).members]
 
 
-def test_who_likes_such_things_comes_first(shoppers: Made) -> None:
-    audiences, events, _, engine = shoppers
+def test_who_likes_such_things_comes_first(users: Made) -> None:
+    audiences, events, _, engine = users
     items = [engine.view.item(number) for number in range(engine.view.items)]
-    found = audiences.find(engine, Wanted(50, text="sneaker"))
+    found = audiences.find(engine, AudienceQuery(50, text="sneaker"))
     clicks = {
         member.user_id: [event.item_id[:3] for event in events.recent(member.user_id, 200, impressions=False)]
         for member in found.members
@@ -48,10 +48,10 @@ def test_who_likes_such_things_comes_first(shoppers: Made) -> None:
     share = np.mean([own.count("SNK") / len(own) for own in clicks.values()])
     everybody = [event for _, batch in events.batches() for event in batch.column("item_id").to_pylist()]
     assert share > 1.5 * sum(item.startswith("SNK") for item in everybody) / len(everybody)
-    chances = [member.chance for member in found.members]
-    assert chances == sorted(chances, reverse=True)
+    probabilities = [member.probability for member in found.members]
+    assert probabilities == sorted(probabilities, reverse=True)
     assert found.curve[-1][0] == 50
-    assert found.curve[-1][1] == pytest.approx(sum(chances), rel=0.01)
+    assert found.curve[-1][1] == pytest.approx(sum(probabilities), rel=0.01)
     # Of an item those who had it are left out, unless they are wanted again.
     item = items[0].item_id
     had = events.users_of(item)
@@ -61,8 +61,8 @@ def test_who_likes_such_things_comes_first(shoppers: Made) -> None:
     assert kept <= set(who(audiences, engine, item_id=item, again=True))
 
 
-def test_who_opted_out_is_never_in_it_and_who_is_erased_neither(shoppers: Made) -> None:
-    audiences, events, rights, engine = shoppers
+def test_who_opted_out_is_never_in_it_and_who_is_erased_neither(users: Made) -> None:
+    audiences, events, rights, engine = users
     first = who(audiences, engine, text="backpack", size=6)
     rights.prefer(first[0], Preferences(marketing=False))
     rights.prefer(first[1], Preferences(personal=False))
@@ -70,14 +70,14 @@ def test_who_opted_out_is_never_in_it_and_who_is_erased_neither(shoppers: Made) 
     events.quarantine({first[3]: "a robot"})
     for text in ("backpack", "mug", "red sneaker"):
         assert not set(first[:4]) & set(who(audiences, engine, text=text))
-    assert audiences.find(engine, Wanted(5, text="mug")).opted_out == 2
+    assert audiences.find(engine, AudienceQuery(5, text="mug")).opted_out == 2
     rights.prefer(first[0], Preferences())
     assert first[0] in who(audiences, engine, text="mug")
 
 
-def test_caps_count_contacts_of_every_campaign_and_holdouts_are_not_reached(shoppers: Made) -> None:
-    audiences, _, rights, engine = shoppers
-    wanted = Wanted(200, text="mug", campaign="autumn", cap=Cap(1, 7), holdout=0.25)
+def test_caps_count_contacts_of_every_campaign_and_holdouts_are_not_reached(users: Made) -> None:
+    audiences, _, rights, engine = users
+    wanted = AudienceQuery(200, text="mug", campaign="autumn", cap=Cap(1, 7), holdout=0.25)
     found = audiences.find(engine, wanted, now=1000.0)
     held = {member.user_id for member in found.members if member.held_out}
     assert 20 < len(held) < 80
@@ -87,13 +87,13 @@ def test_caps_count_contacts_of_every_campaign_and_holdouts_are_not_reached(shop
     assert later.capped == 200 - len(held)
     assert {member.user_id for member in later.members} & {member.user_id for member in found.members} == held
     assert audiences.find(engine, wanted, now=1000.0 + 8 * 86_400).capped == 0
-    assert audiences.find(engine, Wanted(200, text="mug", cap=Cap(2, 7)), now=1001.0).capped == 0
+    assert audiences.find(engine, AudienceQuery(200, text="mug", cap=Cap(2, 7)), now=1001.0).capped == 0
     reached = next(member.user_id for member in found.members if not member.held_out)
     assert rights.erase(reached).contacts == 1
 
 
-def test_what_a_shopper_just_did_counts_at_once(shoppers: Made) -> None:
-    audiences, events, _, engine = shoppers
+def test_what_a_shopper_just_did_counts_at_once(users: Made) -> None:
+    audiences, events, _, engine = users
     mugs = [item for item in map(engine.view.text, range(engine.view.items)) if item.startswith("MUG")]
     assert "newcomer" not in who(audiences, engine, text="mug", size=10_000)
     events.add([Event(f"n{at}", "newcomer", item, "click", 1e9 + at) for at, item in enumerate(mugs[:4])])
@@ -102,12 +102,12 @@ def test_what_a_shopper_just_did_counts_at_once(shoppers: Made) -> None:
     assert "newcomer" in everybody
     assert "stranger" not in everybody
     # Grown and made anew it is the same.
-    anew = ShopperTable(events, audiences._rights, audiences._table._settings).current(engine)
+    anew = UserTableCache(events, audiences._rights, audiences._table._settings).current(engine)
     grown = audiences._table.current(engine)
     order, sorted_ids = np.argsort(np.array(grown.ids)), sorted(anew.ids)
     assert sorted(grown.ids) == sorted_ids
     np.testing.assert_allclose(
-        grown.taste[order], anew.taste[np.argsort(np.array(anew.ids))], atol=5e-3
+        grown.vectors[order], anew.vectors[np.argsort(np.array(anew.ids))], atol=5e-3
     )  # about which point: the mean of all
 
 

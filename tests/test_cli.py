@@ -41,14 +41,14 @@ def test_answers_are_what_the_service_gives(run: Run, built: Settings, shop: Pat
     assert by_words["release"] == open_current(built.store).name
     assert len(by_words["items"]) == 3
     default = {"title", "category", "brand", "price", "currency", "image"}
-    assert all(set(item) == {"item_id", "score", "sources"} | default for item in by_words["items"])
+    assert all(set(item) == {"item_id", "score", "retriever_scores"} | default for item in by_words["items"])
     first = by_words["items"][0]["item_id"]
     code, printed, _ = run("similar", first, "-k", "4", "--space", "image", *store)
     assert code == 0
     similar = json.loads(printed)["items"]
     assert len(similar) == 4
     assert first not in {item["item_id"] for item in similar}
-    assert all(set(item["sources"]) == {"image"} for item in similar)
+    assert all(set(item["retriever_scores"]) == {"image"} for item in similar)
     photo = shop / similar[0]["image"]
     code, printed, _ = run("search", "--image", photo, "-k", "1", *store)
     assert json.loads(printed)["items"][0]["item_id"] == similar[0]["item_id"]

@@ -36,8 +36,8 @@ from serve.client import (
     Unreadable,
 )
 from serve.core.settings import Settings
-from serve.http.routes.campaigns import AudienceRequest, CopyRequest
 from serve.release.repository import open_current
+from serve.schemas.campaigns import AudienceRequest, CopyRequest
 from serve.schemas.recommend import CandidatesRequest, RankRequest, RecommendRequest
 from serve.schemas.search import RelatedQuery, SearchRequest, SimilarRequest, SuggestQuery
 from serve.security.api_keys import create_key
@@ -131,22 +131,22 @@ def test_questions_are_answered_as_over_http(
     service: Service, url: str, ask: Ask, ids: list[str], picture: Path
 ) -> None:
     photo = base64.b64encode(picture.read_bytes()).decode()
-    shopper: dict[str, Any] = {"user_id": "u00001", "history": [{"item_id": ids[3], "type": "cart"}]}
+    user: dict[str, Any] = {"user_id": "u00001", "history": [{"item_id": ids[3], "type": "cart"}]}
     narrow: dict[str, Any] = {"filter": {"price": {"gte": 5}}, "fields": ["title", "price"]}
     everything: dict[str, Any] = {
         **{"text": "red shoe over $5", "like": [ids[0]], "unlike": [ids[1]], "weights": {"like": 2.0}},
         **{"exclude": ids[4:9], "spaces": ["image", "text"], "understand": False, "facets": ["category"]},
-        **{**narrow, **shopper, "personal": 2.0, "explain": True, "k": 4},
+        **{**narrow, **user, "personal": 2.0, "explain": True, "k": 4},
     }
-    across = {**shopper, "filter": {"available": True}, "exclude": ids[:2], "to": [], "k": 6}
+    across = {**user, "filter": {"available": True}, "exclude": ids[:2], "to": [], "k": 6}
     posted: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
         ("search", "search", everything | {"image": picture}, everything | {"image": photo}),
         ("search", "search", {"image": picture.read_bytes()}, {"image": photo}),
         ("similar", "similar", {"item_ids": ids[0], "k": 3}, {"item_ids": ids[:1], "k": 3}),
-        ("similar", "similar", {"item_ids": ids[:2], "space": "image", **shopper}, {}),
+        ("similar", "similar", {"item_ids": ids[:2], "space": "image", **user}, {}),
         ("recommend", "recommend", {**across, "explore": False, "diversity": 0.2}, {}),
         ("candidates", "candidates", across | {"from_": []}, across | {"from": []}),
-        ("rank", "rank", {"item_ids": [*ids[:5], "nope"], **shopper, "explain": True}, {}),
+        ("rank", "rank", {"item_ids": [*ids[:5], "nope"], **user, "explain": True}, {}),
         ("audience", "audience", {"image": picture, "size": 5}, {"image": photo, "size": 5}),
         ("copy", f"items/{ids[0]}/copy", {"item_id": ids[0], "style": "ad"}, {"style": "ad"}),
     ]
@@ -203,7 +203,7 @@ def test_an_id_is_one_part_of_a_path(ask: Ask) -> None:
 
 
 def test_what_goes_with_an_item_is_asked_for_in_the_query(ask: Ask) -> None:
-    found = {"request_id": "r", "release": "r", "took_ms": 1, "ranked_by": "sources", "items": []}
+    found = {"request_id": "r", "release": "r", "took_ms": 1, "ranked_by": "retrievers", "items": []}
     with scripted(http_answer(200, orjson.dumps(found))) as (url, sent):
         ask(url, "related", "a", kind="complement", filter={"price": {"lte": 5}}, k=3, fields=["title", "price"])
     target = urlsplit(sent[0].split(b" ")[1].decode())
@@ -267,7 +267,7 @@ def test_a_busy_service_is_asked_again_when_it_says(ask: Ask, waits: list[float]
     assert 0 <= waits[1] <= client.LONGEST_BACKOFF
     with scripted(busy) as (url, sent), pytest.raises(Unavailable) as ended:
         ask(url, "ready")
-    assert len(sent) == 1 + client.MOST_REPEATS
+    assert len(sent) == 1 + client.MAX_REPEATS
     assert ended.value.retry_after == 7
     soon = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 20))
     with scripted(http_answer(429, b"{}", f"Retry-After: {soon}"), GOOD) as (url, sent):
@@ -325,7 +325,7 @@ def test_nobody_is_there(ask: Ask, waits: list[float]) -> None:
         port = taken.getsockname()[1]
     with pytest.raises(Unreachable, match=f"127.0.0.1:{port}"):
         ask(f"http://someone:secret@127.0.0.1:{port}", "ready")
-    assert len(waits) == client.MOST_REPEATS
+    assert len(waits) == client.MAX_REPEATS
 
 
 def test_the_key_is_sent_and_not_told(ask: Ask, caplog: pytest.LogCaptureFixture, waits: list[float]) -> None:
@@ -363,7 +363,7 @@ def test_a_key_opens_what_it_may(copied: Settings, ask: Ask, waits: list[float])
             assert refused.value.status == status
         with pytest.raises(TooMany) as much:
             [ask(url, "search", text="mug", options={"key": slow}) for _ in range(5)]
-        assert len(waits) == client.MOST_REPEATS
+        assert len(waits) == client.MAX_REPEATS
         assert min(waits) >= 1
         assert much.value.retry_after is not None
 
@@ -376,13 +376,13 @@ def test_importing_it_brings_no_models() -> None:
 TYPED = """
 from typing import Any, assert_type
 from serve.client import AsyncClient, Client
-from serve.http.contract import ItemAnswer, SearchAnswer
+from serve.schemas.search import ItemResponse, SearchResponse
 
 async def use(shop: Client, other: AsyncClient) -> None:
-    assert_type(shop.search(text="x", k=3), SearchAnswer)
-    assert_type(await other.search(text="x", k=3), SearchAnswer)
-    assert_type(shop.item("a"), ItemAnswer)
-    assert_type(await other.item("a"), ItemAnswer)
+    assert_type(shop.search(text="x", k=3), SearchResponse)
+    assert_type(await other.search(text="x", k=3), SearchResponse)
+    assert_type(shop.item("a"), ItemResponse)
+    assert_type(await other.item("a"), ItemResponse)
     assert_type(shop.ready(), dict[str, str])
     shop.search(text=5)  # type: ignore[arg-type]
     await other.search(limit=5)  # type: ignore[call-arg]
@@ -414,7 +414,7 @@ GOOD = http_answer(
     200,
     orjson.dumps(
         {
-            **{"request_id": "r", "release": "r", "took_ms": 1, "ranked_by": "sources", "items": []},
+            **{"request_id": "r", "release": "r", "took_ms": 1, "ranked_by": "retrievers", "items": []},
             **{"understood": {"text": None, "filter": {}, "corrected": {}}, "facets": {}},
         }
     ),

@@ -11,13 +11,13 @@ import pytest
 from test_feedback import answer
 
 from embed.behaviour import Event
-from serve.core.errors import BadRequest, Broken
+from serve.core.errors import BadRequest, StoreUnavailable
 from serve.core.settings import Settings
 from serve.jobs.compact import compact
 from serve.storage.archive import Archive
-from serve.storage.erasure import Rights
-from serve.storage.event_log import EventStore, open_event_store
-from serve.storage.impression_log import AnswerStore, with_answers
+from serve.storage.erasure import UserPrivacy
+from serve.storage.event_log import EventLog, open_event_log
+from serve.storage.impression_log import ImpressionLog, with_impressions
 
 DAY = 86_400.0
 NOW = time.time()
@@ -28,7 +28,7 @@ def filled(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting
     """A log of half a year: impressions, acts, answers."""
     monkeypatch.setattr("serve.storage.archive.ROWS", 70)
     configured = Settings(store=tmp_path / "store", events_url=url)
-    events = open_event_store(configured)
+    events = open_event_log(configured)
     random = np.random.default_rng(0)
     for number in range(300):
         user, at = f"u{random.integers(20)}", NOW - random.uniform(0, 180) * DAY
@@ -37,22 +37,22 @@ def filled(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting
             for place in range(3)
         ]
         events.add([*shown, Event(f"c{number}", user, "i1", "click", at + 60, request_id=f"q{number}")])
-        AnswerStore(events.database).add([answer(number, user, at=at - answer(0).timestamp)])
+        ImpressionLog(events.database).add([answer(number, user, at=at - answer(0).timestamp)])
     events.close()
     return configured
 
 
 def everything(configured: Settings, **bounds: Any) -> tuple[list[Any], list[Any], list[Any]]:
     """What jobs read: events, answers, and both together."""
-    events = open_event_store(configured)
-    answers = AnswerStore(events.database)
+    events = open_event_log(configured)
+    answers = ImpressionLog(events.database)
     read = [row for _, batch in events.batches(**bounds) for row in batch.to_pylist()]
     shown = [
         (number, one.request_id, one.user_id, one.timestamp, list(one.display.items), one.display.hidden.tobytes())
         for lot in answers.batches(**bounds)
         for number, one in lot
     ]
-    both = [row for batch in with_answers(events, answers, NOW - 100 * DAY) for row in batch.to_pylist()]
+    both = [row for batch in with_impressions(events, answers, NOW - 100 * DAY) for row in batch.to_pylist()]
     events.close()
     by_id = sorted(read, key=lambda row: row["event_id"]), sorted(shown), sorted(both, key=lambda row: row["event_id"])
     assert len({row["event_id"] for row in read}) == len(read)
@@ -60,8 +60,8 @@ def everything(configured: Settings, **bounds: Any) -> tuple[list[Any], list[Any
 
 
 def test_what_was_moved_reads_as_before(filled: Settings) -> None:
-    events = open_event_store(filled)
-    answers = AnswerStore(events.database)
+    events = open_event_log(filled)
+    answers = ImpressionLog(events.database)
     middle = {"after": 100, "until": 900}
     before, part = everything(filled), everything(filled, **middle)
     lasts = events.last(), answers.last()
@@ -115,10 +115,10 @@ def test_a_kill_leaves_each_row_in_one_place(filled: Settings, monkeypatch: pyte
 
 def test_erasure_reaches_the_files_and_a_file_that_is_gone_is_named(filled: Settings) -> None:
     compact(filled, days=60)
-    events = open_event_store(filled)
+    events = open_event_log(filled)
     before = everything(filled)
     own = [row for row in before[0] if row["user_id"] == "u5"]
-    removed = Rights(events.database, filled.store).erase("u5")
+    removed = UserPrivacy(events.database, filled.store).erase("u5")
     assert removed.events == len(own)
     assert removed.answers == len([one for one in before[1] if one[2] == "u5"])
     left = everything(filled)
@@ -129,7 +129,7 @@ def test_erasure_reaches_the_files_and_a_file_that_is_gone_is_named(filled: Sett
     archived = next(row for row in own if row["type"] == "impression" and row["timestamp"] < NOW - 60 * DAY)
     assert events.add([Event(**archived)]) == [True]  # not even its hash is kept
     path.unlink()
-    with pytest.raises(Broken, match=path.name):
+    with pytest.raises(StoreUnavailable, match=path.name):
         everything(filled)
     events.close()
 
@@ -158,9 +158,9 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
 
 
 def test_a_log_without_a_store_has_no_history(tmp_path: Path) -> None:
-    events = EventStore(f"sqlite:///{tmp_path / 'e.db'}")
+    events = EventLog(f"sqlite:///{tmp_path / 'e.db'}")
     events.add([Event("e", "u", "i", "impression", 1.0)])
     assert pa.Table.from_batches([batch for _, batch in events.batches()]).num_rows == 1
-    with pytest.raises(Broken, match="history"):
+    with pytest.raises(StoreUnavailable, match="history"):
         events.move(2.0)
     events.close()

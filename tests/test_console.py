@@ -232,7 +232,7 @@ def steer(page: Any, shop: Path) -> None:
 
 def recommend(page: Any, shop: Path) -> None:
     """Clicks of somebody new change what is recommended, at once and with reasons; a known shopper has a past."""
-    page.get_by_role("link", name="Shopper").click()
+    page.get_by_role("link", name="UserHistory").click()
     expect(page.get_by_role("heading", name="For somebody new")).to_be_visible()
     before = titles(page)
     for count in (1, 2):

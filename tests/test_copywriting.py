@@ -16,10 +16,10 @@ from test_http import good, refused, served
 from embed.catalogue import Item
 from serve import cli
 from serve.campaigns.copywriter import Copywriter
-from serve.campaigns.fact_checker import Checker
+from serve.campaigns.fact_checker import FactChecker
 from serve.campaigns.templates import LANGUAGES, STYLES, compose
 from serve.campaigns.text_generators import KEY, Local
-from serve.core.errors import Broken
+from serve.core.errors import StoreUnavailable
 from serve.core.settings import CopySettings, Settings
 from serve.release.repository import open_current
 
@@ -37,7 +37,7 @@ BRANDS = ("Nordic", "Acme", "Bolt & Co")
 
 
 def kinds(text: str, also: str = "") -> set[str]:
-    return {each.kind for each in Checker(BRANDS).check(text, ITEM, also)}
+    return {each.kind for each in FactChecker(BRANDS).check(text, ITEM, also)}
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_what_the_entry_does_not_have_is_found(text: str, kind: str) -> None:
 )
 def test_what_it_has_may_be_said_in_any_language(text: str) -> None:
     language = "de" if text.startswith("Ein ") else "en"
-    assert Checker(BRANDS).check(text, ITEM, language=language) == []
+    assert FactChecker(BRANDS).check(text, ITEM, language=language) == []
 
 
 def test_the_callers_own_words_are_supported() -> None:
@@ -91,19 +91,19 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), m
 
 
 @given(
-    title=TEXTS, brand=TEXTS, category=TEXTS, color=TEXTS, material=TEXTS,
+    title=TEXTS, brand=TEXTS, category=TEXTS, color=TEXTS, training_data=TEXTS,
     price=st.none() | st.floats(0, 1e6).map(lambda price: round(price, 2)),
 )  # fmt: skip
 @settings(max_examples=150, deadline=None)
 def test_the_grammar_says_nothing_that_is_not_there(
-    title: str, brand: str, category: str, color: str, material: str, price: float | None
+    title: str, brand: str, category: str, color: str, training_data: str, price: float | None
 ) -> None:
-    attributes = {"color": (color,), "material": (material,)}
+    attributes = {"color": (color,), "material": (training_data,)}
     item = Item("id", title, "", category, brand, price, "EUR", attributes=attributes)
     for style in STYLES:
         for language in LANGUAGES:
             text = compose(item, style, language)
-            found = {each.kind for each in Checker(("Zz",)).check(text, item)}
+            found = {each.kind for each in FactChecker(("Zz",)).check(text, item)}
             # What an entry says of itself may still read like markup or be too long; nothing else may be wrong.
             assert found <= {"form", "instruction", "name"}, (text, found)
 
@@ -188,12 +188,12 @@ def test_a_local_model_is_asked_and_checked(tmp_path: Path) -> None:
     named = CopySettings(model=str(tmp_path))
     said = Local(named).write(ITEM, "reason", "en", "")
     assert set(said.split()) <= set(words)
-    wrong = Checker(BRANDS).check(said, ITEM)
+    wrong = FactChecker(BRANDS).check(said, ITEM)
     made = Copywriter(named, BRANDS).write(ITEM, "reason", "en")
     assert (made.by, list(made.refused)) == ("grammar" if wrong else "local", wrong)
     assert made.text == (compose(ITEM, "reason", "en") if wrong else said)
     nothing = Local(CopySettings(model=str(tmp_path / "nothing")))
-    with pytest.raises(Broken, match="cannot be loaded"):
+    with pytest.raises(StoreUnavailable, match="cannot be loaded"):
         nothing.write(ITEM, "reason", "en", "")
 
 

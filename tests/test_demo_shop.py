@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from serve.demo import make_shop
-from serve.demo.draw import Look, draw
+from serve.demo.draw import Appearance, draw
 from serve.demo.goods import BRANDS, DAY, DAYS, KINDS, OPENING, make_goods
 from serve.demo.paint import COLOR_FAMILIES, COLORS, PATTERNS
 from serve.demo.shapes import SHAPES
 from serve.demo.shop import COLUMNS
-from serve.demo.shoppers import TYPES
+from serve.demo.user_behaviour import TYPES
 
 ITEMS, SHOPPERS = 60, 150
 
@@ -43,7 +43,7 @@ def events(shop: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def shoppers(shop: Path) -> dict[str, dict[str, Any]]:
+def users(shop: Path) -> dict[str, dict[str, Any]]:
     rows = [json.loads(line) for line in (shop / "shoppers.jsonl").open(encoding="utf-8")]
     return {row["user_id"]: row for row in rows}
 
@@ -91,12 +91,12 @@ def test_catalogue(shop: Path, catalog: dict[str, dict[str, str]]) -> None:
 
 
 def test_events_are_of_known_items_and_users_and_in_order(
-    catalog: dict[str, dict[str, str]], events: list[dict[str, Any]], shoppers: dict[str, dict[str, Any]]
+    catalog: dict[str, dict[str, str]], events: list[dict[str, Any]], users: dict[str, dict[str, Any]]
 ) -> None:
     arrived = {item: datetime.fromisoformat(row["updated_at"]).timestamp() for item, row in catalog.items()}
     assert any(time > OPENING for time in arrived.values())
     assert len({event["event_id"] for event in events}) == len(events)
-    assert {event["user_id"] for event in events} == set(shoppers)
+    assert {event["user_id"] for event in events} == set(users)
     assert all(arrived[event["item_id"]] <= event["timestamp"] < OPENING + (DAYS + 1) * DAY for event in events)
     assert all(a["timestamp"] <= b["timestamp"] for a, b in pairwise(events))
     assert {event["type"] for event in events} == set(TYPES)
@@ -116,32 +116,42 @@ def test_what_follows_a_list_was_shown_in_it(events: list[dict[str, Any]]) -> No
 
 
 def test_clicks_follow_the_taste_and_the_position(
-    catalog: dict[str, dict[str, str]], events: list[dict[str, Any]], shoppers: dict[str, dict[str, Any]]
+    catalog: dict[str, dict[str, str]], events: list[dict[str, Any]], users: dict[str, dict[str, Any]]
 ) -> None:
     kind_of = {kind.category: name for name, kind in KINDS.items()}
 
     def share(type_: str, hit: str) -> float:
         hits = []
         for event in events:
-            taste, row = shoppers[event["user_id"]], catalog[event["item_id"]]
-            if event["type"] == type_ and not taste["robot"]:
-                of_kind = kind_of[row["category"]] in taste["kinds"]
-                hits.append(of_kind if hit == "kind" else json.loads(row["attributes"])["color"] in taste["colors"])
+            personalization, row = users[event["user_id"]], catalog[event["item_id"]]
+            if event["type"] == type_ and not personalization["robot"]:
+                of_kind = kind_of[row["category"]] in personalization["kinds"]
+                hits.append(
+                    of_kind if hit == "kind" else json.loads(row["attributes"])["color"] in personalization["colors"]
+                )
         return float(np.mean(hits))
 
-    chance = float(np.mean([len(taste["kinds"]) / len(KINDS) for taste in shoppers.values() if not taste["robot"]]))
-    assert share("impression", "kind") > 1.3 * chance
+    probability = float(
+        np.mean(
+            [
+                len(personalization["kinds"]) / len(KINDS)
+                for personalization in users.values()
+                if not personalization["robot"]
+            ]
+        )
+    )
+    assert share("impression", "kind") > 1.3 * probability
     assert share("click", "kind") > 1.5 * share("impression", "kind")
-    assert share("click", "kind") > 3 * chance
+    assert share("click", "kind") > 3 * probability
     assert share("click", "color") > 1.2 * share("impression", "color")
     clicks = Counter(event["position"] for event in events if event["type"] == "click")
     assert clicks[0] > 1.5 * clicks[5]
 
 
 def test_robots_view_at_a_steady_beat_and_buy_nothing(
-    events: list[dict[str, Any]], shoppers: dict[str, dict[str, Any]]
+    events: list[dict[str, Any]], users: dict[str, dict[str, Any]]
 ) -> None:
-    robots = [user for user, taste in shoppers.items() if taste["robot"]]
+    robots = [user for user, personalization in users.items() if personalization["robot"]]
     assert robots
     for robot in robots:
         mine = [event for event in events if event["user_id"] == robot]
@@ -153,7 +163,7 @@ def test_robots_view_at_a_steady_beat_and_buy_nothing(
 def test_every_kind_is_drawn_in_every_variant_and_each_looks_different() -> None:
     assert set(SHAPES) == set(KINDS)
     looks = [
-        Look(kind, variant, "blue", "plain", 3)
+        Appearance(kind, variant, "blue", "plain", 3)
         for kind, shape in SHAPES.items()
         for variant in range(len(shape.variants))
     ]
@@ -177,7 +187,7 @@ def test_brightness_and_pattern_can_be_seen() -> None:
 
 
 def test_second_photo_is_another_picture_of_the_same() -> None:
-    first, second = draw(Look("backpack", 0, "teal", "dotted", 5), photos=2)
+    first, second = draw(Appearance("backpack", 0, "teal", "dotted", 5), photos=2)
     assert first.size == second.size
     assert np.abs(np.asarray(first, float) - np.asarray(second, float)).mean() > 5
 
@@ -189,10 +199,12 @@ def test_goods_of_any_number_and_colours_in_one_family() -> None:
 
 def middle(kind: str, color: str) -> tuple[float, float, float]:
     """The mean colour in the middle of the item, each channel 0 to 1."""
-    pixels = np.asarray(draw(Look(kind, 0, color, "plain", 1))[0], float)[110:170, 95:130] / 255
+    pixels = np.asarray(draw(Appearance(kind, 0, color, "plain", 1))[0], float)[110:170, 95:130] / 255
     red, green, blue = pixels.mean(axis=(0, 1)).tolist()
     return red, green, blue
 
 
 def spread(pattern: str) -> float:
-    return float(np.asarray(draw(Look("t-shirt", 0, "navy", pattern, 1))[0].convert("L"), float)[110:170, 95:160].std())
+    return float(
+        np.asarray(draw(Appearance("t-shirt", 0, "navy", pattern, 1))[0].convert("L"), float)[110:170, 95:160].std()
+    )

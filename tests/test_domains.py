@@ -11,7 +11,7 @@ from embed.behaviour import Event
 from serve import cli
 from serve.core.settings import Settings
 from serve.jobs.build import build
-from serve.storage.event_log import open_event_store
+from serve.storage.event_log import open_event_log
 
 T0 = 1767225600.0
 
@@ -29,7 +29,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     (folder / "feed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     configured = Settings(store=folder / "store", new_share=0.0)
     build(configured, folder / "feed.jsonl")
-    log = open_event_store(configured)
+    log = open_event_log(configured)
     for user in range(40):
         kind = ("hat", "mug")[user % 2]
         for at, item in enumerate((f"video-{kind}-{user % 4}", f"web-{kind}-{user % 3}", f"web-{kind}-{user % 4}")):

@@ -29,7 +29,7 @@ from embed.compose import DESCRIPTION, HEADLINE, compose_texts
 from embed.encode_job import SpaceVectors, encode_images, encode_texts
 from embed.encoders import Device, EncodedTexts, ImageEncoder, TextEncoder
 from embed.encoders.bundled import BundledImageEncoder
-from embed.encoders.card import JpegDecoder
+from embed.encoders.gpu import JpegDecoder
 from embed.images import ImageSource
 from embed.images import host_throttle as polite
 
@@ -445,11 +445,11 @@ def test_a_job_killed_at_any_instant_resumes_to_the_very_same_bytes(tmp_path: Pa
     expected = snapshot(untouched)
     assert Counter(Path(name).suffix for name in expected) == {".arrow": 11 + 20, ".jsonl": 1}
 
-    chance = random.Random(0)
+    probability = random.Random(0)
     seen = [0]
     while not (killed.folder / "done").exists():
         # At some instant from when it begins up to a few files further: so it gets on, and is met everywhere.
-        run(killed, kill_beyond=seen[-1] + chance.randrange(-1, 10), delay=chance.uniform(0.0, 0.02))
+        run(killed, kill_beyond=seen[-1] + probability.randrange(-1, 10), delay=probability.uniform(0.0, 0.02))
         seen.append(len(snapshot(killed)))
     assert len(set(seen)) > 3, "the kills met the job at few points"
     assert (killed.folder / "done").exists()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 CPU = Device("cpu", 2)
-WORDS = ["red", "blue", "green", "shoe", "shirt", "lamp", "for", "men", "women", "with", "the", "warm", "light"]
+KEYWORDS = ["red", "blue", "green", "shoe", "shirt", "lamp", "for", "men", "women", "with", "the", "warm", "light"]
 TEXTS = [
     "A red shoe",
     "",
@@ -36,13 +36,13 @@ TEXTS = [
 
 
 def drawn(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
-    chance = random.Random(seed)
-    image = Image.new("RGB", size, tuple(chance.choices(range(256), k=3)))
+    probability = random.Random(seed)
+    image = Image.new("RGB", size, tuple(probability.choices(range(256), k=3)))
     draw = ImageDraw.Draw(image)
     for _ in range(12):
-        left, top = chance.randrange(size[0]), chance.randrange(size[1])
-        box = (left, top, left + chance.randrange(9, 150), top + chance.randrange(9, 150))
-        chance.choice((draw.ellipse, draw.rectangle))(box, fill=tuple(chance.choices(range(256), k=3)))
+        left, top = probability.randrange(size[0]), probability.randrange(size[1])
+        box = (left, top, left + probability.randrange(9, 150), top + probability.randrange(9, 150))
+        probability.choice((draw.ellipse, draw.rectangle))(box, fill=tuple(probability.choices(range(256), k=3)))
     return image
 
 
@@ -124,10 +124,10 @@ def test_bundled_texts_equal_sentence_transformers(text_encoder: BundledTextEnco
 
 
 def test_bundled_texts_do_not_depend_on_their_batch(text_encoder: BundledTextEncoder) -> None:
-    chance = random.Random(0)
-    texts = [" ".join(chance.choices(WORDS, k=chance.randrange(1, 30))) for _ in range(50)]
+    probability = random.Random(0)
+    texts = [" ".join(probability.choices(KEYWORDS, k=probability.randrange(1, 30))) for _ in range(50)]
     vectors = text_encoder.encode_texts(texts).vectors
-    order = chance.sample(range(50), 50)
+    order = probability.sample(range(50), 50)
     np.testing.assert_allclose(
         text_encoder.encode_texts([texts[at] for at in order]).vectors, vectors[order], atol=1e-4
     )
@@ -209,7 +209,7 @@ def word_pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("tokenizer")
     letters = [mark + letter for mark in ("", "##") for letter in "abcdefghijklmnopqrstuvwxyz"]
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *KEYWORDS, *letters]
     (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(vocabulary)))
     BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=20).save_pretrained(folder)
     return folder

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from embed.behaviour import Event, as_batch
-from serve.core.errors import BadRequest, Broken
-from serve.storage import event_log as event_store
-from serve.storage.event_log import EventStore
+from serve.core.errors import BadRequest, StoreUnavailable
+from serve.storage import event_log
+from serve.storage.event_log import EventLog
 
 T0 = 1767225600.0
 
@@ -24,23 +24,23 @@ def click(number: int, user: str = "u", **fields: object) -> Event:
 
 
 @pytest.fixture
-def store(url: str) -> Iterator[EventStore]:
-    opened = EventStore(url)
+def store(url: str) -> Iterator[EventLog]:
+    opened = EventLog(url)
     yield opened
     opened.close()
 
 
-def everything(store: EventStore, after: int = 0) -> list[Event]:
+def everything(store: EventLog, after: int = 0) -> list[Event]:
     return [Event(*row.values()) for _, batch in store.batches(after) for row in batch.to_pylist()]
 
 
-def test_what_is_added_comes_back_in_order(store: EventStore, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_store, "PAGE", 3)
+def test_what_is_added_comes_back_in_order(store: EventLog, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_log, "PAGE", 3)
     full = Event("full", "ü", "i/1", "rating", T0 + 0.25, -1.5, "r", 3, "s", "d", "q")
     events = [click(3), click(1), full, click(2)]
     assert store.add(events) == [True] * 4
     assert store.add([]) == []
-    again = EventStore(url)
+    again = EventLog(url)
     assert everything(store) == everything(again) == events
     assert [number for number, _ in store.batches()] == [3, 4]
     assert everything(store, after=3) == events[3:]
@@ -48,14 +48,14 @@ def test_what_is_added_comes_back_in_order(store: EventStore, url: str, monkeypa
     assert store.count() == 4
 
 
-def test_an_event_counts_once_however_often_it_is_sent(store: EventStore) -> None:
+def test_an_event_counts_once_however_often_it_is_sent(store: EventLog) -> None:
     later = replace(click(1), timestamp=T0 + 99)
     assert store.add([click(1), click(1), later, click(2)]) == [True, False, False, True]
     assert store.add([later, click(2), click(3)]) == [False, False, True]
     assert everything(store) == [click(1), click(2), click(3)]
 
 
-def test_recent_events_are_those_of_the_user_by_time(store: EventStore) -> None:
+def test_recent_events_are_those_of_the_user_by_time(store: EventLog) -> None:
     order = list(range(40))
     random.Random(0).shuffle(order)
     store.add([click(number, "ab"[number % 2]) for number in order])
@@ -65,7 +65,7 @@ def test_recent_events_are_those_of_the_user_by_time(store: EventStore) -> None:
     assert store.recent("nobody", 5) == []
 
 
-def test_what_was_searched_for_and_then_taken_to_is_told_by_how_many_did(store: EventStore) -> None:
+def test_what_was_searched_for_and_then_taken_to_is_told_by_how_many_did(store: EventLog) -> None:
     words = [("mug", "i1", "a"), ("mug", "i1", "a"), ("mug", "i2", "a"), ("mug", "i2", "b"), ("cup", "i3", "c")]
     store.add([click(number, user, item_id=item, query=said) for number, (said, item, user) in enumerate(words)])
     store.add([click(9), click(10, query="lamp", type="impression"), click(11, "robot", query="mug", item_id="i1")])
@@ -74,17 +74,17 @@ def test_what_was_searched_for_and_then_taken_to_is_told_by_how_many_did(store: 
     assert store.searched(1) == [("mug", "i2")]
 
 
-def test_a_log_of_an_earlier_version_gets_the_columns_that_it_lacks(store: EventStore, url: str) -> None:
+def test_a_log_of_an_earlier_version_gets_the_columns_that_it_lacks(store: EventLog, url: str) -> None:
     store.add([click(1)])
     with store.database.writing() as connection:
         connection.exec_driver_sql("ALTER TABLE events DROP COLUMN query")
-    later = EventStore(url)
+    later = EventLog(url)
     assert later.add([click(2, query="mug")]) == [True]
     assert everything(later) == [click(1), click(2, query="mug")]
     later.close()
 
 
-def test_a_large_batch_is_one_transaction(store: EventStore) -> None:
+def test_a_large_batch_is_one_transaction(store: EventLog) -> None:
     assert all(store.add([click(number) for number in range(3_000)]))
     assert store.count() == 3_000
 
@@ -92,9 +92,9 @@ def test_a_large_batch_is_one_transaction(store: EventStore) -> None:
 WRITER = """
 import sys
 from embed.behaviour import Event
-from serve.learn.event_store import EventStore
+from serve.storage.event_log import EventLog
 
-store = EventStore(sys.argv[1])
+store = EventLog(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(int(sys.argv[3])):
@@ -113,7 +113,7 @@ def writer(url: str, name: str, times: int) -> "subprocess.Popen[bytes]":
     return process
 
 
-def test_processes_write_at_once(store: EventStore, url: str) -> None:
+def test_processes_write_at_once(store: EventLog, url: str) -> None:
     processes = [writer(url, name, 40) for name in "abc"]
     for process in processes:
         assert process.stdin is not None
@@ -125,8 +125,8 @@ def test_processes_write_at_once(store: EventStore, url: str) -> None:
     assert store.count() == 3 * 40 * 3
 
 
-def test_what_was_acknowledged_survives_kills(store: EventStore, url: str) -> None:
-    chance = random.Random(1)
+def test_what_was_acknowledged_survives_kills(store: EventLog, url: str) -> None:
+    probability = random.Random(1)
     said: set[str] = set()
     for name in map(str, range(4)):
         process = writer(url, name, 1_000_000)
@@ -134,7 +134,7 @@ def test_what_was_acknowledged_survives_kills(store: EventStore, url: str) -> No
         assert process.stdout is not None
         process.stdin.write(b"go\n")
         process.stdin.flush()
-        for _ in range(chance.randrange(1, 30)):
+        for _ in range(probability.randrange(1, 30)):
             said.add(f"{name}-{int(process.stdout.readline())}")
         process.send_signal(signal.SIGKILL)
         rest, _ = process.communicate()
@@ -149,9 +149,9 @@ def test_what_was_acknowledged_survives_kills(store: EventStore, url: str) -> No
 
 def test_a_database_that_cannot_be_used_is_named_without_its_password(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("no database " * 200)
-    with pytest.raises(Broken, match=r"text\.db"):
-        EventStore(f"sqlite:///{tmp_path / 'text.db'}")
+    with pytest.raises(StoreUnavailable, match=r"text\.db"):
+        EventLog(f"sqlite:///{tmp_path / 'text.db'}")
     for url in ("nonsense", "mysql://u:secret@h/d", "oracle://u:secret@h/d"):
         with pytest.raises(BadRequest) as error:
-            EventStore(url)
+            EventLog(url)
         assert "secret" not in str(error.value)

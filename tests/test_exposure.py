@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from embed.behaviour import Holdout, Interactions
 from serve.core.settings import Settings
-from serve.engine.user_context import known_of
+from serve.engine.user_context import load_user_context
 from serve.evaluation.exposure import exposure, gini, seen_of
 from serve.live.replica import open_engine
 from serve.recommend.ranking.diversity import calibrate
-from serve.recommend.ranking.pipeline import Tail
-from serve.storage.event_log import open_event_store
+from serve.recommend.ranking.pipeline import LongTailQuota
+from serve.storage.event_log import open_event_log
 
 
 @given(st.lists(st.floats(0, 100), max_size=12))
@@ -58,28 +58,28 @@ def test_shares_are_of_items_of_likes_and_of_what_is_seen() -> None:
 
 def test_the_tail_is_what_little_demand_goes_to() -> None:
     popularity = np.array([10, 1, 1, 8, 0, 2], np.float32)
-    tail = Tail.of(popularity, 0.5)
+    tail = LongTailQuota.of(popularity, 0.5)
     assert tail is not None
     assert tail.below == 8  # 10 and 8 have over half of 22
-    assert Tail.of(popularity, 0.0) is None
-    assert Tail.of(np.zeros(3, np.float32), 0.5) is None
+    assert LongTailQuota.of(popularity, 0.0) is None
+    assert LongTailQuota.of(np.zeros(3, np.float32), 0.5) is None
 
 
 def test_a_share_of_the_places_is_kept_for_the_tail(trained: Settings) -> None:
-    log = open_event_store(trained)
+    log = open_event_log(trained)
     users = [f"u{number:05}" for number in range(1, 30)]
 
     def lists(**options: Any) -> tuple[list[list[int]], Any]:
         configured = trained.model_copy(update={"new_share": 0.0, **options})
         engine = open_engine(configured)
-        known = [known_of(log, configured, user) for user in users]
-        return [[one.number for one in engine.recommend(of.events, 10, of.left_out)] for of in known], engine
+        known = [load_user_context(log, configured, user) for user in users]
+        return [[one.item_index for one in engine.recommend(of.events, 10, of.excluded)] for of in known], engine
 
     plain, engine = lists()
     kept, _ = lists(tail_share=0.6)
     log.close()
     popularity = engine.view.release.behaviour.popularity
-    tail = Tail.of(popularity, 0.6)
+    tail = LongTailQuota.of(popularity, 0.6)
     assert tail is not None
     counts = [sum(popularity[item] < tail.below for item in items) for items in kept]
     before = [sum(popularity[item] < tail.below for item in items) for items in plain]
@@ -115,19 +115,19 @@ def test_calibration_takes_the_best_next_of_a_plain_search(scores: list[float], 
 
 
 def test_lists_mix_as_the_history_does(trained: Settings) -> None:
-    log = open_event_store(trained)
+    log = open_event_log(trained)
 
     def off(calibration: float) -> float:
         """How far the first ten are from the history's mix, in the mean (total variation)."""
         engine = open_engine(trained.model_copy(update={"new_share": 0.0, "calibration": calibration}))
         distances = []
         for user in [f"u{number:05}" for number in range(1, 30)]:
-            known = known_of(log, trained, user)
-            own = [engine.view.item(number).category for number in engine.shopper(known.events).item.tolist()]
+            known = load_user_context(log, trained, user)
+            own = [engine.view.item(number).category for number in engine.user(known.events).item.tolist()]
             if not own:
                 continue
             shown = [
-                engine.view.item(one.number).category for one in engine.recommend(known.events, 10, known.left_out)
+                engine.view.item(one.item_index).category for one in engine.recommend(known.events, 10, known.excluded)
             ]
             names = set(own) | set(shown)
             distances.append(

@@ -22,18 +22,18 @@ from numpy.testing import assert_allclose
 from test_http import Service, free_port, good, is_ready, served, until
 
 from embed.behaviour import Event, Signal
-from serve.core.errors import BadRequest, Broken
+from serve.core.errors import BadRequest, StoreUnavailable
 from serve.core.settings import Settings
-from serve.evaluation.off_policy import Logged, estimate
+from serve.evaluation.off_policy import LoggedList, estimate
 from serve.evaluation.off_policy_report import judge
-from serve.live.online_learning import Feedback
+from serve.live.online_learning import OnlineLearner
 from serve.recommend.ranking.exploration import Exploration, propensities, taking_part
-from serve.recommend.ranking.impressions import read_shown
+from serve.recommend.ranking.impressions import read_impressions
 from serve.recommend.ranking.online_head import DAY, OnlineHead
 from serve.release.repository import open_current
-from serve.storage.event_log import EventStore, open_event_store
-from serve.storage.impression_log import Answer, AnswerStore, Display, with_answers
-from serve.storage.impression_writer import AnswerLog
+from serve.storage.event_log import EventLog, open_event_log
+from serve.storage.impression_log import Display, ImpressionLog, ImpressionRecord, with_impressions
+from serve.storage.impression_writer import ImpressionWriter
 
 NOW = 1767225600.0
 HEADS = ["click", "purchase"]
@@ -52,8 +52,8 @@ def display(seed: int, scorer: str = "s", items: int = 3) -> Display:
     )
 
 
-def answer(number: int, user: str | None = "u", at: float = 0.0, **changed: Any) -> Answer:
-    return Answer(f"r{number}", user, NOW + at, "release", replace(display(number), **changed))
+def answer(number: int, user: str | None = "u", at: float = 0.0, **changed: Any) -> ImpressionRecord:
+    return ImpressionRecord(f"r{number}", user, NOW + at, "release", replace(display(number), **changed))
 
 
 @given(
@@ -73,7 +73,7 @@ def test_the_head_is_the_ridge_regression_of_all_outcomes_in_any_order(
     for what, place, row in data.draw(st.permutations(acts)):
         time_ = NOW + DAY * shown[place][1]
         if what == "shown":
-            head.shown(lists[place].hidden, lists[place].chances, time_)
+            head.shown(lists[place].hidden, lists[place].probabilities, time_)
         else:
             head.came(lists[place].hidden[row], "click", time_)
     precision, right = prior * np.eye(5), np.zeros((2, 5))
@@ -83,7 +83,7 @@ def test_the_head_is_the_ridge_regression_of_all_outcomes_in_any_order(
         y = np.zeros((3, 2))
         y[: len(came), 0] = came
         precision += weight * x.T @ x
-        right += weight * (y - of.chances).T @ x
+        right += weight * (y - of.probabilities).T @ x
     expected = np.linalg.solve(precision, right.T).T
     assert_allclose(head.weights(now).mean, expected, rtol=1e-6, atol=1e-9)
     x = display(9).hidden
@@ -101,7 +101,7 @@ def test_the_head_is_the_ridge_regression_of_all_outcomes_in_any_order(
 def test_years_of_feedback_do_not_overflow() -> None:
     head = OnlineHead(HEADS, np.ones(4, np.float32), 5.0, 1.0, NOW)
     for day in range(0, 4000, 50):
-        head.shown(display(day).hidden, display(day).chances, NOW + day * DAY)
+        head.shown(display(day).hidden, display(day).probabilities, NOW + day * DAY)
         head.came(display(day).hidden[0], "click", NOW + day * DAY)
     assert np.isfinite(head.weights(NOW + 4000 * DAY).mean).all()
 
@@ -132,8 +132,8 @@ def test_only_what_is_nearly_as_good_takes_part() -> None:
 
 
 def test_answers_come_back_as_they_were(url: str) -> None:
-    events = EventStore(url)
-    store = AnswerStore(events.database)
+    events = EventLog(url)
+    store = ImpressionLog(events.database)
     nothing = Display([], "", "best", np.empty(0, np.float32), np.empty(0, np.float32))
     given_ = [answer(1), answer(2, None, 5.0), replace(answer(3), display=nothing)]
     store.add(given_)
@@ -142,7 +142,7 @@ def test_answers_come_back_as_they_were(url: str) -> None:
     assert [one.request_id for one in back] == ["r1", "r2", "r3"]
     for one, other in zip(back, given_, strict=True):
         assert (one.user_id, one.timestamp, one.display.items) == (other.user_id, other.timestamp, other.display.items)
-        for name in ("scores", "propensities", "hidden", "chances"):
+        for name in ("scores", "propensities", "hidden", "probabilities"):
             assert_allclose(getattr(one.display, name), getattr(other.display, name))
     assert [one.request_id for lot in store.batches(since=NOW + 1) for _, one in lot] == ["r2"]
     shown = next(store.impressions()).to_pylist()
@@ -154,20 +154,20 @@ def test_answers_come_back_as_they_were(url: str) -> None:
 
 
 def test_the_log_never_waits_and_counts_what_it_drops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    events = EventStore(f"sqlite:///{tmp_path / 'e.db'}")
-    store, writing, may_write = AnswerStore(events.database), threading.Event(), threading.Event()
-    monkeypatch.setattr("serve.storage.impression_writer.MOST_WAITING", 5)
+    events = EventLog(f"sqlite:///{tmp_path / 'e.db'}")
+    store, writing, may_write = ImpressionLog(events.database), threading.Event(), threading.Event()
+    monkeypatch.setattr("serve.storage.impression_writer.MAX_WAITING", 5)
     write = store.add
 
     def add(answers: Any) -> None:
         writing.set()
         may_write.wait(10)
         if any(one.request_id == "r3" for one in answers):
-            raise Broken("no disk", "events")
+            raise StoreUnavailable("no disk", "events")
         write(answers)
 
     monkeypatch.setattr(store, "add", add)
-    log = AnswerLog(store)
+    log = ImpressionWriter(store)
     log.put(answer(0))
     assert writing.wait(10)
     for number in range(1, 30):
@@ -188,19 +188,19 @@ def click(number: int, item: str = "i0", user: str = "u", **changed: Any) -> Eve
 
 
 def test_what_answers_showed_is_learned_from_unless_the_shop_says_itself_what_was_seen(url: str) -> None:
-    events = EventStore(url)
-    answers = AnswerStore(events.database)
+    events = EventLog(url)
+    answers = ImpressionLog(events.database)
     drawn = np.array([0.5, np.nan, 0.25], np.float32)
     answers.add([answer(1, propensities=drawn), answer(2), answer(3, None), answer(4, at=-9.0)])
     seen = Event("seen", "u", "i1", "impression", NOW + 3, request_id="r2", position=1)
     events.add([click(1, timestamp=NOW + 60), seen])
-    lists = read_shown(with_answers(events, answers, NOW), pa.array(["i0", "i1", "i2"]), Signal(), NOW)
+    lists = read_impressions(with_impressions(events, answers, NOW), pa.array(["i0", "i1", "i2"]), Signal(), NOW)
     assert [(user, time_ - NOW) for user, time_ in zip(lists.users, lists.times, strict=True)] == [("u", 0), ("u", 3)]
     assert lists.item.tolist() == [0, 1, 2, 1]
     assert lists.position.tolist() == [0, 1, 2, 1]
     assert_allclose(lists.propensity, [0.5, np.nan, 0.25, np.nan])
     assert lists.labels[:, 0].tolist() == [True, False, False, False]
-    assert [len(batch) for batch in with_answers(events, answers, NOW, 1, 1)] == [1, 3]
+    assert [len(batch) for batch in with_impressions(events, answers, NOW, 1, 1)] == [1, 3]
     events.close()
 
 
@@ -216,14 +216,14 @@ class _Scorer:
 @pytest.fixture
 def learning(url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("time.time", lambda: NOW + 3600)
-    events = EventStore(url)
+    events = EventLog(url)
     known = ["u", "flood", *(f"u{number}" for number in range(50))]
     events.add([Event(f"before {user}", user, "i0", "view", NOW - 9 * DAY) for user in known])
-    yield events, AnswerStore(events.database), lambda: Feedback(events, Settings(), _Scorer())  # type: ignore[arg-type]
+    yield events, ImpressionLog(events.database), lambda: OnlineLearner(events, Settings(), _Scorer())  # type: ignore[arg-type]
     events.close()
 
 
-def mean_of(feedback: Feedback) -> np.ndarray:
+def mean_of(feedback: OnlineLearner) -> np.ndarray:
     return feedback.head.weights(NOW + 3600).mean
 
 
@@ -289,7 +289,7 @@ def some_answer(service: Service, user: str, **more: Any) -> dict[str, Any]:
 def test_clicks_on_answers_change_what_every_worker_shows(copied: Settings, url: str) -> None:
     online = copied.online.model_copy(update={"learn": True})
     copied = copied.model_copy(update={"online": online, "events_url": url})
-    events = EventStore(url)  # of which the scorer knows the first lot
+    events = EventLog(url)  # of which the scorer knows the first lot
     fans = [f"u{number:05}" for number in range(1, 41)]
     events.add([Event(f"before {user}", user, "i0", "view", NOW) for user in fans])
     events.close()
@@ -325,7 +325,7 @@ def test_clicks_on_answers_change_what_every_worker_shows(copied: Settings, url:
             assert total == pytest.approx(item["score"], abs=2e-3)
 
 
-def logged_in(answers: AnswerStore) -> dict[str, Answer]:
+def logged_in(answers: ImpressionLog) -> dict[str, ImpressionRecord]:
     return {one.request_id: one for lot in answers.batches() for _, one in lot}
 
 
@@ -334,7 +334,7 @@ def _of_purchase(scorer: Any) -> list[str]:
 
 
 def test_an_answer_is_on_disk_before_a_click_on_it_is_acknowledged(copied: Settings) -> None:
-    answers = AnswerStore(open_event_store(copied).database)
+    answers = ImpressionLog(open_event_log(copied).database)
     with served(copied) as service:
         for number in range(5):
             found = some_answer(service, f"quick{number}")
@@ -345,16 +345,16 @@ def test_an_answer_is_on_disk_before_a_click_on_it_is_acknowledged(copied: Setti
             assert list(logged.display.items) == [one["item_id"] for one in found["items"]]
             assert logged.display.propensities.tolist() == [1] * 8
             assert (logged.user_id, logged.release) == (f"quick{number}", found["release"])
-            assert logged.display.hidden.shape[0] == logged.display.chances.shape[0] == 8
+            assert logged.display.hidden.shape[0] == logged.display.probabilities.shape[0] == 8
 
 
 def test_exploring_shows_other_items_and_logs_how_likely_they_were(copied: Settings) -> None:
-    answers = AnswerStore(open_event_store(copied).database)
+    answers = ImpressionLog(open_event_log(copied).database)
     with served(copied) as service:
         drawn = [some_answer(service, "curious", explore=True) for _ in range(12)]
         lists = {tuple(item["item_id"] for item in found["items"]) for found in drawn}
         assert len(lists) > 3
-        service.app.state.live.shoppers.answers.settle(drawn[-1]["request_id"])
+        service.app.state.live.users.answers.settle(drawn[-1]["request_id"])
         logged = logged_in(answers)
         assert set(logged) == {found["request_id"] for found in drawn}
     for one in logged.values():
@@ -380,16 +380,16 @@ def test_estimates_from_drawn_lists_come_to_what_another_order_earns() -> None:
     truth = sum(of.prod() * (likes[order] @ looked) for of, order in zip(of_others, orders, strict=True))
     lists = []
     exploration = Exploration("plackett_luce", random, temperature, 0.0)
-    chance = others ** (1 / temperature)
+    probability = others ** (1 / temperature)
     for _ in range(6000):
         order, logged = exploration.order(ours, 2)
         left = np.delete(np.arange(3), order[:1])
         expected = [
-            chance / chance.sum() @ model * looked[0],
-            chance[left] / chance[left].sum() @ model[left] * looked[1],
+            probability / probability.sum() @ model * looked[0],
+            probability[left] / probability[left].sum() @ model[left] * looked[1],
         ]
         lists.append(
-            Logged(
+            LoggedList(
                 logged.astype(np.float64),
                 propensities(others, order, temperature).astype(np.float64),
                 (random.random(2) < likes[order] * looked).astype(np.float64),
@@ -404,7 +404,7 @@ def test_estimates_from_drawn_lists_come_to_what_another_order_earns() -> None:
     assert found.logged.mean < truth - 0.03
     assert 1000 < found.effective < 6000
     # Where the model knows all, it is all that is needed: the intervals shrink with it.
-    known = [replace(one, reward=one.foretold) for one in lists]
+    known = [replace(one, reward=one.predicted) for one in lists]
     exact = estimate(known).dr
     assert exact.high - exact.low < (found.ips.high - found.ips.low) / 3
     same = estimate([replace(one, other=one.logged) for one in lists])
@@ -429,7 +429,7 @@ def test_a_release_is_judged_by_what_came_of_drawn_lists(copied: Settings) -> No
         some_answer(service, "u00001", explore=False)
         good(service.client.post("/v1/recommend", json={"k": 3, "explore": True}))
     found = judge(configured, name)
-    assert (found.estimates.lists, found.left_out) == (30, 1)
+    assert (found.estimates.lists, found.excluded) == (30, 1)
     # The same release, settings and shoppers: every list is as likely as it was.
     assert found.estimates.logged.mean == pytest.approx(1.0)
     assert found.estimates.ips.mean == pytest.approx(1.0, abs=1e-3)
@@ -439,8 +439,8 @@ def test_a_release_is_judged_by_what_came_of_drawn_lists(copied: Settings) -> No
 
 
 def test_kill_9_of_workers_loses_nothing_acknowledged(copied: Settings, url: str) -> None:
-    events = EventStore(url)
-    answers = AnswerStore(events.database)
+    events = EventLog(url)
+    answers = ImpressionLog(events.database)
     port = free_port()
     command = [sys.executable, "-c", "from serve.cli import main; main()", "serve", "--store", str(copied.store)]
     service = subprocess.Popen(
@@ -468,10 +468,10 @@ def test_kill_9_of_workers_loses_nothing_acknowledged(copied: Settings, url: str
                 if sent.status_code == 200 and sent.json()["events"][0]["status"] == "stored":
                     acknowledged.append((found["request_id"], event_id))
 
-    shoppers = [threading.Thread(target=shop, args=(f"shopper{number}",)) for number in range(4)]
+    users = [threading.Thread(target=shop, args=(f"shopper{number}",)) for number in range(4)]
     try:
         until(lambda: is_ready(port))
-        for thread in shoppers:
+        for thread in users:
             thread.start()
         for _ in range(3):
             count = len(acknowledged)
@@ -484,7 +484,7 @@ def test_kill_9_of_workers_loses_nothing_acknowledged(copied: Settings, url: str
         with suppress(ProcessLookupError):
             os.killpg(service.pid, signal.SIGKILL)
         service.wait()
-        for thread in shoppers:
+        for thread in users:
             thread.join()
     kept = {event.event_id: event.request_id for _, event in events.acts(0, 0.0)}
     logged = logged_in(answers)

@@ -24,10 +24,10 @@ from serve.engine.engine import Engine
 from serve.engine.hybrid_search import places_among
 from serve.engine.query import Query
 from serve.live.replica import open_engine
-from serve.moderation.policy import Policy
-from serve.release.overlay import LiveItems
+from serve.moderation.policy import ContentPolicy
+from serve.release.overlay import ReleaseOverlay
 from serve.release.repository import open_current
-from serve.release.snapshot import View
+from serve.release.snapshot import Snapshot
 from serve.search.filters import MAX_CONDITIONS, MAX_DEPTH, MAX_TEXT, MAX_VALUES, compile_filter
 
 # -------------------------------------------------------------------------------------------------------------- oracle
@@ -69,32 +69,34 @@ def meets(name: str, value: Any, operator: str, operand: Any) -> bool:
 
 
 # Few words, so that filters meet items; some of them are signs to the engines behind.
-WORDS = ("red", "Red", "blue", "a b", "%", "a_b", 'say "x"', "ключ", "")
+KEYWORDS = ("red", "Red", "blue", "a b", "%", "a_b", 'say "x"', "ключ", "")
 CATEGORIES = ("Shoes", "Shoes/Sneakers", "Shoes/Sneakers/Kids", "Shoes2", "Home/Mugs", "a_b", "aXb/c", "100%")
 PRICES = (0.0, 5.0, 19.99, 20.0, 1e9)
-words, categories, prices = st.sampled_from(WORDS), st.sampled_from(CATEGORIES), st.sampled_from(PRICES)
+words, categories, prices = st.sampled_from(KEYWORDS), st.sampled_from(CATEGORIES), st.sampled_from(PRICES)
 
 
 def stock_of(seed: int, count: int) -> list[Item]:
     """Items that say any of these, or nothing."""
-    chance = random.Random(seed)
+    probability = random.Random(seed)
 
     def maybe(values: tuple[Any, ...]) -> Any:
-        return chance.choice((None, *values))
+        return probability.choice((None, *values))
 
     return [
         Item(
-            item_id=chance.choice(WORDS),
-            title=maybe(WORDS),
+            item_id=probability.choice(KEYWORDS),
+            title=maybe(KEYWORDS),
             category=maybe(CATEGORIES),
-            brand=maybe(WORDS),
+            brand=maybe(KEYWORDS),
             price=maybe(PRICES),
             currency=maybe(("EUR", "USD")),
             attributes={
-                name: chance.sample(WORDS, chance.randrange(4)) for name in ("color", "a.b") if chance.random() < 0.6
+                name: probability.sample(KEYWORDS, probability.randrange(4))
+                for name in ("color", "a.b")
+                if probability.random() < 0.6
             },
-            available=chance.random() < 0.5,
-            domain=maybe(WORDS),
+            available=probability.random() < 0.5,
+            domain=maybe(KEYWORDS),
             updated_at=maybe(PRICES),
         )
         for _ in range(count)
@@ -306,14 +308,14 @@ def test_unequal_filters_have_keys_of_their_own() -> None:
 def test_a_selection_is_made_once(built: Settings) -> None:
     """Of a release, and of one with live changes on it, which leaves out what is gone."""
     release = open_current(built.store)
-    changed = LiveItems(release)
+    changed = ReleaseOverlay(release)
     changed.patch(release.ids.text(3), {"price": 1.0})
     changed.delete(release.ids.text(5))
     given_filter = {"price": {"gte": 1}, "available": True}
     first, again = (compile_filter(dict(order)) for order in (given_filter.items(), reversed(given_filter.items())))
     assert first is not None
     assert again is not None
-    for view in (View(release), changed.view(2, Policy())):
+    for view in (Snapshot(release), changed.view(2, ContentPolicy())):
         selection = view.selection(first)
         assert view.selection(again) is selection
         assert selection.count == int(selection.mask.sum()) > 0
@@ -383,7 +385,7 @@ def test_answers_are_the_unfiltered_ones_without_what_does_not_match(
                 by_words = engine.search(Query(k=k, text="red striped shoe", spaces=spaces, filter=given_filter))
                 similar = engine.similar(liked, k, spaces, given_filter)
                 for filtered, everything in ((by_words, all_by_words), (similar, all_similar)):
-                    matching = [found for found in everything if passes(stock[found.number], given_filter)]
+                    matching = [found for found in everything if passes(stock[found.item_index], given_filter)]
                     assert filtered == matching[:k]
 
 

@@ -18,16 +18,16 @@ from hypothesis import settings as tried
 from hypothesis import strategies as st
 from test_http import Service, good, refused, served, until
 
-from serve.core.errors import BadRequest, Broken, NotFound
+from serve.core.errors import BadRequest, NotFound, StoreUnavailable
 from serve.core.settings import Settings
-from serve.http import uvicorn_protocol as protocol
+from serve.http import uvicorn_protocol
 from serve.http.app import create_app
 from serve.http.logging_config import JsonLines, log_config
 from serve.http.middleware.gateway import is_loopback
 from serve.http.permissions import ANY, scope_of
-from serve.security import audit_log as audit
-from serve.security.api_keys import Keys, create_key, list_keys, revoke_key
-from serve.security.rate_limiter import Rates, most_at_once
+from serve.security import audit_log
+from serve.security.api_keys import ApiKeys, create_key, list_keys, revoke_key
+from serve.security.rate_limiter import RateLimiter, most_at_once
 
 SCOPES_OF = {
     "GET /healthz": None,
@@ -87,7 +87,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def test_keys_are_hashed_at_rest_found_until_revoked_and_seen_by_who_runs_already(tmp_path: Path) -> None:
-    keys = Keys(tmp_path)
+    keys = ApiKeys(tmp_path)
     assert not keys.any()
     secret = create_key(tmp_path, "web", ["query", "events"], rate=5)
     kept = (tmp_path / "keys.json").read_text()
@@ -124,7 +124,7 @@ def test_a_damaged_key_file_lets_nobody_in(copied: Settings) -> None:
         (copied.store / "keys.json").write_text('{"keys": [')
         until(lambda: service.client.get("/v1/suggest?q=a").status_code == 503)
         assert "keys.json" in refused(service.client.get("/v1/suggest?q=a"), 503)["message"]
-    with pytest.raises(Broken):
+    with pytest.raises(StoreUnavailable):
         list_keys(copied.store)
 
 
@@ -137,7 +137,7 @@ def test_the_command_makes_lists_and_revokes_keys_and_all_of_it_is_in_the_audit_
     store.mkdir()
     code, printed, _ = run("keys", "create", "web", "--scope", "query", "--scope", "events", "--store", store)
     assert code == 0
-    assert Keys(store).find(printed.split()[0])
+    assert ApiKeys(store).find(printed.split()[0])
     code, printed, _ = run("keys", "create", "ops", "--scope", "admin", "--rate", "50", "--store", store, "--json")
     made = json.loads(printed)
     assert made["scopes"] == ["admin"]
@@ -232,7 +232,7 @@ def test_who_may_not_call_is_refused_before_a_body_is_read(guarded: tuple[Servic
 @given(rate=st.floats(0.2, 500), gaps=st.lists(st.floats(0, 3), max_size=60))
 def test_a_rate_admits_what_a_leaking_bucket_does(rate: float, gaps: list[float]) -> None:
     """Against the naive oracle: a bucket of `most_at_once` that fills at `rate`."""
-    rates, now, level, last = Rates(), 1000.0, 0.0, 1000.0
+    rates, now, level, last = RateLimiter(), 1000.0, 0.0, 1000.0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("serve.security.rate_limiter.time.monotonic", lambda: now)
         for gap in gaps:
@@ -252,7 +252,7 @@ def test_a_rate_admits_what_a_leaking_bucket_does(rate: float, gaps: list[float]
 
 
 def _take_all(file: Path, results: Any) -> None:
-    rates = Rates(file)
+    rates = RateLimiter(file)
     results.put(sum(rates.take(7, 20).ok for _ in range(100)))
 
 
@@ -313,9 +313,9 @@ def test_deeply_nested_json_is_the_callers_mistake(
 
 def test_a_head_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, built: Settings) -> None:
     config = uvicorn.Config
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(uvicorn_protocol, "HEAD_SECONDS", 0.3)
     monkeypatch.setattr(
-        uvicorn, "Config", lambda *given, **named: config(*given, **named, http=protocol.PatientProtocol)
+        uvicorn, "Config", lambda *given, **named: config(*given, **named, http=uvicorn_protocol.PatientProtocol)
     )
     with served(built) as service:
         address = (service.client.base_url.host, service.client.base_url.port or 80)
@@ -427,7 +427,7 @@ def test_the_audit_log_says_who_did_what(guarded: tuple[Service, dict[str, str]]
     good(service.client.put("/v1/items", json={"items": [item, {}]}, headers=bearer(keys["catalogue"])))
     good(service.client.delete("/v1/items/AUDIT-1", headers=bearer(keys["catalogue"])))
     good(service.client.delete("/v1/users/anna.smith", headers=admin))
-    acts = audit.read(store, 4)
+    acts = audit_log.read(store, 4)
     assert [(act["act"], act["by"]) for act in acts] == [
         ("activate", "key admin"),
         ("put items", "key catalogue"),
@@ -436,7 +436,7 @@ def test_the_audit_log_says_who_did_what(guarded: tuple[Service, dict[str, str]]
     ]
     assert acts[0]["release"] == acts[0]["before"] == release
     assert (acts[1]["created"], acts[1]["rejected"]) == (1, 1)
-    assert acts[3]["user"] == audit.hashed("anna.smith")
+    assert acts[3]["user"] == audit_log.hashed("anna.smith")
     assert "anna" not in (store / "audit.jsonl").read_text()
 
 

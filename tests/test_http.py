@@ -132,10 +132,10 @@ def test_words_photo_and_examples_find_items(service: Service, all_ids: list[str
     assert set(body) == {"request_id", "release", "took_ms", "ranked_by", "items", "understood", "facets"}
     assert len(body["items"]) == 3
     assert set(body["items"][0]) == {
-        *("item_id", "score", "sources"),
+        *("item_id", "score", "retriever_scores"),
         *("title", "category", "brand", "price", "currency", "image"),
     }
-    assert set(body["items"][0]["sources"]) == {"image", "text", "words"}
+    assert set(body["items"][0]["retriever_scores"]) == {"image", "text", "keywords"}
     assert [item["score"] for item in body["items"]] == sorted((item["score"] for item in body["items"]), reverse=True)
     by_photo = service.ids(image=base64.b64encode(photo).decode())
     assert by_photo[0] == own
@@ -145,7 +145,7 @@ def test_words_photo_and_examples_find_items(service: Service, all_ids: list[str
     alike = service.ids(like=[liked], unlike=[unliked], k=72)
     assert sorted([*alike, liked, unliked]) == sorted(all_ids)
     fused = good(service.search(text="red", image=base64.b64encode(photo).decode(), like=[liked]))
-    assert {"image", "text"} <= set(fused["items"][0]["sources"]) <= {"image", "text", "words"}
+    assert {"image", "text"} <= set(fused["items"][0]["retriever_scores"]) <= {"image", "text", "keywords"}
 
 
 def test_each_option_counts(service: Service, all_ids: list[str], photo: bytes) -> None:
@@ -160,9 +160,9 @@ def test_each_option_counts(service: Service, all_ids: list[str], photo: bytes) 
     assert service.ids(text="blue mug", exclude=all_ids[1:]) == [all_ids[0]]
     assert len(service.ids(text="blue mug", k=1000)) == 72
     only = good(service.search(image=encoded, spaces=["image"], fields=["price", "attributes"], k=1))["items"][0]
-    assert set(only) == {"item_id", "score", "sources", "price", "attributes"}
+    assert set(only) == {"item_id", "score", "retriever_scores", "price", "attributes"}
     assert only["attributes"]["generated"] == ["yes"]
-    assert set(good(service.search(text="mug", fields=[], k=1))["items"][0]) == {"item_id", "score", "sources"}
+    assert set(good(service.search(text="mug", fields=[], k=1))["items"][0]) == {"item_id", "score", "retriever_scores"}
     far = {"like": 1, "unlike": 2}
     assert service.ids(like=[all_ids[0]], unlike=[all_ids[5]], weights=far) != service.ids(like=[all_ids[0]])
 
@@ -197,12 +197,12 @@ def test_neighbours_of_one_and_of_several(service: Service, all_ids: list[str]) 
     one = good(service.client.get(f"/v1/items/{all_ids[3]}/similar", params={"k": 5}))["items"]
     assert one == good(service.client.post("/v1/similar", json={"item_ids": [all_ids[3]], "k": 5}))["items"]
     assert all_ids[3] not in {item["item_id"] for item in one}
-    assert set(one[0]["sources"]) == {"image", "text"}
+    assert set(one[0]["retriever_scores"]) == {"image", "text"}
     several = good(service.client.post("/v1/similar", json={"item_ids": all_ids[:3], "space": "image", "k": 100}))
     assert len(several["items"]) == 69
     params = {"fields": ["title", "brand"], "space": "text"}
     narrow = good(service.client.get(f"/v1/items/{all_ids[3]}/similar", params=params))["items"]
-    assert set(narrow[0]) == {"item_id", "score", "sources", "title", "brand"}
+    assert set(narrow[0]) == {"item_id", "score", "retriever_scores", "title", "brand"}
     item = good(service.client.get(f"/v1/items/{all_ids[3]}"))["item"]
     assert item["item_id"] == all_ids[3]
     assert item["image"] == item["images"][0]
@@ -227,7 +227,7 @@ def test_the_image_shown_is_the_one_that_matched(service: Service, built: Settin
             best = good(service.search(image=encoded, k=1, **extra))["items"][0]
             assert best["item_id"] == item.item_id
             assert extra or best["image"] == reference
-            assert best["sources"]["image"] > (0.8 if extra else 0.99)
+            assert best["retriever_scores"]["image"] > (0.8 if extra else 0.99)
 
 
 def test_equal_queries_give_equal_answers_also_at_once(service: Service, all_ids: list[str], photo: bytes) -> None:

@@ -21,7 +21,7 @@ from embed.behaviour import (
 )
 from embed.behaviour.interactions import KINDS
 from embed.behaviour.ranking import hits, ndcg, recall, reciprocal_rank
-from serve.recommend.retrieval.user_history import Shopper
+from serve.recommend.retrieval.user_history import UserHistory
 
 IDS = pa.array(["a", "b", "c"])
 SIGNAL = Signal()
@@ -46,13 +46,13 @@ def test_in_bulk_and_for_one_shopper_events_become_the_same(events: list[Event])
     numbers = {"a": 0, "b": 1, "c": 2}
     for number, user in enumerate(interactions.users):
         of_user = sorted((event for event in events if event.user_id == user), key=lambda event: event.timestamp)
-        expected = Shopper.from_events(of_user, numbers.get, SIGNAL)
-        found = Shopper.of(interactions, number)
+        expected = UserHistory.from_events(of_user, numbers.get, SIGNAL)
+        found = UserHistory.of(interactions, number)
         for name in ("item", "kind", "time", "weight"):
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
     told = collected
     assert told.events == len(events)
-    assert told.events == told.interactions + told.impressions + told.parked + told.merged + told.cut
+    assert told.events == told.interactions + told.impressions + told.pending + told.merged + told.cut
     assert told.interactions == len(interactions)
 
 
@@ -77,7 +77,7 @@ def test_a_click_that_ends_in_a_purchase_is_one_interaction_and_dislikes_are_nev
     assert found.item.tolist() == [0, 1, 2, 0]
     assert found.weight.tolist() == [3.0, 0.0, 0.0, 1.0]
     assert found.time.tolist() == [2.0, 10.0, 11.0, 13.0]
-    assert (told.impressions, told.parked, told.parked_items, told.merged) == (1, 1, 1, 3)
+    assert (told.impressions, told.pending, told.pending_items, told.merged) == (1, 1, 1, 3)
 
 
 def test_a_flood_is_cut_to_its_last_interactions() -> None:
@@ -126,7 +126,7 @@ def test_nothing_of_the_future_is_learned_from(given: Interactions, one: float, 
             had = {given.item[row] for row in rows if given.time[row] < start}
             liked = {given.item[row] for row in rows if start <= given.time[row] < end and given.weight[row] > 0}
             assert set(held.targets[held.starts[place] : held.starts[place + 1]].tolist()) == liked - had
-            assert set(Shopper.of(held.history, place).item.tolist()) == had
+            assert set(UserHistory.of(held.history, place).item.tolist()) == had
             assert liked - had
 
 

@@ -320,11 +320,11 @@ def test_writers_take_turns_without_gaps_and_readers_follow(tmp_path: Path) -> N
 
 
 def test_what_was_acknowledged_survives_kills(tmp_path: Path) -> None:
-    chance = random.Random(0)
+    probability = random.Random(0)
     said: dict[int, str] = {}
     for name in map(str, range(6)):
         process = appender(tmp_path, name, 1_000_000)
-        killer = Timer(chance.uniform(0.02, 0.2), process.kill)
+        killer = Timer(probability.uniform(0.02, 0.2), process.kill)
         killer.start()
         output, _ = process.communicate(b"go\n")
         assert process.returncode == -signal.SIGKILL

@@ -18,16 +18,16 @@ from serve import cli
 from serve.core.settings import Settings
 from serve.jobs.build import build
 from serve.live.replica import open_engine
-from serve.live.runtime import Live
-from serve.recommend.retrieval import relation_graph as of_knowledge
-from serve.recommend.retrieval.item_relations import FILE, Relations, import_links, read_relations
-from serve.recommend.retrieval.relation_graph import BACKWARDS, ONWARD, STEPS, Knowledge, KnowledgeSource, kind_of
-from serve.recommend.retrieval.user_history import Shopper
-from serve.storage.event_log import open_event_store
+from serve.live.runtime import ServiceRuntime
+from serve.recommend.retrieval import relation_graph
+from serve.recommend.retrieval.item_relations import FILE, ItemRelations, import_links, read_relations
+from serve.recommend.retrieval.relation_graph import BACKWARDS, ONWARD, STEPS, RelationGraph, RelationRetriever, kind_of
+from serve.recommend.retrieval.user_history import UserHistory
+from serve.storage.event_log import open_event_log
 
 
-def known(links: dict[str, dict[str, tuple[str, ...]]], categories: dict[str, str]) -> Knowledge:
-    found = Knowledge.of(Relations(links), list(categories), list(categories.values()))
+def known(links: dict[str, dict[str, tuple[str, ...]]], categories: dict[str, str]) -> RelationGraph:
+    found = RelationGraph.of(ItemRelations(links), list(categories), list(categories.values()))
     assert found is not None
     return found
 
@@ -61,7 +61,7 @@ def test_links_are_propagated_as_a_walk_does() -> None:
 def test_an_item_without_links_has_those_of_what_shoppers_go_to() -> None:
     names = ["a", "b", "c", "d"]
     visited = sparse.csr_array(([1.0], ([3], [0])), (4, 4))  # from d shoppers go to a, which is linked to b
-    made = Knowledge.of(Relations({"related": {"a": ("b",)}}), names, [None] * 4, visited)
+    made = RelationGraph.of(ItemRelations({"related": {"a": ("b",)}}), names, [None] * 4, visited)
     assert made is not None
     assert made.linked("related", 3)[0].tolist() == [1]
     assert made.linked("related", 2)[0].tolist() == []
@@ -69,7 +69,7 @@ def test_an_item_without_links_has_those_of_what_shoppers_go_to() -> None:
 
 
 def test_only_the_strongest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(of_knowledge, "MOST", 3)
+    monkeypatch.setattr(relation_graph, "MOST", 3)
     names = [f"i{number}" for number in range(9)]
     made = known({"related": {"i0": tuple(names[1:])}}, dict.fromkeys(names, "a"))
     assert len(made.linked("related", 0)[0]) <= 3
@@ -82,12 +82,12 @@ def test_categories_imply_for_items_without_a_link(tmp_path: Path) -> None:
     implied = made.implied("crosssell", 3)  # hoodie3 has no link
     assert implied[4:8].min() > 0 > implied[8:].max()
     made.write(tmp_path / "knowledge")
-    again = Knowledge.open(tmp_path / "knowledge")
+    again = RelationGraph.open(tmp_path / "knowledge")
     assert again is not None
     assert again.fingerprint == made.fingerprint
     np.testing.assert_array_equal(again.implied("crosssell", 3), implied)
-    assert Knowledge.open(tmp_path / "nothing") is None
-    assert Knowledge.of(Relations({"crosssell": {"x": ("y",)}}), ["a"], [None]) is None
+    assert RelationGraph.open(tmp_path / "nothing") is None
+    assert RelationGraph.of(ItemRelations({"crosssell": {"x": ("y",)}}), ["a"], [None]) is None
 
 
 @pytest.mark.parametrize(
@@ -110,11 +110,13 @@ def test_complements_follow_what_was_taken_and_substitutes_what_was_looked_at() 
         "upsell": {"machine": ("other machine",)},
         "series": {"machine": ("cup",)},
     }
-    source = KnowledgeSource(known(links, categories))
+    source = RelationRetriever(known(links, categories))
 
     def proposed(kind: str, weight: float = 1.0) -> list[int]:
-        shopper = Shopper(np.array([0]), np.array([KINDS.index(kind)]), np.array([0.0]), np.array([weight], np.float32))
-        found = source.ask(shopper)
+        user = UserHistory(
+            np.array([0]), np.array([KINDS.index(kind)]), np.array([0.0]), np.array([weight], np.float32)
+        )
+        found = source.ask(user)
         return [] if found is None else sorted(found.propose(10, None).tolist())
 
     assert proposed("purchase") == proposed("cart") == [1, 3]
@@ -159,7 +161,7 @@ def test_links_of_products_become_those_of_their_items_and_answers(
     assert ended.value.code in (0, None)
     told = json.loads(capfd.readouterr().out)
     assert (told["read"], told["unknown"], told["links"]) == (4, 2, {"accessory": 4, "upsell": 4})
-    log = open_event_store(store)
+    log = open_event_log(store)
     log.add([Event("b", "buyer", "M1-red", "purchase", 1767225600.0)])
     log.add([Event("v", "viewer", "M1-red", "view", 1767225600.0)])
     log.close()
@@ -187,13 +189,13 @@ def test_links_of_products_become_those_of_their_items_and_answers(
         assert "the shop says" in first("buyer")["reasons"]["sentence"]
         assert first("viewer")["item_id"].startswith("M2")
     # What changes live goes with what it went with.
-    live = Live(store)
+    live = ServiceRuntime(store)
     live.refresh()
     live.put([{**ROWS[4], "title": "very red paper filter"}])
     live.delete(["F1-blue"])
     from serve.engine.related_items import related
 
-    found = [live.engine.view.text(one.number) for one in related(live.engine, "M1-red", 3, "accessory")]
+    found = [live.engine.view.text(one.item_index) for one in related(live.engine, "M1-red", 3, "accessory")]
     assert found[0] == "F1-red"
     assert "F1-blue" not in found
 

@@ -14,22 +14,22 @@ from test_http import Service, good, served, until
 
 from embed.behaviour import Event
 from serve import cli
-from serve.core.errors import BadRequest, Broken, NotFound
+from serve.core.errors import BadRequest, NotFound, StoreUnavailable
 from serve.core.settings import Settings
-from serve.evaluation import ab_report as ab
+from serve.evaluation import ab_report
 from serve.evaluation.release_gate import compare
-from serve.jobs import update_scorer as learn_job
+from serve.jobs import update_scorer
 from serve.jobs.build import build, publish
 from serve.jobs.train import learn
-from serve.recommend.ranking.drift import BINS, LEAST_SHARE, SCORE, Drift, Reference
+from serve.recommend.ranking.drift import BINS, MIN_SHARE, SCORE, Drift, Reference
 from serve.recommend.ranking.feature_builder import Layout
 from serve.recommend.ranking.scorer import Scorer
-from serve.release import ab_test as experiment
+from serve.release import ab_test
 from serve.release.manifest import Check, read_manifest
 from serve.release.release import Release
 from serve.release.repository import current_name, make_current, open_current, prune, releases_folder
-from serve.storage.event_log import EventStore, open_event_store
-from serve.storage.impression_log import AnswerStore
+from serve.storage.event_log import EventLog, open_event_log
+from serve.storage.impression_log import ImpressionLog
 
 DAY = 86_400.0
 
@@ -39,7 +39,7 @@ def scorer_of(release: Release) -> Scorer:
     return release.behaviour.scorer
 
 
-def come_later(shop: Path, store: EventStore, days: float = 20.0) -> None:
+def come_later(shop: Path, store: EventLog, days: float = 20.0) -> None:
     """What shoppers did in the last days happens again after the end, to other shoppers."""
     rows = [json.loads(line) for line in (shop / "events.jsonl").open()]
     end = max(row["timestamp"] for row in rows)
@@ -64,7 +64,7 @@ def come_later(shop: Path, store: EventStore, days: float = 20.0) -> None:
 
 @pytest.fixture
 def going_on(copied: Settings, shop: Path) -> Settings:
-    store = open_event_store(copied)
+    store = open_event_log(copied)
     come_later(shop, store)
     store.close()
     return copied
@@ -84,7 +84,7 @@ def test_the_scorer_goes_on_from_what_is_new_and_answers_if_it_is_no_worse(
     before = open_current(going_on.store)
     base = scorer_of(before)
     seen = []
-    monkeypatch.setattr(learn_job, "compare", lambda *given: seen.append(given[1:3]) or worse(*given))
+    monkeypatch.setattr(update_scorer, "compare", lambda *given: seen.append(given[1:3]) or worse(*given))
     report, built = learn(going_on)
     assert not report.kept
     assert built is None
@@ -94,12 +94,12 @@ def test_the_scorer_goes_on_from_what_is_new_and_answers_if_it_is_no_worse(
     facts = scorer_of(candidate).facts
     assert list(facts.heads) == list(base.facts.heads)
     # What is compared on was not learned from.
-    store = open_event_store(going_on)
+    store = open_event_log(going_on)
     last = max(time_ for _, lot in store.batches() for time_ in lot.column("timestamp").to_pylist())
     assert base.facts.learned_until < facts.learned_until < last
     store.close()
 
-    monkeypatch.setattr(learn_job, "compare", better)
+    monkeypatch.setattr(update_scorer, "compare", better)
     again, built = learn(going_on)
     assert again.fingerprint == report.fingerprint  # the same data, seed and start
     assert built is not None
@@ -107,14 +107,14 @@ def test_the_scorer_goes_on_from_what_is_new_and_answers_if_it_is_no_worse(
     assert scorer_of(open_current(going_on.store)).fingerprint == report.fingerprint
     # From there on it goes on.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learn_job, "FEWEST_SHOPPERS", 10_000)
+        patch.setattr(update_scorer, "MIN_SHOPPERS", 10_000)
         nothing, built = learn(going_on)
     assert (nothing.fingerprint, built) == ("", None)
-    assert 0 < nothing.shoppers < report.shoppers
+    assert 0 < nothing.users < report.users
 
 
 def test_learning_that_is_killed_goes_on_to_the_same(going_on: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learn_job, "compare", worse)
+    monkeypatch.setattr(update_scorer, "compare", worse)
     whole, _ = learn(going_on)
 
     class Killed(Exception):
@@ -126,7 +126,7 @@ def test_learning_that_is_killed_goes_on_to_the_same(going_on: Settings, monkeyp
 
     with pytest.raises(Killed):
         learn(going_on, kill)
-    store = open_event_store(going_on)
+    store = open_event_log(going_on)
     store.add([Event("while it was dead", "u00001", "SNK-0001", "view", time.time())])
     store.close()
     resumed, _ = learn(going_on)
@@ -141,7 +141,7 @@ def test_without_a_scorer_there_is_nothing_to_go_on_from(built: Settings) -> Non
 def test_the_gate_tells_a_worse_scorer_and_does_not_see_a_difference_in_the_same(
     going_on: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.evaluation.release_gate.MOST_ASKED", 100)
+    monkeypatch.setattr("serve.evaluation.release_gate.MAX_ASKED", 100)
     release = open_current(going_on.store)
     scorer = scorer_of(release)
     same = compare(going_on, release, release)
@@ -232,23 +232,23 @@ def answered(service: Service, user: str | None, **more: Any) -> dict[str, Any]:
 def test_two_releases_answer_side_by_side_and_the_difference_is_reported(two: tuple[Settings, str, str]) -> None:
     configured, current, other = two
     with pytest.raises(NotFound, match="ab start"):
-        ab.report(configured)
+        ab_report.report(configured)
     users = [f"u{number:05}" for number in range(1, 61)]
     with served(configured) as service, served(configured) as second:
         assert answered(service, "u00001")["release"] == current
-        test = experiment.start(configured.store, other, 0.4)
+        test = ab_test.start(configured.store, other, 0.4)
         with pytest.raises(BadRequest, match="yet"):
-            ab.report(configured)  # nobody was shown anything since
+            ab_report.report(configured)  # nobody was shown anything since
         prune(configured.store, 1)  # what is tried stays
-        tried = next(f"probe {n}" for n in range(99) if test.bucket(f"probe {n}") == experiment.TREATMENT)
+        tried = next(f"probe {n}" for n in range(99) if test.bucket(f"probe {n}") == ab_test.TREATMENT)
         until(lambda: all(answered(one, tried)["release"] == other for one in (service, second)))
-        expected: dict[str, list[float]] = {experiment.CONTROL: [], experiment.TREATMENT: []}
+        expected: dict[str, list[float]] = {ab_test.CONTROL: [], ab_test.TREATMENT: []}
         before = _counter(service, "vetrina_acts_total", bucket="treatment", head="click")
         for number, user in enumerate(users):
             found = answered(service, user)
             bucket = test.bucket(user)
-            assert found["release"] == {experiment.CONTROL: current, experiment.TREATMENT: other}[bucket]
-            clicked = bucket == experiment.TREATMENT or number % 3 == 0
+            assert found["release"] == {ab_test.CONTROL: current, ab_test.TREATMENT: other}[bucket]
+            clicked = bucket == ab_test.TREATMENT or number % 3 == 0
             expected[bucket].append(float(clicked))
             if clicked:
                 act = {"user_id": user, "item_id": found["items"][0]["item_id"], "type": "click"}
@@ -258,41 +258,41 @@ def test_two_releases_answer_side_by_side_and_the_difference_is_reported(two: tu
             assert good(service.search(**body))["release"] == current
         assert answered(service, None)["release"] == current
         clicks = _counter(service, "vetrina_acts_total", bucket="treatment", head="click") - before
-        assert clicks == sum(expected[experiment.TREATMENT])
+        assert clicks == sum(expected[ab_test.TREATMENT])
         # A change is seen in both.
-        gone = answered(service, tried)["items"][0]["item_id"]
-        good(service.client.delete(f"/v1/items/{gone}"))
-        for user in (tried, next(user for user in users if test.bucket(user) == experiment.CONTROL)):
-            assert gone not in [item["item_id"] for item in answered(service, user, k=70)["items"]]
-        service.app.state.live.shoppers.answers.settle_all()
-        found_ = ab.report(configured)
+        deleted = answered(service, tried)["items"][0]["item_id"]
+        good(service.client.delete(f"/v1/items/{deleted}"))
+        for user in (tried, next(user for user in users if test.bucket(user) == ab_test.CONTROL)):
+            assert deleted not in [item["item_id"] for item in answered(service, user, k=70)["items"]]
+        service.app.state.live.users.answers.settle_all()
+        found_ = ab_report.report(configured)
         assert found_.arms["control"].releases == [current]
         control, treatment = (found_.arms[part] for part in ("control", "treatment"))
-        assert control.shoppers == len(expected["control"])
-        assert treatment.shoppers + found_.left_out == len(expected["treatment"]) + 1  # the probe
+        assert control.users == len(expected["control"])
+        assert treatment.users + found_.excluded == len(expected["treatment"]) + 1  # the probe
         assert treatment.means["click"] == pytest.approx(len(expected["treatment"]) / treatment.lists)
         assert control.means["click"] == pytest.approx(sum(expected["control"]) / control.lists)
         assert control.lists == len(expected["control"]) + 1
         assert found_.differences["click"].low > 0
         assert found_.differences["click"].better == 1.0
         assert control.means["click"] < treatment.means["click"]
-        experiment.stop(configured.store)
+        ab_test.stop(configured.store)
         until(lambda: all(answered(one, tried)["release"] == current for one in (service, second)))
         loads = service.app.state.live._loaded
         asked: list[str] = []
         service.app.state.live._loaded = lambda name: asked.append(name) or loads(name)
-        experiment.start(configured.store, "20200101T000000000-00000000", 0.5)
+        ab_test.start(configured.store, "20200101T000000000-00000000", 0.5)
         until(lambda: bool(asked))
         time.sleep(0.5)
         assert len(asked) == 1  # what cannot be tried is not tried ten times a second
         assert answered(service, tried)["release"] == current
-        (configured.store / experiment.FILE).write_text("{")
+        (configured.store / ab_test.FILE).write_text("{")
         assert answered(service, tried)["release"] == current
-        with pytest.raises(Broken, match="ab stop"):
-            experiment.running(configured.store)
-    experiment.stop(configured.store)
+        with pytest.raises(StoreUnavailable, match="ab stop"):
+            ab_test.running(configured.store)
+    ab_test.stop(configured.store)
     with pytest.raises(NotFound):
-        experiment.stop(configured.store)
+        ab_test.stop(configured.store)
 
 
 def _counter(service: Service, name: str, **labels: str) -> float:
@@ -303,16 +303,16 @@ def _counter(service: Service, name: str, **labels: str) -> float:
 
 
 def test_buckets_are_as_large_as_they_should_be_and_new_for_each_test() -> None:
-    one = experiment.Experiment(release="r", share=0.3, since=0.0, salt="a")
+    one = ab_test.Experiment(release="r", share=0.3, since=0.0, salt="a")
     other = replace_salt(one, "b")
     users = [f"user {number}" for number in range(4000)]
-    parts = [np.array([test.bucket(user) == experiment.TREATMENT for user in users]) for test in (one, other)]
+    parts = [np.array([test.bucket(user) == ab_test.TREATMENT for user in users]) for test in (one, other)]
     for part in parts:
         assert part.mean() == pytest.approx(0.3, abs=4 * np.sqrt(0.21 / 4000))
     assert (parts[0] & parts[1]).mean() == pytest.approx(0.09, abs=4 * np.sqrt(0.09 * 0.91 / 4000))
 
 
-def replace_salt(test: experiment.Experiment, salt: str) -> experiment.Experiment:
+def replace_salt(test: ab_test.Experiment, salt: str) -> ab_test.Experiment:
     return test.model_copy(update={"salt": salt})
 
 
@@ -324,10 +324,10 @@ LAYOUT = Layout(("image", "text"))
 def test_drift_is_the_population_stability_index(seed: int, shift: float, missing: float) -> None:
     random = np.random.default_rng(seed)
 
-    def some(count: int, by: float, gone: float) -> tuple[np.ndarray, np.ndarray]:
+    def some(count: int, by: float, deleted: float) -> tuple[np.ndarray, np.ndarray]:
         values = random.normal(size=(count, len(LAYOUT.names))).astype(np.float32)
         values[:, 0] += np.float32(by)
-        values[random.random(count) < gone, 0] = np.nan
+        values[random.random(count) < deleted, 0] = np.nan
         values[:, 1] = np.nan
         return values, random.normal(size=count).astype(np.float32)
 
@@ -341,7 +341,7 @@ def test_drift_is_the_population_stability_index(seed: int, shift: float, missin
     def shares(of: np.ndarray, edges: np.ndarray) -> np.ndarray:
         known = of[~np.isnan(of)]
         counts = [((known > low) & (known <= high)).sum() for low, high in itertools.pairwise(edges)]
-        return np.maximum(np.array([*counts, len(of) - len(known)]) / len(of), LEAST_SHARE)
+        return np.maximum(np.array([*counts, len(of) - len(known)]) / len(of), MIN_SHARE)
 
     old = then[0][:, 0]
     quantiles = np.quantile(old[~np.isnan(old)], np.arange(1, BINS) / BINS)
@@ -371,7 +371,7 @@ def test_nothing_is_put_down_to_who_wants_nothing_personal_and_heads_forget_with
     online = copied.online.model_copy(update={"learn": True})
     configured = copied.model_copy(update={"online": online})
     scorer = scorer_of(open_current(copied.store))
-    store = open_event_store(configured)
+    store = open_event_log(configured)
     with served(configured) as service:
         feedback = service.app.state.live._feedback
         for user in ("u00001", "u00002"):
@@ -387,8 +387,8 @@ def test_nothing_is_put_down_to_who_wants_nothing_personal_and_heads_forget_with
         assert np.abs(left).sum() < np.abs(both).sum()
         good(service.client.put("/v1/users/u00003/preferences", json={"personal": False}))
         found = answered(service, "u00003")
-        service.app.state.live.shoppers.answers.settle_all()
-        logged = {one.request_id: one for lot in AnswerStore(store.database).batches() for _, one in lot}
+        service.app.state.live.users.answers.settle_all()
+        logged = {one.request_id: one for lot in ImpressionLog(store.database).batches() for _, one in lot}
         assert logged[found["request_id"]].user_id is None
     store.close()
 
@@ -410,7 +410,7 @@ def test_the_command_line_tries_publishes_and_compacts(
     assert run("ab", "start", "20200101T000000000-00000000")[0] == 2
     code, told, _ = run("ab", "start", other, "--share", "0.25")
     assert (code, "25%" in told) == (0, True)
-    found = experiment.running(configured.store)
+    found = ab_test.running(configured.store)
     assert found is not None
     assert (found.release, found.share) == (other, 0.25)
     assert run("ab", "stop")[0] == 0
@@ -435,7 +435,7 @@ def test_the_command_line_tries_publishes_and_compacts(
 
 
 def test_what_happened_at_the_very_last_moment_is_known_to_what_was_built_after_it(copied: Settings) -> None:
-    store = open_event_store(copied)
+    store = open_event_log(copied)
     items = [item.as_py() for item in open_current(copied.store).catalogue.ids()]
     moment = float(int(time.time()))
     at_once = [Event(f"last {n}", f"u{n:05}", items[n % 72], "purchase", moment) for n in range(1, 200)]
@@ -443,6 +443,6 @@ def test_what_happened_at_the_very_last_moment_is_known_to_what_was_built_after_
     store.close()
     build(copied)
     release = open_current(copied.store)
-    assert release.manifest.behaviour.counted_at < release.known_until
+    assert release.manifest.behaviour.counted_at < release.history_until
     held = copied.model_copy(update={"half_lives": copied.half_lives.model_copy(update={"popularity": 3.0})})
     assert build(held).checks == []

@@ -32,7 +32,7 @@ from embed.encoders import choose_device
 from index.errors import Damaged
 from index.journal import Journal
 from serve import cli
-from serve.core.errors import Broken
+from serve.core.errors import StoreUnavailable
 from serve.core.settings import Settings
 from serve.engine.engine import Engine
 from serve.engine.query import Query
@@ -42,12 +42,12 @@ from serve.jobs.build import build
 from serve.jobs.doctor import examine
 from serve.live.change_record import LiveChange, journal_folder
 from serve.live.replica import open_engine
-from serve.live.runtime import Live
-from serve.moderation.policy import Policy
-from serve.release.overlay import LiveItems
+from serve.live.runtime import ServiceRuntime
+from serve.moderation.policy import ContentPolicy
+from serve.release.overlay import ReleaseOverlay
 from serve.release.release import Release
 from serve.release.repository import current_name, open_current, releases_folder
-from serve.release.snapshot import Rows, View
+from serve.release.snapshot import ItemVectors, Snapshot
 from serve.search.filters import compile_filter
 
 ROOT = Path(__file__).parents[1]
@@ -83,9 +83,9 @@ def small(tmp_path: Path) -> Settings:
     return make_store(tmp_path)
 
 
-def opened(configured: Settings) -> Live:
+def opened(configured: Settings) -> ServiceRuntime:
     """What answers in a process of its own, which looks at the store only when it is told to."""
-    live = Live(configured)
+    live = ServiceRuntime(configured)
     live.refresh()
     return live
 
@@ -93,7 +93,7 @@ def opened(configured: Settings) -> Live:
 def state(engine: Engine) -> dict[str, Item]:
     """Every item that is there."""
     view = engine.view
-    there = np.setdiff1d(view.everything, view.gone).tolist()
+    there = np.setdiff1d(view.everything, view.deleted).tolist()
     return {view.text(number): view.item(number) for number in there}
 
 
@@ -105,7 +105,7 @@ def statuses(answer: Any) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Known:
+class UserContext:
     """What the model holds of an item: its rows by space, the first of which is the item's own vector."""
 
     item: Item
@@ -117,9 +117,9 @@ class Shelf:
 
     def __init__(self, release: Release) -> None:
         self.release = release
-        self.live = LiveItems(release)
+        self.live = ReleaseOverlay(release)
         self.model = {
-            release.ids.text(number): Known(
+            release.ids.text(number): UserContext(
                 release.item(number), {name: index.rows_of(number)[1] for name, index in release.spaces.items()}
             )
             for number in range(release.manifest.items)
@@ -128,7 +128,7 @@ class Shelf:
 
     def put(self, item_id: str, seed: int) -> None:
         """Give an item other content: a few rows near those that items of the release have."""
-        chance = np.random.default_rng(seed)
+        probability = np.random.default_rng(seed)
         item = Item(
             item_id, f"thing {seed}", brand=["Asti", "Luma", None][seed % 3], price=float(seed), available=seed % 2 == 0
         )
@@ -136,13 +136,14 @@ class Shelf:
         for place, (name, index) in enumerate(self.release.spaces.items()):
             count = (seed + place) % 4  # none in some spaces, in rare cases none at all
             near = [
-                index.rows_of(int(number))[1][0] for number in chance.integers(self.release.manifest.items, size=count)
+                index.rows_of(int(number))[1][0]
+                for number in probability.integers(self.release.manifest.items, size=count)
             ]
             vectors = np.array(near, np.float32).reshape(count, index.space.dim)
-            vectors = vectors + 0.02 * chance.standard_normal(vectors.shape, np.float32)
+            vectors = vectors + 0.02 * probability.standard_normal(vectors.shape, np.float32)
             rows[name] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-        self.live.put(item, {name: Rows(range(len(vectors)), vectors) for name, vectors in rows.items()})
-        self._note(item_id, Known(item, rows))
+        self.live.put(item, {name: ItemVectors(range(len(vectors)), vectors) for name, vectors in rows.items()})
+        self._note(item_id, UserContext(item, rows))
 
     def put_price(self, item_id: str, price: int) -> None:
         """Put the item again with what no encoder reads changed."""
@@ -150,28 +151,30 @@ class Shelf:
             before = self.model[item_id]
             item = replace(before.item, price=float(price), domain="sale")
             self.live.put(item, None)
-            self._note(item_id, Known(item, before.rows))
+            self._note(item_id, UserContext(item, before.rows))
 
     def patch(self, item_id: str, price: int) -> None:
         self.live.patch(item_id, {"price": float(price), "available": price > 9})
         if item_id in self.model:
             before = self.model[item_id]
             item = replace(before.item, price=float(price), available=price > 9)
-            self._note(item_id, Known(item, before.rows))
+            self._note(item_id, UserContext(item, before.rows))
 
     def delete(self, item_id: str, _: int) -> None:
         self.live.delete(item_id)
         if item_id in self.model:
             self._note(item_id, None)
 
-    def _note(self, item_id: str, known: Known | None) -> None:
+    def _note(self, item_id: str, known: UserContext | None) -> None:
         self.touched.add(item_id)
         self.model.pop(item_id, None)
         if known:
             self.model[item_id] = known
 
 
-def scores(model: Mapping[str, Known], backgrounds: Mapping[str, Any], queries: Mapping[str, Any]) -> dict[str, float]:
+def scores(
+    model: Mapping[str, UserContext], backgrounds: Mapping[str, Any], queries: Mapping[str, Any]
+) -> dict[str, float]:
     """The score of every item that is in any of the spaces; fused as serve.search.fusion says, in plain words."""
     by_space = {
         name: {
@@ -200,10 +203,12 @@ FILTERS: list[dict[str, Any]] = [
 SPACES = [("text",), ("image",), ("image", "text")]
 
 
-def check(view: View, model: Mapping[str, Known], encoders: Encoders, configured: Settings, ids: list[str]) -> None:
+def check(
+    view: Snapshot, model: Mapping[str, UserContext], encoders: Encoders, configured: Settings, ids: list[str]
+) -> None:
     """Everything that can be asked of a view, against the model."""
     for item_id in ids:
-        number = view.number(item_id)
+        number = view.item_index(item_id)
         assert (number is not None) == (item_id in model), item_id
         if number is not None:
             assert (view.text(number), view.item(number)) == (item_id, model[item_id].item)
@@ -225,7 +230,7 @@ def check(view: View, model: Mapping[str, Known], encoders: Encoders, configured
                 answers = [engine.similar(liked, k, spaces, given_filter)]
                 answers.append(engine.search(Query(k=k, like=liked, spaces=spaces, filter=given_filter)))
                 for answer in answers:
-                    found = {view.text(one.number): one.score for one in answer}
+                    found = {view.text(one.item_index): one.score for one in answer}
                     assert len(found) == len(answer) == min(k, len(expected))
                     assert found.keys() <= matching - {*liked}
                     assert found == pytest.approx({item_id: right[item_id] for item_id in found}, abs=2e-3)
@@ -237,7 +242,7 @@ def check(view: View, model: Mapping[str, Known], encoders: Encoders, configured
 def few_chunks() -> Iterator[None]:
     """Chunks of changes are merged when there are more than two already."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("serve.release.overlay.MOST_CHUNKS", 2)
+        patch.setattr("serve.release.overlay.MAX_CHUNKS", 2)
         yield
 
 
@@ -267,7 +272,7 @@ def test_any_changes_come_to_what_a_plain_dict_says(
         if step != "look":
             getattr(shelf, step)([*ids[:5], *ids[-3:]][who], value)
         else:
-            seen.append((shelf.live.view(len(seen), Policy()), dict(shelf.model)))
+            seen.append((shelf.live.view(len(seen), ContentPolicy()), dict(shelf.model)))
     for view, model in seen[-3:]:
         check(view, model, encoders, built, ids)
     there = len(shelf.touched & shelf.model.keys())
@@ -290,7 +295,7 @@ def answers(engine: Engine) -> dict[str, dict[str, float]]:
             found[f"{words} {given_filter}"] = engine.search(query)
         for item_id in state(engine):
             found[f"like {item_id} {given_filter}"] = engine.similar([item_id], 100, filter_=given_filter)
-    return {name: {engine.view.text(one.number): one.score for one in each} for name, each in found.items()}
+    return {name: {engine.view.text(one.item_index): one.score for one in each} for name, each in found.items()}
 
 
 def agree(first: Engine, second: Engine) -> None:
@@ -301,14 +306,16 @@ def agree(first: Engine, second: Engine) -> None:
         assert ours[name] == pytest.approx(expected, abs=2e-4), name  # the encoder sees a text in other company
 
 
-def changed_at_random(live: Live, model: dict[str, dict[str, Any]], chance: random.Random, steps: int) -> None:
+def changed_at_random(
+    live: ServiceRuntime, model: dict[str, dict[str, Any]], probability: random.Random, steps: int
+) -> None:
     """Make changes through the service and in a plain dict of rows."""
     for _ in range(steps):
-        item_id = f"i{chance.randrange(18)}"
-        kind = chance.choice(["put", "put", "put again", "patch", "delete"])
+        item_id = f"i{probability.randrange(18)}"
+        kind = probability.choice(["put", "put", "put again", "patch", "delete"])
         if kind == "put":
             free = [number for number in range(56) if title(number) not in {each["title"] for each in model.values()}]
-            fresh = row(item_id, chance.choice(free), available=chance.random() < 0.7)
+            fresh = row(item_id, probability.choice(free), available=probability.random() < 0.7)
             assert statuses(live.put([fresh])) == ["updated" if item_id in model else "created"]
             model[item_id] = fresh
         elif item_id not in model:
@@ -318,12 +325,12 @@ def changed_at_random(live: Live, model: dict[str, dict[str, Any]], chance: rand
                 == ["unknown"]
             )
         elif kind == "put again":
-            model[item_id] = {**model[item_id], "price": float(chance.randrange(40)), "domain": "sale"}
+            model[item_id] = {**model[item_id], "price": float(probability.randrange(40)), "domain": "sale"}
             live.put([model[item_id]])
             assert statuses(live.put([model[item_id]])) == ["unchanged"]
         elif kind == "patch":
-            either = {"price": float(chance.randrange(40)), "available": chance.random() < 0.5}
-            fields = dict(chance.sample([*either.items()], chance.choice([1, 1, 2])))
+            either = {"price": float(probability.randrange(40)), "available": probability.random() < 0.5}
+            fields = dict(probability.sample([*either.items()], probability.choice([1, 1, 2])))
             live.patch([{"item_id": item_id, **fields}])
             model[item_id] = {**model[item_id], **fields}
         else:
@@ -332,9 +339,9 @@ def changed_at_random(live: Live, model: dict[str, dict[str, Any]], chance: rand
 
 
 def test_live_folded_and_built_anew_the_answers_are_the_same(small: Settings, tmp_path: Path) -> None:
-    live, chance = opened(small), random.Random(5)
+    live, probability = opened(small), random.Random(5)
     model = {f"i{number}": row(f"i{number}", number) for number in range(12)}
-    changed_at_random(live, model, chance, 60)
+    changed_at_random(live, model, probability, 60)
     anew = Settings(store=tmp_path / "anew")
     build(anew, write_feed(tmp_path / "anew.jsonl", [*model.values()]))
     agree(live.engine, open_engine(anew))
@@ -347,7 +354,7 @@ def test_live_folded_and_built_anew_the_answers_are_the_same(small: Settings, tm
     agree(folded, open_engine(anew))
     live.refresh()
     assert live.engine.view.release.name == report.manifest.release
-    changed_at_random(live, model, chance, 20)
+    changed_at_random(live, model, probability, 20)
     agree(open_engine(small), live.engine)
 
 
@@ -355,13 +362,13 @@ def test_live_folded_and_built_anew_the_answers_are_the_same(small: Settings, tm
 def test_who_is_behind_may_change_what_others_have_changed(small: Settings, meanwhile: str) -> None:
     """A put that seems to change the price alone, as the process has not seen yet what another one did."""
     behind, ahead = opened(small), opened(small)
-    score = {one.number: one.score for one in behind.engine.search(Query(k=100, text=title(3)))}[3]
+    score = {one.item_index: one.score for one in behind.engine.search(Query(k=100, text=title(3)))}[3]
     ahead.put([row("i3", 50)]) if meanwhile == "renamed" else ahead.delete(["i3"])
     assert statuses(behind.put([row("i3", 3, price=99.0)])) == ["updated" if meanwhile == "renamed" else "created"]
     ahead.refresh()
     for engine in (behind.engine, ahead.engine, open_engine(small)):
         best = engine.search(Query(k=1, text=title(3), filter={"price": 99}))[0]
-        assert engine.view.text(best.number) == "i3"
+        assert engine.view.text(best.item_index) == "i3"
         assert best.score == pytest.approx(score, abs=1e-3)
     assert [space.encoded for space in build(small).spaces] == [0]
     agree(open_engine(small), behind.engine)
@@ -496,7 +503,7 @@ def change_until_it_dies(client: httpx.Client, name: str, expected: dict[str, fl
 
 def test_what_a_killed_server_acknowledged_is_there_when_it_is_back(small: Settings, processes: Any) -> None:
     """SIGKILL amid changes; what was under way then may be there or not."""
-    chance = random.Random(3)
+    probability = random.Random(3)
     expected: dict[str, float | None] = {f"i{number}": float(number) for number in range(12)}
     for life in range(3):
         with served_apart(processes, small) as (process, client):
@@ -505,7 +512,7 @@ def test_what_a_killed_server_acknowledged_is_there_when_it_is_back(small: Setti
                 assert (response.json()["item"]["price"] if response.status_code == 200 else None) == price, item_id
             if life < 2:
                 before = len(expected)
-                threading.Timer(chance.uniform(0.1, 0.4), process.kill).start()
+                threading.Timer(probability.uniform(0.1, 0.4), process.kill).start()
                 change_until_it_dies(client, f"n{life}", expected)
                 process.join()
                 assert process.exitcode == -signal.SIGKILL
@@ -514,7 +521,7 @@ def test_what_a_killed_server_acknowledged_is_there_when_it_is_back(small: Setti
 
 def test_a_build_killed_at_any_instant_loses_no_change(small: Settings, processes: Any) -> None:
     """SIGKILL while it folds, encodes and publishes, with new changes each time; then one build to the end."""
-    chance = random.Random(4)
+    probability = random.Random(4)
     live = opened(small)
     model = {f"i{number}": row(f"i{number}", number) for number in range(12)}
     feed = small.store.parent / "feed.jsonl"
@@ -527,7 +534,7 @@ def test_a_build_killed_at_any_instant_loses_no_change(small: Settings, processe
     def wait_for_a_draft(process: BaseProcess) -> None:
         until(lambda: any(releases_folder(small.store).glob(".draft-*")) or not process.is_alive())
 
-    changed_at_random(live, model, chance, 5)
+    changed_at_random(live, model, probability, 5)
     began = time.monotonic()
     whole = started(with_feed=True)
     whole.join()
@@ -535,13 +542,13 @@ def test_a_build_killed_at_any_instant_loses_no_change(small: Settings, processe
     assert whole.exitcode == 0
     codes = []
     for kill in range(6):
-        changed_at_random(live, model, chance, 5)
+        changed_at_random(live, model, probability, 5)
         process = started(with_feed=kill % 2 == 1)
         if kill < 3:
-            time.sleep(chance.uniform(0, took))
+            time.sleep(probability.uniform(0, took))
         else:  # near the end, when it writes the release and moves to it
             wait_for_a_draft(process)
-            time.sleep(chance.uniform(0, 0.05))
+            time.sleep(probability.uniform(0, 0.05))
         process.kill()
         process.join()
         codes.append(process.exitcode)
@@ -623,7 +630,7 @@ def test_a_damaged_journal_is_named_and_what_comes_before_it_answers(
 
 def test_changes_are_seen_while_a_release_loads(small: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checking the sums of a large one takes minutes; changes have to be seen within a second all the same."""
-    writing, follower = opened(small), Live(small)
+    writing, follower = opened(small), ServiceRuntime(small)
     follower.start()
     is_loading, may_load = threading.Event(), threading.Event()
 
@@ -639,7 +646,7 @@ def test_changes_are_seen_while_a_release_loads(small: Settings, monkeypatch: py
         assert is_loading.wait(10)
         writing.put([row("new", 20)])
         deadline = time.monotonic() + 4
-        while follower.engine.view.number("new") is None:
+        while follower.engine.view.item_index("new") is None:
             assert time.monotonic() < deadline, "it was not seen while the release was loading"
             time.sleep(0.02)
         assert follower.engine.view.release.name != release
@@ -685,10 +692,10 @@ def test_a_release_that_cannot_be_used_is_not_made_current(small: Settings, monk
     live.refresh()
 
     def refuse(*_: Any) -> None:
-        raise Broken("its encoder is another one", "spaces/text")
+        raise StoreUnavailable("its encoder is another one", "spaces/text")
 
     monkeypatch.setattr(Encoders, "warm_up", refuse)
-    with pytest.raises(Broken, match="another"):
+    with pytest.raises(StoreUnavailable, match="another"):
         live.activate(first)
     assert live.engine.view.release.name == current_name(small.store) == second
 
@@ -1013,14 +1020,14 @@ def test_each_row_has_a_status_of_its_own(workers: Workers) -> None:
 
 def test_workers_that_all_change_the_same_items_come_to_agree(workers: Workers) -> None:
     def hammer(seed: int) -> None:
-        chance = random.Random(seed)
+        probability = random.Random(seed)
         for _ in range(25):
-            item_id = f"h{chance.randrange(4)}"
-            kind = chance.choice(["put", "put", "patch", "delete"])
+            item_id = f"h{probability.randrange(4)}"
+            kind = probability.choice(["put", "put", "patch", "delete"])
             if kind == "put":
-                workers.put(row(item_id, chance.randrange(40, 44), price=chance.randrange(3)))
+                workers.put(row(item_id, probability.randrange(40, 44), price=probability.randrange(3)))
             elif kind == "patch":
-                workers.patch(item_id=item_id, price=chance.randrange(3))
+                workers.patch(item_id=item_id, price=probability.randrange(3))
             else:
                 workers.ask("DELETE", f"/v1/items/{item_id}")
 

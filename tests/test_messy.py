@@ -41,7 +41,7 @@ from serve import cli
 from serve.core.settings import Settings
 from serve.release.manifest import read_manifest
 from serve.release.repository import current_name, draft, make_current, open_current, releases_folder, seal
-from serve.storage.event_log import open_event_store
+from serve.storage.event_log import open_event_log
 
 INPUTS = Path(__file__).parents[1] / ".." / "shared" / "inputs"
 IMAGES = INPUTS / "images"
@@ -67,7 +67,7 @@ class Done(NamedTuple):
         assert self.code == 0, self.err
         return json.loads(self.out, parse_constant=lambda name: pytest.fail(f"{name} in an answer"))
 
-    def complaint(self, code: int = 2) -> str:
+    def error_response(self, code: int = 2) -> str:
         """What a refusal says, in one line."""
         assert (self.code, self.out) == (code, ""), self.err
         assert is_one_line(self.err) or "Invalid value" in self.err, self.err
@@ -260,7 +260,7 @@ class Image(Row):
             done = vetrina("search", "--image", path, "-k", "100", "--store", shop.store, "--json")
         if self.refused:
             assert (failures[path.name]["image"], failures[path.name]["code"]) == (path.name, self.refused)
-            assert failures[path.name]["reason"].replace(" ", "") in done.complaint().replace(" ", "")
+            assert failures[path.name]["reason"].replace(" ", "") in done.error_response().replace(" ", "")
         else:
             assert path.name not in failures
             self._finds_itself(path, done.json["items"])
@@ -410,8 +410,8 @@ def everywhere(shop: Shop) -> None:
     # These lack what the shop has to have for them, not the item.
     assert "relation" in refused(ask("GET", f"{path}/related"))["message"]
     assert "user model" in refused(ask("POST", "/v1/audience", json={"item_id": item_id}))["message"]
-    (gone,) = good(ask("DELETE", path))["items"]
-    assert (gone["item_id"], gone["status"]) == (item_id, "deleted")
+    (deleted,) = good(ask("DELETE", path))["items"]
+    assert (deleted["item_id"], deleted["status"]) == (item_id, "deleted")
     assert refused(ask("GET", path), 404)["code"] == "unknown_item"
 
 
@@ -439,7 +439,7 @@ class NoProducts(Row):
     def http(self, shop: Shop, path: Path) -> None:
         before = good(shop.service.search(text="shoe", k=100))
         assert refused(shop.put(b'{"items": []}'))["field"] == "items"
-        assert "0 usable products" in vetrina("build", path, "--store", shop.served_store, "--json").complaint()
+        assert "0 usable products" in vetrina("build", path, "--store", shop.served_store, "--json").error_response()
         after = good(shop.service.search(text="shoe", k=100))
         assert (after["release"], after["items"]) == (before["release"], before["items"])
 
@@ -447,10 +447,10 @@ class NoProducts(Row):
         report = vetrina("ingest", path, "--store", "store", "--json").json
         assert (report["read"], report["kept"], report["rejected"]) == (0, 0, 0)
         assert "0 read = 0 kept + 0 rejected" in vetrina("ingest", path, "--store", "store").out
-        assert "nothing to release" in vetrina("build", path, "--store", "store", "--json").complaint()
+        assert "nothing to release" in vetrina("build", path, "--store", "store", "--json").error_response()
         items, release = len(Catalogue.current(shop.store)), current_name(shop.store)
         for command in ("ingest", "build"):
-            assert "0 usable products" in vetrina(command, path, "--store", shop.store, "--json").complaint()
+            assert "0 usable products" in vetrina(command, path, "--store", shop.store, "--json").error_response()
         assert (len(Catalogue.current(shop.store)), current_name(shop.store)) == (items, release)
 
 
@@ -543,7 +543,7 @@ class Events(Row):
             self._checked_liking(_asking(Path("store"))[1])
             vetrina("build", "--store", "store", "--images", IMAGES)  # counts what is popular
             found = vetrina("recommend", "nobody", "-k", "100", "--store", "store", "--json").json["items"]
-            assert {item["item_id"] for item in found if item["sources"].get("popularity")} == {self.liked}
+            assert {item["item_id"] for item in found if item["retriever_scores"].get("popularity")} == {self.liked}
 
     def _checked(self, ask: Ask) -> dict[str, Any]:
         """What every user did and is recommended, after that was found to be right."""
@@ -576,7 +576,7 @@ def _asking(store: Path) -> Ask:
     """The same of a store, by the command line."""
 
     def history(user: str) -> list[Told]:
-        events = open_event_store(Settings(store=store))
+        events = open_event_log(Settings(store=store))
         found = [(event.item_id, event.type, event.timestamp, event.value) for event in events.recent(user, 100)]
         events.close()
         return found[::-1]
@@ -629,12 +629,12 @@ class ForeignEvents(Row):
             good(shop.service.client.delete(f"/v1/users/{user}"))
 
     def command(self, shop: Shop, path: Path) -> None:
-        complaint = vetrina("events", path, "--store", "store", "--json").complaint()
-        assert "favori, UserId, ItemId, Timestamp" in complaint
+        error_response = vetrina("events", path, "--store", "store", "--json").error_response()
+        assert "favori, UserId, ItemId, Timestamp" in error_response
         Path("mapping.toml").write_text(f'timezone = "Europe/Paris"\n{MAPPING}')
         report = vetrina("events", path, "--store", "store", "--mapping", "mapping.toml", "--json").json
         assert (report["read"], report["stored"], report["rejected"]) == (3, 3, 0)
-        events = open_event_store(Settings(store=Path("store")))
+        events = open_event_log(Settings(store=Path("store")))
         assert [event.timestamp for event in events.recent("3423", 10)] == [_utc(19, 20, 11), _utc(19, 20, 13)]
         assert [(event.item_id, event.type) for event in events.recent("2823", 10)] == [("186085", "cart")]
         events.close()
@@ -671,8 +671,8 @@ class Request(Row):
         asked = json.loads(path.read_bytes())
         excluded = {"not": {"item_id": {"in": asked["exclude"]}}} if "exclude" in asked else {}
         arguments = ("search", asked["text"], "-k", str(asked["k"]), "--filter", json.dumps(excluded))
-        complaint = vetrina(*arguments, "--store", shop.store, "--json").complaint()
-        assert {"k": "-k", "text": "blank"}.get(self.field, "at most 5000") in complaint
+        error_response = vetrina(*arguments, "--store", shop.store, "--json").error_response()
+        assert {"k": "-k", "text": "blank"}.get(self.field, "at most 5000") in error_response
 
 
 @dataclass(frozen=True)
@@ -831,13 +831,15 @@ class Artifact(Row):
     def command(self, library: Library, path: Path) -> None:
         store = self._spoilt(library, path)
         self._refused(store, "release")
-        assert Path(self.stands_for).name in vetrina("similar", "11", "--store", store).complaint(1).replace(" ", "")
+        assert Path(self.stands_for).name in vetrina("similar", "11", "--store", store).error_response(1).replace(
+            " ", ""
+        )
         other = Path("other").resolve()
         shutil.copytree(library.store, other, symlinks=True)
         (part,) = (other / "vectors/text").rglob("*.arrow")
         part.write_bytes(path.read_bytes())
         self._refused(other, "vectors text", part.name)
-        assert part.name in vetrina("build", "--store", other, "--json").complaint(1).replace(" ", "")
+        assert part.name in vetrina("build", "--store", other, "--json").error_response(1).replace(" ", "")
         assert current_name(other) == library.release
         assert not list(Path().rglob("PICKLE*"))
 

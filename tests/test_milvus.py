@@ -176,13 +176,13 @@ def test_live_changes_equal_an_index_of_the_final_state(index: MilvusIndex, exac
         added.append(item, [item] * len(rows), rows)
         owners.append(np.full(len(rows), ITEMS + item, np.int32))
         vectors.append(rows)
-    gone = np.sort(np.concatenate([generator.choice(ITEMS, 58, replace=False), [ITEMS + 3, ITEMS + 7]]))
-    live = LiveIndex(index, added.index(12), gone)
+    deleted = np.sort(np.concatenate([generator.choice(ITEMS, 58, replace=False), [ITEMS + 3, ITEMS + 7]]))
+    live = LiveIndex(index, added.index(12), deleted)
     of_rows = np.concatenate(owners)
-    kept = ~np.isin(of_rows, gone)
+    kept = ~np.isin(of_rows, deleted)
     final = ExactIndex(SPACE, np.concatenate(vectors)[kept], of_rows[kept], of_rows[kept], ITEMS + 12)
     allowed = generator.random(ITEMS + 12) < 0.4
-    allowed[gone] = False
+    allowed[deleted] = False
     for k in (1, 10, ITEMS + 12):
         check_same(live, final, queries, k)
         check_same(live, final, queries, k, Selection(allowed))

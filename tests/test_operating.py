@@ -25,21 +25,21 @@ from test_http import good, refused, served, until
 from index.exact import ExactIndex
 from index.selection import Selection
 from index.space import Space
-from serve.core import request_context as stages
+from serve.core import request_context
 from serve.core.metrics import DROPPED, PROBE_FOUND, PROBED
 from serve.core.settings import Settings, Timeouts
-from serve.engine.recall_monitor import RecallProbe, recalled
-from serve.http.middleware import load_shedding as shedding
-from serve.http.middleware.load_shedding import LEAST, WINDOW, Load
+from serve.engine.recall_monitor import RecallMonitor, recalled
+from serve.http.middleware import load_shedding
+from serve.http.middleware.load_shedding import LEAST, WINDOW, LoadShedder
 from serve.jobs.build import build
 from serve.release.repository import open_current
-from serve.storage.event_log import EventStore
-from serve.storage.impression_log import AnswerStore
+from serve.storage.event_log import EventLog
+from serve.storage.impression_log import ImpressionLog
 
 # ------------------------------------------------------------------------------------------------------------- shedding
 
 
-def driven(load: Load, service_time: float, offered: int, rounds: int) -> list[float]:
+def driven(load: LoadShedder, service_time: float, offered: int, rounds: int) -> list[float]:
     """The latencies of what is admitted of `offered` requests at once, on a core that answers them in turns."""
     took = []
     for _ in range(rounds):
@@ -52,23 +52,25 @@ def driven(load: Load, service_time: float, offered: int, rounds: int) -> list[f
 
 @pytest.mark.parametrize("service_time", [0.001, 0.004, 0.011])
 def test_what_is_admitted_settles_where_answers_are_just_in_time(service_time: float) -> None:
-    load = Load(0.1)
+    load = LoadShedder(0.1)
     took = driven(load, service_time, offered=1000, rounds=600)
     settled = took[len(took) // 2 :]
     assert np.quantile(settled, 0.99) <= 0.1 * 1.1 + service_time
-    assert np.mean(settled) >= 0.75 * min(0.1, service_time * shedding.MOST)  # and no more is refused than has to be
+    assert np.mean(settled) >= 0.75 * min(
+        0.1, service_time * load_shedding.MOST
+    )  # and no more is refused than has to be
     assert load.in_flight == 0
 
 
 def test_few_requests_are_never_refused_however_slow_they_are() -> None:
-    load = Load(0.1)
+    load = LoadShedder(0.1)
     driven(load, 5.0, offered=LEAST, rounds=20 * WINDOW)
     assert [load.admit() for _ in range(LEAST + 1)] == [True] * LEAST + [False]
 
 
 def test_an_event_loop_that_is_late_sheds() -> None:
     async def blocked() -> tuple[bool, bool]:
-        load = Load(0.05)
+        load = LoadShedder(0.05)
         load.start()
         await asyncio.sleep(0.05)
         for _ in range(LEAST):
@@ -94,18 +96,18 @@ def test_beyond_what_can_be_done_requests_are_refused_at_once_and_say_when_to_co
         monkeypatch.setattr(engine, "recommend", lambda *of, **named: (hold.wait(30), recommend(*of, **named))[1])
         with ThreadPoolExecutor(60) as pool:
             asked = [pool.submit(service.client.post, "/v1/recommend", json={"k": 3}) for _ in range(60)]
-            until(lambda: sum(each.done() for each in asked) >= 60 - shedding.FIRST)
+            until(lambda: sum(each.done() for each in asked) >= 60 - load_shedding.FIRST)
             assert service.client.get("/healthz").status_code == 200  # these are always answered
             assert service.client.get("/readyz").status_code == 200
             metrics = service.client.get("/metrics").text
             hold.set()
             answers = [each.result() for each in asked]
         shed = [answer for answer in answers if answer.status_code == 503]
-        assert len(shed) == 60 - shedding.FIRST
+        assert len(shed) == 60 - load_shedding.FIRST
         assert {refused(answer, 503)["code"] for answer in shed} == {"busy"}
         assert all(answer.headers["retry-after"] == "1" for answer in shed)
         assert all(good(answer)["items"] for answer in answers if answer.status_code != 503)
-        assert f"vetrina_in_flight {float(shedding.FIRST)}" in metrics
+        assert f"vetrina_in_flight {float(load_shedding.FIRST)}" in metrics
         assert "vetrina_shed_total" in metrics
 
 
@@ -119,14 +121,14 @@ def test_a_late_answer_goes_out_as_it_is_and_says_so(copied: Settings) -> None:
         assert (whole["ranked_by"], whole.get("partial", [])) == ("scorer", [])
     with served(copied.model_copy(update={"timeouts": Timeouts(answer=1e-6)})) as service:
         late = good(service.client.post("/v1/recommend", json=body))
-        assert (late["ranked_by"], late["partial"]) == ("sources", ["scorer"])
+        assert (late["ranked_by"], late["partial"]) == ("retrievers", ["scorer"])
         assert len(late["items"]) == 5
         assert 'vetrina_partial_total{left_out="scorer"}' in service.client.get("/metrics").text
 
 
 def test_a_database_that_does_not_answer_costs_the_history_and_not_the_answer(copied: Settings, postgres: str) -> None:
     configured = copied.model_copy(update={"events_url": postgres, "timeouts": Timeouts(events=0.2)})
-    store = EventStore(postgres)
+    store = EventLog(postgres)
     with served(configured) as service:
         item = good(service.search(text="shoe"))["items"][0]["item_id"]
         acts = [{"user_id": name, "item_id": item, "type": "purchase"} for name in ("ann", "bob")]
@@ -154,15 +156,15 @@ def test_a_space_that_does_not_answer_is_left_out(copied: Settings, monkeypatch:
     with served(copied) as service:
         view = service.app.state.live.engine.view
 
-        def gone(*_: Any, **__: Any) -> Any:
+        def deleted(*_: Any, **__: Any) -> Any:
             raise Missing("the engine is gone", "image")
 
-        monkeypatch.setattr(view.spaces["image"], "scores_of_all", gone)
-        monkeypatch.setattr(view.spaces["image"], "search", gone)
+        monkeypatch.setattr(view.spaces["image"], "scores_of_all", deleted)
+        monkeypatch.setattr(view.spaces["image"], "search", deleted)
         monkeypatch.setattr(view.spaces["image"], "factory", "HNSW")
         found = good(service.search(text="shoe"))
         assert found["partial"] == ["image"]
-        assert set(found["items"][0]["sources"]) == {"text", "words"}
+        assert set(found["items"][0]["retriever_scores"]) == {"text", "keywords"}
         assert refused(service.search(text="shoe", spaces=["image"]), 503)["message"] == "the engine is gone"
 
 
@@ -193,7 +195,7 @@ def test_live_queries_are_probed_and_nothing_waits_for_it() -> None:
     index = ExactIndex(Space("probed", 8, "f"), vectors, np.arange(50, dtype=np.int32), np.zeros(50, np.int32), 50)
     truth = index.search(vectors[:1], 10).ids[0]
     missed = np.concatenate([truth[:7], np.setdiff1d(np.arange(50), truth)[:3]])
-    probe = RecallProbe(seconds=1e-9)
+    probe = RecallMonitor(seconds=1e-9)
     probe.start()
     for found in (truth, missed, truth[:3]):  # fewer than ten are no sample
         probe.offer("probed", index, vectors[0], found, None)
@@ -213,7 +215,7 @@ def test_requests_and_their_stages_are_spans_without_shoppers(trained: Settings)
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    stages.trace_with(provider.get_tracer("test"))
+    request_context.trace_with(provider.get_tracer("test"))
     try:
         with served(trained) as service:
             exporter.clear()
@@ -224,7 +226,7 @@ def test_requests_and_their_stages_are_spans_without_shoppers(trained: Settings)
             good(service.client.get("/v1/users/u00001"))
             until(lambda: len([span for span in exporter.get_finished_spans() if span.parent is None]) >= 1)
     finally:
-        stages.trace_with(None)
+        request_context.trace_with(None)
     spans = exporter.get_finished_spans()
     request = next(span for span in spans if span.name == "POST /v1/recommend")
     assert request.context.trace_id == int(trace, 16)
@@ -335,7 +337,7 @@ def test_what_became_of_the_feed_and_what_goes_on_is_told(tmp_path: Path) -> Non
 def test_rates_of_events_are_by_the_hour_in_either_database(url: str) -> None:
     from embed.behaviour import Event
 
-    store = EventStore(url)
+    store = EventLog(url)
     hour = int(time.time() // 3600) - 5
     times = [hour * 3600, hour * 3600 + 3599.9, (hour + 1) * 3600, (hour - 100) * 3600]
     store.add([Event(f"e{n}", "u", "i", "click", at) for n, at in enumerate(times)])
@@ -375,10 +377,10 @@ def test_readiness_is_a_release_that_answers(tmp_path: Path) -> None:
 
 def test_who_only_looks_on_leaves_no_trace(copied: Settings) -> None:
     with served(copied) as service:
-        store = AnswerStore(service.app.state.live.shoppers.events.database)
+        store = ImpressionLog(service.app.state.live.users.events.database)
 
         def logged() -> int:
-            service.app.state.live.shoppers.answers.settle_all()
+            service.app.state.live.users.answers.settle_all()
             return sum(len(lot) for lot in store.batches())
 
         before = logged()

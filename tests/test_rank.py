@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from test_recommend import NOW, interactions, shopper, some_rows
+from test_recommend import NOW, interactions, some_rows, user_history
 
 from embed.behaviour import Event, Signal, as_batch
 from embed.behaviour.interactions import KINDS
@@ -20,19 +20,19 @@ from embed.training_loop import fit
 from serve.core.errors import BadRequest
 from serve.core.ranking_settings import HEADS, ScorerSettings
 from serve.recommend.ranking.diversity import diversify
-from serve.recommend.ranking.feature_builder import HISTORY, Context, FeatureMaker, Features, Layout
-from serve.recommend.ranking.impressions import ACTS, HORIZON, read_shown
-from serve.recommend.ranking.item_features import TAG_GROUPS, Facts, Tags
-from serve.recommend.ranking.merchandising_rules import Acting, RuleBook, read_rules
-from serve.recommend.ranking.pipeline import Ranker, spread
-from serve.recommend.ranking.scorer import HeadFacts, Scorer, ScorerFacts
-from serve.recommend.retrieval.candidates import Recommender
+from serve.recommend.ranking.feature_builder import HISTORY, FeatureBuilder, Features, Layout, RankingContext
+from serve.recommend.ranking.impressions import HORIZON, INTERACTIONS, read_impressions
+from serve.recommend.ranking.item_features import TAG_GROUPS, ItemSignals, Tags
+from serve.recommend.ranking.merchandising_rules import ActiveRules, RulesFile, read_rules
+from serve.recommend.ranking.pipeline import RankingPipeline, spread
+from serve.recommend.ranking.scorer import HeadMetrics, Scorer, ScorerMetadata
+from serve.recommend.retrieval.candidates import CandidateGenerator
 from serve.recommend.retrieval.covisitation import Covisitation
-from serve.recommend.retrieval.item_relations import Relations, read_relations
-from serve.recommend.retrieval.retrievers import FixedSource, ranked
-from serve.recommend.retrieval.score_blend import Blend
+from serve.recommend.retrieval.item_relations import ItemRelations, read_relations
+from serve.recommend.retrieval.retrievers import FixedRetriever, ranked
+from serve.recommend.retrieval.score_blend import LinearScoreModel
 from serve.training.onnx_export import export
-from serve.training.ranking_examples import Case, Examples
+from serve.training.ranking_examples import Examples, LabelledList
 from serve.training.scorer_trainer import Calibration, ScorerTrainer
 from serve.training.scorer_validation import auc, calibration_error
 
@@ -60,7 +60,7 @@ def test_an_act_is_put_down_to_the_latest_showing_before_it(rows: list[tuple[int
         Event(f"e{place}", f"u{user}", f"i{item}", type_, NOW + step * time, value if type_ == "rating" else None)
         for place, (user, item, type_, time, value) in enumerate(rows)
     ]
-    found = read_shown([as_batch(events)], IDS, Signal(), NOW + step, NOW + 30 * step)
+    found = read_impressions([as_batch(events)], IDS, Signal(), NOW + step, NOW + 30 * step)
     expected: dict[tuple[str, str, float], set[str]] = {}
     for event in events:
         if event.type == "impression" and event.item_id != "i4" and NOW + step <= event.timestamp < NOW + 30 * step:
@@ -74,7 +74,7 @@ def test_an_act_is_put_down_to_the_latest_showing_before_it(rows: list[tuple[int
         if before and event.type != "impression" and event.timestamp < NOW + 30 * step + HORIZON:
             liked = event.type != "rating" or (event.value or 0) >= 4
             expected[event.user_id, event.item_id, max(before)] |= {
-                head for head in HEADS if event.type in ACTS[head] and liked
+                head for head in HEADS if event.type in INTERACTIONS[head] and liked
             }
     told: dict[tuple[str, str, float], set[str]] = {}
     for number in range(len(found)):
@@ -89,12 +89,12 @@ tags_of_items = st.lists(st.lists(st.integers(1, 9), max_size=4, unique=True), m
 GROUP_OF_TAG = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, 2])
 
 
-def facts(tags: list[list[int]]) -> Facts:
+def facts(tags: list[list[int]]) -> ItemSignals:
     count = len(tags)
     starts = np.concatenate([[0], np.cumsum([len(of) for of in tags])]).astype(np.int64)
     numbers = np.array([tag for of in tags for tag in of], np.int64)
     prices = np.arange(count, dtype=np.float32)
-    return Facts(prices, np.zeros(count, np.float32), np.full(count, np.nan), Tags(numbers, starts, GROUP_OF_TAG))
+    return ItemSignals(prices, np.zeros(count, np.float32), np.full(count, np.nan), Tags(numbers, starts, GROUP_OF_TAG))
 
 
 @given(tags_of_items, tags_of_items)
@@ -111,7 +111,7 @@ def test_shared_tags_are_counted(items: list[list[int]], others: list[list[int]]
     order = np.arange(len(items))[::-1]
     np.testing.assert_array_equal(facts(items).of(order).shared(facts(others)), found[order])
     np.testing.assert_array_equal(
-        Facts.joined([facts(items), facts(others)]).of(order).shared(facts(others)), found[order]
+        ItemSignals.joined([facts(items), facts(others)]).of(order).shared(facts(others)), found[order]
     )
 
 
@@ -171,7 +171,7 @@ def test_rows_count_by_the_inverse_of_place_and_propensity_where_that_is_wanted(
     )
     labels = np.zeros((rows, len(HEADS)), np.bool_)
     labels[:2, 0] = True
-    case = Case(
+    case = LabelledList(
         features,
         labels,
         np.array([True, True, True, False]),
@@ -193,7 +193,11 @@ def test_rows_count_by_the_inverse_of_place_and_propensity_where_that_is_wanted(
 def trained(folder: Path, examples: Examples, epochs: int = 6) -> ScorerTrainer:
     torch.set_num_threads(1)
     trainer = ScorerTrainer(
-        ScorerSettings(epochs=epochs, rows=128, learning_rate=0.01), LAYOUT, examples, ["click", "purchase"], Blend()
+        ScorerSettings(epochs=epochs, rows=128, learning_rate=0.01),
+        LAYOUT,
+        examples,
+        ["click", "purchase"],
+        LinearScoreModel(),
     )
     fit(trainer, folder, epochs)
     return trainer
@@ -203,12 +207,12 @@ def trained(folder: Path, examples: Examples, epochs: int = 6) -> ScorerTrainer:
 def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[ScorerTrainer, Scorer]:
     trainer = trained(tmp_path_factory.mktemp("scorer"), drawn(6000))
     head = {"slope": 1.1, "offset": -0.2, "outcomes": 1, "auc": 0.5, "log_loss": 0, "base_log_loss": 0, "ece": 0}
-    told = ScorerFacts(
+    told = ScorerMetadata(
         spaces=LAYOUT.spaces,
         columns=LAYOUT.names,
         towers="t",
         usual_place=trainer.usual_place,
-        heads={name: HeadFacts(**head) for name in ("click", "purchase")},
+        heads={name: HeadMetrics(**head) for name in ("click", "purchase")},
         rows=6000,
         cases=6000,
         epochs=6,
@@ -252,7 +256,11 @@ def test_training_goes_on_after_a_kill_as_if_there_had_been_none(tmp_path: Path)
     examples = drawn(1500)
     straight = trained(tmp_path / "straight", examples, epochs=4)
     broken = ScorerTrainer(
-        ScorerSettings(epochs=4, rows=128, learning_rate=0.01), LAYOUT, examples, ["click", "purchase"], Blend()
+        ScorerSettings(epochs=4, rows=128, learning_rate=0.01),
+        LAYOUT,
+        examples,
+        ["click", "purchase"],
+        LinearScoreModel(),
     )
     with pytest.raises(KeyboardInterrupt):
         fit(broken, tmp_path / "broken", 4, told=lambda epoch, _: interrupt() if epoch == 2 else None)
@@ -436,12 +444,12 @@ def test_rules_act_in_their_order_and_are_named(tmp_path: Path) -> None:
     def number_of(item_id: str) -> int | None:
         return int(item_id[1:]) if item_id[1:].isdigit() else None
 
-    acting = Acting(read_rules(file), NOW, mask_of, column, np.full(8, np.nan), number_of, str, Relations())
-    ranked = small_shop(None).recommend(shopper([]), 7, np.array([3]), NOW, rules=acting)
+    acting = ActiveRules(read_rules(file), NOW, mask_of, column, np.full(8, np.nan), number_of, str, ItemRelations())
+    ranked = small_shop(None).recommend(user_history([]), 7, np.array([3]), NOW, rules=acting)
     # By popularity 7 6 5 4 2 1 0; 5 is hidden, 6 and 0 come first, 1 is the third of its brand, 0 is pinned to 2.
     assert ranked.found.items.tolist() == [6, 0, 7, 4, 2, 1]
     assert ranked.rules == {6: ["own brand"], 0: ["own brand", "offer"]}
-    again = small_shop(None).recommend(shopper([]), 4, np.array([3, 6, 4]), NOW, rules=acting)
+    again = small_shop(None).recommend(user_history([]), 4, np.array([3, 6, 4]), NOW, rules=acting)
     assert again.found.items.tolist() == [7, 0, 2, 1]
 
 
@@ -453,8 +461,10 @@ def test_rules_may_be_for_who_bought_something_and_for_what_is_new(tmp_path: Pat
     )
     masks = {"Bags": np.arange(8) == 2, "Cameras": np.arange(8) == 1}
     seen = np.where(np.arange(8) == 7, NOW - 86_400, NOW - 86_400 * 9)
-    acting = Acting(read_rules(file), NOW, lambda of: masks[of["category"]], lambda *_: [], seen, int, str, Relations())
-    bought, looked = shopper([1]), shopper([1])
+    acting = ActiveRules(
+        read_rules(file), NOW, lambda of: masks[of["category"]], lambda *_: [], seen, int, str, ItemRelations()
+    )
+    bought, looked = user_history([1]), user_history([1])
     bought.kind[:] = KINDS.index("purchase")
     found = small_shop(None).recommend(looked, 7, np.array([1]), NOW, rules=acting)
     assert found.found.items.tolist() == [6, 5, 4, 3, 2, 0, 7]
@@ -471,8 +481,8 @@ def test_a_rule_may_go_by_the_shops_table_of_relations(tmp_path: Path) -> None:
     table.write_text(
         "item_id,relation,related_id\n1,accessory,2\n1,substitute,3\n1,accessory,gone\n4,accessory,5\n1,,6\n"
     )
-    book = RuleBook(tmp_path / "rules.toml")
-    bought = shopper([1])
+    book = RulesFile(tmp_path / "rules.toml")
+    bought = user_history([1])
     bought.kind[:] = KINDS.index("purchase")
 
     def number_of(item_id: str) -> int | None:
@@ -480,13 +490,15 @@ def test_a_rule_may_go_by_the_shops_table_of_relations(tmp_path: Path) -> None:
 
     def first(of: Any) -> tuple[int, Mapping[int, Any]]:
         rules, related = book.current()
-        acting = Acting(rules, NOW, lambda _: np.ones(8, np.bool_), lambda *_: [], np.zeros(8), number_of, str, related)
+        acting = ActiveRules(
+            rules, NOW, lambda _: np.ones(8, np.bool_), lambda *_: [], np.zeros(8), number_of, str, related
+        )
         found = small_shop(None).recommend(of, 7, np.array([1]), NOW, rules=acting)
         return int(found.found.items[0]), found.rules
 
-    assert first(shopper([1])) == (7, {})
+    assert first(user_history([1])) == (7, {})
     assert first(bought) == (2, {2: ["fits"]})
-    assert book.current()[1].left_out == 1
+    assert book.current()[1].excluded == 1
     table.write_text("item_id,relation,related_id\n1,accessory,3\n")
     assert first(bought) == (3, {3: ["fits"]})
     table.write_text("item_id,related_id\n1,4\n")
@@ -511,7 +523,7 @@ def test_a_rule_may_go_by_the_shops_table_of_relations(tmp_path: Path) -> None:
 )
 def test_a_mistake_in_the_rules_is_named_and_the_rules_of_before_stay(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "rules.toml"
-    book = RuleBook(file)
+    book = RulesFile(file)
     assert book.current()[0] == []
     file.write_text(RULES)
     before = book.current()
@@ -529,32 +541,32 @@ class _Failing:
         raise RuntimeError("no such input")
 
 
-def small_shop(scorer: Any) -> Ranker:
+def small_shop(scorer: Any) -> RankingPipeline:
     rows = [(user, (user + step) % 8, float(step), 1.0) for user in range(5) for step in range(4)]
     counted = Covisitation.count(interactions(rows), NOW, 30.0)
     scores = np.arange(8, dtype=np.float32)
-    recommender = Recommender({"popularity": FixedSource(scores, ranked(scores))}, Blend(), 8)
-    maker = FeatureMaker({}, facts([[1 + number] for number in range(8)]).of, counted, Blend().floors)
-    return Ranker(recommender, maker, scorer, VALUES)
+    recommender = CandidateGenerator({"popularity": FixedRetriever(scores, ranked(scores))}, LinearScoreModel(), 8)
+    maker = FeatureBuilder({}, facts([[1 + number] for number in range(8)]).of, counted, LinearScoreModel().smoothing)
+    return RankingPipeline(recommender, maker, scorer, VALUES)
 
 
 def test_where_the_scorer_fails_the_blended_order_stands(caplog: pytest.LogCaptureFixture) -> None:
     ranker = small_shop(_Failing())
-    found = ranker.recommend(shopper([3, 5]), 4, np.array([3, 5]), NOW)
+    found = ranker.recommend(user_history([3, 5]), 4, np.array([3, 5]), NOW)
     assert found.scores is None
     assert found.found.items.tolist() == [7, 6, 4, 2]
-    assert ranker.rank(shopper([]), np.array([1, 4]), NOW).found.items.tolist() == [4, 1]
+    assert ranker.rank(user_history([]), np.array([1, 4]), NOW).found.items.tolist() == [4, 1]
     assert ranker.failures == 2
     assert "the blended order stands" in caplog.text
 
 
 def test_features_say_what_is_known_and_nan_for_what_is_not() -> None:
     counted = Covisitation.count(interactions([(0, 1, 0.0, 1.0), (0, 2, 0.0, 1.0)]), NOW, 30.0)
-    maker = FeatureMaker({}, facts([[1, 4]] * 4 + [[2, 5]] * 4).of, counted, Blend().floors)
+    maker = FeatureBuilder({}, facts([[1, 4]] * 4 + [[2, 5]] * 4).of, counted, LinearScoreModel().smoothing)
     scores = np.array([0, 5, 3, 0, 0, 0, 0, 2], np.float32)
-    recommender = Recommender({"popularity": FixedSource(scores, ranked(scores))}, Blend(), 8)
-    found = recommender.candidates(shopper([1]), 10, np.array([1]), also=np.array([5]))
-    made = maker.make(shopper([1]), found, Context(NOW))
+    recommender = CandidateGenerator({"popularity": FixedRetriever(scores, ranked(scores))}, LinearScoreModel(), 8)
+    found = recommender.candidates(user_history([1]), 10, np.array([1]), also=np.array([5]))
+    made = maker.make(user_history([1]), found, RankingContext(NOW))
     names = maker.layout.names
     told = {
         number: dict(zip(names, row, strict=True))
@@ -568,6 +580,6 @@ def test_features_say_what_is_known_and_nan_for_what_is_not() -> None:
     assert (told[2]["category_last"], told[7]["category_last"]) == (1, 0)
     assert told[7]["price_against_usual"] == 6
     assert all(np.isnan(row[name]) for row in told.values() for name in ("position", "hour_sine", "age"))
-    nobody = maker.make(shopper([]), found, Context(NOW))
+    nobody = maker.make(user_history([]), found, RankingContext(NOW))
     assert np.isnan(nobody.values[:, names.index("category_last")]).all()
     assert nobody.pairs.shape == (len(found.items), 0, len(maker.layout.channels))

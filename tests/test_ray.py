@@ -13,7 +13,7 @@ from ray._private.state import actors
 
 from embed import ray_job
 from embed.errors import Missing
-from embed.vector_store import Known
+from embed.vector_store import UserContext
 from serve.core.settings import Settings
 from serve.jobs.build import encode_catalogue, ingest_feed
 
@@ -92,7 +92,7 @@ def test_a_worker_leaves_out_what_is_known() -> None:
     for count in (0, 1, 40):
         keys = np.random.default_rng(count).bytes(16 * count)
         known = {keys[at : at + 16] for at in range(0, 16 * count, 16)} | ({b"\1" * 15 + b"\0"} if count else set())
-        table = Known(np.frombuffer(b"".join(known), "V16"))
+        table = UserContext(np.frombuffer(b"".join(known), "V16"))
         assert all(key in table for key in known)
         assert b"\2" * 16 not in table
         assert b"\1" * 15 + b"\1" not in table

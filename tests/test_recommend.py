@@ -9,20 +9,20 @@ from embed.behaviour import Interactions
 from index.exact import ExactIndex
 from index.selection import Selection
 from index.space import Space
-from serve.recommend.retrieval.candidates import Recommender
+from serve.recommend.retrieval.candidates import CandidateGenerator
 from serve.recommend.retrieval.covisitation import BACKWARDS, DAY, FADE, FROM_POWER, TO_POWER, Covisitation
 from serve.recommend.retrieval.retrievers import (
-    ContentSource,
-    CovisitationSource,
-    FixedSource,
-    Numbering,
-    Source,
+    ContentRetriever,
+    CovisitationRetriever,
+    FixedRetriever,
+    ItemRenumbering,
+    Retriever,
     arrivals,
     popularity,
     ranked,
 )
-from serve.recommend.retrieval.score_blend import Blend, Case, fit
-from serve.recommend.retrieval.user_history import Shopper
+from serve.recommend.retrieval.score_blend import BlendExample, LinearScoreModel, fit
+from serve.recommend.retrieval.user_history import UserHistory
 
 NOW = 1_700_000_000.0
 
@@ -43,9 +43,9 @@ def interactions(rows: list[tuple[int, int, float, float]], items: int = 8) -> I
     )
 
 
-def shopper(items: list[int], weights: list[float] | None = None) -> Shopper:
+def user_history(items: list[int], weights: list[float] | None = None) -> UserHistory:
     count = len(items)
-    return Shopper(
+    return UserHistory(
         np.array(items, np.int64),
         np.zeros(count, np.int64),
         np.full(count, NOW),
@@ -86,7 +86,7 @@ def test_covisitation_counts_what_others_went_to(
     expected = np.zeros(8)
     for back, (item, weight) in enumerate(reversed(history)):
         expected += FADE**back * (weight > 0) * matrix[item]
-    asked = shopper([item for item, _ in history], [weight for _, weight in history])
+    asked = user_history([item for item, _ in history], [weight for _, weight in history])
     reached, scores = Covisitation.count(given_, NOW, half_life).reached(asked.item, asked.weight)
     assert (np.diff(reached) > 0).all()
     found = np.zeros(8, np.float32)
@@ -116,18 +116,18 @@ def exact(items: int = 8, dim: int = 4, name: str = "text") -> ExactIndex:
 
 def test_content_neighbours_come_of_what_was_liked_not_of_what_was_disliked() -> None:
     index = exact()
-    source = ContentSource({"text": index}, {"text": index.vectors}, {"text": 1.0})
-    liked = source.ask(shopper([3, 5], [1.0, 0.0]))
+    source = ContentRetriever({"text": index}, {"text": index.vectors}, {"text": 1.0})
+    liked = source.ask(user_history([3, 5], [1.0, 0.0]))
     assert liked is not None
     assert liked.propose(1, None).tolist() == [3]
-    only_disliked = source.ask(shopper([5], [0.0]))
+    only_disliked = source.ask(user_history([5], [0.0]))
     assert only_disliked is None
-    assert source.ask(shopper([])) is None
+    assert source.ask(user_history([])) is None
 
 
-def sources(scores: dict[str, list[float]], numbering: Numbering | None = None) -> dict[str, Source]:
+def retrievers(scores: dict[str, list[float]], numbering: ItemRenumbering | None = None) -> dict[str, Retriever]:
     return {
-        name: FixedSource(np.array(of, np.float32), ranked(np.array(of, np.float32)), numbering)
+        name: FixedRetriever(np.array(of, np.float32), ranked(np.array(of, np.float32)), numbering)
         for name, of in scores.items()
     }
 
@@ -142,19 +142,21 @@ def sources(scores: dict[str, list[float]], numbering: Numbering | None = None) 
 )
 @settings(max_examples=200, deadline=None)
 def test_k_come_whenever_there_are_k_best_first_and_nothing_that_may_not(
-    popular: list[float], new: list[float], left_out: set[int], allowed: set[int] | None, gone: set[int], k: int
+    popular: list[float], new: list[float], excluded: set[int], allowed: set[int] | None, deleted: set[int], k: int
 ) -> None:
     mask = np.array([allowed is None or item in allowed for item in range(8)])
-    blend = Blend(weights={"popularity": 1.0, "arrivals": 2.0}, floors={"popularity": 0.5})
-    gone_items = np.array(sorted(gone), np.int64)
+    score_model = LinearScoreModel(weights={"popularity": 1.0, "arrivals": 2.0}, smoothing={"popularity": 0.5})
+    gone_items = np.array(sorted(deleted), np.int64)
     # What is gone is in no order of a source, as its numbering says.
-    now = np.array([-1 if item in gone else item for item in range(8)])
-    numbering = Numbering(np.arange(8), now)
-    recommender = Recommender(sources({"popularity": popular, "arrivals": new}, numbering), blend, 8, gone_items)
-    wanted = np.array(sorted(left_out), np.int64)
-    found = recommender.recommend(shopper([]), k, wanted, None if allowed is None else Selection(mask))
+    now = np.array([-1 if item in deleted else item for item in range(8)])
+    numbering = ItemRenumbering(np.arange(8), now)
+    recommender = CandidateGenerator(
+        retrievers({"popularity": popular, "arrivals": new}, numbering), score_model, 8, gone_items
+    )
+    wanted = np.array(sorted(excluded), np.int64)
+    found = recommender.recommend(user_history([]), k, wanted, None if allowed is None else Selection(mask))
     total = np.log(np.array(popular) / 0.5 + 1) + 2 * np.array(new)
-    may = [item for item in range(8) if mask[item] and item not in left_out | gone]
+    may = [item for item in range(8) if mask[item] and item not in excluded | deleted]
     proposed = [item for item in may if popular[item] or new[item]]
     expected = sorted(proposed, key=lambda item: (-round(float(total[item]), 4), item))
     expected += [item for item in may if item not in proposed]
@@ -164,17 +166,19 @@ def test_k_come_whenever_there_are_k_best_first_and_nothing_that_may_not(
 
 def test_items_that_live_changes_renumbered_keep_what_is_known_of_them() -> None:
     """Item 2 was put anew and is number 8 now; item 0 is gone; item 9 is new."""
-    numbering = Numbering(before=np.array([0, 1, 2, 3, 4, 5, 6, 7, 2, -1]), now=np.array([-1, 1, 8, 3, 4, 5, 6, 7]))
+    numbering = ItemRenumbering(
+        before=np.array([0, 1, 2, 3, 4, 5, 6, 7, 2, -1]), now=np.array([-1, 1, 8, 3, 4, 5, 6, 7])
+    )
     scores = np.array([9, 1, 5, 0, 0, 0, 0, 0], np.float32)
-    answer = FixedSource(scores, ranked(scores), numbering).ask(shopper([]))
+    answer = FixedRetriever(scores, ranked(scores), numbering).ask(user_history([]))
     assert answer is not None
     assert answer.propose(10, None).tolist() == [8, 1]
     assert answer.scores(np.array([1, 8, 9])).tolist() == [1, 5, 0]
     counted = Covisitation.count(interactions([(0, 2, 2.0, 1.0), (0, 3, 1.0, 1.0)]), NOW)
-    reached = CovisitationSource(counted, numbering).ask(shopper([8]))
+    reached = CovisitationRetriever(counted, numbering).ask(user_history([8]))
     assert reached is not None
     assert reached.propose(10, None).tolist() == [3]
-    assert CovisitationSource(counted, numbering).ask(shopper([9])) is None
+    assert CovisitationRetriever(counted, numbering).ask(user_history([9])) is None
 
 
 def test_the_blend_finds_what_each_source_is_worth() -> None:
@@ -187,14 +191,14 @@ def test_the_blend_finds_what_each_source_is_worth() -> None:
         noise = random.normal(size=30).astype(np.float32)
         utility = 4 * cosine + 1.5 * np.log(counts / 0.5 + 1) + random.gumbel(size=30)
         cases.append(
-            Case({"tower": cosine, "covisitation": counts, "content": noise}, np.arange(30) == utility.argmax())
+            BlendExample({"tower": cosine, "covisitation": counts, "content": noise}, np.arange(30) == utility.argmax())
         )
-    blend = fit(cases, ["tower", "covisitation", "content"])
-    assert blend.weights["tower"] == pytest.approx(4, rel=0.1)
-    assert blend.weights["content"] < 0.08
+    score_model = fit(cases, ["tower", "covisitation", "content"])
+    assert score_model.weights["tower"] == pytest.approx(4, rel=0.1)
+    assert score_model.weights["content"] < 0.08
     # Weight and floor trade off; what counts is the curve they make together.
     at = np.linspace(0, 4, 9).astype(np.float32)
-    curve = blend.part("covisitation", at)
+    curve = score_model.part("covisitation", at)
     np.testing.assert_allclose(curve - curve[0], 1.5 * np.log(at / 0.5 + 1), atol=0.3)
 
 
@@ -205,12 +209,14 @@ def test_what_nobody_had_is_taken_for_what_counts_say_on_average() -> None:
         counts = random.exponential(3.0, 30).astype(np.float32)
         utility = np.log(counts / 0.5 + 1) + random.gumbel(size=30)
         new = random.random(30) < 0.2
-        cases.append(Case({"popularity": np.where(new, 0, counts)}, np.arange(30) == utility.argmax()))
-    blend = fit(cases, ["popularity"])
-    total = blend.total({"popularity": np.array([0, 0.4, 1.7, 6], np.float32)}, 4)
+        cases.append(BlendExample({"popularity": np.where(new, 0, counts)}, np.arange(30) == utility.argmax()))
+    score_model = fit(cases, ["popularity"])
+    total = score_model.total({"popularity": np.array([0, 0.4, 1.7, 6], np.float32)}, 4)
     assert total[1] < total[0] < total[3]
     assert total[0] == pytest.approx(total[2], abs=0.5)
 
 
 def test_cases_that_hold_nothing_liked_teach_nothing() -> None:
-    assert fit([Case({"tower": np.ones(3, np.float32)}, np.zeros(3, np.bool_))], ["tower"]) == Blend()
+    assert (
+        fit([BlendExample({"tower": np.ones(3, np.float32)}, np.zeros(3, np.bool_))], ["tower"]) == LinearScoreModel()
+    )

@@ -18,14 +18,14 @@ import pytest
 
 from embed.encoders.bundled import BundledTextEncoder
 from embed.errors import BadInput
-from serve.core.errors import EXPECTED, BadRequest, Broken, NotFound
+from serve.core.errors import EXPECTED, BadRequest, NotFound, StoreUnavailable
 from serve.core.settings import Settings
 from serve.engine.query import Query
 from serve.engine.query_encoders import make_encoders
 from serve.jobs.build import BuildReport, build, encode_catalogue, ingest_feed
 from serve.jobs.doctor import examine
 from serve.live.replica import open_engine
-from serve.live.runtime import Live
+from serve.live.runtime import ServiceRuntime
 from serve.release.release import Release
 from serve.release.repository import (
     current_name,
@@ -60,7 +60,7 @@ def rebuild(settings: Settings, titles: list[str], force: bool = False) -> Build
 
 def ids_found(engine_of: Settings, text: str) -> list[str]:
     engine = open_engine(engine_of)
-    return [engine.view.text(found.number) for found in engine.search(Query(k=3, text=text))]
+    return [engine.view.text(found.item_index) for found in engine.search(Query(k=3, text=text))]
 
 
 def test_a_release_holds_what_a_request_needs(built: Settings) -> None:
@@ -68,7 +68,7 @@ def test_a_release_holds_what_a_request_needs(built: Settings) -> None:
     assert release.manifest.items == len(release.catalogue) == len(release.ids) == 72
     assert set(release.spaces) == {"image", "text"}
     for number in range(72):
-        assert release.ids.number(release.ids.text(number)) == number
+        assert release.ids.item_index(release.ids.text(number)) == number
         assert release.catalogue.item(number).item_id == release.ids.text(number)
     for name, space in release.manifest.spaces.items():
         assert space.recall10 >= 0.95
@@ -164,7 +164,7 @@ def test_every_damaged_file_is_refused_by_name_and_the_old_release_goes_on(built
     shutil.copytree(built.store / "releases", store / "releases", symlinks=True)
     settings = Settings(store=store)
     old = open_current(store)
-    live = Live(settings)
+    live = ServiceRuntime(settings)
     live.refresh()
     fresh = releases_folder(store) / "copy"
     for path in sorted(files_of(old)):
@@ -199,20 +199,20 @@ def test_files_of_another_build_are_refused_with_both_sides_named(small: Setting
     for name in theirs - {"manifest.json"}:
         ours = (folder / second / name).read_bytes()
         shutil.copyfile(folder / str(first) / name, folder / second / name)
-        with pytest.raises(Broken, match="published w") as refused:
+        with pytest.raises(StoreUnavailable, match="published w") as refused:
             Release(folder / second)
         assert refused.value.field == name
         assert second in refused.value.message
         (folder / second / name).write_bytes(ours)
     shutil.copyfile(folder / str(first) / "manifest.json", folder / second / "manifest.json")
-    with pytest.raises(Broken, match=f"{first}, not {second}"):
+    with pytest.raises(StoreUnavailable, match=f"{first}, not {second}"):
         Release(folder / second)
 
 
 def test_a_build_mends_a_damaged_release(small: Settings) -> None:
     damaged = open_current(small.store)
     flip(damaged.catalogue.file)
-    with pytest.raises(Broken, match=r"items\.arrow"):
+    with pytest.raises(StoreUnavailable, match=r"items\.arrow"):
         open_current(small.store)
     report = build(small)
     assert report.published
@@ -222,11 +222,11 @@ def test_a_build_mends_a_damaged_release(small: Settings) -> None:
 
 def test_a_store_copied_without_its_links_is_explained(small: Settings, tmp_path: Path) -> None:
     shutil.copytree(small.store, tmp_path / "copy")
-    with pytest.raises(Broken, match="symbolic link"):
+    with pytest.raises(StoreUnavailable, match="symbolic link"):
         open_current(tmp_path / "copy")
-    live = Live(Settings(store=tmp_path / "copy"))
+    live = ServiceRuntime(Settings(store=tmp_path / "copy"))
     live.refresh()
-    with pytest.raises(Broken, match="symbolic link"):
+    with pytest.raises(StoreUnavailable, match="symbolic link"):
         _ = live.engine
 
 
@@ -247,18 +247,18 @@ def test_another_fingerprint_is_refused_with_both_sides_named(small: Settings, m
     monkeypatch.setattr(BundledTextEncoder, "fingerprint", "0123456789abcdef")
     encoders = make_encoders(small)
     monkeypatch.setattr("embed.encoders.bundled.CpuModel", lambda *_, **__: None)
-    with pytest.raises(Broken, match=f"{ours}.*0123456789abcdef"):
+    with pytest.raises(StoreUnavailable, match=f"{ours}.*0123456789abcdef"):
         encoders.warm_up(release.manifest)
 
 
 def test_one_job_at_a_time(small: Settings) -> None:
     with (small.store / ".build.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(Broken, match="another build"):
+        with pytest.raises(StoreUnavailable, match="another build"):
             build(small)
-        with pytest.raises(Broken, match="another build"):
+        with pytest.raises(StoreUnavailable, match="another build"):
             encode_catalogue(small)
-        with pytest.raises(Broken, match="another build"):
+        with pytest.raises(StoreUnavailable, match="another build"):
             ingest_feed(small, small.store.parent / "feed.csv")
     assert not build(small).published
 
@@ -318,9 +318,9 @@ def test_a_kill_at_any_instant_loses_nothing(shop: Path, tmp_path: Path) -> None
     def torture(seed: int) -> int:
         """Kill a build at five instants, then let one end; how many were killed indeed."""
         store = tmp_path / f"killed-{seed}"
-        chance = random.Random(seed)
+        probability = random.Random(seed)
         kills = 0
-        for instant in sorted(chance.uniform(0, took) for _ in range(5)):
+        for instant in sorted(probability.uniform(0, took) for _ in range(5)):
             (store / ".build.lock").unlink(missing_ok=True)
             process = start(store)
             wait_for(store / ".build.lock", process)

@@ -17,7 +17,7 @@ from embed.catalogue import Item, as_batch
 from serve.core.errors import BadRequest
 from serve.core.settings import ReviewSettings, Settings
 from serve.jobs.build import build
-from serve.moderation.policy import BlockList, Policy, read_block_list
+from serve.moderation.policy import BlockList, ContentPolicy, read_block_list
 
 TEXTS = st.lists(
     st.sampled_from(["ab", "AB", "abc", "a.b", "Ünder", "ünder", "x y", "x", "y", "-", "红", "'"]), max_size=4
@@ -38,7 +38,7 @@ TEXTS = st.lists(
 )
 def test_what_is_hidden_is_what_the_list_says(rows: list[tuple[str, str, str | None, str]]) -> None:
     listed = BlockList(words=["ab", "a.b", "x y", "ünder"], categories=["Arms"], items=["7"], allow=["3"])
-    policy = Policy(listed, {"8": "its image was refused"})
+    policy = ContentPolicy(listed, {"8": "its image was refused"})
     items = [
         Item(item_id, title=title, category=category, attributes={"a": ["", words], "b": []})
         for item_id, title, category, words in rows

@@ -15,9 +15,9 @@ from embed.behaviour import Event
 from serve import cli
 from serve.core.settings import Settings
 from serve.jobs.export_candidates import write_candidates
-from serve.storage.erasure import FILE, Rights, forget_again
-from serve.storage.event_log import EventStore, open_event_store
-from serve.storage.impression_log import AnswerStore
+from serve.storage.erasure import FILE, UserPrivacy, replay_erasures
+from serve.storage.event_log import EventLog, open_event_log
+from serve.storage.impression_log import ImpressionLog
 from serve.storage.preferences import Preferences
 
 WHO = "anna.privata@example.org"
@@ -34,7 +34,7 @@ def traces(folder: Path, words: list[str]) -> list[str]:
     return found
 
 
-def fill(events: EventStore, answers: AnswerStore) -> None:
+def fill(events: EventLog, answers: ImpressionLog) -> None:
     """Many users' events and answers, Anna's among them at every place."""
     random = np.random.default_rng(0)
     for lot in range(40):
@@ -49,8 +49,8 @@ def fill(events: EventStore, answers: AnswerStore) -> None:
 
 
 def test_nothing_is_left_of_who_is_erased(url: str, tmp_path: Path) -> None:
-    events = EventStore(url)
-    answers, rights = AnswerStore(events.database), Rights(events.database, tmp_path)
+    events = EventLog(url)
+    answers, rights = ImpressionLog(events.database), UserPrivacy(events.database, tmp_path)
     fill(events, answers)
     rights.prefer(WHO, Preferences(blocked_brands=["Brand of Anna"]))
     assert rights.preferences(WHO).blocked_brands == ["Brand of Anna"]
@@ -71,26 +71,26 @@ def test_nothing_is_left_of_who_is_erased(url: str, tmp_path: Path) -> None:
 
 def test_an_erasure_reaches_a_backup_that_is_restored(tmp_path: Path) -> None:
     settings = Settings(store=tmp_path / "store")
-    events = open_event_store(settings)
-    fill(events, AnswerStore(events.database))
+    events = open_event_log(settings)
+    fill(events, ImpressionLog(events.database))
     events.close()
     backup = tmp_path / "backup.sqlite"
     shutil.copy(settings.store / "events.sqlite", backup)
-    events = open_event_store(settings)
-    Rights(events.database, settings.store).erase(WHO)
+    events = open_event_log(settings)
+    UserPrivacy(events.database, settings.store).erase(WHO)
     events.add([Event("new", WHO, "i", "click", 4e9)])  # who comes back is a shopper like any other
     events.close()
-    assert forget_again(settings) == 0
+    assert replay_erasures(settings) == 0
     for file in settings.store.glob("events.sqlite*"):
         file.unlink()
     shutil.copy(backup, settings.store / "events.sqlite")
-    events = open_event_store(settings)
+    events = open_event_log(settings)
     events.add([Event("new", WHO, "i", "click", 4e9)])
     events.close()
     assert traces(settings.store, [WHO])
-    assert forget_again(settings) == 80
-    assert forget_again(settings) == 0
-    events = open_event_store(settings)
+    assert replay_erasures(settings) == 80
+    assert replay_erasures(settings) == 0
+    events = open_event_log(settings)
     assert [event.event_id for event in events.recent(WHO, 100)] == ["new"]
     events.close()
     assert traces(settings.store, ["secret-wish", "shown-to-anna"]) == []
@@ -172,10 +172,10 @@ def test_with_a_key_users_are_kept_by_keyed_hashes_only(copied: Settings, monkey
         assert everything[3] not in ids(service, "/v1/recommend", user_id=WHO, k=1000)
         good(service.client.put(f"/v1/users/{WHO}/preferences", json={"blocked_items": everything[:1]}))
         assert everything[0] not in ids(service, "/v1/recommend", user_id=WHO, k=1000)
-        events = open_event_store(copied)
+        events = open_event_log(copied)
         (hashed,) = {user for user in events.users() if user.startswith("hmac:")}
         assert events.recent(hashed, 9) == events.recent(WHO, 9) != []
-        answers = [one for lot in AnswerStore(events.database).batches() for _, one in lot if one.user_id == hashed]
+        answers = [one for lot in ImpressionLog(events.database).batches() for _, one in lot if one.user_id == hashed]
         assert answers
         events.close()
         assert traces(copied.store, [WHO]) == []

@@ -19,14 +19,14 @@ from serve import cli
 from serve.cli.render.plots import draw_evaluation
 from serve.core.errors import BadRequest
 from serve.core.settings import Settings
-from serve.engine.user_context import known_of
+from serve.engine.user_context import load_user_context
 from serve.jobs.build import build
 from serve.jobs.export_candidates import write_candidates
 from serve.jobs.import_events import REJECTS, import_events
 from serve.jobs.train import evaluate, train, train_scorer, tune
 from serve.live.replica import open_engine
 from serve.release.repository import open_current
-from serve.storage.event_log import open_event_store
+from serve.storage.event_log import open_event_log
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def test_a_release_holds_what_was_learned_and_says_so(trained: Settings) -> None
     facts = release.manifest.behaviour
     assert release.manifest.tower is not None
     assert facts.towers == release.manifest.tower.fingerprint == release.tower.space.fingerprint  # type: ignore[union-attr]
-    assert facts.shoppers > 300
-    assert set(facts.blend.weights) == {"tower", "covisitation", "popularity", "arrivals", "content"}
+    assert facts.users > 300
+    assert set(facts.score_model.weights) == {"tower", "covisitation", "popularity", "arrivals", "content"}
     assert release.behaviour.towers is not None
     assert release.behaviour.towers.facts["validation"]["ndcg10"] > 0
 
@@ -76,7 +76,7 @@ def test_too_little_behaviour_is_said(built: Settings, tmp_path: Path) -> None:
 def test_what_a_shopper_just_did_changes_the_next_answer(service: Service) -> None:
     assert good(service.client.get("/v1/users/somebody new"))["known"] is False
     before = recommended(service, user_id="somebody new", k=5)
-    assert {source for item in before for source in item["sources"]} <= {"popularity", "arrivals"}
+    assert {source for item in before for source in item["retriever_scores"]} <= {"popularity", "arrivals"}
     first, second = before[0]["item_id"], before[1]["item_id"]
     event = {"user_id": "somebody new", "item_id": first, "type": "click", "event_id": "one"}
     assert sent(service, event, event | {"event_id": "two", "item_id": second, "type": "purchase"}, event) == [
@@ -86,7 +86,7 @@ def test_what_a_shopper_just_did_changes_the_next_answer(service: Service) -> No
     ]
     after = recommended(service, user_id="somebody new", k=70)
     assert not {first, second} & {item["item_id"] for item in after}
-    assert "tower" in after[0]["sources"]
+    assert "tower" in after[0]["retriever_scores"]
     told = good(service.client.get("/v1/users/somebody new"))
     assert (told["known"], told["events"], [event["event_id"] for event in told["history"]]) == (
         True,
@@ -124,7 +124,7 @@ def test_every_row_of_a_batch_has_its_own_status(service: Service) -> None:
 def test_an_anonymous_session_is_answered_by_its_history_and_leaves_no_trace(
     service: Service, copied: Settings
 ) -> None:
-    store = open_event_store(copied)
+    store = open_event_log(copied)
     before = store.count()
     items = some_items(service, 12)
     history = [{"item_id": items[4]}, {"item_id": items[9], "type": "cart"}]
@@ -151,14 +151,14 @@ def test_filters_and_exclusions_hold_and_k_come_whenever_there_are_k(service: Se
 
 
 def test_candidates_say_who_proposed_them_and_come_in_the_same_order(service: Service, copied: Settings) -> None:
-    user = next(open_event_store(copied).users())
+    user = next(open_event_log(copied).users())
     found = good(service.client.post("/v1/candidates", json={"user_id": user, "k": 5000}))["items"]
     assert {item["item_id"] for item in found} == {
         item["item_id"] for item in recommended(service, user_id=user, k=1000)
     }
     assert [item["score"] for item in found] == sorted((item["score"] for item in found), reverse=True)
     assert all(item["proposed_by"] for item in found[:10])
-    assert all(set(item["proposed_by"]) <= set(item["sources"]) for item in found)
+    assert all(set(item["proposed_by"]) <= set(item["retriever_scores"]) for item in found)
 
 
 def test_reasons_add_up_to_the_score_and_name_what_the_shopper_did(service: Service) -> None:
@@ -175,7 +175,7 @@ def test_reasons_add_up_to_the_score_and_name_what_the_shopper_did(service: Serv
             (items[1], "purchase"),
         }
         assert of["sentence"].endswith(".")
-        assert set(item["chances"]) <= {"click", "cart", "purchase", "rating"}
+        assert set(item["probabilities"]) <= {"click", "cart", "purchase", "rating"}
     plain = good(service.client.post("/v1/recommend", json={"history": history}))
     assert "reasons" not in plain["items"][0]
 
@@ -190,9 +190,9 @@ def test_a_shoppers_search_is_in_an_order_that_suits_and_says_why(service: Servi
         for_all = good(service.client.post(url, json=query))
         assert [one["item_id"] for one in indifferent["items"]] == [one["item_id"] for one in for_all["items"]]
         suiting = good(service.client.post(url, json=query | {"history": history, "personal": 10, "explain": True}))
-        assert (for_all["ranked_by"], suiting["ranked_by"]) == ("sources", "scorer")
-        worth = [sum(one["chances"].values()) for one in suiting["items"]]
-        assert sum(worth[:5]) > sum(sum(one["chances"].values()) for one in indifferent["items"][:5])
+        assert (for_all["ranked_by"], suiting["ranked_by"]) == ("retrievers", "scorer")
+        worth = [sum(one["probabilities"].values()) for one in suiting["items"]]
+        assert sum(worth[:5]) > sum(sum(one["probabilities"].values()) for one in indifferent["items"][:5])
         for one in suiting["items"]:
             of = one["reasons"]
             total = of["base"] + sum(of["parts"].values()) + sum(event["value"] for event in of["history"])
@@ -268,7 +268,7 @@ def test_what_a_purchase_leaves_the_shop_counts_where_it_is_known(copied: Settin
     configured = copied.model_copy(update={"margin_attribute": "profit"})
     with served(configured) as service:
         items = [
-            {name: value for name, value in one.items() if name not in ("score", "sources", "chances")}
+            {name: value for name, value in one.items() if name not in ("score", "retriever_scores", "probabilities")}
             for one in recommended(service, k=3, fields=["title", "category", "price", "currency", "images"])
         ]
         ids = [one["item_id"] for one in items]
@@ -277,14 +277,14 @@ def test_what_a_purchase_leaves_the_shop_counts_where_it_is_known(copied: Settin
         assert [one["status"] for one in put["items"]] == ["updated"] * 3
     build(configured)
     engine = open_engine(configured)
-    numbers = np.array([engine.number(item_id) for item_id in ids])
+    numbers = np.array([engine.item_index(item_id) for item_id in ids])
     assert engine.view.attribute_numbers("profit", numbers)[:2].tolist() == [1, 3]
     with served(configured) as service:
         found = good(service.client.post("/v1/rank", json={"item_ids": ids, "explain": True}))["items"]
     for one in found:
         factor = {ids[0]: 0.5, ids[1]: 1.5}.get(one["item_id"], 1.0)
         worth = {"click": 1.0, "cart": 3.0, "purchase": 10.0 * factor, "rating": 1.0}
-        expected = sum(worth[head] * chance for head, chance in one["chances"].items())
+        expected = sum(worth[head] * probability for head, probability in one["probabilities"].items())
         assert one["score"] == pytest.approx(expected, abs=2e-3)
         assert one["reasons"]["base"] + sum(one["reasons"]["parts"].values()) == pytest.approx(expected, abs=2e-3)
 
@@ -296,7 +296,7 @@ def test_what_was_shown_does_not_push_out_what_was_done(service: Service) -> Non
     sent(service, *shown)
     found = recommended(service, user_id="watcher", k=70)
     assert item not in [each["item_id"] for each in found]
-    assert "covisitation" in found[0]["sources"] or "tower" in found[0]["sources"]
+    assert "covisitation" in found[0]["retriever_scores"] or "tower" in found[0]["retriever_scores"]
 
 
 def test_without_a_scorer_the_sources_decide_and_say_why(copied: Settings) -> None:
@@ -304,9 +304,9 @@ def test_without_a_scorer_the_sources_decide_and_say_why(copied: Settings) -> No
     assert build(copied).published
     with served(copied) as service:
         answer = good(service.client.post("/v1/recommend", json={"user_id": "u00007", "k": 5, "explain": True}))
-    assert answer["ranked_by"] == "sources"
+    assert answer["ranked_by"] == "retrievers"
     for item in answer["items"]:
-        assert "chances" not in item
+        assert "probabilities" not in item
         assert sum(item["reasons"]["parts"].values()) == pytest.approx(item["score"], abs=1e-3)
 
 
@@ -367,31 +367,31 @@ def test_items_put_live_are_recommended_and_unavailable_ones_are_not(service: Se
 
 
 def test_what_is_left_out_is_a_setting(trained: Settings) -> None:
-    store = open_event_store(trained)
+    store = open_event_log(trained)
     user = next(
         user for user in store.users() if store.items(user, ["purchase"]) and len(store.items(user, ["view"])) > 2
     )
     bought, seen = set(store.items(user, ["purchase"])), set(store.items(user, ["view", "click", "purchase"]))
-    for leave_out, gone, there in (
+    for excluded_types, deleted, there in (
         (["seen", "cart", "purchase"], seen, set[str]()),
         (["purchase"], bought, seen - bought),
         ([], set[str](), bought),
     ):
-        configured = trained.model_copy(update={"leave_out": leave_out})
-        known = known_of(store, configured, user)
+        configured = trained.model_copy(update={"exclude_interactions": excluded_types})
+        known = load_user_context(store, configured, user)
         engine = open_engine(configured)
-        found = {engine.view.text(one.number) for one in engine.recommend(known.events, 1000, known.left_out)}
-        assert not found & gone
+        found = {engine.view.text(one.item_index) for one in engine.recommend(known.events, 1000, known.excluded)}
+        assert not found & deleted
         assert there <= found
 
 
 def test_a_source_can_be_turned_off(trained: Settings) -> None:
     engine = open_engine(trained.model_copy(update={"source_weights": {"tower": 0.0}}))
-    user = next(open_event_store(trained).users())
-    events = open_event_store(trained).recent(user, 50)
-    assert all("tower" not in one.sources for one in engine.recommend(events, 10))
+    user = next(open_event_log(trained).users())
+    events = open_event_log(trained).recent(user, 50)
+    assert all("tower" not in one.retriever_scores for one in engine.recommend(events, 10))
     with pytest.raises(ValueError, match="source_weights has 'towr'"):
-        Settings(source_weights={"towr": 1.0})
+        Settings(retriever_weights={"towr": 1.0})
 
 
 def test_evaluation_measures_every_stage_beside_the_baselines(trained: Settings, tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_evaluation_measures_every_stage_beside_the_baselines(trained: Settings,
         *("popularity (all time)", "item-kNN", "iALS", "BPR"),
     }
     for of in found.systems.values():
-        assert of.shoppers == found.split["test_shoppers"] > 20
+        assert of.users == found.split["test_shoppers"] > 20
         for name, mean in of.means.items():
             low, high = of.intervals[name]
             assert 0 <= low <= mean <= high <= 1
@@ -423,7 +423,7 @@ def test_tuning_goes_on_where_it_was(copied: Settings) -> None:
 
 def test_candidates_of_all_users_come_in_one_file(trained: Settings, tmp_path: Path) -> None:
     users = tmp_path / "users.txt"
-    known = list(open_event_store(trained).users())
+    known = list(open_event_log(trained).users())
     users.write_text("\n".join([*known[:3], "nobody", ""]))
     report = write_candidates(trained, tmp_path / "out.parquet", users, 7, {})
     table = pq.read_table(tmp_path / "out.parquet")
@@ -450,8 +450,10 @@ def test_a_file_of_events_may_be_taken_in_twice_and_its_rejects_are_listed(tmp_p
 @settings(max_examples=30, deadline=None)
 def test_any_history_is_answered(trained: Settings, history: list[str], k: int) -> None:
     engine = open_engine_once(trained)
-    known = known_of(open_event_store(trained), trained, None, [{"item_id": item, "type": "view"} for item in history])
-    assert len(engine.recommend(known.events, k, known.left_out)) == k
+    known = load_user_context(
+        open_event_log(trained), trained, None, [{"item_id": item, "type": "view"} for item in history]
+    )
+    assert len(engine.recommend(known.events, k, known.excluded)) == k
 
 
 ENGINES: dict[Path, Any] = {}

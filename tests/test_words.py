@@ -17,19 +17,19 @@ from embed.behaviour import Event
 from embed.catalogue import Catalogue, ingest
 from index.errors import Damaged
 from index.lexical import K1, AddedTexts, B, open_lexical, write_lexical
-from serve.core.errors import Broken
+from serve.core.errors import StoreUnavailable
 from serve.core.settings import Settings
 from serve.engine.query import Query
 from serve.jobs.build import build
 from serve.live.replica import open_engine
-from serve.live.runtime import Live
+from serve.live.runtime import ServiceRuntime
 from serve.release.repository import open_current
 from serve.search.analyzer import Analyzer, fold
 from serve.search.facets import counted, facet_of
 from serve.search.fusion_weights import FEWEST, learn_weights
-from serve.search.price_parser import meant_by
-from serve.search.vocabulary import Lexicon, write_words
-from serve.storage.event_log import open_event_store
+from serve.search.price_parser import parse_price_bounds
+from serve.search.vocabulary import SearchVocabulary, write_words
+from serve.storage.event_log import open_event_log
 
 ENGLISH = Analyzer("english")
 
@@ -112,17 +112,17 @@ def test_codes_stay_whole_and_scripts_without_blanks_are_cut() -> None:
 
 
 @pytest.fixture(scope="module")
-def lexicon(tmp_path_factory: pytest.TempPathFactory) -> Lexicon:
+def lexicon(tmp_path_factory: pytest.TempPathFactory) -> SearchVocabulary:
     folder = tmp_path_factory.mktemp("lexicon")
     titles = ["Black Hoodie", "Blue Hoodie", "Grey Wall Plate", "White Wall Plate", "Backpack", "Leather Bag"]
     rows = [{"item_id": f"HD{number:02}", "title": title} for number, title in enumerate(titles * 2)]
     (folder / "feed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     ingest(folder / "feed.jsonl", folder / "store")
     write_words(folder / "words", Catalogue.current(folder / "store"), "english", [("hoodie with zip", 5)])
-    return Lexicon(folder / "words")
+    return SearchVocabulary(folder / "words")
 
 
-def test_misspelled_words_are_corrected_and_right_ones_are_not(lexicon: Lexicon) -> None:
+def test_misspelled_words_are_corrected_and_right_ones_are_not(lexicon: SearchVocabulary) -> None:
     assert lexicon.ask("hodie blak").corrected == {"hodie": "hoodie", "blak": "black"}
     assert lexicon.ask("hodie blak").text == "hoodie black"
     for right in ("hoodies Black", "HD01", "wallplate", "xyzzy gorp", "bag"):
@@ -130,7 +130,7 @@ def test_misspelled_words_are_corrected_and_right_ones_are_not(lexicon: Lexicon)
         assert lexicon.ask(right).text == right
 
 
-def test_words_match_written_apart_or_together(lexicon: Lexicon) -> None:
+def test_words_match_written_apart_or_together(lexicon: SearchVocabulary) -> None:
     def found(text: str) -> set[int]:
         return set(np.flatnonzero(lexicon.index.scores(lexicon.ask(text).terms)).tolist())
 
@@ -141,7 +141,7 @@ def test_words_match_written_apart_or_together(lexicon: Lexicon) -> None:
     assert scores.argmax() == 2
 
 
-def test_suggestions_are_what_titles_say_and_shoppers_search(lexicon: Lexicon) -> None:
+def test_suggestions_are_what_titles_say_and_shoppers_search(lexicon: SearchVocabulary) -> None:
     assert lexicon.suggest("hoo", 5) == ["hoodie with zip", "hoodie"]
     assert lexicon.suggest("wall pl", 5) == ["wall plate"]
     assert lexicon.suggest("hodie", 5) == ["hoodie with zip", "hoodie"]
@@ -151,16 +151,16 @@ def test_suggestions_are_what_titles_say_and_shoppers_search(lexicon: Lexicon) -
 
 @given(text=st.text(max_size=60))
 @settings(max_examples=300, deadline=None)
-def test_any_text_can_be_asked_and_begun(lexicon: Lexicon, text: str) -> None:
+def test_any_text_can_be_asked_and_begun(lexicon: SearchVocabulary, text: str) -> None:
     asked = lexicon.ask(text)
     assert np.isfinite(lexicon.index.scores(asked.terms)).all()
     lexicon.suggest(text, 3)
-    assert meant_by(text).filter == {} or any(each.isdigit() for each in text)
+    assert parse_price_bounds(text).filter == {} or any(each.isdigit() for each in text)
 
 
 def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(Broken, match="build again"):
-        Lexicon(tmp_path)
+    with pytest.raises(StoreUnavailable, match="build again"):
+        SearchVocabulary(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_prices_in_words_are_conditions(text: str, left: str, price: dict[str, float]) -> None:
-    assert meant_by(text) == (left, {"price": price})
+    assert parse_price_bounds(text) == (left, {"price": price})
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_prices_in_words_are_conditions(text: str, left: str, price: dict[str, f
     ],
 )  # fmt: skip
 def test_other_numbers_are_words(text: str) -> None:
-    assert meant_by(text) == (text, {})
+    assert parse_price_bounds(text) == (text, {})
 
 
 # -------------------------------------------------------------------------------------------------------- in a shop
@@ -234,7 +234,7 @@ def test_a_code_a_typo_and_a_price_find_what_is_meant(running: Service) -> None:
 
     code = search(text="ba05")
     assert ids(code)[0] == "BA05-white"
-    assert code["items"][0]["sources"]["words"] > 0
+    assert code["items"][0]["retriever_scores"]["keywords"] > 0
     typo = search(text="hodie blak")
     assert ids(typo)[0] == "HO00-black"
     assert typo["understood"] == {
@@ -249,9 +249,9 @@ def test_a_code_a_typo_and_a_price_find_what_is_meant(running: Service) -> None:
     assert own["understood"]["filter"] == {}
     assert min(item["price"] for item in own["items"]) >= 110
     assert search(text="lamp under 100", understand=False)["understood"]["filter"] == {}
-    alone = search(text="mug", spaces=["words"])
+    alone = search(text="mug", spaces=["keywords"])
     assert sorted(ids(alone)) == sorted(row["item_id"] for row in ROWS if "mug" in row["title"])
-    assert ids(search(text="qqqq", spaces=["words"])) == []
+    assert ids(search(text="qqqq", spaces=["keywords"])) == []
     assert len(ids(search(text="qqqq"))) == 4  # vectors always know something
     assert search(like=["LA08-black"])["understood"] == {"text": None, "filter": {}, "corrected": {}}
 
@@ -283,12 +283,12 @@ def test_what_changes_live_is_found_by_its_words_at_once(tmp_path: Path) -> None
     feed.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     configured = Settings(store=tmp_path / "store")
     build(configured, feed)
-    live = Live(configured)
+    live = ServiceRuntime(configured)
     live.refresh()
 
     def found(text: str) -> list[str]:
         engine = live.engine
-        return [engine.view.text(one.number) for one in engine.search(Query(k=50, text=text, spaces=["words"]))]
+        return [engine.view.text(one.item_index) for one in engine.search(Query(k=50, text=text, spaces=["keywords"]))]
 
     def colors(text: str) -> dict[Any, int]:
         return {each["value"]: each["count"] for each in live.engine.facets(Query(k=1, text=text), ["color"])["color"]}
@@ -341,7 +341,7 @@ def test_sources_count_by_what_shoppers_took_to_if_that_is_surely_better() -> No
 
     learned = learn_weights(searches, scores_of, ("text", "words"))
     assert learned is not None
-    assert learned.weights["words"] > 1.4
+    assert learned.weights["keywords"] > 1.4
     assert learned.after > learned.before + 0.1
 
     def noise_of(query: str) -> dict[str, Any]:
@@ -358,8 +358,8 @@ def test_a_build_learns_weights_and_suggestions_from_searches(tmp_path: Path) ->
     feed = tmp_path / "feed.jsonl"
     feed.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     configured = Settings(store=tmp_path / "store")
-    assert build(configured, feed).manifest.weighed is None
-    log = open_event_store(configured)
+    assert build(configured, feed).manifest.fusion_weights is None
+    log = open_event_log(configured)
     log.add(
         [
             Event(f"{number}-{word}", f"u{number % 7}", row["item_id"], "click", 1767225600.0, query=f"{word} {number}")
@@ -374,7 +374,7 @@ def test_a_build_learns_weights_and_suggestions_from_searches(tmp_path: Path) ->
         [Event(f"r{user}", f"u{user}", "MU12-black", "click", 1767225600.0, query="mr x at home") for user in range(2)]
     )
     log.close()
-    weighed = build(configured).manifest.weighed
+    weighed = build(configured).manifest.fusion_weights
     assert weighed is not None
     assert weighed.searches > FEWEST
     assert weighed.after >= weighed.before

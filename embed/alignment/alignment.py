@@ -36,7 +36,7 @@ class Measured(BaseModel):
     better: bool
 
 
-class AlignmentFacts(BaseModel):
+class AlignmentMetadata(BaseModel):
     """What it is for and was learned from: fingerprints of the image space and of what encodes words, and `items` of
     the catalogue, `pairs` of image and words, `searches` of shoppers among these, and `photographed` products with
     several photos."""
@@ -64,7 +64,7 @@ class Alignment:
     adapter that does not help are not there.
     """
 
-    def __init__(self, facts: AlignmentFacts, tensors: dict[str, NDArray[np.float32]]) -> None:
+    def __init__(self, facts: AlignmentMetadata, tensors: dict[str, NDArray[np.float32]]) -> None:
         self.facts = facts
         self._tensors = tensors
         self.takes_words = "words_in" in tensors
@@ -99,7 +99,7 @@ class Alignment:
     def open(cls, folder: Path) -> "Alignment":
         """Read a folder of `files`; raises Missing or Damaged."""
         try:
-            facts = AlignmentFacts.model_validate_json((folder / FACTS_FILE).read_bytes())
+            facts = AlignmentMetadata.model_validate_json((folder / FACTS_FILE).read_bytes())
             tensors = load((folder / TENSORS_FILE).read_bytes())
         except OSError as error:
             raise Missing(f"{folder} holds no alignment ({error.strerror}): run vetrina align", folder.name) from error

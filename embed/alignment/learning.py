@@ -12,29 +12,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed.alignment import photos as of_photos
-from embed.alignment.alignment import AlignmentFacts, Measured
+from embed.alignment.alignment import AlignmentMetadata, Measured
 from embed.alignment.pairs import Pairs, Photos
 from embed.alignment.photos import SHRINKAGES, adapted, adapter
 from embed.alignment.words import WordsLearner, plain_ranks, ranks
 from embed.training_loop import fit
 
-FEWEST_PRODUCTS = 50  # with image and words, or with several photos; of fewer nothing can be measured
-MOST_EPOCHS, PATIENCE = 30, 8
-MOST_ASKED = 2_000
+MIN_PRODUCTS = 50  # with image and words, or with several photos; of fewer nothing can be measured
+MAX_EPOCHS, PATIENCE = 30, 8
+MAX_ASKED = 2_000
 SURE = 1.645  # standard errors, one-sided 95 %
 SEED = 0
 Progress = Callable[[int, int], None]
 Tensors = dict[str, NDArray[np.float32]]
 
 
-def learn_words(pairs: Pairs, facts: AlignmentFacts, folder: Path, device: str, progress: Progress | None) -> Tensors:
+def learn_words(
+    pairs: Pairs, facts: AlignmentMetadata, folder: Path, device: str, progress: Progress | None
+) -> Tensors:
     """Heads for words, empty where they do not help; how they measured goes into the facts."""
     parts = split_products(pairs.product)
     if parts is None:
         return {}
     learn, choose, test = (pairs.of(part) for part in parts)
     learner = WordsLearner(learn, facts.joint, SEED, device, choose)
-    state = fit(learner, _empty(folder / "choose"), MOST_EPOCHS, PATIENCE, learner.measure, "mrr", progress)
+    state = fit(learner, _empty(folder / "choose"), MAX_EPOCHS, PATIENCE, learner.measure, "mrr", progress)
     after = ranks(learner.queries(test), test.images, pairs.pictures)
     before = plain_ranks(test, facts.joint, pairs.pictures)
     facts.epochs = state.best_epoch
@@ -46,16 +48,14 @@ def learn_words(pairs: Pairs, facts: AlignmentFacts, folder: Path, device: str, 
     return whole.module.tensors()
 
 
-def learn_photos(photos: Photos, facts: AlignmentFacts) -> Tensors:
+def learn_photos(photos: Photos, facts: AlignmentMetadata) -> Tensors:
     """The adapter of photos, empty where it does not help; how it measured goes into the facts."""
     parts = split_products(photos.product)
     if parts is None:
         return {}
     learn = photos.of(parts[0])
     random = np.random.default_rng(SEED)
-    choose, test = (
-        random.permutation(np.flatnonzero(np.isin(photos.product, part)))[:MOST_ASKED] for part in parts[1:]
-    )
+    choose, test = (random.permutation(np.flatnonzero(np.isin(photos.product, part)))[:MAX_ASKED] for part in parts[1:])
 
     def places(rows: NDArray[np.int64], tensors: Tensors | None) -> NDArray[np.int64]:
         queries = photos.images[rows]
@@ -70,7 +70,7 @@ def learn_photos(photos: Photos, facts: AlignmentFacts) -> Tensors:
 def split_products(product: NDArray[np.int64]) -> list[NDArray[np.int64]] | None:
     """Products to learn from (three in five), to choose by and to measure with; None where there are too few."""
     products = np.random.default_rng(SEED).permutation(np.unique(product))
-    if len(products) < FEWEST_PRODUCTS:
+    if len(products) < MIN_PRODUCTS:
         return None
     return np.split(products, [3 * len(products) // 5, 4 * len(products) // 5])
 

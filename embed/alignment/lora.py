@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from embed.alignment.alignment import Measured
 from embed.alignment.learning import measured, split_products
-from embed.alignment.pairs import MOST_PAIRS, SHARED_BY
+from embed.alignment.pairs import MAX_PAIRS, SHARED_BY
 from embed.alignment.words import COLDEST, ranks
 from embed.catalogue import Catalogue
 from embed.compose import search_texts
@@ -281,7 +281,7 @@ def _collect(
         if item.images and (views := search_texts(item))
     ]
     random = np.random.default_rng(seed)
-    told = [told[row] for row in np.sort(random.permutation(len(told))[:MOST_PAIRS])]
+    told = [told[row] for row in np.sort(random.permutation(len(told))[:MAX_PAIRS])]
 
     def read(reference: str) -> tuple[bytes, Prepared] | None:
         try:

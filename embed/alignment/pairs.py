@@ -20,8 +20,8 @@ from embed.compose import VIEWS, search_texts
 from embed.encode_job import SpaceVectors
 from embed.encoders import TextEncoder, Vectors
 
-MOST_PAIRS = 10_000
-MOST_PHOTOS = 20_000
+MAX_PAIRS = 10_000
+MAX_PHOTOS = 20_000
 SHARED_BY = 50  # items that may share an image or title as variants do; what more share says nothing of any
 GROUP_NAMES = frozenset({"item_group_id", "parent_sku", "parent_id", "group_id"})
 Progress = Callable[[int, int], None]
@@ -113,7 +113,7 @@ def collect_pairs(
     usable = np.flatnonzero(sharing[image] <= SHARED_BY)[::-1]
     first[images.owners[usable]] = usable  # the earliest, as it is written last
     wanted = np.zeros(len(catalogue), np.bool_)
-    wanted[np.random.default_rng(seed).permutation(np.flatnonzero(first >= 0))[:MOST_PAIRS]] = True
+    wanted[np.random.default_rng(seed).permutation(np.flatnonzero(first >= 0))[:MAX_PAIRS]] = True
     said = {row: search_texts(item) for row, item in enumerate(_items(catalogue)) if wanted[row]}
     texts = [(row, views) for row, views in said.items() if views]
     texts += [(row, [query] * VIEWS) for row, query in searched if first[row] >= 0]
@@ -143,7 +143,7 @@ def collect_photos(images: SpaceVectors, products: NDArray[np.int64], seed: int)
     several = np.flatnonzero(np.bincount(product) > 1)
     several = np.random.default_rng(seed).permutation(several)
     counts = np.bincount(product)[several]
-    row = row[np.isin(product, several[np.cumsum(counts) <= MOST_PHOTOS])]
+    row = row[np.isin(product, several[np.cumsum(counts) <= MAX_PHOTOS])]
     vectors = np.empty((len(row), images.dim), np.float32)
     images.store.gather(images.keys[row], vectors)
     return Photos(vectors, products[images.owners[row]])

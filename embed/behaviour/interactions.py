@@ -80,8 +80,8 @@ class Collected:
     events: int
     interactions: int
     impressions: int
-    parked: int
-    parked_items: int
+    pending: int
+    pending_items: int
     merged: int
     cut: int
 

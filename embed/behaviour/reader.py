@@ -44,7 +44,7 @@ from embed.records import (
 CONTRACT = tuple(part.name for part in fields(Event))
 REQUIRED = ("user_id", "item_id", "type", "timestamp")
 FORMATS = ("csv", "jsonl", "parquet")
-MOST_NAMES = 10_000  # of columns that are remembered, should records all have their own
+MAX_NAMES = 10_000  # of columns that are remembered, should records all have their own
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _events(
                 plans.clear()
             plan = plans[names] = _plan(mapping, names)
             found |= plan.keys()
-            if len(seen) < MOST_NAMES:
+            if len(seen) < MAX_NAMES:
                 seen |= dict.fromkeys(names)
         said = {name: record.values[column] for name, column in plan.items()}
         values = said | {name: default for name, default in mapping.defaults.items() if said.get(name) in (None, "")}

@@ -7,7 +7,7 @@ from embed.catalogue.edits import Change, Edit, apply_patch
 from embed.catalogue.feed import Feed, open_feed
 from embed.catalogue.ingest import IngestReport, check_items, current_edits, ingest, read_report
 from embed.catalogue.item import ITEM_SCHEMA, Item
-from embed.catalogue.mapping import Mapping, Source
+from embed.catalogue.mapping import ColumnSource, Mapping
 from embed.catalogue.price import Price, parse_price
 from embed.catalogue.raw import Raw
 from embed.records import Record, Reject
@@ -17,6 +17,7 @@ __all__ = [
     "PATCHABLE",
     "Catalogue",
     "Change",
+    "ColumnSource",
     "Edit",
     "Feed",
     "IngestReport",
@@ -26,7 +27,6 @@ __all__ = [
     "Raw",
     "Record",
     "Reject",
-    "Source",
     "apply_patch",
     "as_batch",
     "check_items",

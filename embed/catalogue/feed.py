@@ -12,8 +12,8 @@ from embed.errors import BadInput
 from embed.records import (
     DelimitedReader,
     Record,
+    RecordFile,
     Reject,
-    Source,
     open_source,
     plain_name,
     read_jsonl,
@@ -53,7 +53,7 @@ def open_feed(path: Path, mapping: Mapping | None = None, format: str | None = N
         yield _feed(source, mapping)
 
 
-def _feed(source: Source, mapping: Mapping) -> Feed:
+def _feed(source: RecordFile, mapping: Mapping) -> Feed:
     format = mapping.format or ("merchant" if source.looks_like == "xml" else source.looks_like)
     if format == "parquet":
         parquet = read_parquet(source)

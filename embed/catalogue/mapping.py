@@ -50,7 +50,7 @@ FORMATS = ("csv", "jsonl", "parquet", "merchant", "shopify")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ColumnSource:
     """A feed's column, what separates values inside it, and whether it holds a JSON object of attributes."""
 
     column: str
@@ -62,8 +62,8 @@ class Source:
 class Mapping:
     """Where each part of a product comes from; `image` is an alias: what comes from it leads `images`."""
 
-    columns: dict[str, tuple[Source, ...]] = field(default_factory=dict)
-    attributes: dict[str, Source] = field(default_factory=dict)
+    columns: dict[str, tuple[ColumnSource, ...]] = field(default_factory=dict)
+    attributes: dict[str, ColumnSource] = field(default_factory=dict)
     defaults: dict[str, str] = field(default_factory=dict)
     encoding: str = ""
     delimiter: str = ""
@@ -98,8 +98,8 @@ class Mapping:
 
 
 CONTRACT_MAPPING = Mapping(
-    {name: (Source(name, split="|" if name == "images" else ""),) for name in (*CONTRACT, "image")},
-    {"attributes": Source("attributes", json=True)},
+    {name: (ColumnSource(name, split="|" if name == "images" else ""),) for name in (*CONTRACT, "image")},
+    {"attributes": ColumnSource("attributes", json=True)},
 )
 
 
@@ -183,8 +183,8 @@ class _Plan:
 
     single: list[tuple[str, str]]
     several: list[tuple[str, list[str]]]
-    images: list[Source]
-    attributes: list[tuple[str, Source]]
+    images: list[ColumnSource]
+    attributes: list[tuple[str, ColumnSource]]
     found: set[str]
     used: set[str]
 
@@ -192,9 +192,9 @@ class _Plan:
     def of(cls, mapping: Mapping, columns: tuple[str, ...]) -> "_Plan":
         here = {plain_name(column): column for column in reversed(columns)} | {column: column for column in columns}
 
-        def present(sources: Iterable[Source]) -> list[Source]:
+        def present(sources: Iterable[ColumnSource]) -> list[ColumnSource]:
             actual = [(here.get(source.column) or here.get(plain_name(source.column)), source) for source in sources]
-            return [Source(column, source.split, source.json) for column, source in actual if column]
+            return [ColumnSource(column, source.split, source.json) for column, source in actual if column]
 
         bound = {name: present(mapping.columns.get(name, ())) for name in (*CONTRACT, "image")}
         images = bound.pop("image") + bound.pop("images")
@@ -211,7 +211,7 @@ class _Plan:
         )
 
 
-def _flat(groups: Iterable[Iterable[Source]]) -> list[Source]:
+def _flat(groups: Iterable[Iterable[ColumnSource]]) -> list[ColumnSource]:
     return [source for group in groups for source in group]
 
 
@@ -270,13 +270,13 @@ def _category_tree(given: object, mapping: Path) -> dict[str, str]:
     return read_category_tree(mapping.parent / given["file"], (one, name, parent))
 
 
-def _source(given: object, where: str, split: str = "") -> Source:
+def _source(given: object, where: str, split: str = "") -> ColumnSource:
     if isinstance(given, str):
-        return Source(given, split)
+        return ColumnSource(given, split)
     if not isinstance(given, dict) or not isinstance(given.get("column"), str):
         raise BadInput(f'{where}: give a column\'s name in quotes, or {{ column = "name", split = "|" }}', where)
-    known_names(given, [part.name for part in fields(Source)], where)
-    source = Source(given["column"], given.get("split", split), given.get("json", False))
+    known_names(given, [part.name for part in fields(ColumnSource)], where)
+    source = ColumnSource(given["column"], given.get("split", split), given.get("json", False))
     if not isinstance(source.split, str) or not isinstance(source.json, bool):
         raise BadInput(f"{where}: split is a text in quotes, json is true or false", where)
     return source

@@ -11,25 +11,28 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException, EntitiesForbidden
 from defusedxml.ElementTree import iterparse
 
-from embed.catalogue.mapping import Mapping, Source
+from embed.catalogue.mapping import ColumnSource, Mapping
 from embed.errors import BadInput, Damaged
 from embed.records import Record
 
 MERCHANT_MAPPING = Mapping(
     {
-        "item_id": (Source("id"),),
-        "title": (Source("title"),),
-        "description": (Source("description"), Source("summary"), Source("content")),
-        "category": (Source("product_type"), Source("google_product_category")),
-        "brand": (Source("brand"),),
-        "price": (Source("sale_price"), Source("price")),
-        "images": (Source("image_link"), Source("additional_image_link", split=",")),
-        "available": (Source("availability"),),
+        "item_id": (ColumnSource("id"),),
+        "title": (ColumnSource("title"),),
+        "description": (ColumnSource("description"), ColumnSource("summary"), ColumnSource("content")),
+        "category": (ColumnSource("product_type"), ColumnSource("google_product_category")),
+        "brand": (ColumnSource("brand"),),
+        "price": (ColumnSource("sale_price"), ColumnSource("price")),
+        "images": (ColumnSource("image_link"), ColumnSource("additional_image_link", split=",")),
+        "available": (ColumnSource("availability"),),
     },
     {
-        **{name: Source(name) for name in ("size", "pattern", "gender", "age_group", "condition", "item_group_id")},
-        **{name: Source(name, split="/") for name in ("color", "material")},
-        "list_price": Source("price"),
+        **{
+            name: ColumnSource(name)
+            for name in ("size", "pattern", "gender", "age_group", "condition", "item_group_id")
+        },
+        **{name: ColumnSource(name, split="/") for name in ("color", "material")},
+        "list_price": ColumnSource("price"),
     },
 )
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
 
-from embed.catalogue.mapping import Mapping, Source
+from embed.catalogue.mapping import ColumnSource, Mapping
 from embed.records import Record, Reject
 
 _OPTIONS = tuple((f"Option{number} Name", f"Option{number} Value") for number in (1, 2, 3))
@@ -26,11 +26,11 @@ USED = frozenset(
 # The names are those `variants` gives; a shop's own mapping may name any column of the file beside them.
 SHOPIFY_MAPPING = Mapping(
     {
-        **{name: (Source(name),) for name in ("item_id", "title", "description", "category", "brand", "price")},
-        "images": (Source("images"),),
-        "available": (Source("available"),),
+        **{name: (ColumnSource(name),) for name in ("item_id", "title", "description", "category", "brand", "price")},
+        "images": (ColumnSource("images"),),
+        "available": (ColumnSource("available"),),
     },
-    {"attributes": Source("attributes", json=True)},
+    {"attributes": ColumnSource("attributes", json=True)},
 )
 
 

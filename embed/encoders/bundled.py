@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from embed.encoders.card import CardModel, JpegDecoder, stacked
 from embed.encoders.cpu_model import CpuModel
 from embed.encoders.device import Device
 from embed.encoders.encoder import (
@@ -25,6 +24,7 @@ from embed.encoders.encoder import (
     padded_width,
     unit_rows,
 )
+from embed.encoders.gpu import GpuModel, JpegDecoder, stacked
 from embed.errors import Damaged
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class BundledImageEncoder:
         self._run: Callable[..., Vectors]
         self.decode: JpegDecoder | None = None
         if device.kind == "cuda":
-            self._run, self.decode = _on_card(_image_module()), JpegDecoder(self._scaled)
+            self._run, self.decode = _on_gpu(_image_module()), JpegDecoder(self._scaled)
         else:
             self._run = CpuModel(f"bundled-image-{self.fingerprint}", device.streams, self._export)
 
@@ -121,7 +121,7 @@ class BundledTextEncoder:
         self._tokenizer.enable_truncation(TEXT_MAX_TOKENS)
         self._run: Callable[..., Vectors]
         if device.kind == "cuda":
-            self._run = _on_card(_text_module())
+            self._run = _on_gpu(_text_module())
         else:
             self._run = CpuModel(f"bundled-text-{self.fingerprint}", device.streams, self._export)
 
@@ -227,7 +227,7 @@ def _size(width: int, height: int) -> tuple[int, int]:
     return max(shrink_to, int(width * scale)), max(shrink_to, int(height * scale))
 
 
-def _on_card(module: "Module") -> CardModel:
+def _on_gpu(module: "Module") -> GpuModel:
     import torch
 
-    return CardModel(module, torch.float16)
+    return GpuModel(module, torch.float16)

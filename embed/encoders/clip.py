@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from embed.encoders.card import CardModel, JpegDecoder, stacked
 from embed.encoders.cpu_model import CpuModel, log_slow
 from embed.encoders.device import Device
 from embed.encoders.encoder import (
@@ -24,6 +23,7 @@ from embed.encoders.encoder import (
     unit_rows,
     weights_hash,
 )
+from embed.encoders.gpu import GpuModel, JpegDecoder, stacked
 from embed.errors import BadInput, Damaged, Missing
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class ClipEncoder:
         import torch
 
         if self._device.kind == "cuda":
-            model = CardModel(tower, torch.bfloat16)
+            model = GpuModel(tower, torch.bfloat16)
             return lambda batch: unit_rows(model(batch=batch))
 
         def run(batch: NDArray[Any]) -> Vectors:

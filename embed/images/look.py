@@ -14,24 +14,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 OUTLINES, COLORS = 16, 8
-MOST_BITS, MOST_LEVELS = 24, 2.5  # in which a copy differs: of 256 bits, and of 255 levels on average
+MAX_BITS, MAX_LEVELS = 24, 2.5  # in which a copy differs: of 256 bits, and of 255 levels on average
 
 
-class Look(NamedTuple):
+class ImageSignature(NamedTuple):
     """Outlines [256] as bits, and colours [8, 8, 3] from 0 to 255."""
 
     outlines: NDArray[np.bool_]
     colors: NDArray[np.float32]
 
-    def is_copy(self, other: "Look") -> bool:
+    def is_copy(self, other: "ImageSignature") -> bool:
         """Whether two images show the same, in the same colours."""
         bits = np.count_nonzero(self.outlines != other.outlines)
-        return bool(bits <= MOST_BITS and np.abs(self.colors - other.colors).mean() <= MOST_LEVELS)
+        return bool(bits <= MAX_BITS and np.abs(self.colors - other.colors).mean() <= MAX_LEVELS)
 
 
-def look_of(image: Image.Image) -> Look:
+def image_signature(image: Image.Image) -> ImageSignature:
     """How an RGB image looks."""
     small = image.convert("L").resize((OUTLINES + 1, OUTLINES), Image.Resampling.BOX)
     gray = np.asarray(small, np.int16)
     colors = np.asarray(image.resize((COLORS, COLORS), Image.Resampling.BOX), np.float32)
-    return Look((gray[:, 1:] > gray[:, :-1]).ravel(), colors)
+    return ImageSignature((gray[:, 1:] > gray[:, :-1]).ravel(), colors)

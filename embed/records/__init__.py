@@ -2,7 +2,7 @@
 
 from embed.records.delimited import DelimitedReader
 from embed.records.mapping_file import known_names, plain_name, read_toml
-from embed.records.reader import Parquet, Source, open_source, read_jsonl, read_parquet, read_table
+from embed.records.reader import Parquet, RecordFile, open_source, read_jsonl, read_parquet, read_table
 from embed.records.record import MAX_RECORD, Record, Reject
 
 __all__ = [
@@ -10,8 +10,8 @@ __all__ = [
     "DelimitedReader",
     "Parquet",
     "Record",
+    "RecordFile",
     "Reject",
-    "Source",
     "known_names",
     "open_source",
     "plain_name",

@@ -22,7 +22,7 @@ from embed.records.record import MAX_RECORD, Record, Reject
 
 
 @dataclass
-class Source:
+class RecordFile:
     """An open file; `kind` says what it is to its owner, a feed or events, and is the field that errors name.
 
     `head` is the start of its content.
@@ -58,7 +58,7 @@ class Parquet:
 
 
 @contextmanager
-def open_source(path: Path, kind: str) -> Iterator[Source]:
+def open_source(path: Path, kind: str) -> Iterator[RecordFile]:
     """Open a file, plain or gzipped. Raises Missing, BadInput or Damaged, also while it is being read."""
     if not path.exists():
         raise Missing(f"there is no {kind} {path}", kind)
@@ -74,12 +74,12 @@ def open_source(path: Path, kind: str) -> Iterator[Source]:
             stream.seek(0)
             head = stream.read(1 << 12)
             stream.seek(0)
-            yield Source(path, kind, file, stream, head)
+            yield RecordFile(path, kind, file, stream, head)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise Damaged(f"{path.name} is not whole: its compressed data break off ({error})", kind) from error
 
 
-def read_jsonl(source: Source, encoding: str = "") -> Iterator[Record | Reject]:
+def read_jsonl(source: RecordFile, encoding: str = "") -> Iterator[Record | Reject]:
     """The objects of a file with one on each line."""
     text, undecodable = _text(source, encoding, newline="\n")
     for number, line in numbered_lines(text):
@@ -93,14 +93,14 @@ def read_jsonl(source: Source, encoding: str = "") -> Iterator[Record | Reject]:
             yield _json_record(number, line)
 
 
-def read_table(source: Source, encoding: str = "", delimiter: str = "") -> DelimitedReader:
+def read_table(source: RecordFile, encoding: str = "", delimiter: str = "") -> DelimitedReader:
     """The rows of a CSV or TSV file; UTF-8, or UTF-16 with a byte order mark, unless an encoding is given."""
     text, undecodable = _text(source, encoding, newline="")
     is_tsv = source.name.lower().removesuffix(".gz").endswith(".tsv")
     return DelimitedReader(text, undecodable, delimiter or ("\t" if is_tsv else ""))
 
 
-def read_parquet(source: Source) -> Parquet:
+def read_parquet(source: RecordFile) -> Parquet:
     """The rows of a Parquet file, numbered from 1."""
     try:
         parquet = pq.ParquetFile(source.file)
@@ -139,7 +139,7 @@ def _recognised(path: Path, head: bytes, kind: str) -> str:
     return ""
 
 
-def _text(source: Source, encoding: str, newline: str) -> tuple[io.TextIOWrapper, re.Pattern[str]]:
+def _text(source: RecordFile, encoding: str, newline: str) -> tuple[io.TextIOWrapper, re.Pattern[str]]:
     """The file as text, and what finds what its decoder put where bytes made no sense."""
     bom = source.head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     encoding = encoding or ("utf-16" if bom else "utf-8-sig")

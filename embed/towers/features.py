@@ -14,8 +14,8 @@ from embed.catalogue import Item
 
 PRICE_PARTS = 3  # level, its square, and whether there is a price
 RAREST_TAG = 2  # items that a tag is on, at the least
-MOST_TAGS = 50_000
-MOST_VALUES = 8  # an attribute of more values says little
+MAX_TAGS = 50_000
+MAX_VALUES = 8  # an attribute of more values says little
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Vocabulary:
             counts.update(tags_of(item))
             if item.price:
                 logs.append(float(np.log(item.price)))
-        tags = [tag for tag, count in counts.most_common(MOST_TAGS) if count >= RAREST_TAG]
+        tags = [tag for tag, count in counts.most_common(MAX_TAGS) if count >= RAREST_TAG]
         mean, spread = (float(np.mean(logs)), max(float(np.std(logs)), 1e-3)) if logs else (0.0, 0.0)
         return cls(ids, tags, dict(spaces), mean, spread)
 
@@ -155,6 +155,6 @@ def tags_of(item: Item) -> Iterator[str]:
     if item.brand:
         yield f"brand:{item.brand}"
     for name, values in item.attributes.items():
-        if len(values) <= MOST_VALUES:
+        if len(values) <= MAX_VALUES:
             for value in values:
                 yield f"{name}:{value}"

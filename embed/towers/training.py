@@ -30,7 +30,7 @@ from embed.training_loop import Progress, State
 from embed.training_loop import fit as run
 
 K = 10
-MOST_SHOPPERS = 20_000  # that an epoch is validated with
+MAX_SHOPPERS = 20_000  # that an epoch is validated with
 
 
 class Trainer:
@@ -149,7 +149,7 @@ class Trainer:
 def validate(trainer: Trainer, holdout: Holdout) -> dict[str, float]:
     """NDCG and recall of the first ten of all items, over the held-out shoppers that have a history."""
     trained = trainer.trained(Vocabulary(), {})
-    known = holdout.of(np.flatnonzero(np.diff(holdout.history.starts) > 0)).some(MOST_SHOPPERS, trainer.settings.seed)
+    known = holdout.of(np.flatnonzero(np.diff(holdout.history.starts) > 0)).some(MAX_SHOPPERS, trainer.settings.seed)
     if not len(known):
         return {"ndcg10": 0.0, "recall10": 0.0}
     vectors = trained.item_vectors(trainer.features)

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.campaigns.user_table import ShopperTable
+from serve.campaigns.user_table import UserTableCache
 from serve.campaigns.user_vectors import unit
 from serve.core.errors import BadRequest
 from serve.engine.engine import Engine
 from serve.engine.query import Query, direction_of
 from serve.recommend.retrieval.retrievers import TOWER
-from serve.storage.campaign_contacts import Contacts
-from serve.storage.erasure import Rights
-from serve.storage.event_log import EventStore
+from serve.storage.campaign_contacts import CampaignContacts
+from serve.storage.erasure import UserPrivacy
+from serve.storage.event_log import EventLog
 
 RESEMBLED = 20  # items that say where a creative is
 STEPS = 20  # of the curve
@@ -38,7 +38,7 @@ class Cap:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class AudienceQuery:
     """An item's id, or a creative of words and a photo; how many shoppers, and for which campaign.
 
     The share `holdout` of them is told apart, not to be reached, so that what a campaign brings can be measured. Who
@@ -61,7 +61,7 @@ class Member:
 
     user_id: str
     score: float
-    chance: float
+    probability: float
     held_out: bool
 
 
@@ -70,7 +70,7 @@ class Audience:
     """The members, the likeliest first, what was left out and why, and how many acts to expect of the first so many."""
 
     members: Sequence[Member]
-    shoppers: int
+    users: int
     opted_out: int
     capped: int
     had: int
@@ -80,47 +80,49 @@ class Audience:
 class Audiences:
     """Finds audiences in a log of events; safe in several threads."""
 
-    def __init__(self, events: EventStore, rights: Rights, table: ShopperTable) -> None:
+    def __init__(self, events: EventLog, rights: UserPrivacy, table: UserTableCache) -> None:
         self._events, self._rights, self._table = events, rights, table
-        self._contacts = Contacts(events.database)
+        self._contacts = CampaignContacts(events.database)
 
-    def find(self, engine: Engine, wanted: Wanted, now: float | None = None) -> Audience:
+    def find(self, engine: Engine, wanted: AudienceQuery, now: float | None = None) -> Audience:
         """Who most likely wants it; raises BadRequest where nothing is offered or there is no user model."""
         if (wanted.item_id is None) == (wanted.text is None and wanted.image is None):
             raise BadRequest("an audience is of one item, or of a creative: give item_id, or text and image", "item_id")
-        shoppers = self._table.current(engine)
-        cosines = shoppers.taste @ unit((self._place(engine, wanted) - shoppers.center)[None])[0]
-        chances = shoppers.response.chances(cosines, shoppers.counts, shoppers.likes)
-        out = {name: shoppers.among(who) for name, who in self._left_out(wanted, now).items()}
+        users = self._table.current(engine)
+        cosines = users.vectors @ unit((self._place(engine, wanted) - users.center)[None])[0]
+        probabilities = users.response.probabilities(cosines, users.counts, users.likes)
+        out = {name: users.among(who) for name, who in self._left_out(wanted, now).items()}
         allowed = np.flatnonzero(~np.any(list(out.values()), axis=0))
-        order = allowed[np.argsort(-chances[allowed], kind="stable")][: wanted.size]
-        held = [self._is_held_out(wanted, shoppers.ids[place]) for place in order]
+        order = allowed[np.argsort(-probabilities[allowed], kind="stable")][: wanted.size]
+        held = [self._is_held_out(wanted, users.ids[place]) for place in order]
         members = [
-            Member(shoppers.ids[place], round(float(cosines[place]), 4), round(float(chances[place]), 6), held_out)
+            Member(users.ids[place], round(float(cosines[place]), 4), round(float(probabilities[place]), 6), held_out)
             for place, held_out in zip(order.tolist(), held, strict=True)
         ]
         left = {name: int(mask.sum()) for name, mask in out.items()}
-        return Audience(members, len(shoppers), left["opted_out"], left["capped"], left["had"], _curve(chances[order]))
+        return Audience(
+            members, len(users), left["opted_out"], left["capped"], left["had"], _curve(probabilities[order])
+        )
 
     def record(self, campaign: str, audience: Audience) -> None:
         """Put down that a campaign reaches the members who are not held out."""
         self._contacts.add(campaign, [member.user_id for member in audience.members if not member.held_out])
 
-    def _place(self, engine: Engine, wanted: Wanted) -> NDArray[np.float32]:
+    def _place(self, engine: Engine, wanted: AudienceQuery) -> NDArray[np.float32]:
         """Where what is offered is in the tower space, [width]."""
         tower = engine.view.tower
         assert tower is not None  # noqa: S101  whoever has towers has their space
         if wanted.item_id is not None:
-            vector: NDArray[np.float32] = tower.vectors_of(np.array([engine.number(wanted.item_id)]))[0]
+            vector: NDArray[np.float32] = tower.vectors_of(np.array([engine.item_index(wanted.item_id)]))[0]
             return vector
         alike = engine.search(Query(k=RESEMBLED, text=wanted.text, image=wanted.image))
-        vectors = tower.vectors_of(np.sort(np.array([one.number for one in alike], np.int64)))
+        vectors = tower.vectors_of(np.sort(np.array([one.item_index for one in alike], np.int64)))
         direction = direction_of([vector for vector in vectors if vector.any()], [1.0] * len(vectors))
         if direction is None:
             raise BadRequest(f"nothing here resembles it in the space {TOWER}: give other words", "text")
         return direction
 
-    def _left_out(self, wanted: Wanted, now: float | None) -> dict[str, set[str]]:
+    def _left_out(self, wanted: AudienceQuery, now: float | None) -> dict[str, set[str]]:
         """Who must not be reached, by why; who opted out is asked for at every call."""
         at = time.time() if now is None else now
         capped = set() if wanted.cap is None else self._contacts.reached(wanted.cap.times, at - wanted.cap.days * DAY)
@@ -128,16 +130,16 @@ class Audiences:
         return {"opted_out": self._rights.opted_out(), "capped": capped, "had": had}
 
     @staticmethod
-    def _is_held_out(wanted: Wanted, user_id: str) -> bool:
+    def _is_held_out(wanted: AudienceQuery, user_id: str) -> bool:
         """Always the same for a user and a campaign."""
         digest = hashlib.blake2b(f"{wanted.campaign}\0{user_id}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") < wanted.holdout * 2**64
 
 
-def _curve(chances: NDArray[np.float64]) -> list[tuple[int, float]]:
+def _curve(probabilities: NDArray[np.float64]) -> list[tuple[int, float]]:
     """How many acts can be expected of the first so many members."""
-    if not len(chances):
+    if not len(probabilities):
         return []
-    sizes = np.unique(np.linspace(1, len(chances), STEPS).round().astype(int))
-    expected = np.cumsum(chances)
+    sizes = np.unique(np.linspace(1, len(probabilities), STEPS).round().astype(int))
+    expected = np.cumsum(probabilities)
     return [(int(size), round(float(expected[size - 1]), 4)) for size in sizes]

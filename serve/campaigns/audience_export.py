@@ -26,7 +26,7 @@ def write_audience(file: Path, audience: Audience, campaign: str) -> None:
             "user_id": member.user_id,
             "place": place,
             "score": member.score,
-            "chance": member.chance,
+            "chance": member.probability,
             "held_out": member.held_out,
             "campaign": campaign,
         }

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from embed.catalogue import Catalogue, Item
-from serve.campaigns.fact_checker import Checker, Unsupported
+from serve.campaigns.fact_checker import FactChecker, Unsupported
 from serve.campaigns.templates import compose
-from serve.campaigns.text_generators import Writer, writer_of
-from serve.core.errors import Broken
+from serve.campaigns.text_generators import TextGenerator, writer_of
+from serve.core.errors import StoreUnavailable
 from serve.core.settings import CopySettings
 
 _log = logging.getLogger("vetrina")
 
 
 @dataclass(frozen=True)
-class Copy:
+class GeneratedCopy:
     """A text for an item, who wrote it, and what another writer's text was refused for."""
 
     item_id: str
@@ -28,10 +28,10 @@ class Copywriter:
     """Writes for the items of a shop; safe in several threads."""
 
     def __init__(self, settings: CopySettings, brands: Sequence[str]) -> None:
-        self._writer: Writer | None = writer_of(settings)
-        self._checker = Checker(brands)
+        self._writer: TextGenerator | None = writer_of(settings)
+        self._checker = FactChecker(brands)
 
-    def write(self, item: Item, style: str, language: str, segment: str = "") -> Copy:
+    def write(self, item: Item, style: str, language: str, segment: str = "") -> GeneratedCopy:
         """A text that states nothing that the item's entry, or the caller's word for the segment, does not have."""
         refused: list[Unsupported] = []
         if self._writer is not None:
@@ -39,15 +39,15 @@ class Copywriter:
                 text = self._writer.write(item, style, language, segment)
                 refused = self._checker.check(text, item, segment, language)
                 if not refused:
-                    return Copy(item.item_id, text, self._writer.name)
+                    return GeneratedCopy(item.item_id, text, self._writer.name)
                 said = ", ".join(f"{each.kind} {each.words!r}" for each in refused[:5])
                 _log.warning(
                     "copy of %s for item %s is not used: unsupported %s", self._writer.name, item.item_id, said
                 )
-            except Broken as error:
+            except StoreUnavailable as error:
                 refused = [Unsupported("writer", str(error))]
                 _log.warning("copy for item %s is the grammar's: %s", item.item_id, error)
-        return Copy(item.item_id, compose(item, style, language, segment), "grammar", refused)
+        return GeneratedCopy(item.item_id, compose(item, style, language, segment), "grammar", refused)
 
 
 def brands_of(catalogue: Catalogue) -> list[str]:

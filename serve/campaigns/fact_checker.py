@@ -90,7 +90,7 @@ class Unsupported:
     words: str
 
 
-class Checker:
+class FactChecker:
     """Checks texts of items of a shop, whose `brands` are known."""
 
     def __init__(self, brands: Collection[str] = ()) -> None:

@@ -13,15 +13,15 @@ STYLES = ("title", "reason", "ad")
 LANGUAGES = ("en", "de", "fr", "es", "it")
 _COLORS = ("color", "colour", "farbe", "couleur", "colore")
 _MATERIALS = ("material", "matiere", "materiale")
-MOST_MATERIALS = 3
-MOST_TITLE = 160
+MAX_MATERIALS = 3
+MAX_TITLE = 160
 
 
 class Phrases(NamedTuple):
     """How a language says what an entry has."""
 
     color: str
-    material: str
+    training_data: str
     segment: str
     kind: str
 
@@ -38,7 +38,7 @@ _PHRASES: Mapping[str, Phrases] = {
 def compose(item: Item, style: str, language: str, segment: str = "") -> str:
     """A text of a style for an item, in a language; a `segment` of shoppers is spoken to in reasons and ads."""
     phrases = _PHRASES[language]
-    title = _clean(item.title or item.category or item.item_id)[:MOST_TITLE].strip()
+    title = _clean(item.title or item.category or item.item_id)[:MAX_TITLE].strip()
     if item.brand and _clean(item.brand).casefold() not in title.casefold():
         title = f"{_clean(item.brand)} {title}"
     color = _first(item, _COLORS)
@@ -52,8 +52,8 @@ def compose(item: Item, style: str, language: str, segment: str = "") -> str:
     parts = [f"{colored}."]
     if kind and kind.casefold() not in title.casefold():
         parts.append(phrases.kind.format(kind))
-    if style == "ad" and (materials := _values(item, _MATERIALS)[:MOST_MATERIALS]):
-        parts.append(phrases.material.format(", ".join(materials)))
+    if style == "ad" and (materials := _values(item, _MATERIALS)[:MAX_MATERIALS]):
+        parts.append(phrases.training_data.format(", ".join(materials)))
     if price:
         parts.append(f"{price}.")
     told = " ".join(parts)

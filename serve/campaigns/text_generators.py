@@ -13,13 +13,13 @@ import httpx
 import orjson
 
 from embed.catalogue import Item
-from serve.core.errors import Broken
+from serve.core.errors import StoreUnavailable
 from serve.core.settings import CopySettings
 
 KEY = "VETRINA_COPY_KEY"
 """The variable that holds the endpoint's key; no file of ours does."""
-MOST_BYTES = 64 << 10  # of an answer
-MOST_SAID = 1_500  # characters of a description that are sent
+MAX_BYTES = 64 << 10  # of an answer
+MAX_SAID = 1_500  # characters of a description that are sent
 TOKENS = 120
 LANGUAGES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "it": "Italian"}
 WANTED = {
@@ -29,7 +29,7 @@ WANTED = {
 }
 
 
-class Writer(Protocol):
+class TextGenerator(Protocol):
     name: str
 
     def write(self, item: Item, style: str, language: str, segment: str) -> str:
@@ -40,7 +40,7 @@ def messages(item: Item, style: str, language: str, segment: str) -> list[dict[s
     """What a chat model is asked."""
     facts = {
         "title": item.title,
-        "description": (item.description or "")[:MOST_SAID],
+        "description": (item.description or "")[:MAX_SAID],
         "category": item.category,
         "brand": item.brand,
         "price": item.price,
@@ -90,15 +90,19 @@ class Endpoint:
                 data = b""
                 for chunk in answer.iter_bytes():
                     data += chunk
-                    if len(data) > MOST_BYTES:
-                        raise Broken(f"the copy endpoint answered with more than {MOST_BYTES} bytes", "copywriting")
+                    if len(data) > MAX_BYTES:
+                        raise StoreUnavailable(
+                            f"the copy endpoint answered with more than {MAX_BYTES} bytes", "copywriting"
+                        )
                 if answer.status_code != 200:
-                    raise Broken(f"the copy endpoint answered {answer.status_code}", "copywriting")
+                    raise StoreUnavailable(f"the copy endpoint answered {answer.status_code}", "copywriting")
             text = orjson.loads(data)["choices"][0]["message"]["content"]
         except httpx.HTTPError as error:
-            raise Broken(f"the copy endpoint cannot be used ({type(error).__name__})", "copywriting") from error
+            raise StoreUnavailable(
+                f"the copy endpoint cannot be used ({type(error).__name__})", "copywriting"
+            ) from error
         except (orjson.JSONDecodeError, KeyError, IndexError, TypeError) as error:
-            raise Broken("the copy endpoint's answer is no chat completion", "copywriting") from error
+            raise StoreUnavailable("the copy endpoint's answer is no chat completion", "copywriting") from error
         return str(text).strip().strip('"')
 
 
@@ -129,10 +133,12 @@ class Local:
         try:
             return pipeline("text-generation", model=self._settings.model, trust_remote_code=False)
         except Exception as error:  # every part of a model has errors of its own
-            raise Broken(f"the copy model {self._settings.model} cannot be loaded ({error})", "copywriting") from error
+            raise StoreUnavailable(
+                f"the copy model {self._settings.model} cannot be loaded ({error})", "copywriting"
+            ) from error
 
 
-def writer_of(settings: CopySettings) -> Writer | None:
+def writer_of(settings: CopySettings) -> TextGenerator | None:
     """The writer of the settings; None for the grammar alone."""
     if settings.endpoint:
         return Endpoint(settings)

@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from embed.behaviour import collect
 from embed.behaviour.interactions import MOST
 from index.protocol import VectorIndex
-from serve.campaigns.conversion_model import Response, fit_response
-from serve.campaigns.user_vectors import center_of, tastes, unit
+from serve.campaigns.conversion_model import ConversionModel, fit_conversion_model
+from serve.campaigns.user_vectors import center_of, unit, user_vectors
 from serve.core.errors import BadRequest
 from serve.core.settings import Settings
 from serve.engine.engine import Engine
 from serve.recommend.retrieval.retrievers import TOWER
-from serve.storage.erasure import Rights
-from serve.storage.event_log import EventStore
+from serve.storage.erasure import UserPrivacy
+from serve.storage.event_log import EventLog
 
 
 @dataclass(frozen=True)
-class Shoppers:
+class UserTable:
     """m shoppers at one instant, by id: ids, taste as unit vectors [m, width], interactions and likes [m].
 
     Those without a known item are not among them. `center` [width] is what taste is about, `response` is how likely
@@ -34,11 +34,11 @@ class Shoppers:
     """
 
     ids: Sequence[str]
-    taste: NDArray[np.float32]
+    vectors: NDArray[np.float32]
     counts: NDArray[np.int64]
     likes: NDArray[np.int64]
     center: NDArray[np.float32]
-    response: Response
+    response: ConversionModel
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,17 +54,17 @@ class Shoppers:
         return mask
 
 
-class ShopperTable:
+class UserTableCache:
     """The shoppers of a log, in the tower space of an engine; safe in several threads."""
 
-    def __init__(self, events: EventStore, rights: Rights, settings: Settings) -> None:
+    def __init__(self, events: EventLog, rights: UserPrivacy, settings: Settings) -> None:
         self._events, self._rights, self._settings = events, rights, settings
         self._lock = threading.Lock()
         self._made_for: tuple[str, int, int] | None = None
         self._until = 0
-        self._shoppers: Shoppers | None = None
+        self._shoppers: UserTable | None = None
 
-    def current(self, engine: Engine) -> Shoppers:
+    def current(self, engine: Engine) -> UserTable:
         """The shoppers now; raises BadRequest where the release has no towers."""
         tower = engine.view.release.tower
         if tower is None:
@@ -78,17 +78,19 @@ class ShopperTable:
                 self._grow(engine)
             return self._shoppers
 
-    def _all(self, engine: Engine, tower: VectorIndex, until: int) -> Shoppers:
+    def _all(self, engine: Engine, tower: VectorIndex, until: int) -> UserTable:
         release = engine.view.release
         batches = (batch for _, batch in self._events.batches(until=until))
         interactions, _ = collect(batches, release.catalogue.ids(), self._settings.signal)
         items = tower.vectors_of(np.arange(release.manifest.items))
         center = center_of(items, interactions)
-        taste, counts, likes = tastes(items, center, interactions)
+        vectors, counts, likes = user_vectors(items, center, interactions)
         there = np.flatnonzero(counts)
         there = there[np.argsort(interactions.users[there])]
-        response = fit_response(items, interactions)
-        return Shoppers(interactions.users[there].tolist(), taste[there], counts[there], likes[there], center, response)
+        response = fit_conversion_model(items, interactions)
+        return UserTable(
+            interactions.users[there].tolist(), vectors[there], counts[there], likes[there], center, response
+        )
 
     def _grow(self, engine: Engine) -> None:
         """Take in what was done since: each shopper who did anything is seen anew."""
@@ -105,9 +107,9 @@ class ShopperTable:
         tastes_, counts, likes = (np.stack(column) for column in zip(*(one for _, one in seen), strict=True))
         ids = np.array([*(before.ids[place] for place in kept), *(user for user, _ in seen)], np.object_)
         order = np.argsort(ids)
-        self._shoppers = Shoppers(
+        self._shoppers = UserTable(
             ids[order].tolist(),
-            np.concatenate([before.taste[kept], tastes_])[order],
+            np.concatenate([before.vectors[kept], tastes_])[order],
             np.concatenate([before.counts[kept], counts])[order],
             np.concatenate([before.likes[kept], likes])[order],
             before.center,
@@ -120,9 +122,9 @@ class ShopperTable:
         """A shopper's taste [width], interactions and likes; None without a known item."""
         tower = engine.view.tower
         assert tower is not None  # noqa: S101
-        shopper = engine.shopper(self._events.recent(user_id, MOST, impressions=False))
-        if not len(shopper):
+        user = engine.user(self._events.recent(user_id, MOST, impressions=False))
+        if not len(user):
             return None
-        liked = shopper.item[shopper.weight > 0]
+        liked = user.item[user.weight > 0]
         total = (tower.vectors_of(liked) - center).sum(0)
-        return unit(total[None])[0], np.int64(len(shopper)), np.int64(len(liked))
+        return unit(total[None])[0], np.int64(len(user)), np.int64(len(liked))

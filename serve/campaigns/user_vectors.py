@@ -17,7 +17,7 @@ def center_of(items: NDArray[np.float32], interactions: Interactions) -> NDArray
     return np.asarray(items[interactions.item].mean(0), np.float32)
 
 
-def tastes(
+def user_vectors(
     items: NDArray[np.float32], center: NDArray[np.float32], interactions: Interactions
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
     """The taste [m, width] of m shoppers, their interactions and likes [m]; zeros for one who liked nothing."""

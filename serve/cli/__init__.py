@@ -4,13 +4,9 @@ import sys
 
 from rich.text import Text
 
-from serve.cli import campaigns, catalogue, feedback, service
-from serve.cli import export as exporting
-from serve.cli import keys as guard
-from serve.cli import search as questions
-from serve.cli import train as learning
+from serve.cli import campaigns, catalogue, export, feedback, keys, search, service, train
 from serve.cli.terminal import app, bars, err
-from serve.core.errors import EXPECTED, complaint
+from serve.core.errors import EXPECTED, error_response
 
 
 def main() -> None:
@@ -18,7 +14,7 @@ def main() -> None:
     try:
         app()
     except EXPECTED as error:
-        found = complaint(error)
+        found = error_response(error)
         err.print(Text.assemble(("error: ", "bold red"), found.message))
         # 2: something to do differently; 1: something is damaged.
         sys.exit(2 if found.status < 500 or found.code == "missing" else 1)
@@ -32,11 +28,11 @@ __all__ = [
     "bars",
     "campaigns",
     "catalogue",
-    "exporting",
+    "export",
     "feedback",
-    "guard",
-    "learning",
+    "keys",
+    "train",
     "main",
-    "questions",
+    "search",
     "service",
 ]

@@ -33,20 +33,20 @@ def audience(
     json: Json = False,
 ) -> None:
     """The shoppers most likely to want an item, or what a creative shows."""
-    from serve.campaigns.audience import Audiences, Cap, Wanted
+    from serve.campaigns.audience import AudienceQuery, Audiences, Cap
     from serve.campaigns.audience_export import write_audience
-    from serve.campaigns.user_table import ShopperTable
+    from serve.campaigns.user_table import UserTableCache
     from serve.live.replica import open_engine
-    from serve.storage.erasure import Rights
-    from serve.storage.event_log import open_event_store
+    from serve.storage.erasure import UserPrivacy
+    from serve.storage.event_log import open_event_log
 
     settings = load_settings(store=store)
-    events = open_event_store(settings)
-    rights = Rights(events.database, settings.store)
-    audiences = Audiences(events, rights, ShopperTable(events, rights, settings))
+    events = open_event_log(settings)
+    rights = UserPrivacy(events.database, settings.store)
+    audiences = Audiences(events, rights, UserTableCache(events, rights, settings))
     cap = None if cap_times is None else Cap(cap_times, cap_days)
     photo = image.read_bytes() if image else None
-    found = audiences.find(open_engine(settings), Wanted(size, item, text, photo, campaign, cap, holdout, again))
+    found = audiences.find(open_engine(settings), AudienceQuery(size, item, text, photo, campaign, cap, holdout, again))
     if out_file is not None:
         write_audience(out_file, found, campaign)
     if record:

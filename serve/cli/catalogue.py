@@ -185,13 +185,13 @@ def rollback(
 ) -> None:
     """Let an earlier release answer again; live changes stay. Servers follow within a second."""
     from serve.release.repository import make_current, open_release, release_before
-    from serve.security import audit_log as audit
+    from serve.security import audit_log
 
     settings = load_settings(store=store)
     name = release or release_before(settings.store)
     open_release(settings.store, name)  # checked before anything moves
     make_current(settings.store, name)
-    audit.note(settings.store, "rollback", audit.operator(), release=name)
+    audit_log.note(settings.store, "rollback", audit_log.operator(), release=name)
     out.print(f"[bold green]release {name} answers now[/]", markup=True)
 
 

@@ -11,22 +11,22 @@ from rich.text import Text
 from serve.cli.render import learning as show_learning
 from serve.cli.render import results as show
 from serve.core.settings import load_settings
-from serve.demo.draw import Look, draw
+from serve.demo.draw import Appearance, draw
 from serve.demo.shop import make_shop
 from serve.engine.query import Query
 from serve.engine.response import ask
-from serve.engine.user_context import known_of
+from serve.engine.user_context import load_user_context
 from serve.jobs.build import Progress, build
 from serve.jobs.import_events import import_events
 from serve.jobs.train import train, train_scorer
 from serve.live.replica import open_engine
-from serve.storage.event_log import open_event_store
+from serve.storage.event_log import open_event_log
 from serve.training.scorer_job import current_scorer
 
 K = 5
 SHOPPER = "u00042"
-WORDS = "warm hoodie for cold evenings"
-PHOTO = Look(kind="mug", variant=0, color="yellow", pattern="dotted", seed=77)  # not an item of the shop
+KEYWORDS = "warm hoodie for cold evenings"
+PHOTO = Appearance(kind="mug", variant=0, color="yellow", pattern="dotted", seed=77)  # not an item of the shop
 
 
 def tour(folder: Path, progress: Progress | None = None) -> RenderableType:
@@ -47,12 +47,12 @@ def tour(folder: Path, progress: Progress | None = None) -> RenderableType:
     photo = folder / "photo.jpg"
     draw(PHOTO)[0].save(photo, quality=90)
     sample = engine.search(Query(k=1, text="blue backpack"))[0]
-    backpack = engine.view.text(sample.number)
+    backpack = engine.view.text(sample.item_index)
     store = f"--store {settings.store}"
-    known = known_of(open_event_store(settings), settings, SHOPPER)
+    known = load_user_context(open_event_log(settings), settings, SHOPPER)
     mixed = Query(k=K, text="green, for travelling", like=[backpack])
     questions = [
-        (f'Words: vetrina search "{WORDS}" {store}', lambda engine: engine.search(Query(k=K, text=WORDS))),
+        (f'Words: vetrina search "{KEYWORDS}" {store}', lambda engine: engine.search(Query(k=K, text=KEYWORDS))),
         (
             f"A photo that is not in the shop: vetrina search --image {photo} {store}",
             lambda engine: engine.search(Query(k=K, image=photo.read_bytes())),
@@ -64,7 +64,7 @@ def tour(folder: Path, progress: Progress | None = None) -> RenderableType:
         ),
         (
             f"What a shopper will want next: vetrina recommend {SHOPPER} {store}",
-            lambda engine: engine.recommend(known.events, K, known.left_out),
+            lambda engine: engine.recommend(known.events, K, known.excluded),
         ),
     ]
     parts: list[RenderableType] = [

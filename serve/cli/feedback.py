@@ -7,7 +7,7 @@ import typer
 
 from serve.cli.render import learning as show
 from serve.cli.terminal import Json, Store, ab_app, app, bars, err, out, print_result, quarantine_app
-from serve.core.errors import EXPECTED, BadRequest, NotFound, complaint
+from serve.core.errors import EXPECTED, BadRequest, NotFound, error_response
 from serve.core.settings import load_settings
 
 
@@ -36,7 +36,7 @@ def learn(
         try:
             once()
         except EXPECTED as error:  # such as another job at work: the next time may go well
-            err.print(complaint(error).message)
+            err.print(error_response(error).message)
         time.sleep(60 * every)
 
 
@@ -51,13 +51,13 @@ def compact(
 ) -> None:
     """Make the database small again: what is old and only trainings read goes into files, in STORE/history."""
     from serve.jobs.compact import compact as run
-    from serve.security import audit_log as audit
+    from serve.security import audit_log
 
     settings = load_settings(store=store)
     with bars(json) as progress:
         moved = run(settings, days, keep_days, progress)
     if keep_days is not None:
-        audit.note(settings.store, "delete what is old", audit.operator(), older_than_days=keep_days)
+        audit_log.note(settings.store, "delete what is old", audit_log.operator(), older_than_days=keep_days)
     print_result(json, moved, show.moved)
 
 
@@ -70,14 +70,14 @@ def ab_start(
     """Let a release answer a share of the shoppers, in place of a test that may run. Servers follow within a second."""
     from serve.release.ab_test import start
     from serve.release.repository import current_name, open_release
-    from serve.security import audit_log as audit
+    from serve.security import audit_log
 
     settings = load_settings(store=store)
     open_release(settings.store, release)  # checked before anybody gets it
     if release == current_name(settings.store):
         raise BadRequest(f"{release} answers everybody already: try another one, see vetrina releases", "release")
     start(settings.store, release, share)
-    audit.note(settings.store, "start A/B test", audit.operator(), release=release, share=share)
+    audit_log.note(settings.store, "start A/B test", audit_log.operator(), release=release, share=share)
     out.print(f"release {release} answers {share:.0%} of the shoppers; see vetrina ab report")
 
 
@@ -85,11 +85,11 @@ def ab_start(
 def ab_stop(store: Store = None) -> None:
     """Let the current release answer everybody; to let the other one: vetrina publish RELEASE before."""
     from serve.release.ab_test import stop
-    from serve.security import audit_log as audit
+    from serve.security import audit_log
 
     settings = load_settings(store=store)
     stop(settings.store)
-    audit.note(settings.store, "stop A/B test", audit.operator())
+    audit_log.note(settings.store, "stop A/B test", audit_log.operator())
     out.print("the current release answers everybody")
 
 
@@ -104,9 +104,9 @@ def ab_report(store: Store = None, json: Json = False) -> None:
 @quarantine_app.command("list")
 def quarantine_list(store: Store = None, json: Json = False) -> None:
     """Who is in quarantine, or was released from it, since when and why."""
-    from serve.storage.event_log import open_event_store
+    from serve.storage.event_log import open_event_log
 
-    events = open_event_store(load_settings(store=store))
+    events = open_event_log(load_settings(store=store))
     print_result(json, events.quarantined(), show.quarantine)
 
 
@@ -114,9 +114,9 @@ def quarantine_list(store: Store = None, json: Json = False) -> None:
 def quarantine_look(store: Store = None, json: Json = False) -> None:
     """Look for robots and click floods now, as every training does, and list who is new in quarantine."""
     from serve.storage.bot_detection import watch
-    from serve.storage.event_log import open_event_store
+    from serve.storage.event_log import open_event_log
 
-    events = open_event_store(load_settings(store=store))
+    events = open_event_log(load_settings(store=store))
     new = {one.user_id for one in watch(events)}
     print_result(json, [one for one in events.quarantined() if one.user_id in new], show.quarantine)
 
@@ -128,13 +128,13 @@ def quarantine_release(
     json: Json = False,
 ) -> None:
     """Learn from a user again."""
-    from serve.security import audit_log as audit
-    from serve.storage.event_log import open_event_store
+    from serve.security import audit_log
+    from serve.storage.event_log import open_event_log
 
     settings = load_settings(store=store)
-    if not open_event_store(settings).release(user):
+    if not open_event_log(settings).release(user):
         raise NotFound(f"there is no {user!r} in quarantine: vetrina quarantine list tells who is", "user")
-    audit.note(settings.store, "release from quarantine", audit.operator(), user=audit.hashed(user))
+    audit_log.note(settings.store, "release from quarantine", audit_log.operator(), user=audit_log.hashed(user))
     print_result(json, {"released": user}, lambda _: "released; the next training learns from what it did")
 
 
@@ -160,14 +160,14 @@ def forget(
     json: Json = False,
 ) -> None:
     """Forget a shopper: nothing is left on disk, and what is trained next does not have them."""
-    from serve.security import audit_log as audit
+    from serve.security import audit_log
     from serve.storage.database import open_database
-    from serve.storage.erasure import Rights, forget_again
+    from serve.storage.erasure import UserPrivacy, replay_erasures
 
     settings = load_settings(store=store)
-    forget_again(settings)
+    replay_erasures(settings)
     database = open_database(settings)
-    removed = Rights(database, settings.store).erase(user)
+    removed = UserPrivacy(database, settings.store).erase(user)
     database.close()
-    audit.note(settings.store, "erase", audit.operator(), user=audit.hashed(user))
+    audit_log.note(settings.store, "erase", audit_log.operator(), user=audit_log.hashed(user))
     print_result(json, removed, show.removed)

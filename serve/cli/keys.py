@@ -25,13 +25,13 @@ def keys_create(
 
     query: searches, recommendations. events: what shoppers did and prefer. catalogue: live changes. admin: everything.
     """
-    from serve.security import audit_log as audit
+    from serve.security import audit_log
     from serve.security.api_keys import create_key, scopes_of
 
     settings = load_settings(store=store)
     scopes = scopes_of(scope or ["query"])
     secret = create_key(settings.store, name, scopes, rate)
-    audit.note(settings.store, "create key", audit.operator(), key=name, scopes=list(scopes))
+    audit_log.note(settings.store, "create key", audit_log.operator(), key=name, scopes=list(scopes))
     print_result(json, {"name": name, "scopes": scopes, "key": secret}, show.new_key)
 
 
@@ -47,12 +47,12 @@ def keys_list(store: Store = None, json: Json = False) -> None:
 @keys_app.command("revoke")
 def keys_revoke(name: Annotated[str, typer.Argument(help="which key")], store: Store = None) -> None:
     """Let a key open nothing any more, within a second."""
-    from serve.security import audit_log as audit
+    from serve.security import audit_log
     from serve.security.api_keys import revoke_key
 
     settings = load_settings(store=store)
     revoke_key(settings.store, name)
-    audit.note(settings.store, "revoke key", audit.operator(), key=name)
+    audit_log.note(settings.store, "revoke key", audit_log.operator(), key=name)
     out.print(f"key {name} opens nothing any more")
 
 

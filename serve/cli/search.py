@@ -46,7 +46,9 @@ def search(
     )
     settings = load_settings(store=store)
     engine = open_engine(settings)
-    found = respond(engine, lambda: answer_search(engine, query, _taste(settings, user, explain), facets=facet or ()))
+    found = respond(
+        engine, lambda: answer_search(engine, query, _personalization(settings, user, explain), facets=facet or ())
+    )
     print_result(json, found, show.search)
 
 
@@ -65,7 +67,9 @@ def similar(
     wanted, settings = _read_filter(filter_), load_settings(store=store)
     answer = _ask(
         settings,
-        lambda engine: engine.similar(item_ids, k, space or (), wanted, taste=_taste(settings, user, explain)),
+        lambda engine: engine.similar(
+            item_ids, k, space or (), wanted, personalization=_personalization(settings, user, explain)
+        ),
     )
     print_result(json, answer, show.answer)
 
@@ -123,20 +127,20 @@ def recommend(
 ) -> None:
     """What a shopper will want next, by what was done so far."""
     from serve.engine.engine import in_domains
-    from serve.engine.user_context import known_of
-    from serve.storage.event_log import open_event_store
+    from serve.engine.user_context import load_user_context
+    from serve.storage.event_log import open_event_log
 
     settings = load_settings(store=store)
     wanted = in_domains(_read_filter(filter_), to or ())
-    known = known_of(
-        open_event_store(settings), settings, user, [{"item_id": of, "type": "click"} for of in item or ()]
+    known = load_user_context(
+        open_event_log(settings), settings, user, [{"item_id": of, "type": "click"} for of in item or ()]
     )
     answer = _ask(
         settings,
         lambda engine: engine.recommend(
             engine.done_in(known.events, from_) if from_ else known.events,
             k,
-            known.left_out,
+            known.excluded,
             wanted,
             explain,
             blocked=known.preferences.blocked,
@@ -195,16 +199,16 @@ def rules_try(
     json: Json = False,
 ) -> None:
     """What a file of rules would change in a shopper's recommendations."""
-    from serve.engine.user_context import known_of
+    from serve.engine.user_context import load_user_context
     from serve.recommend.ranking.merchandising_rules import read_rules
-    from serve.storage.event_log import open_event_store
+    from serve.storage.event_log import open_event_log
 
     settings = load_settings(store=store)
     read_rules(file)
-    known = known_of(open_event_store(settings), settings, user)
+    known = load_user_context(open_event_log(settings), settings, user)
     with_rules, without = (settings.model_copy(update={"rules": rules}) for rules in (file, Path(os.devnull)))
     answers = {
-        name: _ask(of, lambda engine: engine.recommend(known.events, k, known.left_out))
+        name: _ask(of, lambda engine: engine.recommend(known.events, k, known.excluded))
         for name, of in (("without", without), ("with", with_rules))
     }
     print_result(json, answers, show.rules_tried)
@@ -217,15 +221,17 @@ def _ask(settings: Settings, question: Callable[[Any], Any]) -> dict[str, Any]:
     return ask(open_engine(settings), question)
 
 
-def _taste(settings: Settings, user: str | None, explain: bool) -> Any:
+def _personalization(settings: Settings, user: str | None, explain: bool) -> Any:
     """For whom a search is; None for nobody in particular."""
-    from serve.engine.engine import Taste
-    from serve.engine.user_context import known_of
-    from serve.storage.event_log import open_event_store
+    from serve.engine.engine import PersonalizationContext
+    from serve.engine.user_context import load_user_context
+    from serve.storage.event_log import open_event_log
 
     if user is None:
         return None
-    return Taste.of(known_of(open_event_store(settings), settings, user), settings.personal, explain)
+    return PersonalizationContext.of(
+        load_user_context(open_event_log(settings), settings, user), settings.personalization, explain
+    )
 
 
 def _read_filter(text: str | None) -> dict[str, Any]:

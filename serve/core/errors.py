@@ -38,14 +38,14 @@ class NotFound(ServeError):
     status = 404
 
 
-class Broken(ServeError):
+class StoreUnavailable(ServeError):
     """A release or store that cannot be used; the message names the file and the way out."""
 
     status = 503
 
 
 @dataclass(frozen=True)
-class Complaint:
+class ErrorResponse:
     """An error as a caller sees it."""
 
     status: int
@@ -57,15 +57,15 @@ class Complaint:
 EXPECTED = (ServeError, EmbedError, index_errors.IndexFault)
 
 
-def complaint(error: Exception) -> Complaint:
+def error_response(error: Exception) -> ErrorResponse:
     """What to tell the caller of one of the `EXPECTED` errors, whichever room it comes from."""
     if isinstance(error, ServeError):
-        return Complaint(error.status, error.code, error.message, error.field)
+        return ErrorResponse(error.status, error.code, error.message, error.field)
     if isinstance(error, BadInput | index_errors.BadQuery):
-        return Complaint(422, getattr(error, "code", "bad_request"), error.message, error.field)
+        return ErrorResponse(422, getattr(error, "code", "bad_request"), error.message, error.field)
     if isinstance(error, EmbedError | index_errors.IndexFault):
         kind = "missing" if isinstance(error, Missing | index_errors.Missing) else "damaged"
-        return Complaint(503, kind, error.message, error.field)
+        return ErrorResponse(503, kind, error.message, error.field)
     raise TypeError(f"{type(error).__name__} is not an expected error") from error
 
 

@@ -23,7 +23,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2.5
 REQUESTS = Histogram("vetrina_request_seconds", "Requests that were answered", ["operation", "status"], buckets=SECONDS)
 STAGES = Histogram("vetrina_stage_seconds", "Stages of requests", ["stage"], buckets=SECONDS)
 IN_FLIGHT = Gauge("vetrina_in_flight", "Requests that are being answered", multiprocess_mode="livesum")
-MOST_IN_FLIGHT = Gauge(
+MAX_IN_FLIGHT = Gauge(
     "vetrina_in_flight_limit", "Requests at once from which others are shed", multiprocess_mode="livesum"
 )
 SHED = Counter("vetrina_shed", "Requests that were refused to keep the others fast")
@@ -36,7 +36,7 @@ PROBE_FOUND = Counter("vetrina_probe_found", "Those of them that the index had f
 RELEASE = Gauge("vetrina_release", "1 for the release that answers", ["release"], multiprocess_mode="livemax")
 HIDDEN = Gauge("vetrina_hidden_items", "Items that content review hides", multiprocess_mode="livemax")
 ANSWERS = Counter("vetrina_answers", "Recommendations that were given", ["release", "bucket"])
-ACTS = Counter("vetrina_acts", "What shoppers did with answers", ["bucket", "head"])
+INTERACTIONS = Counter("vetrina_acts", "What shoppers did with answers", ["bucket", "head"])
 WORTH = Counter("vetrina_worth", "What acts on answers are worth, by head_values", ["bucket"])
 EVENTS = Counter("vetrina_events", "Events that were sent", ["status"])
 DROPPED = Counter("vetrina_answers_dropped", "Answers that could not be logged")

@@ -21,7 +21,7 @@ _tracer: Any = None  # of OpenTelemetry, where it is on
 
 
 @dataclass
-class Answering:
+class RequestContext:
     """A request: the id it is logged and answered by, when it is late (monotonic), and what its answer goes without."""
 
     id: str = field(default_factory=lambda: uuid4().hex)
@@ -29,17 +29,17 @@ class Answering:
     partial: list[str] = field(default_factory=list)
 
 
-_CURRENT: ContextVar[Answering | None] = ContextVar("answering", default=None)
+_CURRENT: ContextVar[RequestContext | None] = ContextVar("answering", default=None)
 
 
-def begin(answering: Answering) -> None:
+def begin_request(answering: RequestContext) -> None:
     """From here on, in this context and in threads that are started for it, this request is being answered."""
     _CURRENT.set(answering)
 
 
-def current() -> Answering:
+def current() -> RequestContext:
     """The request that is being answered; outside of the service one of its own."""
-    return _CURRENT.get() or Answering()
+    return _CURRENT.get() or RequestContext()
 
 
 def request_id() -> str:
@@ -54,7 +54,7 @@ def is_late() -> bool:
     return answering is not None and time.monotonic() > answering.late_from
 
 
-def leave_out(what: str) -> None:
+def mark_partial(what: str) -> None:
     """Say that the answer goes without something."""
     PARTIAL.labels(what).inc()
     answering = _CURRENT.get()

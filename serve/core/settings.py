@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -37,8 +38,17 @@ OTHER_VARIABLES = {
 }
 
 
-SOURCES = ("tower", "covisitation", "popularity", "arrivals", "content", "knowledge")
+RETRIEVERS = ("tower", "covisitation", "popularity", "arrivals", "content", "knowledge")
 """What proposes recommendations: see serve.recommend.retrieval.retrievers."""
+
+
+RENAMED = {
+    "leave_out": "exclude_interactions",
+    "log_answers": "log_impressions",
+    "personal": "personalization",
+    "source_weights": "retriever_weights",
+}
+"""Settings of version 0.1 by their names there, which are still accepted, and their present names."""
 
 
 class HalfLives(BaseModel):
@@ -147,7 +157,7 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(50_000_000, gt=0)
     keep_releases: int = Field(3, ge=1, description="how many releases stay on disk")
     space_weights: dict[str, Annotated[float, Field(gt=0, le=100)]] = Field(
-        {"image": 1.0, "text": 1.0, "words": 1.0},
+        {"image": 1.0, "text": 1.0, "keywords": 1.0},
         description="how much each space, and words as they are spelled, count when a request fuses several",
     )
     events_url: str = Field("", description="database of the events; without it SQLite in the store")
@@ -157,10 +167,10 @@ class Settings(BaseSettings):
     )
     liked_from: float = Field(4.0, description="the rating from which an item counts as liked")
     half_lives: HalfLives = HalfLives()
-    source_weights: dict[str, Annotated[float, Field(ge=0, le=100)]] = Field(
+    retriever_weights: dict[str, Annotated[float, Field(ge=0, le=100)]] = Field(
         {}, description="factors on what the sources of recommendations learned to weigh; 0 turns one off"
     )
-    leave_out: list[Literal["seen", "cart", "purchase"]] = Field(
+    exclude_interactions: list[Literal["seen", "cart", "purchase"]] = Field(
         ["seen", "cart", "purchase"], description="what recommendations leave out: items seen, in the cart, bought"
     )
     rules: Path | None = Field(None, description="the shop's rules; without it rules.toml in the store, if it is there")
@@ -180,7 +190,7 @@ class Settings(BaseSettings):
         {"click": 1.0, "cart": 3.0, "purchase": 10.0, "rating": 1.0},
         description="what each act is worth to the shop; the score is what can be expected of an item",
     )
-    log_answers: bool = Field(True, description="whether what was shown to shoppers is logged, to be learned from")
+    log_impressions: bool = Field(True, description="whether what was shown to shoppers is logged, to be learned from")
     online: OnlineSettings = OnlineSettings()
     explore: ExploreSettings = ExploreSettings()
     copywriting: CopySettings = CopySettings()
@@ -194,7 +204,7 @@ class Settings(BaseSettings):
         description="the items' attribute with what a purchase leaves the shop: a purchase is then worth more where "
         "that is more than the catalogue's mean, and less where it is less",
     )
-    personal: float = Field(
+    personalization: float = Field(
         0.25,
         ge=0,
         le=10,
@@ -233,8 +243,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        file = Path(os.environ.get("VETRINA_CONFIG", "vetrina.toml"))
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=Path(os.environ.get("VETRINA_CONFIG", "vetrina.toml")))
+        toml.init_kwargs = {RENAMED.get(name, name): value for name, value in toml.init_kwargs.items()}
+        assert isinstance(env_settings, EnvSettingsSource)  # noqa: S101
+        old_variables = {f"vetrina_{old}": f"vetrina_{new}" for old, new in RENAMED.items()}
+        env_settings.env_vars = {old_variables.get(name, name): value for name, value in env_settings.env_vars.items()}
+        return init_settings, env_settings, toml
 
     @model_validator(mode="after")
     def _check_milvus(self) -> "Settings":
@@ -248,7 +262,7 @@ class Settings(BaseSettings):
     def _check_names(self) -> "Settings":
         for name, given, known in (
             ("event_weights", self.event_weights, EVENT_TYPES),
-            ("source_weights", self.source_weights, SOURCES),
+            ("source_weights", self.retriever_weights, RETRIEVERS),
             ("head_values", self.head_values, HEADS),
         ):
             if unknown := sorted(set(given) - set(known)):
@@ -270,7 +284,7 @@ def load_settings(**given: Any) -> Settings:
     configured = os.environ.get("VETRINA_CONFIG")
     if configured and not Path(configured).is_file():
         raise BadRequest(f"VETRINA_CONFIG names {configured!r}, which is no file", "VETRINA_CONFIG")
-    known = {f"VETRINA_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
+    known = {f"VETRINA_{name.upper()}" for name in (*Settings.model_fields, *RENAMED)} | OTHER_VARIABLES
     unknown = sorted(name for name in os.environ if name.startswith("VETRINA_") and name.split("__")[0] not in known)
     if unknown:
         near = difflib.get_close_matches(unknown[0], known, 1)

@@ -16,7 +16,7 @@ _TINTS = ((226, 233, 240), (242, 228, 220), (228, 238, 226), (240, 234, 214), (2
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Appearance:
     """What can be seen of an item. `seed` settles what is left to chance: proportions, the cut of the cloth, light."""
 
     kind: str
@@ -26,7 +26,7 @@ class Look:
     seed: int
 
 
-def draw(look: Look, photos: int = 1) -> list[Image.Image]:
+def draw(look: Appearance, photos: int = 1) -> list[Image.Image]:
     """Pictures of SIZE x SIZE: first the studio picture, then the item mirrored and turned on tinted grounds."""
     item = _paint(look)
     rng = np.random.default_rng([look.seed, 1])
@@ -35,7 +35,7 @@ def draw(look: Look, photos: int = 1) -> list[Image.Image]:
         color, alpha = item if photo == 0 else _turned(*item, rng.uniform(-9, 9), rng.uniform(0.98, 1.1))
         studios = _STUDIOS if photo == 0 else _TINTS
         ground = _ground(studios[int(rng.integers(len(studios)))], alpha, flat=look.kind in FLAT_LAY)
-        _blend(ground, color, alpha)
+        _score_model(ground, color, alpha)
         pictures.append(Image.fromarray(_bytes(ground)))
     return pictures
 
@@ -67,7 +67,7 @@ class _Window:
         return flat
 
 
-def _paint(look: Look) -> tuple[Pixels, Pixels]:
+def _paint(look: Appearance) -> tuple[Pixels, Pixels]:
     """The item alone: colour [3, SIZE, SIZE] and how far it covers, [SIZE, SIZE]."""
     rng = np.random.default_rng(look.seed)
     stretch = rng.uniform(0.95, 1.04, size=2)
@@ -92,11 +92,11 @@ def _paint(look: Look) -> tuple[Pixels, Pixels]:
             if tone == "seam":
                 edge = np.maximum(edge, drawn * 0.75)
             else:
-                _blend(lit, _thread(tone, base), drawn * 0.9)
-        _blend(lit, base * 0.45 if base.max() > 70 else base * 0.2 + 95, edge)
+                _score_model(lit, _thread(tone, base), drawn * 0.9)
+        _score_model(lit, base * 0.45 if base.max() > 70 else base * 0.2 + 95, edge)
         under = window.of(color)
         under *= 1 - 0.34 * _shifted(soft, 3, 2)  # Each part throws a faint shadow on what lies under it.
-        _blend(under, lit, mask)
+        _score_model(under, lit, mask)
         covered = window.of(alpha)
         covered += (1 - covered) * mask
         if part.paint == "body":
@@ -133,7 +133,7 @@ def _thread(tone: Tone, base: Pixels) -> Pixels:
     return np.asarray(mean * 0.5 + 128 if mean.mean() < 175 else mean * 0.66)
 
 
-def _blend(under: Pixels, over: Pixels, cover: Pixels) -> None:
+def _score_model(under: Pixels, over: Pixels, cover: Pixels) -> None:
     """Paint `over` on `under` in place, as thick as `cover`, [height, width], says."""
     under *= 1 - cover
     under += over * cover

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serve.demo.draw import Look
+from serve.demo.draw import Appearance
 from serve.demo.paint import COLORS, PATTERNS
 from serve.demo.shapes import SHAPES
 
@@ -41,12 +41,12 @@ class Good:
     """One generated item: what the catalogue says of it, and what the drawing and the shoppers need to know."""
 
     item_id: str
-    look: Look
+    look: Appearance
     title: str
     description: str
     category: str
     brand: str
-    material: str
+    training_data: str
     price: float
     price_level: float  # -1 (cheap for its kind) to 1 (dear for its kind)
     arrived: float  # epoch seconds
@@ -270,15 +270,15 @@ def _make(kind: str, number: int, rng: np.random.Generator) -> Good:
     about, variants = KINDS[kind], SHAPES[kind].variants
     color = str(rng.choice(list(COLORS), p=_COLOR_WEIGHTS / _COLOR_WEIGHTS.sum()))
     pattern = str(rng.choice(PATTERNS, p=_PATTERN_WEIGHTS / _PATTERN_WEIGHTS.sum()))
-    look = Look(kind, int(rng.integers(len(variants))), color, pattern, int(rng.integers(2**31)))
-    material = str(rng.choice(list(about.materials)))
+    look = Appearance(kind, int(rng.integers(len(variants))), color, pattern, int(rng.integers(2**31)))
+    training_data = str(rng.choice(list(about.materials)))
     weights = np.array([8.0 if kind in brand.kinds else 0.25 for brand in BRANDS])
     brand = BRANDS[int(rng.choice(len(BRANDS), p=weights / weights.sum()))]
-    factor = about.materials[material] * brand.dearness * float(np.exp(rng.normal(0, 0.18)))
+    factor = about.materials[training_data] * brand.dearness * float(np.exp(rng.normal(0, 0.18)))
     price = max(round(about.price * factor), 5) - (0.1 if rng.random() < 0.7 else 0.05)
     early = rng.random() < 0.7
     arrived = OPENING + DAY * (rng.uniform(-120, -1) if early else rng.uniform(0, DAYS - 5))
-    title, description = _words(look, material, rng)
+    title, description = _words(look, training_data, rng)
     return Good(
         item_id=f"{about.prefix}-{number:04d}",
         look=look,
@@ -286,7 +286,7 @@ def _make(kind: str, number: int, rng: np.random.Generator) -> Good:
         description=description,
         category=about.category,
         brand=brand.name,
-        material=material,
+        training_data=training_data,
         price=round(price, 2),
         price_level=float(np.clip(np.log(factor) / 0.6, -1, 1)),
         arrived=float(round(arrived)),
@@ -294,7 +294,7 @@ def _make(kind: str, number: int, rng: np.random.Generator) -> Good:
     )
 
 
-def _words(look: Look, material: str, rng: np.random.Generator) -> tuple[str, str]:
+def _words(look: Appearance, training_data: str, rng: np.random.Generator) -> tuple[str, str]:
     """A title and a description of one to three sentences."""
 
     def pick(options: Sequence[str]) -> str:
@@ -306,8 +306,8 @@ def _words(look: Look, material: str, rng: np.random.Generator) -> tuple[str, st
     printed = "" if look.pattern == "plain" else f"{look.pattern} "
     title = pick(
         [
-            f"{look.color} {printed}{material} {noun} '{name}'",
-            f"'{name}' {noun} in {look.color} {material}" + (f", {look.pattern}" if printed else ""),
+            f"{look.color} {printed}{training_data} {noun} '{name}'",
+            f"'{name}' {noun} in {look.color} {training_data}" + (f", {look.pattern}" if printed else ""),
             f"{printed}{noun} '{name}', {look.color}",
             f"{name} {noun} – {look.color} {printed}".strip(),
             f"{look.color} {printed}{noun}",
@@ -318,9 +318,9 @@ def _words(look: Look, material: str, rng: np.random.Generator) -> tuple[str, st
     article = "" if plural else "an " if synonym[0] in "aeiou" else "a "
     first = pick(
         [
-            f"{article}{synonym} of {material} in {shade}, {print_}.",
-            f"{shade} and {print_}: {article}{synonym} made of {material}.",
-            f"{material} {synonym} {print_}, coloured {shade}.",
+            f"{article}{synonym} of {training_data} in {shade}, {print_}.",
+            f"{shade} and {print_}: {article}{synonym} made of {training_data}.",
+            f"{training_data} {synonym} {print_}, coloured {shade}.",
         ]
     )
     sentences = [first, pick(about.uses) + ".", pick(about.fits)][: int(rng.choice([1, 2, 3], p=[0.15, 0.35, 0.5]))]

@@ -13,7 +13,7 @@ import orjson
 
 from serve.demo.draw import draw
 from serve.demo.goods import Good, make_goods
-from serve.demo.shoppers import simulate
+from serve.demo.user_behaviour import simulate
 
 COLUMNS = (
     "item_id",
@@ -47,7 +47,7 @@ seed {seed}
 def make_shop(
     folder: Path,
     items: int = 720,
-    shoppers: int = 2000,
+    users: int = 2000,
     seed: int = 20260101,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -65,7 +65,7 @@ def make_shop(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(_row(good) for good in goods)
-    tastes, events = simulate(goods, shoppers, seed)
+    tastes, events = simulate(goods, users, seed)
     _write_lines(folder / "shoppers.jsonl", tastes)
     _write_lines(folder / "events.jsonl", events)
     facts = _README.format(
@@ -94,7 +94,12 @@ def _references(good: Good) -> list[str]:
 
 def _row(good: Good) -> list[str]:
     references = _references(good)
-    attributes = {"color": good.look.color, "pattern": good.look.pattern, "material": good.material, "generated": "yes"}
+    attributes = {
+        "color": good.look.color,
+        "pattern": good.look.pattern,
+        "material": good.training_data,
+        "generated": "yes",
+    }
     return [
         good.item_id,
         good.title,

@@ -15,7 +15,7 @@ from serve.core.errors import BadRequest
 from serve.engine.query_encoders import Encoders
 from serve.recommend.retrieval.retrievers import TOWER
 from serve.release.release import Release
-from serve.search.vocabulary import WORDS
+from serve.search.vocabulary import KEYWORDS
 
 PART_WEIGHTS = {"text": 1.0, "image": 1.0, "like": 1.0, "unlike": 0.5}
 
@@ -46,12 +46,12 @@ def query_vectors(
     release: Release,
     encoders: Encoders,
     limits: ImageLimits,
-    number: Callable[[str, str], int],
+    item_index: Callable[[str, str], int],
     by_words: bool = False,
 ) -> dict[str, NDArray[np.float32]]:
     """One unit vector for each of the `chosen` spaces that the query enters: the weighted sum of its parts there.
 
-    `number` gives the number of an item by its id and the field that names it. Raises BadRequest where the query is
+    `item_index` gives the number of an item by its id and the field that names it. Raises BadRequest where the query is
     empty or no space can take it; words that are searched for `by_words` too need none. Source: Rocchio 1971.
     """
     weights = PART_WEIGHTS | dict(query.weights)
@@ -60,7 +60,7 @@ def query_vectors(
     if query.text is None and query.image is None and not query.like:
         raise BadRequest("nothing to search for: give text, image or like", "text", "empty_query")
     liked, unliked = (
-        [number(item_id, name) for item_id in ids] for name, ids in (("like", query.like), ("unlike", query.unlike))
+        [item_index(item_id, name) for item_id in ids] for name, ids in (("like", query.like), ("unlike", query.unlike))
     )
     entrance = _Entrance(release, encoders)
     parts: dict[str, list[tuple[NDArray[np.float32], float]]] = {}
@@ -73,8 +73,8 @@ def query_vectors(
         if query.image is not None and space == "image":
             found.append((entrance.photo(query.image, limits)[0], weights["image"]))
             entered.add("image")
-        for part, numbers, weight in (("like", liked, weights["like"]), ("unlike", unliked, -weights["unlike"])):
-            for vector in index.vectors_of(np.array(numbers, np.int64)):
+        for part, item_indices, weight in (("like", liked, weights["like"]), ("unlike", unliked, -weights["unlike"])):
+            for vector in index.vectors_of(np.array(item_indices, np.int64)):
                 if vector.any():
                     found.append((vector, weight))
                     entered.add(part)
@@ -84,7 +84,7 @@ def query_vectors(
         ("like", query.like or None, "knows the liked items"),
     ):
         if given is not None and part not in entered:
-            raise BadRequest(f"no space of {', '.join(chosen) or WORDS} {what} in release {release.name}", part)
+            raise BadRequest(f"no space of {', '.join(chosen) or KEYWORDS} {what} in release {release.name}", part)
     directions = {
         space: direction
         for space, found in parts.items()

@@ -18,7 +18,7 @@ from embed.encoders import (
 )
 from index import gpu
 from index.threads import limit_threads
-from serve.core.errors import Broken
+from serve.core.errors import StoreUnavailable
 from serve.core.metrics import CACHE
 from serve.core.settings import Settings
 from serve.release.manifest import Manifest
@@ -74,7 +74,7 @@ class Encoders:
         entry = manifest.spaces[space]
         encoder = self.load(space, entry.encoder)
         if encoder.fingerprint != entry.fingerprint:
-            raise Broken(
+            raise StoreUnavailable(
                 f"space {space} was made by {entry.encoder} {entry.fingerprint}, but {entry.encoder} here is "
                 f"{encoder.fingerprint}: build again",
                 f"spaces/{space}",

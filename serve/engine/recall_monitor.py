@@ -22,7 +22,7 @@ K = 10
 _log = logging.getLogger("vetrina")
 
 
-class _Asked(NamedTuple):
+class _SampledQuery(NamedTuple):
     space: str
     vectors: VectorIndex
     query: NDArray[np.float32]
@@ -30,12 +30,12 @@ class _Asked(NamedTuple):
     allowed: Selection | None
 
 
-class RecallProbe:
+class RecallMonitor:
     """Compares at most one search in `seconds` with the truth; Prometheus hears of it."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._next = seconds, 0.0
-        self._asked: queue.Queue[_Asked | None] = queue.Queue(maxsize=4)
+        self._asked: queue.Queue[_SampledQuery | None] = queue.Queue(maxsize=4)
         self._thread = threading.Thread(target=self._run, name="recall-probe", daemon=True)
 
     def start(self) -> None:
@@ -60,7 +60,7 @@ class RecallProbe:
             return
         self._next = now + self._seconds
         try:
-            self._asked.put_nowait(_Asked(space, index, query, found[:K], allowed))
+            self._asked.put_nowait(_SampledQuery(space, index, query, found[:K], allowed))
         except queue.Full:
             self._next = now  # the next one, then
 

@@ -9,57 +9,57 @@ from embed.behaviour import EVENT_TYPES, Event, clean_event
 from embed.records import Reject
 from serve.core.errors import BadRequest
 from serve.core.settings import Settings
-from serve.storage.erasure import Rights
-from serve.storage.event_log import EventStore
+from serve.storage.erasure import UserPrivacy
+from serve.storage.event_log import EventLog
 from serve.storage.preferences import Preferences
 
-MOST_RECENT = 200  # events of a shopper that an answer goes by
+MAX_RECENT = 200  # events of a shopper that an answer goes by
 SEEN = tuple(type_ for type_ in EVENT_TYPES if type_ != "impression")
 TYPES = {"seen": SEEN, "cart": ("cart",), "purchase": ("purchase",)}
 
 
 @dataclass(frozen=True)
-class Known:
+class UserContext:
     """A shopper's events, the latest last, and the items that are not to be recommended again.
 
     The latter are those that the shopper blocked, too; `preferences` is all that was set.
     """
 
     events: Sequence[Event]
-    left_out: Sequence[str]
+    excluded: Sequence[str]
     preferences: Preferences
 
 
-def known_of(
-    store: EventStore, settings: Settings, user_id: str | None, history: Sequence[Mapping[str, Any]] = ()
-) -> Known:
+def load_user_context(
+    store: EventLog, settings: Settings, user_id: str | None, history: Sequence[Mapping[str, Any]] = ()
+) -> UserContext:
     """What to go by for a shopper; raises BadRequest for a history that holds what is no event, and Broken."""
     if user_id is None:
-        return known_now(settings, Preferences(), None, history)
+        return build_user_context(settings, Preferences(), None, history)
     patience = settings.timeouts.events
-    wanted = Rights(store.database, settings.store).preferences(user_id, patience)
+    wanted = UserPrivacy(store.database, settings.store).preferences(user_id, patience)
     if not wanted.personal:
-        return known_now(settings, wanted, user_id, ())
-    events = store.recent(user_id, MOST_RECENT, impressions=False, patience=patience)
-    if len(events) < MOST_RECENT:  # these are all there are
-        left_out = left_out_of(events, settings)
+        return build_user_context(settings, wanted, user_id, ())
+    events = store.recent(user_id, MAX_RECENT, impressions=False, patience=patience)
+    if len(events) < MAX_RECENT:  # these are all there are
+        excluded = excluded_items(events, settings)
     else:
-        left_out = store.items(user_id, _types(settings), patience)
-    return known_now(settings, wanted, user_id, history, events, left_out)
+        excluded = store.items(user_id, _types(settings), patience)
+    return build_user_context(settings, wanted, user_id, history, events, excluded)
 
 
-def known_now(
+def build_user_context(
     settings: Settings,
     wanted: Preferences,
     user_id: str | None,
     history: Sequence[Mapping[str, Any]],
     past: Sequence[Event] = (),
     not_again: Sequence[str] = (),
-) -> Known:
+) -> UserContext:
     """What to go by for a shopper by what the request brings, after what is known from the `past`."""
     if not wanted.personal:
-        return Known((), wanted.blocked_items, wanted)
-    types, events, left_out = _types(settings), list(past), list(not_again)
+        return UserContext((), wanted.blocked_items, wanted)
+    types, events, excluded = _types(settings), list(past), list(not_again)
     now = time.time()
     for place, told in enumerate(history):
         values = {"user_id": user_id or "anonymous", "timestamp": now, **_given(told)}
@@ -68,18 +68,18 @@ def known_now(
             raise BadRequest(event.reason, f"history.{place}.{event.field}", event.code)
         events.append(event)
         if event.type in types:
-            left_out.append(event.item_id)
-    return Known(events[-MOST_RECENT:], [*left_out, *wanted.blocked_items], wanted)
+            excluded.append(event.item_id)
+    return UserContext(events[-MAX_RECENT:], [*excluded, *wanted.blocked_items], wanted)
 
 
-def left_out_of(events: Sequence[Event], settings: Settings) -> list[str]:
+def excluded_items(events: Sequence[Event], settings: Settings) -> list[str]:
     """The items that are not to be recommended again to who did this, each once."""
     types = _types(settings)
     return list(dict.fromkeys(event.item_id for event in events if event.type in types))
 
 
 def _types(settings: Settings) -> list[str]:
-    return sorted({type_ for name in settings.leave_out for type_ in TYPES[name]})
+    return sorted({type_ for name in settings.exclude_interactions for type_ in TYPES[name]})
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

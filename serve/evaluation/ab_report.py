@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from serve.core.errors import BadRequest, NotFound
 from serve.core.ranking_settings import HEADS
 from serve.core.settings import Settings
-from serve.evaluation.rewards import Outcomes
+from serve.evaluation.rewards import RewardTable
 from serve.release.ab_test import CONTROL, TREATMENT, Experiment, running
-from serve.storage.event_log import open_event_store
-from serve.storage.impression_log import AnswerStore
+from serve.storage.event_log import open_event_log
+from serve.storage.impression_log import ImpressionLog
 
 Doubles = NDArray[np.float64]
 DRAWS = 2000
@@ -31,7 +31,7 @@ class Arm:
     """What one part of the shoppers did: means over lists, of what came of one and of how often each act did."""
 
     releases: Sequence[str]
-    shoppers: int
+    users: int
     lists: int
     means: Mapping[str, float]
 
@@ -48,12 +48,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An A/B test so far; `left_out` shoppers were answered by both releases."""
+    """An A/B test so far; `excluded` shoppers were answered by both releases."""
 
     experiment: Experiment
     arms: Mapping[str, Arm]
     differences: Mapping[str, Difference]
-    left_out: int
+    excluded: int
 
 
 def report(settings: Settings, seed: int = 0) -> Comparison:
@@ -61,12 +61,12 @@ def report(settings: Settings, seed: int = 0) -> Comparison:
     experiment = running(settings.store)
     if experiment is None:
         raise NotFound("no A/B test runs: start one with vetrina ab start RELEASE", "store")
-    events = open_event_store(settings)
-    outcomes = Outcomes(events, settings, experiment.since)
+    events = open_event_log(settings)
+    outcomes = RewardTable(events, settings, experiment.since)
     # Of each shopper by part: how many lists, and the sums of MEASURES over them.
     sums: dict[str, dict[str, Doubles]] = {CONTROL: {}, TREATMENT: {}}
     releases: dict[str, set[str]] = defaultdict(set)
-    for lot in AnswerStore(events.database).batches(since=experiment.since):
+    for lot in ImpressionLog(events.database).batches(since=experiment.since):
         for _, answer in lot:
             if answer.user_id is None:
                 continue

@@ -4,24 +4,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed.behaviour import Interactions
-from serve.evaluation.replay import Asked
+from serve.evaluation.replay import ReleaseReplay
 from serve.recommend.ranking.drift import Reference
 from serve.release.manifest import Quality
 
-MOST_ASKED = 200  # shoppers
-FEWEST_ASKED = 20
+MAX_ASKED = 200  # shoppers
+MIN_ASKED = 20
 K = 10
 
 
-def look(asked: Asked, interactions: Interactions) -> tuple[Quality | None, Reference | None]:
+def look(asked: ReleaseReplay, interactions: Interactions) -> tuple[Quality | None, Reference | None]:
     """What a release shows its last shoppers, and that as a reference; None of what cannot be told."""
     last = _last(interactions)
-    if len(last) < FEWEST_ASKED:
+    if len(last) < MIN_ASKED:
         return None, None
     moment = float(interactions.time.max()) + 1
     lists = [asked.ranked(user_id, K, moment) for user_id in interactions.users[last].tolist()]
     shown = np.unique(np.concatenate([ranked.found.items for ranked in lists]))
-    quality = Quality(shoppers=len(lists), coverage10=round(len(shown) / asked.view.items, 4))
+    quality = Quality(users=len(lists), coverage10=round(len(shown) / asked.view.items, 4))
     scorer, values, scores = asked.release.behaviour.scorer, [], []
     for ranked in lists:
         if (seen := asked.ranker.seen(ranked)) is not None:
@@ -36,4 +36,4 @@ def _last(interactions: Interactions) -> NDArray[np.int64]:
     """The shoppers who did something last, by number."""
     latest = np.full(len(interactions.users), -np.inf)
     np.maximum.at(latest, interactions.user, interactions.time)
-    return np.argsort(-latest, kind="stable")[: min(MOST_ASKED, int(np.isfinite(latest).sum()))]
+    return np.argsort(-latest, kind="stable")[: min(MAX_ASKED, int(np.isfinite(latest).sum()))]

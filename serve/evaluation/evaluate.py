@@ -21,14 +21,14 @@ from serve.evaluation.exposure import Exposure, exposure, kinds_of
 from serve.evaluation.pipeline_fit import fit_stages
 from serve.evaluation.ranking_metrics import DEEP, Measured, lift, measure
 from serve.recommend.ranking.feature_builder import GROUPS, HISTORY_GROUP
-from serve.recommend.ranking.impressions import Shown
-from serve.recommend.ranking.pipeline import Ranker, Tail
-from serve.recommend.ranking.scorer import HeadFacts
-from serve.recommend.retrieval.candidates import Recommender
+from serve.recommend.ranking.impressions import ImpressionTable
+from serve.recommend.ranking.pipeline import LongTailQuota, RankingPipeline
+from serve.recommend.ranking.scorer import HeadMetrics
+from serve.recommend.retrieval.candidates import CandidateGenerator
 from serve.recommend.retrieval.retrievers import popularity
-from serve.recommend.retrieval.score_blend import Blend
-from serve.recommend.retrieval.user_history import Shopper
-from serve.training.tower_validation import Material, Progress
+from serve.recommend.retrieval.score_blend import LinearScoreModel
+from serve.recommend.retrieval.user_history import UserHistory
+from serve.training.tower_validation import Progress, TrainingData
 
 FUSED = "fused"
 RERANKED = "reranked"
@@ -54,15 +54,15 @@ class Evaluation:
     slices: Mapping[str, Mapping[str, Measured]]
     chosen: Mapping[str, Any]
     lifts: Mapping[str, tuple[float, float, float]]
-    heads: Mapping[str, HeadFacts]
+    heads: Mapping[str, HeadMetrics]
     exposure: Exposure
 
 
 def evaluate(
-    material: Material,
+    training_data: TrainingData,
     catalogue: Catalogue,
     split: Split,
-    shown: Shown,
+    shown: ImpressionTable,
     settings: Settings,
     folder: Path,
     ablate: bool = False,
@@ -74,11 +74,11 @@ def evaluate(
     hidden, which takes ten times as long.
     """
     seed = settings.towers.seed
-    stages = fit_stages(material, split, shown, settings, folder, progress)
-    chosen, fitted, sources = stages.chosen, stages.fitted, stages.sources
+    stages = fit_stages(training_data, split, shown, settings, folder, progress)
+    chosen, fitted, retrievers = stages.chosen, stages.fitted, stages.retrievers
     rankers: dict[str, Callable[[], NDArray[np.int64]]] = {}
-    for name, source in sources.items():
-        alone = Recommender({name: source}, Blend(weights={name: 1.0}), len(material))
+    for name, source in retrievers.items():
+        alone = CandidateGenerator({name: source}, LinearScoreModel(weights={name: 1.0}), len(training_data))
         rankers[name] = lambda alone=alone, name=name: rank_all(alone, split.test, name, progress)  # type: ignore[misc]
     together = stages.recommender
     rankers[FUSED] = lambda: rank_all(together, split.test, FUSED, progress)
@@ -87,18 +87,20 @@ def evaluate(
         hidden = {RERANKED: None} | {f"{RERANKED} without {group}": group for group in groups}
         for name, group in hidden.items():
             maker = stages.present.maker if group is None else stages.present.maker.without(group)
-            ranker = Ranker(together, maker, fitted.scorer, settings.head_values)
+            ranker = RankingPipeline(together, maker, fitted.scorer, settings.head_values)
             rankers[name] = lambda ranker=ranker, name=name: rerank_all(  # type: ignore[misc]
                 ranker, split.test, split.test_from, name, progress
             )
     before = split.before_test
     shoppers_of = _shoppers_of(before)
-    tail = Tail.of(popularity(before, split.test_from, settings.half_lives.popularity), settings.tail_share)
+    tail = LongTailQuota.of(popularity(before, split.test_from, settings.half_lives.popularity), settings.tail_share)
     if settings.new_share or tail is not None:
         scorer = fitted.scorer if fitted is not None else None
-        served = Ranker(together, stages.present.maker, scorer, settings.head_values, settings.new_share, tail=tail)
+        served = RankingPipeline(
+            together, stages.present.maker, scorer, settings.head_values, settings.new_share, tail=tail
+        )
         rankers[SERVED] = lambda: rerank_all(served, split.test, split.test_from, SERVED, progress)
-    told: dict[str, Any] = {"epochs": chosen.state.best_epoch, "blend": chosen.blend.model_dump()}
+    told: dict[str, Any] = {"epochs": chosen.state.best_epoch, "blend": chosen.score_model.model_dump()}
     ranked = {name: rank() for name, rank in rankers.items()}
     baselines = {name if name not in ranked else f"{name} (all time)": name for name in BASELINES}
     for place, (label, name) in enumerate(baselines.items(), start=1):
@@ -106,10 +108,10 @@ def evaluate(
         if progress:
             progress("baselines", place, len(baselines), "baselines")
 
-    shoppers = int((np.diff(before.starts) > 0).sum())
+    users = int((np.diff(before.starts) > 0).sum())
 
     def measured(of: NDArray[np.int64], holdout: Holdout) -> Measured:
-        return measure(of, holdout, shoppers_of, shoppers, seed)
+        return measure(of, holdout, shoppers_of, users, seed)
 
     without = {name: ranked.pop(name) for name in list(ranked) if name.startswith(f"{RERANKED} without")}
     slices = {
@@ -120,42 +122,42 @@ def evaluate(
     systems = {system: measured(of, split.test) for system, of in ranked.items()}
     lifts = {}
     if fitted is not None:
-        best = max(sources, key=lambda name: systems[name].means["ndcg10"])
+        best = max(retrievers, key=lambda name: systems[name].means["ndcg10"])
         others = {FUSED: ranked[FUSED], f"best source: {best}": ranked[best], **without}
         lifts = {name: lift(ranked[RERANKED], of, split.test, seed) for name, of in others.items()}
     heads = fitted.scorer.facts.heads if fitted is not None else {}
     last = next(name for name in (SERVED, RERANKED, FUSED) if name in ranked)
     shown_to = exposure(
-        ranked, last, split.test, kinds_of(catalogue, shoppers_of, material.first_seen, split.test_from)
+        ranked, last, split.test, kinds_of(catalogue, shoppers_of, training_data.first_seen, split.test_from)
     )
     return Evaluation(split.report, seed, systems, list(baselines), slices, told, lifts, heads, shown_to)
 
 
 def rank_all(
-    recommender: Recommender, holdout: Holdout, name: str, progress: Progress | None = None
+    recommender: CandidateGenerator, holdout: Holdout, name: str, progress: Progress | None = None
 ) -> NDArray[np.int64]:
     """The DEEP best items for each of m shoppers [m, DEEP], without what they had."""
     ranked = np.full((len(holdout), DEEP), -1, np.int64)
-    for user in range(len(holdout)):
-        shopper = Shopper.of(holdout.history, user)
-        found = recommender.recommend(shopper, DEEP, np.unique(shopper.item)).items
-        ranked[user, : len(found)] = found
+    for row in range(len(holdout)):
+        user = UserHistory.of(holdout.history, row)
+        found = recommender.recommend(user, DEEP, np.unique(user.item)).items
+        ranked[row, : len(found)] = found
         if progress:
-            progress(f"ask {name}", user + 1, len(holdout), "shoppers")
+            progress(f"ask {name}", row + 1, len(holdout), "shoppers")
     return ranked
 
 
 def rerank_all(
-    ranker: Ranker, holdout: Holdout, now: float, name: str, progress: Progress | None = None
+    ranker: RankingPipeline, holdout: Holdout, now: float, name: str, progress: Progress | None = None
 ) -> NDArray[np.int64]:
     """As `rank_all`, with the scorer's order, asked at a moment."""
     ranked = np.full((len(holdout), DEEP), -1, np.int64)
-    for user in range(len(holdout)):
-        shopper = Shopper.of(holdout.history, user)
-        found = ranker.recommend(shopper, DEEP, np.unique(shopper.item), now).found.items
-        ranked[user, : len(found)] = found
+    for row in range(len(holdout)):
+        user = UserHistory.of(holdout.history, row)
+        found = ranker.recommend(user, DEEP, np.unique(user.item), now).found.items
+        ranked[row, : len(found)] = found
         if progress:
-            progress(f"ask {name}", user + 1, len(holdout), "shoppers")
+            progress(f"ask {name}", row + 1, len(holdout), "shoppers")
     return ranked
 
 

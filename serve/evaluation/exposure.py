@@ -15,7 +15,7 @@ from embed.behaviour import Holdout
 from embed.catalogue import Catalogue
 
 K = 10
-MOST_GROUPS = 8  # of a kind that are told one by one
+MAX_GROUPS = 8  # of a kind that are told one by one
 BANDS = 4  # of prices, popularity and age
 SELLERS = ("seller", "vendor", "merchant", "shop")
 DAY = 86_400.0
@@ -116,8 +116,8 @@ def _shares(of: Sequence[str | None], liked: NDArray[np.float64], seen: NDArray[
     ]
     shares = np.stack([column / max(column.sum(), 1e-12) for column in columns], axis=1)
     order = np.argsort(-shares[:, 0], kind="stable")
-    shown = np.sort(order[:MOST_GROUPS]) if len(names) > MOST_GROUPS else np.arange(len(names))
+    shown = np.sort(order[:MAX_GROUPS]) if len(names) > MAX_GROUPS else np.arange(len(names))
     found = [Group(names[place], *shares[place].round(4).tolist()) for place in shown.tolist()]
-    if len(names) > MOST_GROUPS:
-        found.append(Group("others", *shares[order[MOST_GROUPS:]].sum(0).round(4).tolist()))
+    if len(names) > MAX_GROUPS:
+        found.append(Group("others", *shares[order[MAX_GROUPS:]].sum(0).round(4).tolist()))
     return found

@@ -28,15 +28,15 @@ DRAWS = 2000
 
 
 @dataclass(frozen=True)
-class Logged:
+class LoggedList:
     """A list of k places: `logged` [k] and `other` [k] are how likely each item was there given those before, under the
-    release that showed it and the other one; `reward` [k] is what came of it. `foretold` [k] is what the model expects
+    release that showed it and the other one; `reward` [k] is what came of it. `predicted` [k] is what the model expects
     of it, and `expected` [k] what it expects at that place of the other release, given the items before."""
 
     logged: Doubles
     other: Doubles
     reward: Doubles
-    foretold: Doubles
+    predicted: Doubles
     expected: Doubles
 
 
@@ -61,7 +61,7 @@ class Estimates:
     dr: Estimate
 
 
-def estimate(lists: Sequence[Logged], seed: int = 0) -> Estimates:
+def estimate(lists: Sequence[LoggedList], seed: int = 0) -> Estimates:
     """Raises ValueError without a list; those of unknown propensities must be left out before."""
     if not lists:
         raise ValueError("there is no list with known propensities")
@@ -78,7 +78,7 @@ def estimate(lists: Sequence[Logged], seed: int = 0) -> Estimates:
     )
 
 
-def gain(lists: Sequence[Logged], over: Sequence[Logged], seed: int = 0) -> Estimate:
+def gain(lists: Sequence[LoggedList], over: Sequence[LoggedList], seed: int = 0) -> Estimate:
     """By how much one release would earn more than another: both are asked for the same n lists; doubly robust."""
     shares = _shares(len(lists), seed)
     ours, theirs = _Padded(lists).doubly_robust(shares), _Padded(over).doubly_robust(shares)
@@ -88,19 +88,19 @@ def gain(lists: Sequence[Logged], over: Sequence[Logged], seed: int = 0) -> Esti
 class _Padded:
     """Lists as arrays [n, longest list], zero where they have ended."""
 
-    def __init__(self, lists: Sequence[Logged]) -> None:
+    def __init__(self, lists: Sequence[LoggedList]) -> None:
         shape = len(lists), max(len(each.reward) for each in lists)
-        self.weights, self.before, self.reward, self._foretold, self._expected = (np.zeros(shape) for _ in range(5))
+        self.weights, self.before, self.reward, self._predicted, self._expected = (np.zeros(shape) for _ in range(5))
         for row, each in enumerate(lists):
             k = len(each.reward)
             self.weights[row, :k] = np.cumprod(each.other / each.logged)
             self.before[row, :k] = np.concatenate([[1.0], self.weights[row, : k - 1]])
-            self.reward[row, :k], self._foretold[row, :k] = each.reward, each.foretold
+            self.reward[row, :k], self._predicted[row, :k] = each.reward, each.predicted
             self._expected[row, :k] = each.expected
 
     def doubly_robust(self, shares: Doubles) -> tuple[float, Doubles]:
         """The estimate, and those of resampled lists, [draws]."""
-        surprise = _normalised(self.reward - self._foretold, self.weights, shares)
+        surprise = _normalised(self.reward - self._predicted, self.weights, shares)
         model = _normalised(self._expected, self.before, shares)
         return surprise[0] + model[0], surprise[1] + model[1]
 

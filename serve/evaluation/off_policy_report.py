@@ -13,42 +13,42 @@ import numpy as np
 
 from serve.core.errors import BadRequest
 from serve.core.settings import ExploreSettings, Settings
-from serve.evaluation.off_policy import Estimates, Logged, estimate
-from serve.evaluation.replay import Asked
-from serve.evaluation.rewards import Outcomes
+from serve.evaluation.off_policy import Estimates, LoggedList, estimate
+from serve.evaluation.replay import ReleaseReplay
+from serve.evaluation.rewards import RewardTable
 from serve.recommend.ranking.exploration import WIDEST, propensities, taking_part
 from serve.release.repository import open_release
-from serve.storage.event_log import open_event_store
-from serve.storage.impression_log import Answer, AnswerStore
+from serve.storage.event_log import open_event_log
+from serve.storage.impression_log import ImpressionLog, ImpressionRecord
 
 DRAWN = "plackett_luce"
 Progress = Callable[[str, float, float, str], None]
 
 
 @dataclass(frozen=True)
-class Judgement:
+class OffPolicyReport:
     """What is estimated of a release, and how many lists could not be used: of unknown propensities or nobody known."""
 
     release: str
     estimates: Estimates
-    left_out: int
+    excluded: int
 
 
-def judge(settings: Settings, name: str, progress: Progress | None = None) -> Judgement:
+def judge(settings: Settings, name: str, progress: Progress | None = None) -> OffPolicyReport:
     """Raises NotFound without such a release, BadRequest where it has no scorer or no list was drawn."""
     release = open_release(settings.store, name)
     if release.behaviour.scorer is None:
         raise BadRequest(f"release {name} has no scorer, and so no scores to draw lists by", "release")
-    events = open_event_store(settings)
-    answers, outcomes = AnswerStore(events.database), Outcomes(events, settings)
-    asked = Asked(release, settings, events)
-    lists, left_out, total = [], 0, max(1, answers.last())
+    events = open_event_log(settings)
+    answers, outcomes = ImpressionLog(events.database), RewardTable(events, settings)
+    asked = ReleaseReplay(release, settings, events)
+    lists, excluded, total = [], 0, max(1, answers.last())
     for lot in answers.batches():
         for number, answer in lot:
             if answer.display.policy != DRAWN:
                 continue
             logged = as_drawn(asked, answer, outcomes, settings.explore)
-            left_out += logged is None
+            excluded += logged is None
             if logged is not None:
                 lists.append(logged)
             if progress:
@@ -56,10 +56,12 @@ def judge(settings: Settings, name: str, progress: Progress | None = None) -> Ju
     events.close()
     if not lists:
         raise BadRequest("no list of a known shopper was drawn: set explore.share, and wait for clicks", "explore")
-    return Judgement(name, estimate(lists), left_out)
+    return OffPolicyReport(name, estimate(lists), excluded)
 
 
-def as_drawn(asked: Asked, answer: Answer, outcomes: Outcomes, explore: ExploreSettings) -> Logged | None:
+def as_drawn(
+    asked: ReleaseReplay, answer: ImpressionRecord, outcomes: RewardTable, explore: ExploreSettings
+) -> LoggedList | None:
     """One list as the estimators take it; None where its propensities or its shopper are not known."""
     shown, k = answer.display, len(answer.display.items)
     if answer.user_id is None or not (shown.propensities > 0).all():  # NaN is not
@@ -73,19 +75,19 @@ def as_drawn(asked: Asked, answer: Answer, outcomes: Outcomes, explore: ExploreS
     part = taking_part(scores, k, explore.floor)
     place_of = {number: place for place, number in enumerate(numbers[:part].tolist())}
     where = [
-        None if (number := asked.view.number(item_id)) is None else place_of.get(number) for item_id in shown.items
+        None if (number := asked.view.item_index(item_id)) is None else place_of.get(number) for item_id in shown.items
     ]
-    other, foretold, expected = np.zeros(k), np.zeros(k), np.zeros(k)
-    chance = scores[:part].astype(np.float64) ** (1 / explore.temperature)
+    other, predicted, expected = np.zeros(k), np.zeros(k), np.zeros(k)
+    probability = scores[:part].astype(np.float64) ** (1 / explore.temperature)
     taken: list[int] = []
     for place, found in enumerate(where):
         rest = np.delete(np.arange(part), taken)
         if len(rest):
-            expected[place] = chance[rest] / chance[rest].sum() @ scores[rest]
+            expected[place] = probability[rest] / probability[rest].sum() @ scores[rest]
         if found is None:  # it would not have been shown: from here on this list says nothing
             break
-        foretold[place] = scores[found]
+        predicted[place] = scores[found]
         taken.append(found)
     if taken:
         other[: len(taken)] = propensities(scores[:part], np.array(taken, np.int64), explore.temperature)
-    return Logged(shown.propensities.astype(np.float64), other, outcomes.reward(answer), foretold, expected)
+    return LoggedList(shown.propensities.astype(np.float64), other, outcomes.reward(answer), predicted, expected)

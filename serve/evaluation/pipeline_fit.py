@@ -6,41 +6,46 @@ from pathlib import Path
 
 from embed.behaviour import Split
 from serve.core.settings import Settings
-from serve.recommend.ranking.impressions import Shown
-from serve.recommend.retrieval.candidates import Recommender
-from serve.recommend.retrieval.retrievers import Source
-from serve.training.scorer_validation import Fitted, Lookback, fit_scorer
-from serve.training.tower_validation import Chosen, Material, Past, Progress, choose, finish
+from serve.recommend.ranking.impressions import ImpressionTable
+from serve.recommend.retrieval.candidates import CandidateGenerator
+from serve.recommend.retrieval.retrievers import Retriever
+from serve.training.scorer_validation import FittedScorer, TrainingWindow, fit_scorer
+from serve.training.tower_validation import PointInTimeFeatures, Progress, TrainingData, ValidatedTowers, choose, finish
 
 
 @dataclass(frozen=True)
-class Stages:
+class FittedPipeline:
     """What validation chose, the scorer (None where there was too little to learn from), and `present`, the sources and
     features at the moment that the test begins, of towers that know all before it."""
 
-    chosen: Chosen
-    fitted: Fitted | None
-    present: Past
+    chosen: ValidatedTowers
+    fitted: FittedScorer | None
+    present: PointInTimeFeatures
     items: int
 
     @property
-    def sources(self) -> Mapping[str, Source]:
-        return self.present.sources
+    def retrievers(self) -> Mapping[str, Retriever]:
+        return self.present.retrievers
 
     @property
-    def recommender(self) -> Recommender:
+    def recommender(self) -> CandidateGenerator:
         """All sources, blended."""
-        return Recommender(self.sources, self.chosen.blend, self.items)
+        return CandidateGenerator(self.retrievers, self.chosen.score_model, self.items)
 
 
 def fit_stages(
-    material: Material, split: Split, shown: Shown, settings: Settings, folder: Path, progress: Progress | None = None
-) -> Stages:
+    training_data: TrainingData,
+    split: Split,
+    shown: ImpressionTable,
+    settings: Settings,
+    folder: Path,
+    progress: Progress | None = None,
+) -> FittedPipeline:
     """Fit towers, blend and scorer; `shown` are the lists of the validation time. Checkpoints go to `folder`."""
-    chosen = choose(material, split, settings.towers, folder / "choose", progress)
-    past = material.past(split.train, split.validation_from, chosen.towers, chosen.blend)
-    time = Lookback(
-        Recommender(past.sources, chosen.blend, len(material)),
+    chosen = choose(training_data, split, settings.towers, folder / "choose", progress)
+    past = training_data.past(split.train, split.validation_from, chosen.towers, chosen.score_model)
+    time = TrainingWindow(
+        CandidateGenerator(past.retrievers, chosen.score_model, len(training_data)),
         past.maker,
         split.before_test,
         split.validation,
@@ -56,6 +61,6 @@ def fit_stages(
         progress=progress,
     )
     epochs = chosen.state.best_epoch
-    towers = finish(material, split.before_test, settings.towers, epochs, folder / "finish", {}, progress)
-    present = material.past(split.before_test, split.test_from, towers, chosen.blend)
-    return Stages(chosen, fitted, present, len(material))
+    towers = finish(training_data, split.before_test, settings.towers, epochs, folder / "finish", {}, progress)
+    present = training_data.past(split.before_test, split.test_from, towers, chosen.score_model)
+    return FittedPipeline(chosen, fitted, present, len(training_data))

@@ -22,7 +22,7 @@ class Measured:
     shoppers that know an item shown there, `new_items` the share of items shown that nobody had known.
     """
 
-    shoppers: int
+    users: int
     means: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]]
     coverage: float
@@ -31,7 +31,7 @@ class Measured:
 
 
 def measure(
-    ranked: NDArray[np.int64], holdout: Holdout, shoppers_of: NDArray[np.int64], shoppers: int, seed: int
+    ranked: NDArray[np.int64], holdout: Holdout, shoppers_of: NDArray[np.int64], users: int, seed: int
 ) -> Measured:
     """Measure items ranked for m shoppers [m, DEEP], -1 for none; `shoppers_of` [items] had each item before."""
     found = hits(ranked, holdout)
@@ -43,7 +43,7 @@ def measure(
     }
     shown = ranked[:, :K]
     shown = shown[shown >= 0]
-    share = np.maximum(shoppers_of, 1)[shown] / max(1, shoppers)
+    share = np.maximum(shoppers_of, 1)[shown] / max(1, users)
     return Measured(
         len(holdout),
         {name: _rounded(values.mean()) if len(values) else 0.0 for name, values in each.items()},

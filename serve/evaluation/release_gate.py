@@ -19,31 +19,31 @@ from numpy.typing import NDArray
 from embed.behaviour import collect, split_at
 from serve.core.ranking_settings import HEADS
 from serve.core.settings import Settings
-from serve.evaluation.off_policy import Logged, estimate, gain
+from serve.evaluation.off_policy import LoggedList, estimate, gain
 from serve.evaluation.off_policy_report import DRAWN, as_drawn
 from serve.evaluation.ranking_metrics import K, interval, lift
-from serve.evaluation.replay import Asked
-from serve.evaluation.rewards import Outcomes
-from serve.recommend.ranking.impressions import read_shown
+from serve.evaluation.replay import ReleaseReplay
+from serve.evaluation.rewards import RewardTable
+from serve.recommend.ranking.impressions import read_impressions
 from serve.release.manifest import Check
 from serve.release.release import Release
-from serve.storage.event_log import EventStore, open_event_store
-from serve.storage.impression_log import AnswerStore, with_answers
+from serve.storage.event_log import EventLog, open_event_log
+from serve.storage.impression_log import ImpressionLog, with_impressions
 from serve.training.scorer_validation import calibration_error
 
-MOST_ASKED = 500  # shoppers, lists and drawn lists that a release is asked for again
+MAX_ASKED = 500  # shoppers, lists and drawn lists that a release is asked for again
 FEWEST = 20  # of them, below which nothing is said
-FEWEST_EFFECTIVE = 10.0  # drawn lists
+MIN_EFFECTIVE = 10.0  # drawn lists
 SEED = 0
 Progress = Callable[[str, float, float, str], None]
 
 
 def compare(settings: Settings, release: Release, parent: Release, progress: Progress | None = None) -> list[Check]:
     """How a release measures beside the one whose place it would take."""
-    events = open_event_store(settings)
+    events = open_event_log(settings)
     try:
-        sides = Asked(release, settings, events), Asked(parent, settings, events)
-        since = max(release.known_until, parent.known_until)
+        sides = ReleaseReplay(release, settings, events), ReleaseReplay(parent, settings, events)
+        since = max(release.history_until, parent.history_until)
         checks: list[Check] = []
         if events.happened_since(since):
             checks += _ranking(settings, events, sides, since, progress)
@@ -55,20 +55,24 @@ def compare(settings: Settings, release: Release, parent: Release, progress: Pro
 
 
 def _ranking(
-    settings: Settings, events: EventStore, sides: tuple[Asked, Asked], since: float, progress: Progress | None
+    settings: Settings,
+    events: EventLog,
+    sides: tuple[ReleaseReplay, ReleaseReplay],
+    since: float,
+    progress: Progress | None,
 ) -> Iterator[Check]:
     release, _ = sides
     ids = release.release.catalogue.ids()
     interactions, _ = collect((batch for _, batch in events.batches()), ids, settings.signal)
-    held = split_at(interactions, since, np.inf).validation.some(MOST_ASKED, SEED)
+    held = split_at(interactions, since, np.inf).validation.some(MAX_ASKED, SEED)
     if len(held) < FEWEST:
         return
     ranked = [np.full((len(held), K), -1, np.int64) for _ in sides]
     for row, user_id in enumerate(held.history.users.tolist()):
         for side, rows in zip(sides, ranked, strict=True):
             found = side.ranked(user_id, K, since).found.items.tolist()
-            numbers = [release.view.number(side.view.text(number)) for number in found]
-            rows[row, : len(numbers)] = [-1 if number is None else number for number in numbers]
+            item_indices = [release.view.item_index(side.view.text(number)) for number in found]
+            rows[row, : len(item_indices)] = [-1 if number is None else number for number in item_indices]
         _tell(progress, "compare lists", row + 1, len(held))
     gained, low, high = lift(ranked[0], ranked[1], held, SEED)
     of_parent, *_ = lift(ranked[1], np.full_like(ranked[1], -1), held, SEED)
@@ -76,7 +80,11 @@ def _ranking(
 
 
 def _calibration(
-    settings: Settings, events: EventStore, sides: tuple[Asked, Asked], since: float, progress: Progress | None
+    settings: Settings,
+    events: EventLog,
+    sides: tuple[ReleaseReplay, ReleaseReplay],
+    since: float,
+    progress: Progress | None,
 ) -> Iterator[Check]:
     scorers = [side.release.behaviour.scorer for side in sides]
     if scorers[0] is None or scorers[1] is None:
@@ -85,9 +93,9 @@ def _calibration(
     if not heads:
         return
     ids = sides[0].release.catalogue.ids()
-    answers = AnswerStore(events.database)
-    lists = read_shown(with_answers(events, answers, since), ids, settings.signal, since)
-    chosen = np.random.default_rng(SEED).permutation(len(lists))[:MOST_ASKED]
+    answers = ImpressionLog(events.database)
+    lists = read_impressions(with_impressions(events, answers, since), ids, settings.signal, since)
+    chosen = np.random.default_rng(SEED).permutation(len(lists))[:MAX_ASKED]
     losses: list[list[float]] = [[], []]
     truths: list[NDArray[np.bool_]] = []
     told: list[list[NDArray[np.float32]]] = [[], []]
@@ -97,7 +105,7 @@ def _calibration(
         places = np.nan_to_num(lists.position[rows][first])
         truth = lists.labels[rows][first][:, [HEADS.index(head) for head in heads]]
         found = [
-            _chances(side, sides[0], lists.users[number], items, places, float(lists.times[number]), heads)
+            _probabilities(side, sides[0], lists.users[number], items, places, float(lists.times[number]), heads)
             for side in sides
         ]
         if any(of is None for of in found):
@@ -124,9 +132,9 @@ def _calibration(
     )
 
 
-def _chances(
-    side: Asked,
-    numbered: Asked,
+def _probabilities(
+    side: ReleaseReplay,
+    numbered: ReleaseReplay,
     user_id: str,
     items: NDArray[np.int64],
     places: NDArray[np.float32],
@@ -134,12 +142,12 @@ def _chances(
     heads: list[str],
 ) -> NDArray[np.float32] | None:
     """What a side says of items under another's numbers, [m, heads]; None where it does not know one of them."""
-    own = [side.view.number(numbered.view.text(number)) for number in items.tolist()]
+    own = [side.view.item_index(numbered.view.text(number)) for number in items.tolist()]
     if any(number is None for number in own):
         return None
-    numbers = np.array(own, np.int64)
-    order = np.argsort(numbers)
-    found = side.chances(user_id, numbers[order], places[order], moment)
+    item_indices = np.array(own, np.int64)
+    order = np.argsort(item_indices)
+    found = side.probabilities(user_id, item_indices[order], places[order], moment)
     scorer = side.release.behaviour.scorer
     if found is None or scorer is None:
         return None
@@ -150,25 +158,29 @@ def _chances(
 
 
 def _drawn(
-    settings: Settings, events: EventStore, sides: tuple[Asked, Asked], since: float, progress: Progress | None
+    settings: Settings,
+    events: EventLog,
+    sides: tuple[ReleaseReplay, ReleaseReplay],
+    since: float,
+    progress: Progress | None,
 ) -> Iterator[Check]:
     if any(side.release.behaviour.scorer is None for side in sides):
         return
-    outcomes = Outcomes(events, settings, since)
-    pairs: list[tuple[Logged, Logged]] = []
-    for lot in AnswerStore(events.database).batches(since=since):
+    outcomes = RewardTable(events, settings, since)
+    pairs: list[tuple[LoggedList, LoggedList]] = []
+    for lot in ImpressionLog(events.database).batches(since=since):
         for _, answer in lot:
-            if answer.display.policy != DRAWN or len(pairs) == MOST_ASKED:
+            if answer.display.policy != DRAWN or len(pairs) == MAX_ASKED:
                 continue
             logged = [as_drawn(side, answer, outcomes, settings.explore) for side in sides]
             if logged[0] is not None and logged[1] is not None:
                 pairs.append((logged[0], logged[1]))
-                _tell(progress, "compare drawn", len(pairs), MOST_ASKED)
+                _tell(progress, "compare drawn", len(pairs), MAX_ASKED)
     if len(pairs) < FEWEST:
         return
     ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
     of_parent = estimate(theirs, SEED)
-    if min(estimate(ours, SEED).effective, of_parent.effective) < FEWEST_EFFECTIVE:
+    if min(estimate(ours, SEED).effective, of_parent.effective) < MIN_EFFECTIVE:
         return
     gained = gain(ours, theirs, SEED)
     name = "worth of drawn lists (DR)"

@@ -18,22 +18,19 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.core.errors import EXPECTED, Complaint, complaint, writable
+from serve.core.errors import EXPECTED, ErrorResponse, error_response, writable
 from serve.core.request_context import request_id
 from serve.core.settings import RATES, SERVED, Settings
-from serve.http import static_files as pages
+from serve.http import static_files
 from serve.http.logging_config import log_config
-from serve.http.middleware.gateway import Front
-from serve.http.middleware.load_shedding import Load
+from serve.http.middleware.gateway import Gateway
+from serve.http.middleware.load_shedding import LoadShedder
 from serve.http.openapi import described
-from serve.http.routes import admin as operating
-from serve.http.routes import campaigns
-from serve.http.routes import items as keeping
-from serve.http.routes import search as asking
+from serve.http.routes import admin, campaigns, events, health, items, recommend, search, users
 from serve.http.tracing import start_tracing
-from serve.live.runtime import Live
-from serve.schemas.common import ErrorAnswer
-from serve.security.api_keys import Keys
+from serve.live.runtime import ServiceRuntime
+from serve.schemas.common import ErrorEnvelope
+from serve.security.api_keys import ApiKeys
 
 log = logging.getLogger("vetrina")
 
@@ -48,7 +45,7 @@ Ids go in paths percent-encoded (`/v1/items/a%2Fb/similar`) or in bodies. Every 
 
 def create_app(settings: Settings) -> FastAPI:
     """The service over `settings.store`; the release is loaded at start and followed while it runs."""
-    live, keys, load = Live(settings), Keys(settings.store), Load(settings.shed_above_ms / 1000)
+    live, keys, load = ServiceRuntime(settings), ApiKeys(settings.store), LoadShedder(settings.shed_above_ms / 1000)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -59,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         live.stop()
 
     errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorAnswer, "description": text}
+        status: {"model": ErrorEnvelope, "description": text}
         for status, text in (
             (400, "no JSON, or no form"),
             (401, "no key, or one that is not known"),
@@ -83,12 +80,12 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # see serve.http.tracing
     )
-    app.fronted_by(lambda inner: Front(inner, settings, keys, load, _shared_rates()), settings.cors_origins)
+    app.fronted_by(lambda inner: Gateway(inner, settings, keys, load, _shared_rates()), settings.cors_origins)
     app.state.live = live
     app.state.settings = settings
-    for each in (asking.router, keeping.router, campaigns.router, operating.router, pages.router):
-        app.include_router(each)
-    app.mount("/console", pages.CONSOLE)
+    for each in (search, recommend, items, events, users, campaigns, admin, health, static_files):
+        app.include_router(each.router)
+    app.mount("/console", static_files.CONSOLE)
     for kind in EXPECTED:
         app.add_exception_handler(kind, _on_expected)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -153,14 +150,14 @@ class EncodedPaths:
         await self._app(scope, receive, send)
 
 
-def _answer(found: Complaint) -> Response:
+def _answer(found: ErrorResponse) -> Response:
     body = {"error": {"code": found.code, "message": writable(found.message), "field": writable(found.field)}}
     headers = {"retry-after": str(RETRY_SECONDS)} if found.status == HTTPStatus.SERVICE_UNAVAILABLE else None
     return Response(orjson.dumps(body), found.status, headers, media_type="application/json")
 
 
 async def _on_expected(request: Request, error: Exception) -> Response:
-    return _answer(complaint(error))
+    return _answer(error_response(error))
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
@@ -169,17 +166,17 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     place = [] if first["type"] == "json_invalid" else [str(part) for part in first["loc"][1:]]
     given = repr(first.get("input"))
     shown = given if len(given) <= 100 else f"{given[:100]}…"
-    return _answer(Complaint(422, "invalid", f"{first['msg']} (got {shown})", ".".join(place) or "body"))
+    return _answer(ErrorResponse(422, "invalid", f"{first['msg']} (got {shown})", ".".join(place) or "body"))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     if error.status_code in {400, 408, 413}:
-        found = Complaint(error.status_code, code, str(error.detail), "body")
+        found = ErrorResponse(error.status_code, code, str(error.detail), "body")
     else:
         message = f"{error.detail}: {request.method} {request.url.path}; /docs lists what there is"
-        found = Complaint(error.status_code, code, message, "path")
+        found = ErrorResponse(error.status_code, code, message, "path")
     response = _answer(found)
     response.headers.update(error.headers or {})
     return response
@@ -188,6 +185,6 @@ async def _on_http(request: Request, error: Exception) -> Response:
 async def _on_bug(request: Request, error: Exception) -> Response:
     reference, route = request_id(), getattr(request.scope.get("route"), "path", "other")
     log.exception("bug %s at %s %s", reference, request.method, route)
-    response = _answer(Complaint(500, "internal", f"a bug of ours, logged as {reference}", ""))
+    response = _answer(ErrorResponse(500, "internal", f"a bug of ours, logged as {reference}", ""))
     response.headers["connection"] = "close"  # the server will; a client that keeps connections has to know
     return response

@@ -15,7 +15,7 @@ from serve.core.errors import BadRequest
 from serve.core.request_context import current
 from serve.core.settings import Settings
 from serve.engine.engine import Engine
-from serve.live.runtime import Live
+from serve.live.runtime import ServiceRuntime
 from serve.schemas.search import SearchRequest
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
@@ -48,12 +48,12 @@ _INTEGER = re.compile("-?[0-9]{1,9}")
 _LIST_FIELDS = {"like", "unlike", "exclude", "spaces", "fields", "facets"}
 
 
-async def live_of(request: Request) -> Live:  # async, as FastAPI sends plain functions through a thread
-    live: Live = request.app.state.live
+async def live_of(request: Request) -> ServiceRuntime:  # async, as FastAPI sends plain functions through a thread
+    live: ServiceRuntime = request.app.state.live
     return live
 
 
-LiveRelease = Annotated[Live, Depends(live_of)]
+LiveRelease = Annotated[ServiceRuntime, Depends(live_of)]
 UserIdInPath = Annotated[str, AfterValidator(unquote)]
 ItemIdInPath = Annotated[str, AfterValidator(unquote)]  # the app routes on the path as sent
 

@@ -5,7 +5,7 @@ Spans name the route, never the path: ids of shoppers are in paths.
 
 from importlib.metadata import version
 
-from serve.core import request_context as stages
+from serve.core import request_context
 from serve.core.errors import BadRequest
 
 
@@ -24,4 +24,4 @@ def start_tracing() -> None:
     )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     # Not the global one, with which FastAPI would make spans of its own, that have paths and messages in them.
-    stages.trace_with(provider.get_tracer("vetrina", version("vetrina")))
+    request_context.trace_with(provider.get_tracer("vetrina", version("vetrina")))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from embed.alignment.alignment import Alignment, AlignmentFacts
+from embed.alignment.alignment import Alignment, AlignmentMetadata
 from embed.alignment.learning import SEED, learn_photos, learn_words
 from embed.alignment.lora import LoraReport, learn_lora
 from embed.alignment.pairs import collect_pairs, collect_photos, products_of
@@ -24,7 +24,7 @@ from serve.jobs.learn_fusion_weights import searched_items
 from serve.release.images import image_source
 
 GROWTH = 2  # times the items, or the searches, it was learned from, at which a build learns it anew
-FEW_SEARCHES, MOST_SEARCHES = 200, 10_000
+FEW_SEARCHES, MAX_SEARCHES = 200, 10_000
 Progress = Callable[[str, float, float, str], None]
 """stage, done, total, unit"""
 
@@ -34,7 +34,7 @@ class AlignmentReport:
     """What was learned: how it measures, and whether words and photos pass through an adapter from now on."""
 
     fingerprint: str
-    facts: AlignmentFacts
+    facts: AlignmentMetadata
     takes_words: bool
     adapts_photos: bool
     seconds: float
@@ -53,7 +53,7 @@ def aligned(
     made = {space.space: space.fingerprint for space in spaces}
     if "image" not in made or not settings.align:
         return None
-    searched = searched_items(settings, catalogue, MOST_SEARCHES)
+    searched = searched_items(settings, catalogue, MAX_SEARCHES)
     try:
         current = current_alignment(settings.store)
     except EmbedError:
@@ -80,7 +80,7 @@ def align(
     if images is None:
         raise BadRequest("no item has an image that can be used: there is nothing to align words with", "images")
     device = choose_device(settings.device, settings.threads)
-    searched = searched_items(settings, catalogue, MOST_SEARCHES)
+    searched = searched_items(settings, catalogue, MAX_SEARCHES)
     found = learn(settings, catalogue, images, searched, _words_encoder(settings, device), device, progress)
     took = round(time.perf_counter() - started, 1)
     return AlignmentReport(found.fingerprint, found.facts, found.takes_words, found.adapts_photos, took)
@@ -105,7 +105,7 @@ def learn(
     products = products_of(catalogue, images)
     pairs = collect_pairs(catalogue, images, products, encoder, SEED, told("encode searches", "texts"), searched)
     photos = collect_photos(images, products, SEED)
-    facts = AlignmentFacts(
+    facts = AlignmentMetadata(
         image=images.fingerprint,
         words=encoder.fingerprint,
         joint=encoder.fingerprint == images.fingerprint,

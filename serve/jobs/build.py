@@ -18,11 +18,11 @@ from embed.catalogue import Catalogue, IngestReport, Mapping, check_items, inges
 from embed.durable import alone, write_folder
 from embed.encode_job import SpaceVectors
 from index.ids import write_ids
-from serve.core.errors import BadRequest, Broken
+from serve.core.errors import BadRequest, StoreUnavailable
 from serve.core.settings import Settings
 from serve.evaluation.drift_reference import look
 from serve.evaluation.release_gate import compare
-from serve.evaluation.replay import Asked
+from serve.evaluation.replay import ReleaseReplay
 from serve.jobs.align import AlignmentReport, align, aligned, fine_tune
 from serve.jobs.build_indexes import build_indexes, build_tower
 from serve.jobs.encode import encode, encode_on_ray, filled
@@ -32,8 +32,8 @@ from serve.moderation.image_classifier import review_catalogue
 from serve.recommend.ranking.merchandising_rules import rules_file
 from serve.recommend.retrieval.item_relations import FILE as RELATIONS
 from serve.recommend.retrieval.item_relations import read_relations
-from serve.recommend.retrieval.relation_graph import Knowledge
-from serve.recommend.retrieval.score_blend import Blend
+from serve.recommend.retrieval.relation_graph import RelationGraph
+from serve.recommend.retrieval.score_blend import LinearScoreModel
 from serve.release.behaviour_model import Behaviour
 from serve.release.images import image_source
 from serve.release.manifest import Check, Manifest, Quality, check_files, read_manifest
@@ -48,13 +48,14 @@ from serve.release.repository import (
     releases_folder,
     seal,
 )
-from serve.search.vocabulary import WORDS, write_words
-from serve.security import audit_log as audit
-from serve.storage.event_log import open_event_store
+from serve.search.vocabulary import FOLDER as VOCABULARY_FOLDER
+from serve.search.vocabulary import write_words
+from serve.security import audit_log
+from serve.storage.event_log import open_event_log
 from serve.training.scorer_job import current_scorer
 from serve.training.towers_job import current_towers
 
-MOST_QUERIES = 50_000  # that are suggested
+MAX_QUERIES = 50_000  # that are suggested
 Progress = Callable[[str, float, float, str], None]
 """stage, done, total, unit: told as work goes on."""
 
@@ -183,7 +184,11 @@ def build(
                 tower = build_tower(settings, folder, catalogue, spaces, behaviour, interactions, standing, progress)
                 behaviour.write(folder / "behaviour")
                 words = write_words(
-                    folder / WORDS, catalogue, settings.language, _searched(settings), _told(progress, "words")
+                    folder / VOCABULARY_FOLDER,
+                    catalogue,
+                    settings.language,
+                    _searched(settings),
+                    _told(progress, "words"),
                 )
                 if alignment is not None:
                     write_folder(folder, ALIGNMENT, alignment.files())
@@ -208,7 +213,7 @@ def build(
             )
             with _timed(seconds, "compare"):
                 made = Release(folder, manifest)
-                manifest.weighed = weigh(settings, made)
+                manifest.fusion_weights = weigh(settings, made)
                 manifest.quality = _look(settings, made, interactions, folder)
                 if standing is not None:
                     parent_release = open_release(settings.store, standing.release)
@@ -216,7 +221,7 @@ def build(
             seal(settings.store, folder, manifest)
         published = force or not any(check.worse for check in manifest.checks)
         if published:
-            _answers_now(settings.store, manifest.release, force)
+            _activates(settings.store, manifest.release, force)
         prune(settings.store, settings.keep_releases)
         prune_journal(settings.store, list_manifests(settings.store))
         return BuildReport(manifest, published, ingested, folded, encoded, seconds, manifest.checks)
@@ -241,20 +246,20 @@ def _publish(settings: Settings, name: str, force: bool, progress: Progress | No
         checks = compare(settings, release, open_release(settings.store, standing.release), progress)
     if any(check.worse for check in checks) and not force:
         return checks, False
-    _answers_now(settings.store, name, force)
+    _activates(settings.store, name, force)
     return checks, True
 
 
-def _answers_now(store: Path, release: str, forced: bool) -> None:
+def _activates(store: Path, release: str, forced: bool) -> None:
     make_current(store, release)
-    audit.note(store, "publish", audit.operator(), release=release, forced=forced)
+    audit_log.note(store, "publish", audit_log.operator(), release=release, forced=forced)
 
 
 def _look(settings: Settings, made: Release, interactions: Interactions, folder: Path) -> Quality | None:
     """What a draft shows; it is kept in its folder as the reference of what will be shown."""
-    events = open_event_store(settings)
+    events = open_event_log(settings)
     try:
-        quality, reference = look(Asked(made, settings, events), interactions)
+        quality, reference = look(ReleaseReplay(made, settings, events), interactions)
     finally:
         events.close()
     if reference is not None:
@@ -271,7 +276,7 @@ def _held(store: Path, content: str) -> Manifest | None:
 
 def _behaviour(settings: Settings, catalogue: Catalogue, spaces: list[SpaceVectors]) -> tuple[Behaviour, Interactions]:
     """What the events of the store say of the catalogue's items, and the towers that fit its spaces."""
-    store = open_event_store(settings)
+    store = open_event_log(settings)
     try:
         interactions, collected = collect((batch for _, batch in store.batches()), catalogue.ids(), settings.signal)
     finally:
@@ -287,24 +292,24 @@ def _behaviour(settings: Settings, catalogue: Catalogue, spaces: list[SpaceVecto
         towers is None or (scorer.facts.towers, scorer.facts.spaces) != (towers.fingerprint, names)
     ):
         scorer = None  # trained with other towers or spaces: until it is trained again, the blend decides
-    blend = Blend.model_validate(towers.facts["blend"]) if towers is not None else Blend()
+    score_model = LinearScoreModel.model_validate(towers.facts["blend"]) if towers is not None else LinearScoreModel()
     first_seen = catalogue.table["updated_at"].to_numpy()
     # Counts are worth what they were at the last event: a log that has stood still for a year has not gone stale.
     now = min(time.time(), float(interactions.time.max(initial=0.0)))
     relations = read_relations(rules_file(settings).parent / RELATIONS)
     categories = catalogue.column("category").to_pylist() if relations.related else []
-    behaviour = Behaviour.of(interactions, collected, first_seen, towers, blend, settings.half_lives, now, scorer)
+    behaviour = Behaviour.of(interactions, collected, first_seen, towers, score_model, settings.half_lives, now, scorer)
     if relations.related:
         visited = behaviour.covisitation.table
-        behaviour = behaviour.knowing(Knowledge.of(relations, catalogue.ids().to_pylist(), categories, visited))
+        behaviour = behaviour.knowing(RelationGraph.of(relations, catalogue.ids().to_pylist(), categories, visited))
     return behaviour, interactions
 
 
 def _searched(settings: Settings) -> list[tuple[str, int]]:
     """What shoppers search for, and how many of them."""
-    store = open_event_store(settings)
+    store = open_event_log(settings)
     try:
-        return store.queries(MOST_QUERIES)
+        return store.queries(MAX_QUERIES)
     finally:
         store.close()
 
@@ -339,7 +344,7 @@ def _standing(store: Path, name: str) -> Manifest | None:
     try:
         manifest = read_manifest(releases_folder(store) / name)
         check_files(releases_folder(store) / name, manifest)
-    except Broken:
+    except StoreUnavailable:
         return None
     return manifest
 
@@ -364,7 +369,7 @@ def _check_spaces(settings: Settings, standing: Manifest | None, spaces: list[Sp
 def one_job_at_a_time(store: Path) -> Iterator[None]:
     """Ingest, encode and build write to the same files; the lock dies with its process."""
     store.mkdir(parents=True, exist_ok=True)
-    taken = Broken(f"another build is at work in store {store}: wait for it to end", "store")
+    taken = StoreUnavailable(f"another build is at work in store {store}: wait for it to end", "store")
     with alone(store / ".build.lock", taken):
         yield
 

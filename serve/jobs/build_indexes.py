@@ -20,7 +20,7 @@ from index.milvus_index import LONGEST_TEXT
 from index.space import Space
 from index.threads import limit_threads
 from serve.core.settings import Settings
-from serve.recommend.ranking.item_features import Facts
+from serve.recommend.ranking.item_features import ItemSignals
 from serve.recommend.retrieval.retrievers import TOWER
 from serve.release.behaviour_model import Behaviour
 from serve.release.manifest import Manifest, SpaceEntry
@@ -28,8 +28,8 @@ from serve.release.repository import releases_folder
 from serve.search.filters import NUMBERS, TEXTS
 from serve.training.towers_job import gathered
 
-MOST_ASKING = 1000  # shoppers whose vectors an index is chosen by
-FEWEST_ASKING = 50
+MAX_ASKING = 1000  # shoppers whose vectors an index is chosen by
+MIN_ASKING = 50
 Progress = Callable[[str, float, float, str], None]
 
 
@@ -83,7 +83,7 @@ def build_tower(
     with gathered(folder / "gathered", spaces, len(catalogue)) as content:
         features = towers.vocabulary.features((item for batch in catalogue.batches() for item in batch), content)
         vectors = towers.item_vectors(features)
-    behaviour.items = Facts.made(towers.vocabulary, features, behaviour.trend, behaviour.first_seen)
+    behaviour.items = ItemSignals.made(towers.vocabulary, features, behaviour.trend, behaviour.first_seen)
     shutil.rmtree(folder / "gathered")
     owners = np.arange(len(catalogue), dtype=np.int32)
     space = Space(TOWER, vectors.shape[1], towers.fingerprint)
@@ -92,8 +92,8 @@ def build_tower(
         out[:] = vectors
 
     known = np.flatnonzero(np.diff(interactions.starts) > 0)
-    asking = np.random.default_rng(0).permutation(known)[:MOST_ASKING]
-    queries = towers.user_vectors(vectors, interactions.of(np.sort(asking))) if len(asking) >= FEWEST_ASKING else None
+    asking = np.random.default_rng(0).permutation(known)[:MAX_ASKING]
+    queries = towers.user_vectors(vectors, interactions.of(np.sort(asking))) if len(asking) >= MIN_ASKING else None
     report = _build_index(
         settings, folder, catalogue, space, owners, np.zeros_like(owners), fill, standing, progress, queries
     )
@@ -139,11 +139,11 @@ def _aligned_queries(spaces: list[SpaceVectors], alignment: Alignment) -> NDArra
         taken["text"] = alignment.words
     found = []
     for space in (space for space in spaces if space.space in taken):
-        rows = np.random.default_rng(0).permutation(len(space.keys))[: MOST_ASKING // 2]
+        rows = np.random.default_rng(0).permutation(len(space.keys))[: MAX_ASKING // 2]
         vectors = np.empty((len(rows), space.dim), np.float32)
         space.store.gather(space.keys[rows], vectors)
         found.append(taken[space.space](vectors))
-    return np.concatenate(found) if found and sum(map(len, found)) >= FEWEST_ASKING else None
+    return np.concatenate(found) if found and sum(map(len, found)) >= MIN_ASKING else None
 
 
 def _entry(

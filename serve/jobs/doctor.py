@@ -14,7 +14,7 @@ from embed.encoders.cpu_model import cache_folder
 from embed.vector_store import VectorStore
 from index import gpu
 from index.journal import Journal, segment_starts
-from serve.core.errors import EXPECTED, complaint
+from serve.core.errors import EXPECTED, error_response
 from serve.core.settings import Settings
 from serve.engine.query_encoders import Encoders
 from serve.live.change_record import LiveChange, journal_folder
@@ -104,7 +104,7 @@ def _encoders(settings: Settings) -> Iterator[Finding]:
             try:
                 yield Finding(f"{space} encoder", "good", f"{name}: {encoders.load(space, name).dim} values")
             except EXPECTED as error:
-                yield Finding(f"{space} encoder", "wrong", complaint(error).message)
+                yield Finding(f"{space} encoder", "wrong", error_response(error).message)
 
 
 def _store(settings: Settings) -> Iterator[Finding]:
@@ -117,7 +117,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
         check_items(catalogue)
         yield Finding("catalogue", "good", f"{len(catalogue):,} items of {read_report(catalogue).feed}")
     except EXPECTED as error:
-        yield Finding("catalogue", "wrong", complaint(error).message)
+        yield Finding("catalogue", "wrong", error_response(error).message)
     try:
         release = open_current(store)
         yield Finding("release", "good", f"{release.name}: {release.manifest.items:,} items, every checksum right")
@@ -129,7 +129,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
         yield _alignment(release)
         yield _behaviour(release.manifest)
     except EXPECTED as error:
-        yield Finding("release", "wrong", complaint(error).message)
+        yield Finding("release", "wrong", error_response(error).message)
     yield from _journal(settings)
     current = releases_folder(store) / "current"
     for folder in (releases_folder(store) / name for name in release_names(store)):
@@ -137,7 +137,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
             if folder.resolve() != current.resolve():
                 Release(folder)
         except EXPECTED as error:
-            yield Finding(f"release {folder.name}", "wrong", complaint(error).message)
+            yield Finding(f"release {folder.name}", "wrong", error_response(error).message)
 
 
 def _journal(settings: Settings) -> Iterator[Finding]:
@@ -156,7 +156,7 @@ def _journal(settings: Settings) -> Iterator[Finding]:
         detail = f"{waiting:,} live changes wait for the next build, {size / 1e6:.1f} MB kept in all"
         yield Finding("journal", "good", detail)
     except EXPECTED as error:
-        yield Finding("journal", "wrong", complaint(error).message)
+        yield Finding("journal", "wrong", error_response(error).message)
 
 
 def _alignment(release: Release) -> Finding:
@@ -176,7 +176,7 @@ def _behaviour(manifest: Manifest) -> Finding:
     if not facts.events:
         return Finding("behaviour", "off", "no events yet: vetrina events FILE, then vetrina build")
     towers = f"towers {facts.towers}" if facts.towers else "no towers: vetrina train towers, then vetrina build"
-    told = f"{facts.events:,} events of {facts.shoppers:,} shoppers, {facts.parked:,} of unknown items; {towers}"
+    told = f"{facts.events:,} events of {facts.users:,} shoppers, {facts.pending:,} of unknown items; {towers}"
     return Finding("behaviour", "good", told)
 
 
@@ -185,7 +185,7 @@ def _vectors(settings: Settings, name: str, space: SpaceEntry) -> Finding:
         vectors = VectorStore(settings.store, name, space.fingerprint, space.dim)
         vectors.check()
     except EXPECTED as error:
-        return Finding(f"vectors {name}", "wrong", complaint(error).message)
+        return Finding(f"vectors {name}", "wrong", error_response(error).message)
     return Finding(f"vectors {name}", "good", f"{len(vectors):,} of {space.fingerprint}, every part as written")
 
 

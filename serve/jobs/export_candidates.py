@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from serve.core.settings import SOURCES, Settings
-from serve.engine.user_context import known_of
+from serve.core.settings import RETRIEVERS, Settings
+from serve.engine.user_context import load_user_context
 from serve.live.replica import open_engine
-from serve.storage.event_log import open_event_store
+from serve.storage.event_log import open_event_log
 
 AT_ONCE = 200  # shoppers of a row group
 SCHEMA = pa.schema(
@@ -21,7 +21,7 @@ SCHEMA = pa.schema(
         pa.field("item_id", pa.string(), nullable=False),
         pa.field("place", pa.int32(), nullable=False),
         pa.field("score", pa.float32(), nullable=False),
-        *(pa.field(source, pa.float32()) for source in SOURCES),
+        *(pa.field(source, pa.float32()) for source in RETRIEVERS),
     ]
 )
 
@@ -50,7 +50,7 @@ def write_candidates(
     A row has the blended score, and the score in each source, null where that source had nothing to go by.
     """
     started = time.perf_counter()
-    engine, store = open_engine(settings), open_event_store(settings)
+    engine, store = open_engine(settings), open_event_log(settings)
     wanted = list(store.users()) if users is None else list(filter(None, users.read_text("utf-8").split("\n")))
     fresh = file.with_name(f".{file.name}.tmp")
     rows = 0
@@ -58,14 +58,14 @@ def write_candidates(
         for start in range(0, len(wanted), AT_ONCE):
             columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
             for user_id in wanted[start : start + AT_ONCE]:
-                known = known_of(store, settings, user_id)
-                found = engine.candidates(known.events, k, known.left_out, filter_, known.preferences.blocked)
+                known = load_user_context(store, settings, user_id)
+                found = engine.candidates(known.events, k, known.excluded, filter_, known.preferences.blocked)
                 count = len(found.items)
                 columns["user_id"] += [user_id] * count
                 columns["item_id"] += [engine.view.text(number) for number in found.items.tolist()]
                 columns["place"] += range(1, count + 1)
                 columns["score"] += found.total.tolist()
-                for source in SOURCES:
+                for source in RETRIEVERS:
                     of = found.scores.get(source)
                     columns[source] += [None] * count if of is None else of.tolist()
                 rows += count

@@ -22,7 +22,7 @@ from serve.core.settings import Settings
 from serve.engine.engine import Engine
 from serve.live.replica import open_engine
 from serve.recommend.retrieval.retrievers import TOWER
-from serve.release.snapshot import View
+from serve.release.snapshot import Snapshot
 
 AT_ONCE = 1000  # items of a row group
 EACH = 100  # of these that a thread looks for the neighbours of
@@ -104,7 +104,7 @@ def export_neighbours(
 
 def _written(
     file: Path,
-    view: View,
+    view: Snapshot,
     schema: Any,
     about: Mapping[str, str],
     parts: Iterator[tuple[int, Any]],
@@ -113,7 +113,7 @@ def _written(
     """Write record batches, each told with how many items it is of, under a name of their own until all are there."""
     started = time.perf_counter()
     schema = schema.with_metadata({"release": view.release.name, "changes": str(view.position), **about})
-    total, done, rows = view.items - len(view.gone), 0, 0
+    total, done, rows = view.items - len(view.deleted), 0, 0
     fresh = file.with_name(f".{file.name}.tmp")
     try:
         with pq.ParquetWriter(fresh, schema) as writer:
@@ -129,61 +129,61 @@ def _written(
     return ExportReport(str(file), view.release.name, done, rows, round(time.perf_counter() - started, 2))
 
 
-def _items(view: View) -> Iterator[tuple[int, Any]]:
+def _items(view: Snapshot) -> Iterator[tuple[int, Any]]:
     changed = np.sort(view.updated[0])
     as_built = np.ones(view.items, np.bool_)
-    as_built[view.gone] = as_built[changed] = False
+    as_built[view.deleted] = as_built[changed] = False
     start = 0
     for batch in view.release.catalogue.record_batches():
         kept = batch.filter(pa.array(as_built[start : start + batch.num_rows]))
         yield kept.num_rows, kept
         start += batch.num_rows
-    for numbers in _batches(changed, AT_ONCE):
-        yield len(numbers), as_batch([view.item(number) for number in numbers.tolist()])
+    for item_indices in _batches(changed, AT_ONCE):
+        yield len(item_indices), as_batch([view.item(item_index) for item_index in item_indices.tolist()])
 
 
-def _vectors(view: View, index: VectorIndex, schema: Any) -> Iterator[tuple[int, Any]]:
-    for numbers in _batches(_there(view), AT_ONCE):
-        labels, vectors = zip(*map(index.rows_of, numbers.tolist()), strict=True)
+def _vectors(view: Snapshot, index: VectorIndex, schema: Any) -> Iterator[tuple[int, Any]]:
+    for item_indices in _batches(_there(view), AT_ONCE):
+        labels, vectors = zip(*map(index.rows_of, item_indices.tolist()), strict=True)
         counts = [len(of) for of in labels]
-        ids = np.repeat(np.array([view.text(number) for number in numbers.tolist()], object), counts)
+        ids = np.repeat(np.array([view.text(item_index) for item_index in item_indices.tolist()], object), counts)
         rows = pa.FixedSizeListArray.from_arrays(np.concatenate(vectors).ravel(), index.space.dim)
         columns = [ids, [index.space.name] * len(ids), np.concatenate(labels), rows]
-        yield len(numbers), pa.record_batch(columns, schema)
+        yield len(item_indices), pa.record_batch(columns, schema)
 
 
 def _neighbours(
-    view: View, find: Callable[[Numbers], Neighbours], pool: ThreadPoolExecutor
+    view: Snapshot, find: Callable[[Numbers], Neighbours], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[int, Any]]:
     there = _there(view)
-    ids = pa.array([view.text(number) for number in there.tolist()], pa.string())
-    for numbers in _batches(there, AT_ONCE):
-        found = Neighbours(*map(np.concatenate, zip(*pool.map(find, _batches(numbers, EACH)), strict=True)))
+    ids = pa.array([view.text(item_index) for item_index in there.tolist()], pa.string())
+    for item_indices in _batches(there, AT_ONCE):
+        found = Neighbours(*map(np.concatenate, zip(*pool.map(find, _batches(item_indices, EACH)), strict=True)))
         columns = [ids.take(pa.array(there.searchsorted(of))) for of in (found.items, found.others)]
-        yield len(numbers), pa.record_batch([*columns, found.ranks, found.scores], NEIGHBOURS_SCHEMA)
+        yield len(item_indices), pa.record_batch([*columns, found.ranks, found.scores], NEIGHBOURS_SCHEMA)
 
 
-def _nearest(index: VectorIndex, k: int, numbers: Numbers) -> Neighbours:
+def _nearest(index: VectorIndex, k: int, item_indices: Numbers) -> Neighbours:
     """The neighbours of some items in one space, by one search."""
-    vectors = index.vectors_of(numbers)
+    vectors = index.vectors_of(item_indices)
     known = vectors.any(axis=1)
-    numbers = numbers[known]
-    if not len(numbers):
+    item_indices = item_indices[known]
+    if not len(item_indices):
         return _pairs([])
     hits = index.search(vectors[known], k + 1)
-    others = (hits.ids >= 0) & (hits.ids != numbers[:, None])
+    others = (hits.ids >= 0) & (hits.ids != item_indices[:, None])
     ranks = others.cumsum(axis=1, dtype=np.int32)
     others &= ranks <= k
-    return Neighbours(numbers[others.nonzero()[0]], hits.ids[others], ranks[others], hits.scores[others])
+    return Neighbours(item_indices[others.nonzero()[0]], hits.ids[others], ranks[others], hits.scores[others])
 
 
-def _fused(engine: Engine, k: int, numbers: Numbers) -> Neighbours:
+def _fused(engine: Engine, k: int, item_indices: Numbers) -> Neighbours:
     """The neighbours of some items by all spaces together."""
     return _pairs(
         [
-            (number, one.number, rank, one.score)
-            for number in numbers.tolist()
-            for rank, one in enumerate(engine.similar([engine.view.text(number)], k), 1)
+            (item_index, one.item_index, rank, one.score)
+            for item_index in item_indices.tolist()
+            for rank, one in enumerate(engine.similar([engine.view.text(item_index)], k), 1)
         ]
     )
 
@@ -195,7 +195,7 @@ def _pairs(rows: Sequence[tuple[int, int, int, float]]) -> Neighbours:
     )
 
 
-def _index(view: View, space: str) -> VectorIndex:
+def _index(view: Snapshot, space: str) -> VectorIndex:
     known = dict(view.spaces) | ({TOWER: view.tower} if view.tower is not None else {})
     if space not in known:
         raise BadRequest(f"there is no space {space!r}: this release has {', '.join(known)}", "space")
@@ -211,11 +211,11 @@ def _described(indexes: list[VectorIndex]) -> dict[str, str]:
     }
 
 
-def _there(view: View) -> Numbers:
+def _there(view: Snapshot) -> Numbers:
     """The numbers of all items that are there, in rising order."""
-    return np.delete(view.everything, view.gone)
+    return np.delete(view.everything, view.deleted)
 
 
-def _batches(numbers: Numbers, size: int) -> Iterator[Numbers]:
-    for start in range(0, len(numbers), size):
-        yield numbers[start : start + size]
+def _batches(item_indices: Numbers, size: int) -> Iterator[Numbers]:
+    for start in range(0, len(item_indices), size):
+        yield item_indices[start : start + size]

@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from embed.images import ImageRefused, ImageSource, decode_image
-from embed.images.look import Look, look_of
+from embed.images.look import ImageSignature, image_signature
 from index.protocol import VectorIndex
 from serve.core.errors import BadRequest
 from serve.core.settings import Settings
@@ -29,7 +29,7 @@ Place = tuple[int, int]  # an item's number and which of its images
 
 
 @dataclass(frozen=True)
-class Copy:
+class DuplicateImage:
     """An image in a group of the same ones."""
 
     item_id: str
@@ -44,7 +44,7 @@ class DuplicatesReport:
     images: int
     compared: int
     refused: int
-    groups: list[list[Copy]]
+    groups: list[list[DuplicateImage]]
 
 
 def find_duplicates(settings: Settings, progress: Progress | None = None) -> DuplicatesReport:
@@ -63,7 +63,7 @@ def find_duplicates(settings: Settings, progress: Progress | None = None) -> Dup
             progress("compare vectors", number + 1, release.manifest.items, "items")
     places = sorted({place for pair in pairs for place in pair})
     source = image_source(settings)
-    looks: dict[Place, Look] = {}
+    looks: dict[Place, ImageSignature] = {}
     with ThreadPoolExecutor(settings.threads or None) as pool:
         for done, (place, look) in enumerate(pool.map(lambda place: (place, _look(release, place, source)), places)):
             if look is not None:
@@ -95,11 +95,11 @@ def _alike(
                 yield one, two
 
 
-def _look(release: Release, place: Place, source: ImageSource) -> Look | None:
+def _look(release: Release, place: Place, source: ImageSource) -> ImageSignature | None:
     number, label = place
     try:
         data = source.read(release.item(number).images[label])
-        return look_of(decode_image(data, source.limits, shrink_to=64))
+        return image_signature(decode_image(data, source.limits, shrink_to=64))
     except ImageRefused:
         return None
 
@@ -117,6 +117,6 @@ def _joined(pairs: list[tuple[Place, Place]]) -> list[list[Place]]:
     return groups
 
 
-def _told(release: Release, group: list[Place]) -> list[Copy]:
+def _told(release: Release, group: list[Place]) -> list[DuplicateImage]:
     items = [(release.item(number), label) for number, label in group]
-    return [Copy(item.item_id, item.title, item.images[label]) for item, label in items]
+    return [DuplicateImage(item.item_id, item.title, item.images[label]) for item, label in items]

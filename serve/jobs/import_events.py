@@ -14,7 +14,7 @@ import orjson
 from embed.behaviour import Event, EventMapping, open_events
 from embed.records import Reject
 from serve.core.settings import Settings
-from serve.storage.event_log import EventStore, open_event_store
+from serve.storage.event_log import EventLog, open_event_log
 
 AT_ONCE = 2000
 REJECTS = "events-rejects.jsonl"
@@ -39,7 +39,7 @@ def import_events(
 ) -> ImportReport:
     """Take a file of events into the store's log; raises what open_events raises, and Broken for the log."""
     report, codes = ImportReport(file.name), Counter[str]()
-    store = open_event_store(settings)
+    store = open_event_log(settings)
     size = file.stat().st_size
     waiting: list[Event] = []
     try:
@@ -67,7 +67,7 @@ def import_events(
     return report
 
 
-def _keep(store: EventStore, waiting: list[Event], report: ImportReport) -> None:
+def _keep(store: EventLog, waiting: list[Event], report: ImportReport) -> None:
     new = sum(store.add(waiting))
     report.stored += new
     report.duplicates += len(waiting) - new

@@ -10,19 +10,19 @@ from serve.core.settings import Settings
 from serve.engine.engine import Engine
 from serve.engine.query_encoders import Encoders
 from serve.release.release import Release
-from serve.release.snapshot import View
-from serve.search.fusion_weights import MOST, SEED, Weighed, learn_weights
-from serve.search.vocabulary import WORDS
-from serve.storage.event_log import open_event_store
+from serve.release.snapshot import Snapshot
+from serve.search.fusion_weights import MOST, SEED, FusionWeights, learn_weights
+from serve.search.vocabulary import KEYWORDS
+from serve.storage.event_log import open_event_log
 
-MOST_READ = 200_000  # searches with an item, those of most shoppers
+MAX_READ = 200_000  # searches with an item, those of most shoppers
 
 
-def weigh(settings: Settings, release: Release) -> Weighed | None:
+def weigh(settings: Settings, release: Release) -> FusionWeights | None:
     """How much each source of a search counts in a release; None where shoppers searched too little."""
     searches = [(query, row) for row, query in searched_items(settings, release.catalogue, MOST)]
-    engine = Engine(View(release), Encoders(choose_device(settings.device, settings.threads)), settings)
-    return learn_weights(searches, engine.scores_by_source, (*sorted(release.spaces), WORDS))
+    engine = Engine(Snapshot(release), Encoders(choose_device(settings.device, settings.threads)), settings)
+    return learn_weights(searches, engine.scores_by_retriever, (*sorted(release.spaces), KEYWORDS))
 
 
 def searched_items(settings: Settings, catalogue: Catalogue, most: int) -> list[tuple[int, str]]:
@@ -30,9 +30,9 @@ def searched_items(settings: Settings, catalogue: Catalogue, most: int) -> list[
 
     The first of an order by name would be those of numbers, and say nothing of words.
     """
-    store = open_event_store(settings)
+    store = open_event_log(settings)
     try:
-        found = store.searched(MOST_READ)
+        found = store.searched(MAX_READ)
     finally:
         store.close()
     found = [found[place] for place in np.random.default_rng(SEED).permutation(len(found))[:most]]

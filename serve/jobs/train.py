@@ -14,24 +14,24 @@ from serve.jobs.build import BuildReport, Progress, build, one_job_at_a_time
 from serve.jobs.encode import encode, filled
 from serve.jobs.update_scorer import LearnReport
 from serve.jobs.update_scorer import learn as run_learn_job
-from serve.recommend.ranking.impressions import HORIZON, read_shown
+from serve.recommend.ranking.impressions import HORIZON, read_impressions
 from serve.release.release import Release
 from serve.release.repository import open_current
 from serve.storage.bot_detection import watch
-from serve.storage.erasure import forget_again
-from serve.storage.event_log import open_event_store
-from serve.storage.impression_log import AnswerStore, with_answers
+from serve.storage.erasure import replay_erasures
+from serve.storage.event_log import open_event_log
+from serve.storage.impression_log import ImpressionLog, with_impressions
 from serve.training.scorer_job import ScorerReport
 from serve.training.scorer_job import train_scorer as run_scorer_job
 from serve.training.tower_tuning import TuningReport, tune_towers
-from serve.training.towers_job import TrainingReport, check_enough, material_of, train_towers
+from serve.training.towers_job import TrainingReport, check_enough, train_towers, training_data_of
 
 log = logging.getLogger("vetrina")
 
 
 def train(settings: Settings, progress: Progress | None = None) -> TrainingReport:
     """Train towers and blend on the events of the store, with the items of its current release."""
-    forget_again(settings)
+    replay_erasures(settings)
     _watch(settings)
     with one_job_at_a_time(settings.store):
         return train_towers(settings, *released(settings, progress), progress)
@@ -39,7 +39,7 @@ def train(settings: Settings, progress: Progress | None = None) -> TrainingRepor
 
 def train_scorer(settings: Settings, progress: Progress | None = None) -> ScorerReport:
     """Train the scorer on the events since the towers' validation began."""
-    forget_again(settings)
+    replay_erasures(settings)
     _watch(settings)
     with one_job_at_a_time(settings.store):
         return run_scorer_job(settings, *released(settings, progress), progress)
@@ -47,7 +47,7 @@ def train_scorer(settings: Settings, progress: Progress | None = None) -> Scorer
 
 def learn(settings: Settings, progress: Progress | None = None) -> tuple[LearnReport, BuildReport | None]:
     """Let the scorer go on learning, and build and publish a release with it if it measures no worse; None if not."""
-    forget_again(settings)
+    replay_erasures(settings)
     _watch(settings)
     with one_job_at_a_time(settings.store):
         report = run_learn_job(settings, *released(settings, progress), progress)
@@ -61,27 +61,27 @@ def evaluate(settings: Settings, folder: Path, ablate: bool = False, progress: P
     """
     with one_job_at_a_time(settings.store):
         release, spaces = released(settings, progress)
-    store = open_event_store(settings)
+    store = open_event_log(settings)
     ids = release.catalogue.ids()
     interactions, _ = collect((batch for _, batch in store.batches()), ids, settings.signal)
     split = split_by_time(interactions)
     check_enough(split, interactions)
-    shown = read_shown(
+    shown = read_impressions(
         # What came of a list is looked for until a day later, which must not reach into the test.
-        with_answers(store, AnswerStore(store.database), split.validation_from),
+        with_impressions(store, ImpressionLog(store.database), split.validation_from),
         ids,
         settings.signal,
         split.validation_from,
         split.test_from - HORIZON,
     )
     store.close()
-    with material_of(settings, release, spaces, folder) as material:
-        return run_evaluation(material, release.catalogue, split, shown, settings, folder, ablate, progress)
+    with training_data_of(settings, release, spaces, folder) as training_data:
+        return run_evaluation(training_data, release.catalogue, split, shown, settings, folder, ablate, progress)
 
 
 def _watch(settings: Settings) -> None:
     """What robots and floods did is not to be learned from."""
-    events = open_event_store(settings)
+    events = open_event_log(settings)
     found = watch(events)
     if found:  # no names in a log
         log.warning("%d users went into quarantine: vetrina quarantine list", len(found))

@@ -22,17 +22,17 @@ from embed.towers.two_tower_model import TrainedTowers
 from serve.core.errors import BadRequest
 from serve.core.settings import Settings
 from serve.evaluation.release_gate import compare
-from serve.recommend.ranking.impressions import Shown, read_shown
-from serve.recommend.retrieval.candidates import Recommender
-from serve.recommend.retrieval.score_blend import Blend
+from serve.recommend.ranking.impressions import ImpressionTable, read_impressions
+from serve.recommend.retrieval.candidates import CandidateGenerator
+from serve.recommend.retrieval.score_blend import LinearScoreModel
 from serve.release.manifest import Check
 from serve.release.release import Release
-from serve.storage.event_log import open_event_store
-from serve.storage.impression_log import AnswerStore, with_answers
+from serve.storage.event_log import open_event_log
+from serve.storage.impression_log import ImpressionLog, with_impressions
 from serve.training.scorer_job import LEARNING, keep
-from serve.training.scorer_validation import FEWEST_SHOPPERS, Lookback, Progress, fit_scorer
-from serve.training.tower_validation import Material
-from serve.training.towers_job import begin, chosen_towers, material_of
+from serve.training.scorer_validation import MIN_SHOPPERS, Progress, TrainingWindow, fit_scorer
+from serve.training.tower_validation import TrainingData
+from serve.training.towers_job import begin, chosen_towers, training_data_of
 
 COMPARED = 0.2  # of what is new, by which old and new are compared
 
@@ -41,12 +41,12 @@ COMPARED = 0.2  # of what is new, by which old and new are compared
 class LearnReport:
     """What came of it. `fingerprint` is that of the new scorer, empty where there was too little to learn from.
 
-    `shoppers` liked something new since the last time; `checks` are how the new scorer measures beside the old one, and
+    `users` liked something new since the last time; `checks` are how the new scorer measures beside the old one, and
     `kept` says whether it took its place.
     """
 
     fingerprint: str
-    shoppers: int
+    users: int
     rows: int
     epochs: int
     checks: Sequence[Check]
@@ -66,32 +66,37 @@ def learn(
     if base is None or towers is None:
         raise BadRequest("there is no scorer to go on from: run vetrina train scorer, then vetrina build", "store")
     folder = settings.store / "scorer" / LEARNING
-    events = open_event_store(settings)
+    events = open_event_log(settings)
     try:
-        answers = AnswerStore(events.database)
+        answers = ImpressionLog(events.database)
         told = {"scorer": base.fingerprint, **settings.scorer.model_dump()}
         job = begin(folder, events.last(), release.name, told, answers.last())
         ids, signal = release.catalogue.ids(), settings.signal
         whole, _ = collect((batch for _, batch in events.batches(until=job.events_until)), ids, signal)
-        known_until = base.facts.learned_until
-        until = _compared_from(whole, known_until)
+        history_until = base.facts.learned_until
+        until = _compared_from(whole, history_until)
         interactions = whole.where(whole.time < until)
-        fresh = split_at(interactions, known_until, np.inf)
-        if len(fresh.validation) < FEWEST_SHOPPERS:
+        fresh = split_at(interactions, history_until, np.inf)
+        if len(fresh.validation) < MIN_SHOPPERS:
             (folder / "job.json").unlink()  # with more events the job is another one
             return _nothing(len(fresh.validation), started)
         validated_from = float(towers.facts["validation_from"])
-        seen = list(_before(with_answers(events, answers, validated_from, job.events_until, job.answers_until), until))
-        shown = [read_shown(seen, ids, signal, *bounds) for bounds in ((known_until,), (validated_from, known_until))]
+        seen = list(
+            _before(with_impressions(events, answers, validated_from, job.events_until, job.impressions_until), until)
+        )
+        shown = [
+            read_impressions(seen, ids, signal, *bounds)
+            for bounds in ((history_until,), (validated_from, history_until))
+        ]
     finally:
         events.close()
     chosen = chosen_towers(settings.store, towers.fingerprint)
-    with material_of(settings, release, spaces, folder, towers.vocabulary) as material:
-        blend = release.behaviour.facts.blend
+    with training_data_of(settings, release, spaces, folder, towers.vocabulary) as training_data:
+        score_model = release.behaviour.facts.score_model
         most = min(settings.scorer.cases, max(len(fresh.validation), len(shown[0])))
         times = [
-            _lookback(material, interactions, known_until, towers, blend, shown[0], settings.scorer.cases),
-            _lookback(material, fresh.train, validated_from, chosen, blend, shown[1], most, replay=True),
+            _lookback(training_data, interactions, history_until, towers, score_model, shown[0], settings.scorer.cases),
+            _lookback(training_data, fresh.train, validated_from, chosen, score_model, shown[1], most, replay=True),
         ]
         fitted = fit_scorer(
             times,
@@ -113,12 +118,12 @@ def learn(
     (folder / "job.json").unlink()
     facts = fitted.scorer.facts
     took = round(time.perf_counter() - started, 1)
-    shoppers = len(fresh.validation)
-    return LearnReport(fitted.scorer.fingerprint, shoppers, facts.rows, facts.epochs, checks, better, took)
+    users = len(fresh.validation)
+    return LearnReport(fitted.scorer.fingerprint, users, facts.rows, facts.epochs, checks, better, took)
 
 
-def _nothing(shoppers: int, started: float) -> LearnReport:
-    return LearnReport("", shoppers, 0, 0, (), False, round(time.perf_counter() - started, 1))
+def _nothing(users: int, started: float) -> LearnReport:
+    return LearnReport("", users, 0, 0, (), False, round(time.perf_counter() - started, 1))
 
 
 def _compared_from(interactions: Interactions, since: float) -> float:
@@ -134,16 +139,16 @@ def _before(batches: Iterator[Any], moment: float) -> Iterator[Any]:
 
 
 def _lookback(
-    material: Material,
+    training_data: TrainingData,
     interactions: Interactions,
     moment: float,
     towers: TrainedTowers,
-    blend: Blend,
-    shown: Shown,
+    score_model: LinearScoreModel,
+    shown: ImpressionTable,
     most: int,
     replay: bool = False,
-) -> Lookback:
+) -> TrainingWindow:
     split = split_at(interactions, moment, np.inf)
-    past = material.past(split.train, moment, towers, blend)
-    recommender = Recommender(past.sources, blend, len(material))
-    return Lookback(recommender, past.maker, interactions, split.validation, moment, shown, most, replay)
+    past = training_data.past(split.train, moment, towers, score_model)
+    recommender = CandidateGenerator(past.retrievers, score_model, len(training_data))
+    return TrainingWindow(recommender, past.maker, interactions, split.validation, moment, shown, most, replay)

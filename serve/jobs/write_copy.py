@@ -6,7 +6,7 @@ from pathlib import Path
 
 import orjson
 
-from serve.campaigns.copywriter import Copy, Copywriter, brands_of
+from serve.campaigns.copywriter import Copywriter, GeneratedCopy, brands_of
 from serve.campaigns.templates import LANGUAGES, STYLES
 from serve.core.errors import BadRequest
 from serve.core.settings import Settings
@@ -20,7 +20,7 @@ class CopyReport:
     """How many texts, how many by whom, and for how many another writer's was refused; `texts` are the first."""
 
     file: str | None
-    texts: Sequence[Copy]
+    texts: Sequence[GeneratedCopy]
     written: int
     by: dict[str, int]
     refused: int
@@ -41,10 +41,10 @@ def write_copies(
             raise BadRequest(f"{name} {value!r} is not known: use one of {', '.join(known)}", name)
     engine = open_engine(settings)
     writer = Copywriter(settings.copywriting, brands_of(engine.view.release.catalogue))
-    numbers = [engine.number(item_id) for item_id in item_ids] or range(engine.view.items)
+    numbers = [engine.item_index(item_id) for item_id in item_ids] or range(engine.view.items)
     fresh = None if file is None else file.with_name(f".{file.name}.tmp")
     by: dict[str, int] = {}
-    shown: list[Copy] = []
+    shown: list[GeneratedCopy] = []
     refused = 0
     lines: list[bytes] = []
     for done, number in enumerate(numbers, 1):

@@ -14,7 +14,7 @@ from index.errors import Damaged
 from index.journal import Record
 from index.space import Vectors
 from serve.release.release import Release
-from serve.release.snapshot import Rows
+from serve.release.snapshot import ItemVectors
 
 _LENGTH = struct.Struct("<I")
 UNKNOWN_KEY = bytes(KEY_BYTES)  # of a vector taken over from the release, which the vector store has anyway
@@ -100,11 +100,11 @@ def journal_folder(store: Path) -> Path:
     return store / "journal"
 
 
-def rows_for(release: Release, change: LiveChange) -> dict[str, Rows] | None:
+def rows_for(release: Release, change: LiveChange) -> dict[str, ItemVectors] | None:
     """A change's rows in the spaces of a release, or None where they were made by other encoders or are not there."""
     if change.rows is None or change.rows.keys() != release.manifest.spaces.keys():
         return None
     for name, entry in release.manifest.spaces.items():
         if change.rows[name].fingerprint != entry.fingerprint:
             return None
-    return {name: Rows(rows.labels, rows.vectors) for name, rows in change.rows.items()}
+    return {name: ItemVectors(rows.labels, rows.vectors) for name, rows in change.rows.items()}

@@ -12,7 +12,7 @@ EVERY_SECONDS = 10.0
 _log = logging.getLogger("vetrina")
 
 
-class DriftWatch(Drift):
+class DriftMonitor(Drift):
     """The drift of one release's answers in one process."""
 
     def __init__(self, release: str, reference: Reference, scorer: Scorer, settings: Settings) -> None:

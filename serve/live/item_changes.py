@@ -9,14 +9,14 @@ from embed.catalogue import Item, Reject, read_id, read_item, read_patch
 from embed.catalogue import Mapping as FeedMapping
 from serve.core.errors import writable
 from serve.live.change_record import LiveChange
-from serve.live.item_encoder import Encoding
+from serve.live.item_encoder import ItemEncoder
 
 Change = Callable[[int, Item | None], LiveChange | None]
 """By a row's place and the item as it is: what to change, None for nothing. It sets the row's outcome."""
 
 
 @dataclass
-class Outcome:
+class ItemChangeResult:
     """What became of one row of a batch of changes.
 
     `status` is created, updated, unchanged, deleted, unknown (no such item) or rejected; a rejected row says why.
@@ -31,27 +31,29 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, reject: Reject) -> "Outcome":
+    def of(cls, reject: Reject) -> "ItemChangeResult":
         return cls(writable(reject.item_id), "rejected", reject.code, writable(reject.reason), writable(reject.field))
 
 
 def put_edits(
     rows: Sequence[Mapping[str, Any]],
     mapping: FeedMapping | None,
-    encoding: Encoding,
+    encoding: ItemEncoder,
     review: Callable[[Sequence[Item]], None] = lambda items: None,
-) -> tuple[list[Outcome], Change]:
+) -> tuple[list[ItemChangeResult], Change]:
     """Items to add or to replace whole, encoded; `review` is asked of them first."""
-    outcomes: list[Outcome] = []
+    outcomes: list[ItemChangeResult] = []
     items: dict[int, Item] = {}
     for place, values in enumerate(rows):
         repairs: Counter[str] = Counter()
         item = read_item(values, mapping, repairs)
         if isinstance(item, Reject):
-            outcomes.append(Outcome.of(item))
+            outcomes.append(ItemChangeResult.of(item))
         else:
             items[place] = item
-            outcomes.append(Outcome(item.item_id, warnings=tuple(kind for kind, count in repairs.items() if count)))
+            outcomes.append(
+                ItemChangeResult(item.item_id, warnings=tuple(kind for kind, count in repairs.items() if count))
+            )
     review(list(items.values()))
     encoded = dict(zip(items, encoding.rows(list(items.values())), strict=True))
     told = encoding.warnings
@@ -65,10 +67,12 @@ def put_edits(
     return outcomes, change
 
 
-def patch_edits(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Outcome], Change]:
+def patch_edits(rows: Sequence[Mapping[str, Any]]) -> tuple[list[ItemChangeResult], Change]:
     """Fields to change of items."""
     patches = [read_patch(values) for values in rows]
-    outcomes = [Outcome.of(patch) if isinstance(patch, Reject) else Outcome(patch[0]) for patch in patches]
+    outcomes = [
+        ItemChangeResult.of(patch) if isinstance(patch, Reject) else ItemChangeResult(patch[0]) for patch in patches
+    ]
 
     def change(place: int, before: Item | None) -> LiveChange | None:
         patch, outcome = patches[place], outcomes[place]
@@ -84,10 +88,12 @@ def patch_edits(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Outcome], Chang
     return outcomes, change
 
 
-def delete_edits(item_ids: Sequence[str]) -> tuple[list[Outcome], Change]:
+def delete_edits(item_ids: Sequence[str]) -> tuple[list[ItemChangeResult], Change]:
     """Items to take away."""
     ids = [read_id(item_id) for item_id in item_ids]
-    outcomes = [Outcome.of(item_id) if isinstance(item_id, Reject) else Outcome(item_id) for item_id in ids]
+    outcomes = [
+        ItemChangeResult.of(item_id) if isinstance(item_id, Reject) else ItemChangeResult(item_id) for item_id in ids
+    ]
 
     def change(place: int, before: Item | None) -> LiveChange | None:
         outcomes[place].status = "unknown" if before is None else "deleted"

@@ -14,7 +14,7 @@ from index.space import Vectors
 from serve.engine.query_encoders import Encoders
 from serve.live.change_record import UNKNOWN_KEY, SpaceRows
 from serve.release.overlay import same_content
-from serve.release.snapshot import View
+from serve.release.snapshot import Snapshot
 
 
 @dataclass
@@ -29,14 +29,14 @@ class _Row:
     key: bytes = UNKNOWN_KEY
 
 
-class Encoding:
+class ItemEncoder:
     """Gives changed items their vectors: those that the view has already, and new ones from the encoders.
 
     An image known under the same reference keeps its vector; one that changed under its name is seen by the next
     build.
     """
 
-    def __init__(self, view: View, encoders: Encoders, source: ImageSource) -> None:
+    def __init__(self, view: Snapshot, encoders: Encoders, source: ImageSource) -> None:
         self._view, self._source = view, source
         manifest = view.release.manifest
         self._encoders = {name: encoders.of(manifest, name) for name in manifest.spaces}
@@ -53,7 +53,7 @@ class Encoding:
         return [None if rows is None else self._by_space(rows) for rows in wanted]
 
     def _wanted(self, item: Item) -> list[_Row] | None:
-        number = self._view.number(item.item_id)
+        number = self._view.item_index(item.item_id)
         old = None if number is None else self._view.item(number)
         if old is not None and same_content(old, item):
             return None

@@ -17,27 +17,27 @@ from numpy.typing import NDArray
 from embed.behaviour import Event
 from serve.core.metrics import LEARNED
 from serve.core.settings import Settings
-from serve.recommend.ranking.impressions import HORIZON, heads_of_act
+from serve.recommend.ranking.impressions import HORIZON, heads_of_event
 from serve.recommend.ranking.online_head import OnlineHead
 from serve.recommend.ranking.scorer import Scorer
-from serve.storage.erasure import Rights
-from serve.storage.event_log import EventStore
-from serve.storage.impression_log import Answer, AnswerStore
+from serve.storage.erasure import UserPrivacy
+from serve.storage.event_log import EventLog
+from serve.storage.impression_log import ImpressionLog, ImpressionRecord
 
-MOST_KEPT = 20_000  # answers that acts are waited for
+MAX_KEPT = 20_000  # answers that acts are waited for
 RECENT_HALF_LIVES = 6.0  # how far back a process that starts reads
 DAY = 86_400.0
 
 
-class Feedback:
+class OnlineLearner:
     """Keeps the online head of a scorer; `learned` and `ignored` count acts. One thread catches up.
 
     When somebody is forgotten, all is learned anew from what is left.
     """
 
-    def __init__(self, events: EventStore, settings: Settings, scorer: Scorer) -> None:
-        self._events, self._answers, self._settings = events, AnswerStore(events.database), settings
-        self._rights = Rights(events.database, settings.store)
+    def __init__(self, events: EventLog, settings: Settings, scorer: Scorer) -> None:
+        self._events, self._answers, self._settings = events, ImpressionLog(events.database), settings
+        self._rights = UserPrivacy(events.database, settings.store)
         self._scorer, self._events_until = scorer.fingerprint, scorer.facts.events_until
         scale, online = np.array(scorer.facts.hidden_scale, np.float32), settings.online
         self.head = OnlineHead(list(scorer.facts.heads), scale, online.prior, online.half_life_days, time.time())
@@ -64,7 +64,7 @@ class Feedback:
             if learning.acts.first_seen(number):
                 self._came(learning, event)
 
-    def _shown(self, learning: "_Learning", answer: Answer) -> None:
+    def _shown(self, learning: "_Learning", answer: ImpressionRecord) -> None:
         shown = answer.display
         if answer.user_id is None or shown.scorer != self._scorer or not len(shown.hidden):
             return
@@ -76,11 +76,11 @@ class Feedback:
         learning.of_day[day] += 1
         if learning.of_day[day] > self._settings.online.most_a_day:
             return
-        self.head.shown(shown.hidden, shown.chances, answer.timestamp)
+        self.head.shown(shown.hidden, shown.probabilities, answer.timestamp)
         rows = {item_id: row for row, item_id in enumerate(shown.items)}
         hidden = shown.hidden.astype(np.float16)
         learning.kept[answer.request_id] = _Kept(answer.user_id, answer.timestamp, rows, hidden)
-        if len(learning.kept) > MOST_KEPT:
+        if len(learning.kept) > MAX_KEPT:
             learning.kept.popitem(last=False)
 
     def _came(self, learning: "_Learning", event: Event) -> None:
@@ -90,7 +90,7 @@ class Feedback:
             LEARNED.labels("ignored").inc()
             return
         in_time = kept.time <= event.timestamp <= kept.time + HORIZON
-        for name in heads_of_act(event.type, event.value, self._settings.liked_from):
+        for name in heads_of_event(event.type, event.value, self._settings.liked_from):
             if in_time and name in self.head.heads and (event.item_id, name) not in kept.came:
                 kept.came.add((event.item_id, name))
                 self.head.came(kept.hidden[kept.rows[event.item_id]].astype(np.float32), name, kept.time)

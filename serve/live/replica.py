@@ -13,33 +13,33 @@ import numpy as np
 
 from embed.catalogue import Item
 from index.journal import Journal
-from serve.core.errors import EXPECTED, complaint
+from serve.core.errors import EXPECTED, error_response
 from serve.core.settings import Settings
 from serve.engine.engine import Engine
 from serve.engine.query_encoders import Encoders, make_encoders
 from serve.live.change_record import LiveChange, journal_folder, rows_for
-from serve.live.item_encoder import Encoding
-from serve.moderation.policy import ReviewBook
+from serve.live.item_encoder import ItemEncoder
+from serve.moderation.policy import ContentPolicyFile
 from serve.release.images import image_source
-from serve.release.overlay import LiveItems, same_content
+from serve.release.overlay import ReleaseOverlay, same_content
 from serve.release.release import Release
 from serve.release.repository import open_current
-from serve.release.snapshot import Rows, View
+from serve.release.snapshot import ItemVectors, Snapshot
 
 PATIENCE_SECONDS = 60.0  # for other workers that load the same release
 
 log = logging.getLogger("vetrina")
 
 
-class Following:
+class ReleaseReplica:
     """One release and the changes on it, as far as the journal was read."""
 
     def __init__(self, release: Release, settings: Settings, encoders: Encoders) -> None:
         self.release = release
         self._settings, self._encoders = settings, encoders
         self.journal = Journal(journal_folder(settings.store), release.manifest.journal)
-        self.items = LiveItems(release)
-        self._review = ReviewBook(settings.store)
+        self.items = ReleaseOverlay(release)
+        self._review = ContentPolicyFile(settings.store)
         self.refresh()
 
     def catch_up(self) -> bool:
@@ -66,22 +66,23 @@ class Following:
                 rows = self._encode(change.item)
             self.items.put(change.item, rows)
 
-    def _encode(self, item: Item) -> dict[str, Rows]:
+    def _encode(self, item: Item) -> dict[str, ItemVectors]:
         """Vectors for a change that was written beside another release, by whose encoders or items it has none."""
         self.refresh()
         try:
             with closing(image_source(self._settings)) as source:
-                (found,) = Encoding(self.view, self._encoders, source).rows([item])
+                (found,) = ItemEncoder(self.view, self._encoders, source).rows([item])
         except EXPECTED as error:
-            log.error("item %s has no vectors until the next build: %s", item.item_id, complaint(error).message)
+            log.error("item %s has no vectors until the next build: %s", item.item_id, error_response(error).message)
             found = None
         nothing = {
-            name: Rows([], np.empty((0, each.dim), np.float32)) for name, each in self.release.manifest.spaces.items()
+            name: ItemVectors([], np.empty((0, each.dim), np.float32))
+            for name, each in self.release.manifest.spaces.items()
         }
-        return nothing | {name: Rows(rows.labels, rows.vectors) for name, rows in (found or {}).items()}
+        return nothing | {name: ItemVectors(rows.labels, rows.vectors) for name, rows in (found or {}).items()}
 
     def refresh(self) -> None:
-        self.view: View = self.items.view(self.journal.position, self._review.current())
+        self.view: Snapshot = self.items.view(self.journal.position, self._review.current())
 
 
 def open_engine(settings: Settings) -> Engine:
@@ -90,11 +91,11 @@ def open_engine(settings: Settings) -> Engine:
     return Engine(open_view(settings, encoders), encoders, settings)
 
 
-def open_view(settings: Settings, encoders: Encoders | None = None) -> View:
+def open_view(settings: Settings, encoders: Encoders | None = None) -> Snapshot:
     """The current release with its live changes; raises as `open_current` does."""
-    following = Following(open_current(settings.store), settings, encoders or make_encoders(settings))
-    following.catch_up()
-    return following.view
+    replica = ReleaseReplica(open_current(settings.store), settings, encoders or make_encoders(settings))
+    replica.catch_up()
+    return replica.view
 
 
 @contextmanager

@@ -16,28 +16,28 @@ from embed.catalogue import Item
 from embed.catalogue import Mapping as FeedMapping
 from embed.images import ImageSource
 from serve.campaigns.copywriter import Copywriter, brands_of
-from serve.core.errors import EXPECTED, Broken, complaint
+from serve.core.errors import EXPECTED, StoreUnavailable, error_response
 from serve.core.metrics import HIDDEN, RELEASE
 from serve.core.settings import Settings
 from serve.engine.engine import Engine
 from serve.engine.query_encoders import Encoders, make_encoders
-from serve.engine.recall_monitor import RecallProbe
+from serve.engine.recall_monitor import RecallMonitor
 from serve.live.change_record import LiveChange
-from serve.live.drift_monitor import DriftWatch
-from serve.live.event_ingest import Taken
-from serve.live.item_changes import Change, Outcome, delete_edits, patch_edits, put_edits
-from serve.live.item_encoder import Encoding
-from serve.live.online_learning import Feedback
-from serve.live.replica import Following, loading_together
-from serve.live.user_state import Shoppers
+from serve.live.drift_monitor import DriftMonitor
+from serve.live.event_ingest import EventResult
+from serve.live.item_changes import Change, ItemChangeResult, delete_edits, patch_edits, put_edits
+from serve.live.item_encoder import ItemEncoder
+from serve.live.online_learning import OnlineLearner
+from serve.live.replica import ReleaseReplica, loading_together
+from serve.live.user_state import UserState
 from serve.moderation.image_classifier import review_items
-from serve.recommend.ranking.merchandising_rules import RuleBook, rules_file
+from serve.recommend.ranking.merchandising_rules import RulesFile, rules_file
 from serve.recommend.ranking.online_head import OnlineHead
 from serve.release.ab_test import CONTROL, Experiment, running
 from serve.release.images import image_source
 from serve.release.release import Release
 from serve.release.repository import current_name, make_current, release_folder
-from serve.storage.erasure import forget_again
+from serve.storage.erasure import replay_erasures
 from serve.storage.impression_log import Display
 
 POLL_SECONDS = 0.1
@@ -46,36 +46,36 @@ log = logging.getLogger("vetrina")
 
 
 @dataclass(frozen=True)
-class _Tried:
+class _Treatment:
     """An A/B test, and the release that it tries."""
 
     experiment: Experiment
-    following: Following
+    replica: ReleaseReplica
     engine: Engine
 
 
-class Live:
+class ServiceRuntime:
     """Holds the engine of the current release. A request takes `engine` once and so never sees two states."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.shoppers = Shoppers(settings)
+        self.users = UserState(settings)
         self._mapping = FeedMapping.load(settings.mapping) if settings.mapping else None
         self._encoders: Encoders | None = None
-        self._rules = RuleBook(rules_file(settings))  # outlives engines: the last good rules stay
+        self._rules = RulesFile(rules_file(settings))  # outlives engines: the last good rules stay
         self._engine: Engine | None = None
-        self._following: Following | None = None
-        self._tried: _Tried | None = None  # beside it, while an A/B test runs
-        self._compared: Following | None = None  # that somebody looked at beside it
-        self._feedback: dict[str, Feedback] = {}  # by the scorer's fingerprint
-        self._watches: dict[str, DriftWatch] = {}  # by the release's name
+        self._replica: ReleaseReplica | None = None
+        self._tried: _Treatment | None = None  # beside it, while an A/B test runs
+        self._compared: ReleaseReplica | None = None  # that somebody looked at beside it
+        self._feedback: dict[str, OnlineLearner] = {}  # by the scorer's fingerprint
+        self._watches: dict[str, DriftMonitor] = {}  # by the release's name
         self._copywriters: dict[str, Copywriter] = {}  # by the release's name
         self._refused: str | None = None  # the release that was refused last
         self._refused_test: Experiment | None = None
         self._reason = "build one with vetrina build FEED"
         self._complained = self._complained_of_feedback = self._complained_of_test = ""  # so that it is logged once
         seconds = settings.recall_probe_seconds
-        self._probe = RecallProbe(seconds) if seconds else None
+        self._probe = RecallMonitor(seconds) if seconds else None
         self._loading, self._changing = threading.Lock(), threading.RLock()
         self._stop = threading.Event()
         # Of their own, as loading a release may take minutes, and changes are to be seen within a second.
@@ -92,7 +92,7 @@ class Live:
     def engine(self) -> Engine:
         """The engine of the release that answers; raises Broken while there is none."""
         if self._engine is None:
-            raise Broken(f"no release is loaded yet: {self._reason}", "release")
+            raise StoreUnavailable(f"no release is loaded yet: {self._reason}", "release")
         return self._engine
 
     def engine_at(self, name: str) -> Engine:
@@ -101,13 +101,13 @@ class Live:
         Raises NotFound where there is none such, Broken or Damaged where it cannot be used.
         """
         with self._loading:
-            loaded = (self._following, self._tried and self._tried.following, self._compared)
-            following = next((each for each in loaded if each and each.release.name == name), None)
-            if following is None:
-                following = self._compared = self._loaded(name)
+            loaded = (self._replica, self._tried and self._tried.replica, self._compared)
+            replica = next((each for each in loaded if each and each.release.name == name), None)
+            if replica is None:
+                replica = self._compared = self._loaded(name)
             with self._changing:
-                self._read(following)
-                return self._engine_of(following)
+                self._read(replica)
+                return self._engine_of(replica)
 
     def drift(self) -> dict[str, float]:
         """How far each feature of what the current release shows has moved, as this process sees it."""
@@ -135,21 +135,21 @@ class Live:
 
     def log(self, request_id: str, user_id: str | None, engine: Engine) -> Callable[[Display], None] | None:
         """What logs an answer to a request and watches its drift, if answers are logged; it never waits."""
-        if not self._settings.log_answers:
+        if not self._settings.log_impressions:
             return None
         name = engine.view.release.name
 
         def put(display: Display) -> None:
-            self.shoppers.log(request_id, user_id, name, display)
+            self.users.log(request_id, user_id, name, display)
             watch = self._watches.get(name)
             if watch is not None and display.features is not None:
                 watch.shown(display.features, display.scores)
 
         return put
 
-    def take_events(self, rows: Sequence[Mapping[str, Any]], engine: Engine) -> list[Taken]:
+    def take_events(self, rows: Sequence[Mapping[str, Any]], engine: Engine) -> list[EventResult]:
         """Clean and keep events, on disk when this returns; see Shoppers.take."""
-        return self.shoppers.take(rows, lambda item_id: engine.view.number(item_id) is not None, self.bucket)
+        return self.users.take(rows, lambda item_id: engine.view.item_index(item_id) is not None, self.bucket)
 
     @property
     def ready(self) -> bool:
@@ -158,9 +158,9 @@ class Live:
     def start(self) -> None:
         """Load the current release if there is one, and follow it from now on."""
         try:
-            forget_again(self._settings)
+            replay_erasures(self._settings)
         except EXPECTED as error:
-            log.error("erasures could not be looked through: %s", complaint(error).message)
+            log.error("erasures could not be looked through: %s", error_response(error).message)
         self.refresh()
         if self._probe is not None:
             self._probe.start()
@@ -173,7 +173,7 @@ class Live:
             thread.join()
         if self._probe is not None:
             self._probe.stop()
-        self.shoppers.close()
+        self.users.close()
 
     def refresh(self) -> None:
         """Go to the current release if it is another, and take in what the journal has new."""
@@ -189,8 +189,8 @@ class Live:
         experiment = None
         try:
             with self._loading:
-                experiment, following = running(self._settings.store), self._following
-                if following is None or (experiment and experiment.release == following.release.name):
+                experiment, replica = running(self._settings.store), self._replica
+                if replica is None or (experiment and experiment.release == replica.release.name):
                     experiment = None
                 tried = self._tried and self._tried.experiment
                 if experiment != tried and (experiment is None or experiment != self._refused_test):
@@ -198,8 +198,8 @@ class Live:
                     self._refused_test, self._complained_of_test = None, ""
         except EXPECTED as error:
             self._tried, self._refused_test = None, experiment
-            if self._complained_of_test != complaint(error).message:
-                self._complained_of_test = complaint(error).message
+            if self._complained_of_test != error_response(error).message:
+                self._complained_of_test = error_response(error).message
                 log.error("the A/B test cannot go on, the current release answers all: %s", self._complained_of_test)
         except Exception:  # a bug met while following must end neither the following nor the service
             self._tried, self._refused_test = None, experiment
@@ -211,10 +211,10 @@ class Live:
             self._tried = None
             log.info("no A/B test runs any more")
             return
-        following = self._loaded(experiment.release)
+        replica = self._loaded(experiment.release)
         with self._changing:
-            self._read(following)
-            self._tried = _Tried(experiment, following, self._engine_of(following))
+            self._read(replica)
+            self._tried = _Treatment(experiment, replica, self._engine_of(replica))
         log.info("release %s answers %.0f%% of the shoppers", experiment.release, 100 * experiment.share)
 
     def _follow_current(self) -> None:
@@ -222,11 +222,11 @@ class Live:
         try:
             with self._loading:
                 name = current_name(self._settings.store)
-                if name is not None and name not in (self._refused, self._following and self._following.release.name):
+                if name is not None and name not in (self._refused, self._replica and self._replica.release.name):
                     self._load(name)
         except EXPECTED as error:
-            if self._reason != complaint(error).message:
-                self._reason = complaint(error).message
+            if self._reason != error_response(error).message:
+                self._reason = error_response(error).message
                 log.error("release %s was refused, the one before goes on: %s", name, self._reason)
             self._refused = name
         except Exception:  # a bug met while following must end neither the following nor the service
@@ -241,10 +241,10 @@ class Live:
         with self._loading:
             self._load(name, is_current=False)
 
-    def put(self, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
+    def put(self, rows: Sequence[Mapping[str, Any]]) -> list[ItemChangeResult]:
         """Add items or replace them whole: encoded, journalled and visible here when this returns."""
         with closing(image_source(self._settings)) as source:
-            encoding = Encoding(self.engine.view, self._loaded_encoders(), source)
+            encoding = ItemEncoder(self.engine.view, self._loaded_encoders(), source)
             edits = put_edits(rows, self._mapping, encoding, lambda items: self._review(items, source))
         outcomes = self._write(*edits)
         for outcome in outcomes:
@@ -257,22 +257,22 @@ class Live:
             with self._changing:
                 review_items(self._settings, items, source)
 
-    def patch(self, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
+    def patch(self, rows: Sequence[Mapping[str, Any]]) -> list[ItemChangeResult]:
         """Change fields of items that no encoder reads: no encoder is run, only the journal is written."""
         return self._write(*patch_edits(rows))
 
-    def delete(self, item_ids: Sequence[str]) -> list[Outcome]:
+    def delete(self, item_ids: Sequence[str]) -> list[ItemChangeResult]:
         """Take items away."""
         return self._write(*delete_edits(item_ids))
 
-    def _write(self, outcomes: list[Outcome], change: Change) -> list[Outcome]:
+    def _write(self, outcomes: list[ItemChangeResult], change: Change) -> list[ItemChangeResult]:
         """Journal what `change` makes of each row that is not rejected, and apply it; durable when this returns."""
         with self._changing:
-            following = self._following
-            if following is None:
-                raise Broken(f"no release is loaded yet: {self._reason}", "release")
-            with following.journal.writing() as writer:
-                following.catch_up()
+            replica = self._replica
+            if replica is None:
+                raise StoreUnavailable(f"no release is loaded yet: {self._reason}", "release")
+            with replica.journal.writing() as writer:
+                replica.catch_up()
                 seen: set[str] = set()
                 changes: list[LiveChange] = []
                 for place, outcome in enumerate(outcomes):
@@ -280,18 +280,20 @@ class Live:
                         continue
                     if outcome.item_id in seen:
                         twice = f"{outcome.item_id!r} comes twice in one request: send it once"
-                        outcomes[place] = Outcome(outcome.item_id, "rejected", "duplicate_id", twice, "item_id")
+                        outcomes[place] = ItemChangeResult(
+                            outcome.item_id, "rejected", "duplicate_id", twice, "item_id"
+                        )
                         continue
                     seen.add(outcome.item_id)
-                    made = change(place, following.items.current(outcome.item_id))
+                    made = change(place, replica.items.current(outcome.item_id))
                     if made is not None:
                         changes.append(made)
                 if changes:
                     writer.append([each.to_bytes() for each in changes])
                     for each in changes:
-                        following.apply(each)
-            following.refresh()
-            self._answer(following)
+                        replica.apply(each)
+            replica.refresh()
+            self._answer(replica)
             self._catch_up_tried()
         return outcomes
 
@@ -299,66 +301,66 @@ class Live:
         """Let a release answer, with the live changes since it was built."""
         started = time.monotonic()
         with loading_together(release_folder(self._settings.store, name), self._stop):
-            following = self._loaded(name)
+            replica = self._loaded(name)
             if not is_current:
                 make_current(self._settings.store, name)
                 self._stop.wait(2 * POLL_SECONDS)  # by then the others are loading it too
         if current_name(self._settings.store) != name:  # it took so long that another one is, by now
             return
         with self._changing:
-            self._read(following)
-            before, self._following = self._following, following
+            self._read(replica)
+            before, self._replica = self._replica, replica
             self._refused = None
-            self._answer(following)
+            self._answer(replica)
         if before is not None:
             before.release.let_go()
         log.info("release %s answers now, loaded in %.1f s", name, time.monotonic() - started)
 
-    def _loaded(self, name: str) -> Following:
+    def _loaded(self, name: str) -> ReleaseReplica:
         """A release ready to answer, as far as the journal is by now."""
         encoders = self._loaded_encoders()
         release = Release(release_folder(self._settings.store, name))
         encoders.warm_up(release.manifest)
         release.behaviour.warm_up()
-        following = Following(release, self._settings, encoders)
-        self._read(following)  # without keeping anyone waiting; what comes meanwhile is read later
-        self._engine_of(following).warm_up()
-        return following
+        replica = ReleaseReplica(release, self._settings, encoders)
+        self._read(replica)  # without keeping anyone waiting; what comes meanwhile is read later
+        self._engine_of(replica).warm_up()
+        return replica
 
     def _follow_journal(self) -> None:
         with self._changing:
-            following = self._following
-            if following is not None and self._read(following):
-                self._answer(following)
+            replica = self._replica
+            if replica is not None and self._read(replica):
+                self._answer(replica)
             self._catch_up_tried()
 
     def _catch_up_tried(self) -> None:
         tried = self._tried
-        if tried is not None and self._read(tried.following):
-            self._tried = _Tried(tried.experiment, tried.following, self._engine_of(tried.following))
+        if tried is not None and self._read(tried.replica):
+            self._tried = _Treatment(tried.experiment, tried.replica, self._engine_of(tried.replica))
 
-    def _read(self, following: Following) -> bool:
+    def _read(self, replica: ReleaseReplica) -> bool:
         """Take in what the journal has new; where it is damaged, what comes before that is taken in."""
         try:
-            return following.catch_up()
+            return replica.catch_up()
         except EXPECTED as error:
-            if self._complained != complaint(error).message:
-                self._complained = complaint(error).message
+            if self._complained != error_response(error).message:
+                self._complained = error_response(error).message
                 log.error("live changes are not all there, and no new ones are taken: %s", self._complained)
         except Exception:
             log.exception("a live change could not be applied")
         return True
 
-    def _answer(self, following: Following) -> None:
-        before, self._engine = self._engine, self._engine_of(following)
+    def _answer(self, replica: ReleaseReplica) -> None:
+        before, self._engine = self._engine, self._engine_of(replica)
         if before is not None:
             RELEASE.labels(before.view.release.name).set(0)
-        RELEASE.labels(following.release.name).set(1)
-        HIDDEN.set(len(following.view.hidden))
+        RELEASE.labels(replica.release.name).set(1)
+        HIDDEN.set(len(replica.view.hidden))
 
-    def _engine_of(self, following: Following) -> Engine:
-        online = self._head_of(following.release)
-        return Engine(following.view, self._loaded_encoders(), self._settings, self._rules, online, self._probe)
+    def _engine_of(self, replica: ReleaseReplica) -> Engine:
+        online = self._head_of(replica.release)
+        return Engine(replica.view, self._loaded_encoders(), self._settings, self._rules, online, self._probe)
 
     def _head_of(self, release: Release) -> OnlineHead | None:
         """What was learned of a release's scorer since it was trained; None where nothing is to be learned."""
@@ -367,29 +369,29 @@ class Live:
             return None
         try:
             if scorer.fingerprint not in self._feedback:
-                self._feedback[scorer.fingerprint] = Feedback(self.shoppers.events, self._settings, scorer)
+                self._feedback[scorer.fingerprint] = OnlineLearner(self.users.events, self._settings, scorer)
             return self._feedback[scorer.fingerprint].head
-        except Broken as error:  # of the events: a release answers without them
+        except StoreUnavailable as error:  # of the events: a release answers without them
             log.error("nothing is learned from feedback: %s", error.message)
             return None
 
     def _follow_feedback(self) -> None:
         with self._changing:
-            loaded = [self._following, None if self._tried is None else self._tried.following]
+            loaded = [self._replica, None if self._tried is None else self._tried.replica]
             known = [each.release.behaviour.scorer for each in loaded if each is not None]
             scorers = {scorer.fingerprint for scorer in known if scorer is not None}
             self._feedback = {name: each for name, each in self._feedback.items() if name in scorers}
             self._watch([each.release for each in loaded if each is not None])
-            following = list(self._feedback.values())
+            replica = list(self._feedback.values())
         try:
-            for feedback in following:
+            for feedback in replica:
                 feedback.catch_up()
             for watch in list(self._watches.values()):
                 watch.tell()
             self._complained_of_feedback = ""
         except EXPECTED as error:
-            if self._complained_of_feedback != complaint(error).message:
-                self._complained_of_feedback = complaint(error).message
+            if self._complained_of_feedback != error_response(error).message:
+                self._complained_of_feedback = error_response(error).message
                 log.error("feedback cannot be read: %s", self._complained_of_feedback)
         except Exception:  # a bug met while following must end neither the following nor the service
             log.exception("feedback could not be learned from")
@@ -397,7 +399,7 @@ class Live:
     def _watch(self, releases: Sequence[Release]) -> None:
         """Watch what these releases show, and no other."""
         self._watches = {
-            each.name: self._watches.get(each.name) or DriftWatch(each.name, each.reference, scorer, self._settings)
+            each.name: self._watches.get(each.name) or DriftMonitor(each.name, each.reference, scorer, self._settings)
             for each in releases
             if each.reference is not None and (scorer := each.behaviour.scorer) is not None
         }

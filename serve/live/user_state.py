@@ -7,26 +7,26 @@ from functools import cached_property
 from typing import Any
 
 from serve.campaigns.audience import Audiences
-from serve.campaigns.user_table import ShopperTable
-from serve.core.errors import Broken
-from serve.core.metrics import ACTS, EVENTS, WORTH
-from serve.core.request_context import leave_out, stage
+from serve.campaigns.user_table import UserTableCache
+from serve.core.errors import StoreUnavailable
+from serve.core.metrics import EVENTS, INTERACTIONS, WORTH
+from serve.core.request_context import mark_partial, stage
 from serve.core.settings import Settings
-from serve.engine.engine import Taste
-from serve.engine.user_context import Known, known_now, known_of
-from serve.live.event_ingest import Taken, take_events
-from serve.recommend.ranking.impressions import heads_of_act
-from serve.storage.erasure import Erased, Rights
-from serve.storage.event_log import EventStore, open_event_store
-from serve.storage.impression_log import Answer, AnswerStore, Display
-from serve.storage.impression_writer import AnswerLog
+from serve.engine.engine import PersonalizationContext
+from serve.engine.user_context import UserContext, build_user_context, load_user_context
+from serve.live.event_ingest import EventResult, take_events
+from serve.recommend.ranking.impressions import heads_of_event
+from serve.storage.erasure import ErasureCounts, UserPrivacy
+from serve.storage.event_log import EventLog, open_event_log
+from serve.storage.impression_log import Display, ImpressionLog, ImpressionRecord
+from serve.storage.impression_writer import ImpressionWriter
 from serve.storage.preferences import Preferences
 
-MOST_REMEMBERED = 50_000
+MAX_REMEMBERED = 50_000
 log = logging.getLogger("vetrina")
 
 
-class Shoppers:
+class UserState:
     """Of one store; its database is opened when it is first needed. Safe in several threads."""
 
     def __init__(self, settings: Settings) -> None:
@@ -34,16 +34,16 @@ class Shoppers:
         self._preferences: dict[str, Preferences] = {}  # for when the database does not answer
 
     @cached_property
-    def events(self) -> EventStore:
+    def events(self) -> EventLog:
         """The event log; raises Broken where its database cannot be used."""
-        return open_event_store(self._settings)
+        return open_event_log(self._settings)
 
     @cached_property
-    def rights(self) -> Rights:
+    def rights(self) -> UserPrivacy:
         """Preferences and erasure of shoppers."""
-        return Rights(self.events.database, self._settings.store)
+        return UserPrivacy(self.events.database, self._settings.store)
 
-    def erase(self, user_id: str) -> Erased:
+    def erase(self, user_id: str) -> ErasureCounts:
         """Forget a user; answers that are on their way to the log are waited for."""
         self.answers.settle_all()
         self._preferences.pop(user_id, None)
@@ -52,19 +52,19 @@ class Shoppers:
     @cached_property
     def audiences(self) -> Audiences:
         """Who will want what."""
-        return Audiences(self.events, self.rights, ShopperTable(self.events, self.rights, self._settings))
+        return Audiences(self.events, self.rights, UserTableCache(self.events, self.rights, self._settings))
 
     @cached_property
-    def answers(self) -> AnswerLog:
-        return AnswerLog(AnswerStore(self.events.database))
+    def answers(self) -> ImpressionWriter:
+        return ImpressionWriter(ImpressionLog(self.events.database))
 
     def log(self, request_id: str, user_id: str | None, release: str, display: Display) -> None:
         """Keep what was shown; it never waits."""
-        self.answers.put(Answer(request_id, user_id, time.time(), release, display))
+        self.answers.put(ImpressionRecord(request_id, user_id, time.time(), release, display))
 
     def take(
         self, rows: Sequence[Mapping[str, Any]], knows: Callable[[str], bool], bucket_of: Callable[[str], str]
-    ) -> list[Taken]:
+    ) -> list[EventResult]:
         """Clean and keep events, on disk when this returns; so are then the answers that they are about.
 
         `knows` tells whether there is an item of an id, `bucket_of` which part of an A/B test a shopper is in.
@@ -82,41 +82,41 @@ class Shoppers:
         """Tell Prometheus of what came of an answer."""
         value = values.get("value")
         value = value if isinstance(value, int | float) else None
-        for head in heads_of_act(str(values["type"]), value, self._settings.liked_from):
-            ACTS.labels(bucket, head).inc()
+        for head in heads_of_event(str(values["type"]), value, self._settings.liked_from):
+            INTERACTIONS.labels(bucket, head).inc()
             WORTH.labels(bucket).inc(self._settings.head_values.get(head, 0.0))
 
-    def taste(
+    def personalization(
         self,
         user_id: str | None,
         history: Sequence[Mapping[str, Any]] = (),
         personal: float | None = None,
         explain: bool = False,
-    ) -> Taste | None:
+    ) -> PersonalizationContext | None:
         """For whom a search is, None for nobody in particular; see `known`."""
         if user_id is None and not history:
             return None
-        strength = self._settings.personal if personal is None else personal
-        return Taste.of(self.known(user_id, history), strength, explain)
+        strength = self._settings.personalization if personal is None else personal
+        return PersonalizationContext.of(self.known(user_id, history), strength, explain)
 
-    def known(self, user_id: str | None, history: Sequence[Mapping[str, Any]] = ()) -> Known:
+    def known(self, user_id: str | None, history: Sequence[Mapping[str, Any]] = ()) -> UserContext:
         """What to go by for a shopper, as of this moment.
 
         Where the database does not answer in time it is what the request brings, unless the shopper may have opted out
         of that; the answer says that it goes without events.
         """
         if user_id is None:
-            return known_now(self._settings, Preferences(), None, history)
+            return build_user_context(self._settings, Preferences(), None, history)
         try:
             with stage("events"):
-                known = known_of(self.events, self._settings, user_id, history)
-        except Broken as error:
+                known = load_user_context(self.events, self._settings, user_id, history)
+        except StoreUnavailable as error:
             log.warning("answering without what is known of shoppers: %s", error.message)
-            leave_out("events")
+            mark_partial("events")
             wanted = self._preferences.get(user_id, Preferences(personal=False))
-            return known_now(self._settings, wanted, user_id, history)
+            return build_user_context(self._settings, wanted, user_id, history)
         self._preferences[user_id] = known.preferences
-        while len(self._preferences) > MOST_REMEMBERED:
+        while len(self._preferences) > MAX_REMEMBERED:
             self._preferences.pop(next(iter(self._preferences)), None)
         return known
 

@@ -50,7 +50,7 @@ class BlockList(BaseModel):
 
 
 @dataclass(frozen=True)
-class Policy:
+class ContentPolicy:
     """A block list, and the items whose image the classifier refused, by id with what is wrong."""
 
     blocked: BlockList = field(default_factory=BlockList)
@@ -99,21 +99,21 @@ class Policy:
             start += len(chunk)
 
 
-class ReviewBook:
+class ContentPolicyFile:
     """The policy of a store, which may change at any time. While a file cannot be read, what it said before stays."""
 
     def __init__(self, store: Path) -> None:
         self._files = store / FILE, store / REFUSED
         self._stamps: list[Stamp] = [None, None]
-        self._policy = Policy()
+        self._policy = ContentPolicy()
 
-    def current(self) -> Policy:
+    def current(self) -> ContentPolicy:
         """The policy as it is written now, the same object until it changes."""
         stamps = [stamp(file) for file in self._files]
         if stamps != self._stamps:
             self._stamps = stamps
             try:
-                self._policy = Policy(read_block_list(self._files[0]), read_refused(self._files[1]))
+                self._policy = ContentPolicy(read_block_list(self._files[0]), read_refused(self._files[1]))
             except BadRequest as error:
                 _log.error("the content review of before stays: %s", error.message)
         return self._policy

@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from embed.durable import write_file
-from serve.core.errors import Broken, NotFound
+from serve.core.errors import NotFound, StoreUnavailable
 
 FILE = "experiment.json"
 CONTROL, TREATMENT = "control", "treatment"
@@ -43,7 +43,9 @@ def running(store: Path) -> Experiment | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise Broken(f"{path} is damaged ({error.errors()[0]['msg']}): end it with vetrina ab stop", FILE) from error
+        raise StoreUnavailable(
+            f"{path} is damaged ({error.errors()[0]['msg']}): end it with vetrina ab stop", FILE
+        ) from error
 
 
 def start(store: Path, release: str, share: float) -> Experiment:

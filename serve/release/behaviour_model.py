@@ -19,65 +19,65 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel, Field
 
 from embed.behaviour import Collected, Interactions
 from embed.errors import Damaged
 from embed.towers.two_tower_model import TrainedTowers
 from index.protocol import VectorIndex
 from serve.core.settings import HalfLives
-from serve.recommend.ranking.item_features import Facts as RankFacts
+from serve.recommend.ranking.item_features import ItemSignals
 from serve.recommend.ranking.scorer import Scorer
 from serve.recommend.retrieval.covisitation import Covisitation
-from serve.recommend.retrieval.relation_graph import Knowledge, KnowledgeSource
+from serve.recommend.retrieval.relation_graph import RelationGraph, RelationRetriever
 from serve.recommend.retrieval.retrievers import (
     LATELY,
     TOWER,
-    ContentSource,
-    CovisitationSource,
-    FixedSource,
+    ContentRetriever,
+    CovisitationRetriever,
+    FixedRetriever,
+    ItemRenumbering,
     Items,
-    Numbering,
+    Retriever,
     Scores,
-    Source,
-    TowerSource,
+    TowerRetriever,
     arrivals,
     popularity,
     ranked,
     trend,
 )
-from serve.recommend.retrieval.score_blend import Blend
-from serve.recommend.retrieval.user_history import Shopper
+from serve.recommend.retrieval.score_blend import LinearScoreModel
+from serve.recommend.retrieval.user_history import UserHistory
 
 
-class Facts(BaseModel):
+class BehaviourSummary(BaseModel):
     """What behaviour a release was made of, and by which towers, if any."""
 
     counted_at: float
     events: int
-    shoppers: int
+    users: int = Field(validation_alias=AliasChoices("users", "shoppers"))  # the second, by 0.1
     interactions: int
-    parked: int
+    pending: int = Field(validation_alias=AliasChoices("pending", "parked"))
     towers: str | None
     scorer: str | None
     knowledge: str | None
     half_lives: HalfLives
-    blend: Blend
+    score_model: LinearScoreModel = Field(validation_alias=AliasChoices("score_model", "blend"))
 
 
 @dataclass
 class Behaviour:
     """The counts of n items, the towers, and how to blend what they say."""
 
-    facts: Facts
+    facts: BehaviourSummary
     covisitation: Covisitation
     popularity: Scores
     trend: Scores
     first_seen: NDArray[np.float64]
     towers: TrainedTowers | None = None
-    items: RankFacts | None = None
+    items: ItemSignals | None = None
     scorer: Scorer | None = None
-    knowledge: Knowledge | None = None
+    knowledge: RelationGraph | None = None
 
     @classmethod
     def of(
@@ -86,23 +86,23 @@ class Behaviour:
         collected: Collected,
         first_seen: NDArray[np.float64],
         towers: TrainedTowers | None,
-        blend: Blend,
+        score_model: LinearScoreModel,
         half_lives: HalfLives,
         now: float,
         scorer: Scorer | None = None,
     ) -> "Behaviour":
         """Count interactions as they are worth at `now` (epoch seconds)."""
-        facts = Facts(
+        facts = BehaviourSummary(
             counted_at=now,
             events=collected.events,
-            shoppers=len(interactions.users),
+            users=len(interactions.users),
             interactions=len(interactions),
-            parked=collected.parked,
+            pending=collected.pending,
             towers=towers.fingerprint if towers else None,
             scorer=scorer.fingerprint if scorer else None,
             knowledge=None,
             half_lives=half_lives,
-            blend=blend,
+            score_model=score_model,
         )
         counted = Covisitation.count(interactions, now, half_lives.covisitation)
         popular = popularity(interactions, now, half_lives.popularity)
@@ -110,7 +110,7 @@ class Behaviour:
         late = trend(popular, of_late)
         return cls(facts, counted, popular, late, first_seen, towers, scorer=scorer)
 
-    def knowing(self, knowledge: Knowledge | None) -> "Behaviour":
+    def knowing(self, knowledge: RelationGraph | None) -> "Behaviour":
         """The same, with what the shop says of its items."""
         facts = self.facts.model_copy(update={"knowledge": knowledge.fingerprint if knowledge else None})
         return replace(self, facts=facts, knowledge=knowledge)
@@ -127,32 +127,32 @@ class Behaviour:
         scores = arrivals(self.first_seen, now, self.facts.half_lives.arrivals)
         return scores, ranked(scores)
 
-    def sources(
+    def retrievers(
         self,
         spaces: Mapping[str, VectorIndex],
         samples: Mapping[str, NDArray[np.float32]],
         weights: Mapping[str, float],
-        numbering: Numbering | None = None,
+        numbering: ItemRenumbering | None = None,
         now: float | None = None,
-    ) -> dict[str, Source]:
+    ) -> dict[str, Retriever]:
         """The sources over the spaces of a view; `numbering` where live changes have given items other numbers.
 
         `now` is the time by which items are new, if not that of the clock.
         """
         arrived, by_arrival = self._arrived if now is None else self._arrivals(now)
-        sources: dict[str, Source] = {"covisitation": CovisitationSource(self.covisitation, numbering)}
+        retrievers: dict[str, Retriever] = {"covisitation": CovisitationRetriever(self.covisitation, numbering)}
         if len(self._popular):
-            sources["popularity"] = FixedSource(self.popularity, self._popular, numbering)
+            retrievers["popularity"] = FixedRetriever(self.popularity, self._popular, numbering)
         if len(by_arrival):
-            sources["arrivals"] = FixedSource(arrived, by_arrival, numbering)
+            retrievers["arrivals"] = FixedRetriever(arrived, by_arrival, numbering)
         content = {name: index for name, index in spaces.items() if name != TOWER}
         if content:
-            sources["content"] = ContentSource(content, samples, weights)
+            retrievers["content"] = ContentRetriever(content, samples, weights)
         if self.knowledge is not None:
-            sources["knowledge"] = KnowledgeSource(self.knowledge, numbering)
+            retrievers["knowledge"] = RelationRetriever(self.knowledge, numbering)
         if self.towers is not None and TOWER in spaces:
-            sources[TOWER] = TowerSource(spaces[TOWER], ShopperVector(self.towers, spaces[TOWER]))
-        return sources
+            retrievers[TOWER] = TowerRetriever(spaces[TOWER], UserVector(self.towers, spaces[TOWER]))
+        return retrievers
 
     def warm_up(self) -> None:
         """Work out what is kept, and use the towers once, so that the first question does not wait for it."""
@@ -189,7 +189,7 @@ class Behaviour:
 
     @classmethod
     def _opened(cls, folder: Path) -> "Behaviour":
-        facts = Facts.model_validate_json((folder / "behaviour.json").read_bytes())
+        facts = BehaviourSummary.model_validate_json((folder / "behaviour.json").read_bytes())
         return cls(
             facts,
             Covisitation.open(folder),
@@ -197,22 +197,22 @@ class Behaviour:
             np.load(folder / "trend.npy", allow_pickle=False),
             np.load(folder / "first_seen.npy", allow_pickle=False),
             TrainedTowers.open(folder / "towers" / facts.towers) if facts.towers else None,
-            RankFacts.open(folder) if facts.towers else None,
+            ItemSignals.open(folder) if facts.towers else None,
             Scorer.open(folder / "scorer" / facts.scorer) if facts.scorer else None,
-            Knowledge.open(folder / "knowledge"),
+            RelationGraph.open(folder / "knowledge"),
         )
 
 
 @dataclass(frozen=True)
-class ShopperVector:
+class UserVector:
     """The user tower over the vectors that an index has of a shopper's items."""
 
     towers: TrainedTowers
     index: VectorIndex
 
-    def __call__(self, shopper: Shopper) -> NDArray[np.float32] | None:
+    def __call__(self, user: UserHistory) -> NDArray[np.float32] | None:
         """The shopper's unit vector [dim], or None where no item of the history is in the space."""
-        recent = shopper.last(self.towers.settings.history)
+        recent = user.last(self.towers.settings.history)
         vectors = self.index.vectors_of(recent.item)
         there = vectors.any(axis=1)
         if not there.any():

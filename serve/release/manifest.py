@@ -4,17 +4,17 @@ import hashlib
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from embed.alignment.alignment import AlignmentFacts
+from embed.alignment.alignment import AlignmentMetadata
 from embed.durable import sha256
 from index.faiss_index import Effort
 from index.tuning import Point
-from serve.core.errors import Broken
+from serve.core.errors import StoreUnavailable
 from serve.recommend.retrieval.retrievers import TOWER
-from serve.release.behaviour_model import Facts
-from serve.search.fusion_weights import Weighed
-from serve.search.vocabulary import WordsFacts
+from serve.release.behaviour_model import BehaviourSummary
+from serve.search.fusion_weights import FusionWeights
+from serve.search.vocabulary import VocabularyMetadata
 
 FORMAT = 9
 
@@ -38,7 +38,7 @@ class Check(BaseModel):
 class Quality(BaseModel):
     """Of the first ten items for the shoppers who were there last: the share of the catalogue in any of them."""
 
-    shoppers: int
+    users: int = Field(validation_alias=AliasChoices("users", "shoppers"))  # the second, by 0.1
     coverage10: float
 
 
@@ -95,10 +95,10 @@ class Manifest(BaseModel):
     items: int
     spaces: dict[str, SpaceEntry]
     tower: SpaceEntry | None
-    alignment: AlignmentFacts | None
-    words: WordsFacts
-    weighed: Weighed | None = None
-    behaviour: Facts
+    alignment: AlignmentMetadata | None
+    words: VocabularyMetadata
+    fusion_weights: FusionWeights | None = Field(None, validation_alias=AliasChoices("fusion_weights", "weighed"))
+    behaviour: BehaviourSummary
     quality: Quality | None = None
     checks: list[Check] = []
     seconds: dict[str, float]
@@ -124,15 +124,19 @@ def read_manifest(folder: Path) -> Manifest:
         data = path.read_bytes()
         found = _Format.model_validate_json(data).format
         if found != FORMAT:
-            raise Broken(f"{path} has format {found}, this version reads {FORMAT}: build again", path.name)
+            raise StoreUnavailable(f"{path} has format {found}, this version reads {FORMAT}: build again", path.name)
         manifest = Manifest.model_validate_json(data)
     except OSError as error:
-        raise Broken(f"{folder} is no release: {path.name} cannot be read ({error.strerror})", path.name) from error
+        raise StoreUnavailable(
+            f"{folder} is no release: {path.name} cannot be read ({error.strerror})", path.name
+        ) from error
     except ValidationError as error:
-        raise Broken(f"{path} is damaged: {error.errors()[0]['msg']}", path.name) from error
+        raise StoreUnavailable(f"{path} is damaged: {error.errors()[0]['msg']}", path.name) from error
     name = name_of(manifest.created_at, data)
     if folder.name != name:
-        raise Broken(f"{path} is damaged or of another release: it belongs to {name}, not {folder.name}", path.name)
+        raise StoreUnavailable(
+            f"{path} is damaged or of another release: it belongs to {name}, not {folder.name}", path.name
+        )
     manifest.release = name
     return manifest
 
@@ -142,15 +146,15 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     for name, expected in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            raise Broken(f"release {manifest.release} lacks its file {name}", name)
+            raise StoreUnavailable(f"release {manifest.release} lacks its file {name}", name)
         size = path.stat().st_size
         if size != expected.bytes:
-            raise Broken(
+            raise StoreUnavailable(
                 f"file {name} of release {manifest.release} has {size} bytes, published were {expected.bytes}", name
             )
         digest = sha256(path)
         if digest != expected.sha256:
-            raise Broken(
+            raise StoreUnavailable(
                 f"file {name} of release {manifest.release} has SHA-256 {digest[:16]}…, published was "
                 f"{expected.sha256[:16]}…: it is damaged or of another build",
                 name,

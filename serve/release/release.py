@@ -35,7 +35,7 @@ from index.ids import ItemIds, open_ids
 from index.protocol import VectorIndex
 from index.selection import Selection, Selections
 from index.snapshot import open_index, open_sample
-from serve.core.errors import Broken
+from serve.core.errors import StoreUnavailable
 from serve.recommend.ranking.drift import Reference
 from serve.recommend.ranking.scorer import Scorer
 from serve.recommend.retrieval.retrievers import TOWER
@@ -43,7 +43,8 @@ from serve.release.behaviour_model import Behaviour
 from serve.release.manifest import Manifest, check_files, read_manifest
 from serve.search.facets import Facet, facet_of
 from serve.search.filters import Filter
-from serve.search.vocabulary import WORDS, Lexicon
+from serve.search.vocabulary import FOLDER as VOCABULARY_FOLDER
+from serve.search.vocabulary import KEYWORDS, SearchVocabulary
 
 ITEMS_FILE = "items.arrow"
 REFERENCE_FILE = "reference.json"
@@ -69,22 +70,24 @@ class Release:
         indexes: dict[str, VectorIndex] = {name: open_index(folder / "spaces" / name) for name in self.manifest.indexes}
         self.behaviour = Behaviour.open(folder / "behaviour")
         self.alignment = Alignment.open(folder / ALIGNMENT) if self.manifest.alignment else None
-        self.words = Lexicon(folder / WORDS)
+        self.words = SearchVocabulary(folder / VOCABULARY_FOLDER)
         counts = {
             ITEMS_FILE: len(self.catalogue),
             "ids.arrow": len(self.ids),
             "behaviour": len(self.behaviour.popularity),
-            WORDS: self.words.index.items,
+            KEYWORDS: self.words.index.items,
         } | {f"spaces/{name}": index.items for name, index in indexes.items()}
         for file, count in counts.items():
             if count != self.manifest.items:
-                raise Broken(f"{folder / file} is of {count} items, the release has {self.manifest.items}", file)
+                raise StoreUnavailable(
+                    f"{folder / file} is of {count} items, the release has {self.manifest.items}", file
+                )
         for name, index in indexes.items():
             expected = self.manifest.indexes[name].fingerprint
             if name == TOWER and self.behaviour.facts.towers != expected:
                 expected = f"{self.behaviour.facts.towers} in behaviour and {expected}"
             if index.space.fingerprint != expected:
-                raise Broken(
+                raise StoreUnavailable(
                     f"the index of space {name} was made by encoder {index.space.fingerprint}, the manifest says "
                     f"{expected}",
                     f"spaces/{name}",
@@ -109,7 +112,7 @@ class Release:
         return Reference.model_validate_json(path.read_bytes()) if path.exists() else None
 
     @property
-    def known_until(self) -> float:
+    def history_until(self) -> float:
         """The first moment of which it knows nothing, in epoch seconds: it was made of what shoppers did before."""
         scorer = self.behaviour.scorer
         counted_until = math.nextafter(self.behaviour.facts.counted_at, math.inf)

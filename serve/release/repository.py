@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from embed.durable import point, sha256, sync
-from serve.core.errors import Broken, NotFound
+from serve.core.errors import NotFound, StoreUnavailable
 from serve.release.ab_test import running
 from serve.release.manifest import FileSum, Manifest, name_of, read_manifest
 from serve.release.release import Release
@@ -26,7 +26,7 @@ def current_name(store: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise Broken(
+        raise StoreUnavailable(
             f"{link} is not a symbolic link ({error.strerror}): delete it, and copy stores with their links "
             f"(cp -a, rsync -a); then vetrina build --store {store} publishes anew",
             "current",
@@ -72,7 +72,7 @@ def list_manifests(store: Path) -> list[Manifest]:
     """The manifests on disk, newest first, without those that cannot be read: the doctor names them."""
     manifests = []
     for name in release_names(store):
-        with suppress(Broken):  # also one that is being pruned this very moment
+        with suppress(StoreUnavailable):  # also one that is being pruned this very moment
             manifests.append(read_manifest(releases_folder(store) / name))
     return manifests
 
@@ -113,7 +113,7 @@ def seal(store: Path, folder: Path, manifest: Manifest) -> None:
 
 def make_current(store: Path, name: str) -> None:
     """Point `current` at a release in one atomic step; where Milvus has the rows, also the aliases of its spaces."""
-    with suppress(Broken):  # then servers refuse it, and go on with the one before
+    with suppress(StoreUnavailable):  # then servers refuse it, and go on with the one before
         spaces = read_manifest(releases_folder(store) / name).indexes
         for entry in (entry for entry in spaces.values() if entry.collection):
             from index import milvus_index
@@ -127,7 +127,7 @@ def prune(store: Path, keep: int) -> None:
     """Remove all releases but the newest `keep`, the current one and one that an A/B test tries."""
     folder = releases_folder(store)
     tried = None
-    with suppress(Broken):  # then servers do without the test
+    with suppress(StoreUnavailable):  # then servers do without the test
         tried = running(store)
     for name in release_names(store)[keep:]:
         if name not in (current_name(store), tried and tried.release):

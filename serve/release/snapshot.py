@@ -19,16 +19,16 @@ from index.lexical import AddedTexts
 from index.protocol import VectorIndex
 from index.selection import Selection, Selections
 from index.space import Vectors
-from serve.moderation.policy import Policy
-from serve.recommend.ranking.item_features import Facts
-from serve.recommend.retrieval.retrievers import Numbering
+from serve.moderation.policy import ContentPolicy
+from serve.recommend.ranking.item_features import ItemSignals
+from serve.recommend.retrieval.retrievers import ItemRenumbering
 from serve.release.release import Release, number_in
 from serve.search.facets import counted
 from serve.search.filters import Filter, Mask
-from serve.search.vocabulary import Asked
+from serve.search.vocabulary import ParsedText
 
 
-class Rows(NamedTuple):
+class ItemVectors(NamedTuple):
     """The rows of one item in one space: which image or text each is, [n], and its vector, [n, dim]."""
 
     labels: Sequence[int]
@@ -36,10 +36,10 @@ class Rows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Changed:
+class ChangedItems:
     """Items that changed together: their numbers and the items themselves."""
 
-    numbers: NDArray[np.int64]
+    item_indices: NDArray[np.int64]
     items: tuple[Item, ...]
 
     @cached_property
@@ -47,7 +47,7 @@ class Changed:
         return pa.Table.from_batches([as_batch(self.items)])
 
 
-class View:
+class Snapshot:
     """A release with live changes on top, as they are at one instant; `position` is the last change in it."""
 
     def __init__(
@@ -57,88 +57,93 @@ class View:
         items: int | None = None,
         spaces: Mapping[str, VectorIndex] | None = None,
         tower: VectorIndex | None = None,
-        numbers: Mapping[str, int | None] | None = None,
+        item_indices: Mapping[str, int | None] | None = None,
         changed: Mapping[int, Item] | None = None,
-        chunks: Sequence[Changed] = (),
-        gone: NDArray[np.int64] | None = None,
+        chunks: Sequence[ChangedItems] = (),
+        deleted: NDArray[np.int64] | None = None,
         texts: AddedTexts | None = None,
         hidden: Mapping[int, str] | None = None,
-        policy: Policy = Policy(),  # noqa: B008  immutable
+        policy: ContentPolicy = ContentPolicy(),  # noqa: B008  immutable
     ) -> None:
         self.release = release
         self.position = position
         self.items = release.manifest.items if items is None else items
         self.spaces: Mapping[str, VectorIndex] = release.spaces if spaces is None else spaces
         self.tower = release.tower if tower is None else tower
-        self._numbers, self._changed = numbers or {}, changed or {}
+        self._numbers, self._changed = item_indices or {}, changed or {}
         self._chunks = tuple(chunks)
-        self.gone = np.empty(0, np.int64) if gone is None else gone
+        self.deleted = np.empty(0, np.int64) if deleted is None else deleted
         self._texts = texts
         self.hidden = hidden or {}
-        """The numbers of the items that are there and must not be shown, with the reason; `gone` has them too."""
+        """The numbers of the items that are there and must not be shown, with the reason; `deleted` has them too."""
         self.policy = policy
         self._selections = Selections()
-        self._facts: dict[int, Facts] = {}  # of changed items, as they are asked for
+        self._facts: dict[int, ItemSignals] = {}  # of changed items, as they are asked for
 
-    def number(self, item_id: str) -> int | None:
+    def item_index(self, item_id: str) -> int | None:
         """The number of an item that is there and may be shown, or None."""
-        number = self._there(item_id)
-        return None if number in self.hidden else number
+        item_index = self._there(item_id)
+        return None if item_index in self.hidden else item_index
 
     def why_hidden(self, item_id: str) -> str | None:
         """Why content review hides an item, None where it does not."""
-        number = self._there(item_id)
-        return None if number is None else self.hidden.get(number)
+        item_index = self._there(item_id)
+        return None if item_index is None else self.hidden.get(item_index)
 
     def _there(self, item_id: str) -> int | None:
-        return self._numbers[item_id] if item_id in self._numbers else self.release.ids.number(item_id)
+        return self._numbers[item_id] if item_id in self._numbers else self.release.ids.item_index(item_id)
 
-    def text(self, number: int) -> str:
+    def text(self, item_index: int) -> str:
         """The id of an item's number."""
-        if number < self.release.manifest.items:
-            return self.release.ids.text(number)
-        return self._changed[number].item_id
+        if item_index < self.release.manifest.items:
+            return self.release.ids.text(item_index)
+        return self._changed[item_index].item_id
 
-    def item(self, number: int) -> Item:
+    def item(self, item_index: int) -> Item:
         """What the catalogue says of an item now."""
-        return self._changed.get(number) or self.release.item(number)
+        return self._changed.get(item_index) or self.release.item(item_index)
 
-    def facts_of(self, numbers: NDArray[np.int64]) -> Facts:
+    def signals_of(self, item_indices: NDArray[np.int64]) -> ItemSignals:
         """What ranking knows of m items now; raises AssertionError in a release without towers."""
         behaviour = self.release.behaviour
         assert behaviour.items is not None and behaviour.towers is not None  # noqa: S101, PT018
-        changed = np.array([number in self._changed for number in numbers.tolist()], np.bool_)
+        changed = np.array([item_index in self._changed for item_index in item_indices.tolist()], np.bool_)
         if not changed.any():
-            return behaviour.items.of(numbers)
-        parts = [behaviour.items.of(numbers[~changed]), *map(self._facts_of_changed, numbers[changed].tolist())]
+            return behaviour.items.of(item_indices)
+        parts = [
+            behaviour.items.of(item_indices[~changed]),
+            *map(self._signals_of_changed, item_indices[changed].tolist()),
+        ]
         order = np.concatenate([np.flatnonzero(~changed), np.flatnonzero(changed)])
-        return Facts.joined(parts).of(np.argsort(order))
+        return ItemSignals.joined(parts).of(np.argsort(order))
 
-    def _facts_of_changed(self, number: int) -> Facts:
-        if number not in self._facts:
-            behaviour, item = self.release.behaviour, self._changed[number]
+    def _signals_of_changed(self, item_index: int) -> ItemSignals:
+        if item_index not in self._facts:
+            behaviour, item = self.release.behaviour, self._changed[item_index]
             assert behaviour.towers is not None  # noqa: S101
             vocabulary = behaviour.towers.vocabulary
             nothing = {
                 space: Content(np.zeros((1, dim), np.float32), np.array([-1]))
                 for space, (dim, _) in vocabulary.spaces.items()
             }
-            was = -1 if self.numbering is None else int(self.numbering.before[number])
+            was = -1 if self.numbering is None else int(self.numbering.before[item_index])
             trend = behaviour.trend[was] if was >= 0 else np.nan
             seen = np.nan if item.updated_at is None else item.updated_at
-            self._facts[number] = Facts.made(
+            self._facts[item_index] = ItemSignals.made(
                 vocabulary, vocabulary.features([item], nothing), np.array([trend], np.float32), np.array([seen])
             )
-        return self._facts[number]
+        return self._facts[item_index]
 
-    def attribute_numbers(self, name: str, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+    def attribute_numbers(self, name: str, item_indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """An attribute of m items as a number now, [m]; NaN where there is none."""
         of_release = self.release.attribute_numbers(name)
-        there = numbers < len(of_release)
-        found = np.where(there, of_release[np.where(there, numbers, 0)], np.nan) if len(of_release) else there * np.nan
-        for place, number in enumerate(numbers.tolist()):
-            if number in self._changed:
-                found[place] = number_in(self._changed[number].attributes.get(name, ()))
+        there = item_indices < len(of_release)
+        found = (
+            np.where(there, of_release[np.where(there, item_indices, 0)], np.nan) if len(of_release) else there * np.nan
+        )
+        for place, item_index in enumerate(item_indices.tolist()):
+            if item_index in self._changed:
+                found[place] = number_in(self._changed[item_index].attributes.get(name, ()))
         return found.astype(np.float32)
 
     @cached_property
@@ -153,33 +158,33 @@ class View:
         return np.array(list(self._changed), np.int64), np.array(times, np.float64)
 
     @cached_property
-    def numbering(self) -> Numbering | None:
+    def numbering(self) -> ItemRenumbering | None:
         """How items are numbered beside how they were when the release counted behaviour; None where as then."""
         if not self.is_changed:
             return None
         then = self.release.manifest.items
         before = np.concatenate([np.arange(then), np.full(self.items - then, -1)])
         now = np.arange(then)
-        for item_id, number in self._numbers.items():
-            was = self.release.ids.number(item_id)
+        for item_id, item_index in self._numbers.items():
+            was = self.release.ids.item_index(item_id)
             if was is not None:
-                now[was] = -1 if number is None else number
-                if number is not None:
-                    before[number] = was
+                now[was] = -1 if item_index is None else item_index
+                if item_index is not None:
+                    before[item_index] = was
         now[np.isin(now, list(self.hidden))] = -1
-        return Numbering(before, now)
+        return ItemRenumbering(before, now)
 
     @property
     def is_changed(self) -> bool:
-        return bool(self._chunks) or len(self.gone) > 0
+        return bool(self._chunks) or len(self.deleted) > 0
 
     @property
     def changes(self) -> dict[str, int]:
         """How many items are changed and gone since the release was built."""
-        there = sum(number is not None for number in self._numbers.values())
+        there = sum(item_index is not None for item_index in self._numbers.values())
         return {"changed": there, "gone": len(self._numbers) - there}
 
-    def words_scores(self, asked: Asked) -> NDArray[np.float32]:
+    def words_scores(self, asked: ParsedText) -> NDArray[np.float32]:
         """BM25 of all items for what words ask, times the share of the words held, [items]; -inf for who is gone."""
         scores = self.release.words.index.scores(asked.terms)
         if self.is_changed:
@@ -187,10 +192,10 @@ class View:
             later = np.zeros(added, np.float32) if self._texts is None else self._texts.scores(asked.terms, added)
             scores = np.concatenate([scores, later])
         scores *= self.words_held(asked) / max(1, len(asked.words))
-        scores[self.gone] = -np.inf
+        scores[self.deleted] = -np.inf
         return scores
 
-    def words_held(self, asked: Asked) -> NDArray[np.float32]:
+    def words_held(self, asked: ParsedText) -> NDArray[np.float32]:
         """How many of the words that are asked for each item has, [items]."""
         before = self.release.manifest.items
         held = np.zeros(self.items, np.float32)
@@ -211,8 +216,8 @@ class View:
     def facet(self, name: str, chosen: NDArray[np.bool_]) -> list[dict[str, Any]]:
         """How many of the `chosen` items [items] have each value of a column or attribute."""
         of_release = chosen[: self.release.manifest.items].copy()
-        of_release[[number for number in self._changed if number < len(of_release)]] = False
-        changed = [item for number, item in self._changed.items() if chosen[number]]
+        of_release[[item_index for item_index in self._changed if item_index < len(of_release)]] = False
+        changed = [item for item_index, item in self._changed.items() if chosen[item_index]]
         return counted(self.release.facet(name), name, of_release, changed)
 
     def selection(self, filter_: Filter) -> Selection:
@@ -226,6 +231,6 @@ class View:
         mask = np.zeros(self.items, np.bool_)
         mask[:before] = self.release.selection(filter_).mask
         for chunk in self._chunks:
-            mask[chunk.numbers] = filter_.mask(chunk.table)
-        mask[self.gone] = False
+            mask[chunk.item_indices] = filter_.mask(chunk.table)
+        mask[self.deleted] = False
         return mask

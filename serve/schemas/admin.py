@@ -4,13 +4,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from serve.schemas.common import Answered, ItemId, Strict
+from serve.schemas.common import ItemId, ResponseBase, Strict
 from serve.schemas.recommend import RecommendRequest
-from serve.schemas.search import Answer, SearchRequest, SimilarRequest
+from serve.schemas.search import ItemsResponse, SearchRequest, SimilarRequest
 from serve.security.api_keys import Scope
 
 
-class MeAnswer(BaseModel):
+class CallerResponse(BaseModel):
     """Who calls: whether a key is needed here, and the name and scopes of the one that came."""
 
     request_id: str
@@ -19,27 +19,27 @@ class MeAnswer(BaseModel):
     scopes: list[Scope]
 
 
-class Photograph(Strict):
+class ImageQuery(Strict):
     """What may follow the `?` when a photo is asked for."""
 
     size: int = Field(320, ge=16, le=1024, description="pixels of the longer side, at most")
     number: int = Field(0, ge=0, le=999, description="which of the item's photos, from 0")
 
 
-class Page(Strict):
+class PageQuery(Strict):
     """A part of a long list."""
 
     offset: int = Field(0, ge=0, le=100_000_000, description="how many to pass over")
     limit: int = Field(100, ge=0, le=1000, description="how many to answer with, at most")
 
 
-class Latest(Strict):
+class LatestQuery(Strict):
     """How many of the latest."""
 
     k: int = Field(50, ge=1, le=1000, description="how many, at most")
 
 
-class ManifestAnswer(Answered):
+class ManifestResponse(ResponseBase):
     """All that a release says of itself: lineage, indexes with the curves they were chosen by, measured quality."""
 
     manifest: dict[str, Any]
@@ -65,13 +65,13 @@ class CompareRequest(Strict):
         return self
 
 
-class ComparedAnswer(Answered):
+class CompareResponse(ResponseBase):
     """The answers of both, in the order of the request."""
 
-    answers: list[Answer]
+    answers: list[ItemsResponse]
 
 
-class CatalogueAnswer(Answered):
+class CatalogueReportResponse(ResponseBase):
     """What became of the last feed: the report of it, and a page of the rows that were rejected."""
 
     report: dict[str, Any]
@@ -87,13 +87,13 @@ class ActiveUser(BaseModel):
     last: float
 
 
-class UsersAnswer(Answered):
+class UsersResponse(ResponseBase):
     """Who was there last, the latest first."""
 
     users: list[ActiveUser]
 
 
-class Rate(BaseModel):
+class EventRate(BaseModel):
     """How many events of a type were in the hour that begins at `start` (ISO 8601, UTC)."""
 
     start: str
@@ -109,10 +109,10 @@ class FeatureDrift(BaseModel):
     alert: bool
 
 
-class ActivityAnswer(Answered):
+class ActivityResponse(ResponseBase):
     """What goes on: events of the last 48 hours, drift as this process sees it, the A/B test, answers not logged."""
 
-    events: list[Rate]
+    events: list[EventRate]
     drift: list[FeatureDrift]
     experiment: dict[str, Any] | None
     answers_dropped: int
@@ -126,7 +126,7 @@ class HiddenItem(BaseModel):
     reason: str
 
 
-class ReviewAnswer(Answered):
+class ReviewResponse(ResponseBase):
     """What content review goes by, and what it hides."""
 
     words: list[str]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve.schemas.common import Answered, ItemId, Photo, Strict
+from serve.schemas.common import ItemId, Photo, ResponseBase, Strict
 
 MAX_AUDIENCE = 100_000
 
@@ -51,7 +51,7 @@ class AudienceMember(BaseModel):
 
     user_id: str
     score: float
-    chance: float
+    probability: float
     held_out: bool
 
 
@@ -62,11 +62,11 @@ class CurvePoint(BaseModel):
     expected: float
 
 
-class AudienceAnswer(Answered):
+class AudienceResponse(ResponseBase):
     """The members, the likeliest first, and how many of all shoppers were left out, and why."""
 
     members: list[AudienceMember]
-    shoppers: int
+    users: int
     opted_out: int
     capped: int
     had: int
@@ -92,7 +92,7 @@ class Refusal(BaseModel):
     words: str
 
 
-class CopyAnswer(Answered):
+class CopyResponse(ResponseBase):
     """A text, who wrote it, and what another writer's was refused for."""
 
     item_id: str

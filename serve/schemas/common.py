@@ -67,7 +67,7 @@ class HistoryEvent(Strict):
     value: float | None = Field(None, description="of a rating; of an impression how likely it was")
 
 
-class Answered(BaseModel):
+class ResponseBase(BaseModel):
     """What every answer has: the id that it is logged by, the release that answered, and how long that took.
 
     `partial` names what it goes without, where something did not answer in time: the `scorer`, a space, `events`.
@@ -85,7 +85,7 @@ class ErrorBody(BaseModel):
     field: str
 
 
-class ErrorAnswer(BaseModel):
+class ErrorEnvelope(BaseModel):
     """What every refusal looks like."""
 
     error: ErrorBody

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve.schemas.common import MAX_EVENTS, Answered, Strict
+from serve.schemas.common import MAX_EVENTS, ResponseBase, Strict
 
 
 class EventsRequest(Strict):
@@ -32,7 +32,7 @@ class EventsRequest(Strict):
     events: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_EVENTS)
 
 
-class TakenEvent(BaseModel):
+class EventStatus(BaseModel):
     """What became of one event: parked is kept too, for when the catalogue has its item."""
 
     event_id: str
@@ -42,7 +42,7 @@ class TakenEvent(BaseModel):
     field: str
 
 
-class EventsAnswer(Answered):
+class EventsResponse(ResponseBase):
     """The events as they came. What was taken is durable, and the very next answer goes by it."""
 
-    events: list[TakenEvent]
+    events: list[EventStatus]

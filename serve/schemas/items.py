@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve.schemas.common import MAX_CHANGES, Answered, ItemId, Strict
+from serve.schemas.common import MAX_CHANGES, ItemId, ResponseBase, Strict
 
 
 class ItemsRequest(Strict):
@@ -43,7 +43,7 @@ class PatchesRequest(Strict):
     items: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_CHANGES)
 
 
-class IdsRequest(Strict):
+class ItemIdsRequest(Strict):
     """Items by id."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"item_ids": ["MUG-0031"]}]})
@@ -51,7 +51,7 @@ class IdsRequest(Strict):
     item_ids: list[ItemId] = Field(min_length=1, max_length=MAX_CHANGES)
 
 
-class ChangedItem(BaseModel):
+class ItemChangeStatus(BaseModel):
     """What became of one row. A rejected one says why; warnings tell what was repaired in others, or left out."""
 
     item_id: str
@@ -62,7 +62,7 @@ class ChangedItem(BaseModel):
     warnings: list[str]
 
 
-class ChangesAnswer(Answered):
+class ChangesResponse(ResponseBase):
     """The rows as they came. What was taken is durable, and visible in every process within a second."""
 
-    items: list[ChangedItem]
+    items: list[ItemChangeStatus]

@@ -9,19 +9,19 @@ from serve.schemas.common import (
     MAX_HISTORY,
     MAX_IDS,
     MAX_K,
-    Answered,
     Fields,
     FilterObject,
     HistoryEvent,
     ItemId,
     K,
+    ResponseBase,
     Strict,
     UserId,
 )
-from serve.schemas.search import Answer
+from serve.schemas.search import ItemsResponse
 
 
-class AcrossDomains(Strict):
+class DomainRequest(Strict):
     """Between which domains a shopper is taken: by what was done in some, with items of others."""
 
     from_: list[str] = Field(
@@ -30,7 +30,7 @@ class AcrossDomains(Strict):
     to: list[str] = Field([], max_length=MAX_IDS, description="domains that items come from; without it all")
 
 
-class RecommendRequest(AcrossDomains):
+class RecommendRequest(DomainRequest):
     """For a shopper who is known by id, or for one who is known by `history`, or by both, or by nothing."""
 
     model_config = ConfigDict(
@@ -59,7 +59,7 @@ class RecommendRequest(AcrossDomains):
     log: bool = Field(True, description="whether what is shown is logged and learned from; not for who only looks on")
 
 
-class CandidatesRequest(AcrossDomains):
+class CandidatesRequest(DomainRequest):
     """As recommend, for another service to choose from: thousands, with what each source says of each."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"user_id": "u00001", "k": 100}]})
@@ -76,17 +76,17 @@ class CandidateItem(BaseModel):
 
     item_id: str
     score: float
-    sources: dict[str, float]
+    retriever_scores: dict[str, float]
     proposed_by: list[str]
 
 
-class CandidatesAnswer(Answered):
+class CandidatesResponse(ResponseBase):
     """Candidates, best first."""
 
     items: list[CandidateItem]
 
 
-class RankAnswer(Answer):
+class RankResponse(ItemsResponse):
     """Items, best first; `unknown` are those that are not there."""
 
     unknown: list[str]

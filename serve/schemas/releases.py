@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from serve.schemas.common import Answered
+from serve.schemas.common import ResponseBase
 
 
 class ReleaseSummary(BaseModel):
@@ -17,7 +17,7 @@ class ReleaseSummary(BaseModel):
     spaces: dict[str, dict[str, Any]]
 
 
-class ReleasesAnswer(Answered):
+class ReleasesResponse(ResponseBase):
     """The releases of the store, newest first; `release` is the one that answers now, with `changes` on top."""
 
     changes: dict[str, int]

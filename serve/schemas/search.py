@@ -10,7 +10,6 @@ from serve.schemas.common import (
     MAX_HISTORY,
     MAX_IDS,
     MAX_K,
-    Answered,
     Fields,
     FilterObject,
     HistoryEvent,
@@ -18,6 +17,7 @@ from serve.schemas.common import (
     K,
     Personal,
     Photo,
+    ResponseBase,
     Strict,
     UserId,
 )
@@ -32,7 +32,7 @@ class Weights(Strict):
     unlike: float = Field(0.5, ge=0, le=100)
 
 
-class ForShopper(Strict):
+class PersonalizedRequest(Strict):
     """For whom a search is; without any of it, for everybody alike."""
 
     user_id: UserId | None = Field(None, description="whose taste counts too, where there is a scorer")
@@ -43,7 +43,7 @@ class ForShopper(Strict):
     explain: bool = Field(False, description="whether each item comes with reasons, for a shopper's search")
 
 
-class SearchRequest(ForShopper):
+class SearchRequest(PersonalizedRequest):
     """Any of words, a photo and items to look like; at least one of them."""
 
     model_config = ConfigDict(
@@ -88,7 +88,7 @@ class SuggestQuery(Strict):
     k: int = Field(8, ge=1, le=50, description="how many suggestions to answer with")
 
 
-class SimilarRequest(ForShopper):
+class SimilarRequest(PersonalizedRequest):
     """Items like all of the given ones together."""
 
     model_config = ConfigDict(
@@ -129,7 +129,7 @@ class RelatedQuery(Strict):
     fields: Fields = Field(DEFAULT_FIELDS, description="catalogue columns that come with each item")
 
 
-class BecauseOfEvent(BaseModel):
+class EventContribution(BaseModel):
     """What one of the shopper's own acts added to a score."""
 
     item_id: str
@@ -137,28 +137,29 @@ class BecauseOfEvent(BaseModel):
     value: float
 
 
-class ReasonsOfItem(BaseModel):
+class ItemReasons(BaseModel):
     """Why an item has its score: `base` + all `parts` + all values of `history` is the score; `sentence` says it."""
 
     base: float
     parts: dict[str, float]
-    history: list[BecauseOfEvent]
+    history: list[EventContribution]
     sentence: str
 
 
-class AnswerItem(BaseModel):
+class ResponseItem(BaseModel):
     """An item with its score, its cosine in each space asked, and the requested fields.
 
     With one space the score is the cosine. Fused, it is the weighted mean over the spaces of how many standard
     deviations the item lies above a random item.
 
-    Where a scorer ranked, `chances` are how likely the shopper clicks on the item, puts it into the cart, buys it; the
+    Where a scorer ranked, `probabilities` are how likely the shopper clicks on the item, puts it into the cart, buys
+    it; the
     score is then their sum, each times what it is worth to the shop. `rules` are the shop's own that moved the item.
     """
 
     item_id: str
     score: float
-    sources: dict[str, float]
+    retriever_scores: dict[str, float]
     title: str | None = None
     description: str | None = None
     category: str | None = None
@@ -171,19 +172,19 @@ class AnswerItem(BaseModel):
     available: bool | None = None
     domain: str | None = None
     updated_at: float | None = None
-    chances: dict[str, float] | None = None
-    reasons: ReasonsOfItem | None = None
+    probabilities: dict[str, float] | None = None
+    reasons: ItemReasons | None = None
     rules: list[str] = []
 
 
-class Answer(Answered):
+class ItemsResponse(ResponseBase):
     """Items, best first; `ranked_by` says whether a scorer decided the order or the sources alone."""
 
-    ranked_by: Literal["scorer", "sources"]
-    items: list[AnswerItem]
+    ranked_by: Literal["scorer", "retrievers"]
+    items: list[ResponseItem]
 
 
-class Understanding(BaseModel):
+class QueryInterpretation(BaseModel):
     """What the words of a query were taken to say: what is looked for, the conditions in them, and corrections."""
 
     text: str | None
@@ -199,20 +200,20 @@ class FacetValue(BaseModel):
     count: int
 
 
-class SearchAnswer(Answer):
+class SearchResponse(ItemsResponse):
     """Items, best first, with how the words were understood, and the facets that were asked for."""
 
-    understood: Understanding
+    understood: QueryInterpretation
     facets: dict[str, list[FacetValue]]
 
 
-class SuggestAnswer(Answered):
+class SuggestResponse(ResponseBase):
     """What shoppers search for and titles say that begins so, the most frequent first."""
 
     suggestions: list[str]
 
 
-class ItemAnswer(Answered):
+class ItemResponse(ResponseBase):
     """One item with all its fields."""
 
     item: dict[str, Any]

@@ -4,11 +4,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from serve.schemas.common import Answered
+from serve.schemas.common import ResponseBase
 from serve.storage.preferences import Preferences
 
 
-class UserAnswer(Answered):
+class UserResponse(ResponseBase):
     """What is known of a user: how many events, and the last of them."""
 
     user_id: str
@@ -18,14 +18,14 @@ class UserAnswer(Answered):
     preferences: Preferences
 
 
-class PreferencesAnswer(Answered):
+class PreferencesResponse(ResponseBase):
     """What a user wants of answers, as it is kept now."""
 
     user_id: str
     preferences: Preferences
 
 
-class RemovedRows(BaseModel):
+class ErasureCounts(BaseModel):
     """How many rows of each kind were removed."""
 
     events: int
@@ -34,8 +34,8 @@ class RemovedRows(BaseModel):
     contacts: int
 
 
-class ErasedAnswer(Answered):
+class ErasureResponse(ResponseBase):
     """What was removed of a user; nothing is left."""
 
     user_id: str
-    removed: RemovedRows
+    removed: ErasureCounts

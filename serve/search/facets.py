@@ -13,7 +13,7 @@ from serve.core.errors import BadRequest
 
 COLUMNS = ("category", "brand", "domain", "currency", "available")
 PRICE = "price"
-MOST_VALUES = 50
+MAX_VALUES = 50
 RANGES = 5  # of prices, with about as many items in each
 
 
@@ -51,7 +51,7 @@ def counted(facet: Facet, name: str, chosen: NDArray[np.bool_], changed: Sequenc
     found.update(value for item in changed for value in _of(item, name))
     if name == PRICE:
         return _ranges(found)
-    best = sorted(found.items(), key=lambda each: (-each[1], str(each[0])))[:MOST_VALUES]
+    best = sorted(found.items(), key=lambda each: (-each[1], str(each[0])))[:MAX_VALUES]
     return [{"value": value, "count": count} for value, count in best]
 
 

@@ -39,7 +39,7 @@ ATTRIBUTE = "attributes."
 Mask = NDArray[np.bool_]
 
 
-class Test(NamedTuple):
+class Predicate(NamedTuple):
     """A condition: `mask` takes a pyarrow.Table of items to those that pass, [items].
 
     `key` says which, alike for all that differ in writing only. `expression` says the same in Milvus' language; it is
@@ -74,7 +74,7 @@ class _Reading:
     read: int = field(default=0)
     values: int = field(default=0)
 
-    def conditions(self, given: Any, place: str, depth: int) -> Test:
+    def conditions(self, given: Any, place: str, depth: int) -> Predicate:
         if depth > MAX_DEPTH:
             raise BadRequest(f"{place} is nested deeper than {MAX_DEPTH} levels: make it flatter", place)
         if not isinstance(given, Mapping):
@@ -84,11 +84,11 @@ class _Reading:
         tests = [self.condition(name, value, f"{place}.{name}", depth) for name, value in given.items()]
         return _all(tests)
 
-    def condition(self, name: str, value: Any, place: str, depth: int) -> Test:
+    def condition(self, name: str, value: Any, place: str, depth: int) -> Predicate:
         self._count_condition(place)
         if name == "not":
             refused = self.conditions(value, place, depth + 1)
-            return Test(f"not({refused.key})", lambda table: ~refused.mask(table), "")
+            return Predicate(f"not({refused.key})", lambda table: ~refused.mask(table), "")
         if name == "any":
             if not isinstance(value, list):
                 raise BadRequest(f"{place} is {_shown(value)}: give a list of objects", place)
@@ -106,13 +106,13 @@ class _Reading:
         ]
         return _all(tests)
 
-    def comparison(self, name: str, operator: str, operand: Any, place: str) -> Test:
+    def comparison(self, name: str, operator: str, operand: Any, place: str) -> Predicate:
         if operator in COMPARISONS:
             if name not in NUMBERS:
                 raise BadRequest(f"{place}: {name} has no order, compare it by eq or in", place)
             compare, sign = COMPARISONS[operator]
             limit = self.number(operand, place)
-            return Test(
+            return Predicate(
                 _key(name, operator, [limit]),
                 lambda table: _mask(compare(table.column(name), pa.scalar(limit, pa.float64()))),
                 f"{name} {sign} {limit}",
@@ -131,10 +131,10 @@ class _Reading:
         values = sorted(set(values))
         key = _key(name, "in", values)
         if name.startswith(ATTRIBUTE):
-            return Test(key, lambda table: _has_attribute(table, name.removeprefix(ATTRIBUTE), values), "")
+            return Predicate(key, lambda table: _has_attribute(table, name.removeprefix(ATTRIBUTE), values), "")
         if name == "category":
             return _below(key, [str(value) for value in values])
-        return Test(
+        return Predicate(
             key,
             lambda table: _mask(pc.is_in(table.column(name), pa.array(values, table.column(name).type))),
             f"{name} in {orjson.dumps(values).decode()}",
@@ -177,7 +177,7 @@ class _Reading:
             raise BadRequest(f"{place} is value number {self.values}: a filter has at most {MAX_VALUES}", place)
 
 
-def _all(tests: list[Test]) -> Test:
+def _all(tests: list[Predicate]) -> Predicate:
     if len(tests) == 1:
         return tests[0]
 
@@ -187,33 +187,33 @@ def _all(tests: list[Test]) -> Test:
             passed &= test.mask(table)
         return passed
 
-    return Test(_joined_keys("all", tests), mask, _joined(tests, " and "))
+    return Predicate(_joined_keys("all", tests), mask, _joined(tests, " and "))
 
 
-def _any(tests: list[Test]) -> Test:
+def _any(tests: list[Predicate]) -> Predicate:
     def mask(table: Any) -> Mask:
         passed = np.zeros(table.num_rows, np.bool_)
         for test in tests:
             passed |= test.mask(table)
         return passed
 
-    return Test(_joined_keys("any", tests), mask, _joined(tests, " or "))
+    return Predicate(_joined_keys("any", tests), mask, _joined(tests, " or "))
 
 
 def _key(name: str, operator: str, values: list[Any]) -> str:
     return orjson.dumps([name, operator, values]).decode()
 
 
-def _joined_keys(word: str, tests: list[Test]) -> str:
+def _joined_keys(word: str, tests: list[Predicate]) -> str:
     return f"{word}({','.join(sorted(test.key for test in tests))})"
 
 
-def _joined(tests: list[Test], word: str) -> str:
+def _joined(tests: list[Predicate], word: str) -> str:
     said = all(test.expression for test in tests)
     return word.join(f"({test.expression})" for test in tests) if said else ""
 
 
-def _below(key: str, paths: list[str]) -> Test:
+def _below(key: str, paths: list[str]) -> Predicate:
     """Items whose category is one of the paths or lies below one."""
     prefixes = tuple(f"{path}/" for path in paths)
 
@@ -230,7 +230,7 @@ def _below(key: str, paths: list[str]) -> Test:
         for path in paths
     ]
     plain = not any(sign in path for path in paths for sign in "%_\\")
-    return Test(key, mask, " or ".join(tests) if plain else "")
+    return Predicate(key, mask, " or ".join(tests) if plain else "")
 
 
 def _mask(passed: Any) -> Mask:

@@ -17,7 +17,7 @@ from serve.search.analyzer import Analyzer
 
 TITLE, NAMED, SAID = 2.0, 1.0, 0.5
 PHRASE = 4  # words of a suggestion, at most
-MOST_PHRASES = 200_000
+MAX_PHRASES = 200_000
 CROWDED = 2_000_000  # phrases that are counted at a time
 _SCRAPS = frozenset(
     re.findall(

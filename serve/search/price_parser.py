@@ -50,14 +50,14 @@ _BOUND = {
 }
 
 
-class Meant(NamedTuple):
+class ParsedPrice(NamedTuple):
     """What is left to look for, and the conditions that were said; both as they came where none was."""
 
     text: str
     filter: dict[str, Any]
 
 
-def meant_by(text: str) -> Meant:
+def parse_price_bounds(text: str) -> ParsedPrice:
     """The conditions on price in a query, and its other words. A query of conditions alone stays as it is."""
     left, price = text, {}
     if found := _BETWEEN.search(text) or next(filter(_has_currency, _SPAN.finditer(text)), None):
@@ -70,8 +70,8 @@ def meant_by(text: str) -> Meant:
                 left, price[bound] = _without(found, left), _value(found["bound"])
     left = " ".join(left.split())
     if not price or not any(each.isalnum() for each in left):
-        return Meant(text, {})
-    return Meant(left, {"price": price})
+        return ParsedPrice(text, {})
+    return ParsedPrice(left, {"price": price})
 
 
 def _has_currency(found: re.Match[str]) -> bool:

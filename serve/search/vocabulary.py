@@ -24,21 +24,23 @@ from rapidfuzz.distance import OSA
 
 from embed.catalogue import Catalogue, Item
 from index.lexical import LexicalIndex, open_lexical, write_lexical
-from serve.core.errors import Broken
+from serve.core.errors import StoreUnavailable
 from serve.search.analyzer import Analyzer
-from serve.search.item_text import MOST_PHRASES, Collected, collect, number_of, pairs
+from serve.search.item_text import MAX_PHRASES, Collected, collect, number_of, pairs
 
-WORDS = "words"
+KEYWORDS = "keywords"
+"""The name of keyword search (BM25) among the spaces of a query."""
+FOLDER = "words"  # of a release
 PAIR = 0.2  # how much neighbours count beside words
 GUESSED = 0.5  # how much a word counts that is written apart or together where items do the other
 SHORTEST = 4  # letters of a word that is corrected
 LONG = 6  # letters from which two mistakes are allowed
 SEARCHED = 10  # times a search counts for more than a title that says the same
-MOST_WORDS = 64  # of a query
-MOST_TEXT = 100_000
+MAX_WORDS = 64  # of a query
+MAX_TEXT = 100_000
 
 
-class WordsFacts(BaseModel):
+class VocabularyMetadata(BaseModel):
     """What was read, and in which language."""
 
     model_config = ConfigDict(extra="forbid")
@@ -51,7 +53,7 @@ class WordsFacts(BaseModel):
 
 
 @dataclass(frozen=True)
-class Asked:
+class ParsedText:
     """What a query asks for: terms with their weights, the text as it is understood, and what was corrected in it.
 
     `words` are the terms that each of its words has, in whichever form items write it.
@@ -63,24 +65,26 @@ class Asked:
     corrected: Mapping[str, str]
 
 
-class Lexicon:
+class SearchVocabulary:
     """The words of a release, opened; safe in several threads."""
 
     def __init__(self, folder: Path) -> None:
         try:
-            self.facts = WordsFacts.model_validate_json((folder / "facts.json").read_bytes())
+            self.facts = VocabularyMetadata.model_validate_json((folder / "facts.json").read_bytes())
             self._vocabulary, self._phrases = (_open(folder / f"{name}.arrow") for name in ("vocabulary", "phrases"))
         except (OSError, ValidationError, pa.ArrowInvalid) as error:
-            raise Broken(f"{folder} cannot be read ({str(error).splitlines()[0]}): build again", WORDS) from error
+            raise StoreUnavailable(
+                f"{folder} cannot be read ({str(error).splitlines()[0]}): build again", KEYWORDS
+            ) from error
         self.analyzer = Analyzer(self.facts.language)
         self.index: LexicalIndex = open_lexical(folder / "postings")
         self._counts: NDArray[np.int64] = self._phrases["count"].to_numpy()
         self.correct = lru_cache(10_000)(self._correct)
         self.ask = lru_cache(1_000)(self._ask)  # a search asks several times: to understand, to find, to count facets
 
-    def _ask(self, text: str) -> Asked:
+    def _ask(self, text: str) -> ParsedText:
         """What words ask for, misspelled ones as they are most likely meant."""
-        words = self.analyzer.words(text[:MOST_TEXT])[:MOST_WORDS]
+        words = self.analyzer.words(text[:MAX_TEXT])[:MAX_WORDS]
         halves = {half for pair in pairwise(words) if self._together(*pair) for half in pair}
         corrected = {word: right for word in words if word not in halves and (right := self.correct(word)) is not None}
         meant = [corrected.get(word, word) for word in words]
@@ -101,7 +105,7 @@ class Lexicon:
                 terms[together] += GUESSED
                 forms[place].add(together)
                 forms[place + 1].add(together)
-        return Asked(
+        return ParsedText(
             {number_of(term): weight for term, weight in terms.items()},
             [frozenset(map(number_of, of)) for of in forms],
             " ".join(meant) if corrected else text,
@@ -194,7 +198,7 @@ def write_words(
     language: str,
     searched: Iterable[tuple[str, int]] = (),
     progress: Callable[[int, int], None] | None = None,
-) -> WordsFacts:
+) -> VocabularyMetadata:
     """Write the words of a catalogue's items; `searched` are queries with the number of shoppers who searched so."""
     analyzer = Analyzer(language)
     counted = Collected(Counter(), Counter())
@@ -210,14 +214,14 @@ def write_words(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     statistics = write_lexical(folder / "postings", collect(items(), analyzer, counted))
-    phrases = Counter({phrase: count for phrase, count in counted.phrases.most_common(MOST_PHRASES) if count > 1})
-    for query, shoppers in searched:
-        phrases[" ".join(analyzer.words(query))] += SEARCHED * shoppers
+    phrases = Counter({phrase: count for phrase, count in counted.phrases.most_common(MAX_PHRASES) if count > 1})
+    for query, users in searched:
+        phrases[" ".join(analyzer.words(query))] += SEARCHED * users
     listed = sorted(phrases.items())
     words = sorted(counted.words.items(), key=lambda each: (-each[1], each[0]))
     _write(folder / "vocabulary.arrow", "word", words)
     _write(folder / "phrases.arrow", "phrase", listed)
-    facts = WordsFacts(
+    facts = VocabularyMetadata(
         language=language,
         items=statistics.items,
         terms=statistics.terms,

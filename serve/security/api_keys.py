@@ -16,11 +16,11 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from embed.durable import alone, stamp, write_file
-from serve.core.errors import BadRequest, Broken, NotFound
+from serve.core.errors import BadRequest, NotFound, StoreUnavailable
 
 Scope = Literal["query", "events", "catalogue", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-MOST_KEYS = 1000
+MAX_KEYS = 1000
 LOOK_SECONDS = 0.2
 
 
@@ -29,7 +29,7 @@ class Key(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    number: int = Field(ge=0, lt=MOST_KEYS, description="a small number of its own, for counting its requests")
+    number: int = Field(ge=0, lt=MAX_KEYS, description="a small number of its own, for counting its requests")
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w .@:-]+$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     scopes: list[Scope]
@@ -43,10 +43,10 @@ class Key(BaseModel):
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    keys: Annotated[list[Key], Field(max_length=MOST_KEYS)]
+    keys: Annotated[list[Key], Field(max_length=MAX_KEYS)]
 
 
-class Keys:
+class ApiKeys:
     """The keys of a store, as they are now."""
 
     def __init__(self, store: Path) -> None:
@@ -54,7 +54,7 @@ class Keys:
         self._stamp: tuple[int, int, int] | None = None
         self._looked = -1.0
         self._by_hash: dict[str, Key] = {}
-        self._damage: Broken | None = None
+        self._damage: StoreUnavailable | None = None
 
     def find(self, secret: str) -> Key | None:
         """The key with this secret, if there is one and it was not revoked."""
@@ -73,7 +73,7 @@ class Keys:
                 self._stamp, self._damage, self._by_hash = found, None, {}
                 try:
                     self._by_hash = {key.sha256: key for key in read_keys(self._path)}
-                except Broken as damage:
+                except StoreUnavailable as damage:
                     self._damage = damage
         if self._damage is not None:
             raise self._damage
@@ -87,9 +87,9 @@ def create_key(store: Path, name: str, scopes: Sequence[Scope], rate: float | No
         kept = read_keys(_path(store))
         if any(key.name == name for key in kept):
             raise BadRequest(f"there is a key {name!r}: revoke it first, or take another name", "name")
-        if len(kept) == MOST_KEYS:
-            raise BadRequest(f"there are {MOST_KEYS} keys: revoke one first", "name")
-        number = min(set(range(MOST_KEYS)) - {key.number for key in kept})
+        if len(kept) == MAX_KEYS:
+            raise BadRequest(f"there are {MAX_KEYS} keys: revoke one first", "name")
+        number = min(set(range(MAX_KEYS)) - {key.number for key in kept})
         try:
             key = Key(
                 number=number,
@@ -138,7 +138,9 @@ def read_keys(path: Path) -> list[Key]:
         return []
     except (OSError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.errors(include_input=False)[0]["msg"]
-        raise Broken(f"{path} cannot be read ({reason}): restore it, or delete it and make new keys", "keys") from error
+        raise StoreUnavailable(
+            f"{path} cannot be read ({reason}): restore it, or delete it and make new keys", "keys"
+        ) from error
 
 
 def _writing(store: Path) -> AbstractContextManager[None]:

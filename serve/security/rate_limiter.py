@@ -14,11 +14,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve.security.api_keys import MOST_KEYS
+from serve.security.api_keys import MAX_KEYS
 
 BURST_SECONDS = 2.0  # of requests that may come at once after a pause
 _DUE = struct.Struct("d")
-SIZE = MOST_KEYS * _DUE.size
+SIZE = MAX_KEYS * _DUE.size
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Allowance:
     wait: float
 
 
-class Rates:
+class RateLimiter:
     """Counts requests by the keys' numbers, together with the other processes that share `file`, or else alone."""
 
     def __init__(self, file: Path | None = None) -> None:

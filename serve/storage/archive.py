@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import BigInteger, Column, Connection, Float, LargeBinary, Table, Text, func, select
 
 from embed.durable import write_file
-from serve.core.errors import Broken
+from serve.core.errors import StoreUnavailable
 from serve.storage.database import METADATA, SEQUENCE, Database
 
 ROWS = 100_000  # of a file
@@ -76,7 +76,7 @@ class Archive:
 
     def erase(self, user_id: str, until: float | None = None) -> tuple[int, int]:
         """Write the files without the rows of a user, or those up to a moment; how many events and answers went."""
-        gone = {"events": 0, "answers": 0}
+        deleted = {"events": 0, "answers": 0}
         for name, kind in self._database.rows(select(_PARTS.c.name, _PARTS.c.kind)):
             seen = self._read(name, ["user_id", "timestamp"])
             if not pc.any(_of(seen, user_id, until)).as_py():
@@ -84,14 +84,14 @@ class Archive:
             table = self._read(name)
             own = _of(table, user_id, until)
             left = table.filter(pc.invert(own))
-            gone[kind] += len(table) - len(left)
+            deleted[kind] += len(table) - len(left)
             if kind == "events":  # first, as after a kill the rows in the file still tell which
                 with self._database.writing() as connection:
                     hashes = [_hash(event_id) for event_id in table.filter(own)["event_id"].to_pylist()]
                     for some in _some(hashes):
                         connection.execute(_PACKED.delete().where(_PACKED.c.hash.in_(some)))
             self._write(left, name)
-        return gone["events"], gone["answers"]
+        return deleted["events"], deleted["answers"]
 
     def move(self, kind: str, table: Table, where: Any) -> int:
         """Move up to ROWS rows of a table of the database, which have a sequence and a timestamp, into a file."""
@@ -138,7 +138,7 @@ class Archive:
     @property
     def _folder(self) -> Path:
         if self._database.history is None:
-            raise Broken("a database without a store has no history", "history")
+            raise StoreUnavailable("a database without a store has no history", "history")
         return self._database.history
 
     def _path(self, name: str) -> Path:
@@ -148,7 +148,7 @@ class Archive:
         try:
             return pq.read_table(self._path(name), columns=columns, memory_map=False)
         except (OSError, pa.ArrowInvalid) as error:
-            raise Broken(
+            raise StoreUnavailable(
                 f"{self._path(name)} cannot be read ({str(error).splitlines()[0]}): it holds what was moved out of the "
                 "database; restore it from a backup, or run this where vetrina compact was run",
                 name,

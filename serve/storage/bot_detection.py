@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from serve.storage.event_log import EventStore
+from serve.storage.event_log import EventLog
 
 MINUTE = 60.0
-MOST_A_MINUTE = 60  # acts
+MAX_A_MINUTE = 60  # acts
 FEWEST = 30  # acts, below which nobody is judged by habits
 STEADY = 0.1  # deviation of the gaps between acts beside their mean, below which they are a machine's
-MOST_OF_ONE = 50  # acts on one item in a day
+MAX_OF_ONE = 50  # acts on one item in a day
 STRANGE = 0.72  # score of the isolation forest, from 0 to 1; 0.5 is ordinary
-MOST_FITTED = 50_000  # shoppers that the forest grows from
+MAX_FITTED = 50_000  # shoppers that the forest grows from
 DAY = 86_400.0
 FEATURES = ("acts", "a_minute", "steadiness", "breadth", "most_of_one")
 
@@ -35,7 +35,7 @@ class Suspect:
     reason: str
 
 
-def look(events: EventStore, seed: int = 0) -> list[Suspect]:
+def look(events: EventLog, seed: int = 0) -> list[Suspect]:
     """Who in the log looks like a robot or a flood and was not in quarantine before."""
     users, habits, limits = habits_of(batch for _, batch in events.batches(quarantined=True))
     reasons: dict[int, str] = dict(limits)
@@ -43,7 +43,7 @@ def look(events: EventStore, seed: int = 0) -> list[Suspect]:
     if len(enough) >= 100:
         from sklearn.ensemble import IsolationForest  # slow to import
 
-        chosen = np.random.default_rng(seed).permutation(enough)[:MOST_FITTED]
+        chosen = np.random.default_rng(seed).permutation(enough)[:MAX_FITTED]
         forest = IsolationForest(n_estimators=200, random_state=seed).fit(habits[chosen])
         for user, score in zip(enough.tolist(), (-forest.score_samples(habits[enough])).tolist(), strict=True):
             if score > STRANGE:
@@ -98,9 +98,9 @@ def habits_of(batches: Iterable[Any]) -> tuple[list[str], NDArray[np.float64], I
 
     def broken() -> Iterator[tuple[int, str]]:
         for one in range(count):
-            if a_minute[one] > MOST_A_MINUTE:
+            if a_minute[one] > MAX_A_MINUTE:
                 yield one, f"{int(a_minute[one])} acts in a minute"
-            elif most_of_one[one] > MOST_OF_ONE:
+            elif most_of_one[one] > MAX_OF_ONE:
                 yield one, f"{int(most_of_one[one])} acts on one item in a day"
             elif acts[one] >= FEWEST and varies[one] < STEADY:
                 yield one, f"{int(acts[one])} acts at a beat of {mean[one]:.0f} s, steady to {varies[one]:.0%}"
@@ -108,7 +108,7 @@ def habits_of(batches: Iterable[Any]) -> tuple[list[str], NDArray[np.float64], I
     return user_column.dictionary.to_pylist(), habits, broken()
 
 
-def watch(events: EventStore) -> list[Suspect]:
+def watch(events: EventLog) -> list[Suspect]:
     """Look for robots and floods, and put them into quarantine; who is new there."""
     found = look(events)
     events.quarantine({one.user_id: one.reason for one in found})

@@ -19,7 +19,7 @@ _CONTACTS = Table(
 )
 
 
-class Contacts:
+class CampaignContacts:
     """The contacts in a database; safe in several threads and processes."""
 
     def __init__(self, database: Database) -> None:

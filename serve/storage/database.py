@@ -14,7 +14,7 @@ from sqlalchemy import BigInteger, Connection, Integer, MetaData, create_engine,
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from serve.core.errors import BadRequest, Broken
+from serve.core.errors import BadRequest, StoreUnavailable
 from serve.core.settings import Settings
 
 HISTORY = "history"
@@ -125,9 +125,9 @@ class Database:
                         if column.name not in {each["name"] for each in inspect(self._engine).get_columns(table.name)}:
                             raise
 
-    def _broken(self, error: SQLAlchemyError) -> Broken:
+    def _broken(self, error: SQLAlchemyError) -> StoreUnavailable:
         where = self._url.render_as_string(hide_password=True)
-        return Broken(f"the events in {where} cannot be used: {str(error).splitlines()[0]}", "events")
+        return StoreUnavailable(f"the events in {where} cannot be used: {str(error).splitlines()[0]}", "events")
 
 
 def open_database(settings: Settings) -> Database:

@@ -17,10 +17,10 @@ from sqlalchemy import Column, LargeBinary, Table, Text, func, select
 from embed.durable import sync
 from serve.core.settings import Settings
 from serve.storage.archive import Archive
-from serve.storage.campaign_contacts import Contacts
+from serve.storage.campaign_contacts import CampaignContacts
 from serve.storage.database import METADATA, Database, open_database
-from serve.storage.event_log import EventStore
-from serve.storage.impression_log import AnswerStore
+from serve.storage.event_log import EventLog
+from serve.storage.impression_log import ImpressionLog
 from serve.storage.preferences import Preferences
 
 FILE = "erased.jsonl"
@@ -31,7 +31,7 @@ _ERASURES = Table("erasures", METADATA, Column("line", Text, primary_key=True))
 
 
 @dataclass(frozen=True)
-class Erased:
+class ErasureCounts:
     """How many rows were removed."""
 
     events: int
@@ -40,12 +40,12 @@ class Erased:
     contacts: int
 
 
-class Rights:
+class UserPrivacy:
     """Preferences and erasure over the database of a store."""
 
     def __init__(self, database: Database, store: Path) -> None:
         self._database, self._file = database, store / FILE
-        self._events, self._answers = EventStore.of(database), AnswerStore(database)
+        self._events, self._answers = EventLog.of(database), ImpressionLog(database)
 
     def preferences(self, user_id: str, patience: float | None = None) -> Preferences:
         """What a user set, or the defaults; `patience` as in Database.rows."""
@@ -69,7 +69,7 @@ class Rights:
             if b'"marketing":false' in body or b'"personal":false' in body
         }
 
-    def erase(self, user_id: str) -> Erased:
+    def erase(self, user_id: str) -> ErasureCounts:
         """Remove all that is kept of a user until now; nothing is left on disk when this returns."""
         user_id = self._database.known_as(user_id)
         line = orjson.dumps({"user": _hash(user_id), "at": time.time()}).decode()
@@ -105,25 +105,25 @@ class Rights:
                 connection.execute(_ERASURES.insert(), [{"line": line} for line in lines])
         return removed
 
-    def _remove(self, user_id: str, line: str, until: float | None = None) -> Erased:
-        old_events, old_answers = Archive(self._database).erase(user_id, until)
+    def _remove(self, user_id: str, line: str, until: float | None = None) -> ErasureCounts:
+        old_events, old_impressions = Archive(self._database).erase(user_id, until)
         with self._database.writing() as connection:
             events = old_events + self._events.erase(connection, user_id, until)
-            answers = old_answers + self._answers.erase(connection, user_id, until)
-            contacts = Contacts(self._database).erase(connection, user_id, until)
-            gone = connection.execute(_PREFERENCES.delete().where(_PREFERENCES.c.user_id == user_id))
+            answers = old_impressions + self._answers.erase(connection, user_id, until)
+            contacts = CampaignContacts(self._database).erase(connection, user_id, until)
+            deleted = connection.execute(_PREFERENCES.delete().where(_PREFERENCES.c.user_id == user_id))
             connection.execute(_ERASURES.insert(), {"line": line})
         self._database.wipe()
-        return Erased(events, answers, gone.rowcount, contacts)
+        return ErasureCounts(events, answers, deleted.rowcount, contacts)
 
 
-def forget_again(settings: Settings) -> int:
+def replay_erasures(settings: Settings) -> int:
     """Do the erasures that a store's database does not know of; how many rows that removed."""
     if not (settings.store / FILE).exists():
         return 0
     database = open_database(settings)
     try:
-        return Rights(database, settings.store).catch_up()
+        return UserPrivacy(database, settings.store).catch_up()
     finally:
         database.close()
 

@@ -20,11 +20,11 @@ from serve.storage.archive import Archive
 from serve.storage.database import METADATA, SEQUENCE, Database, open_database
 
 PAGE = 50_000
-MOST_ITEMS = 20_000
+MAX_ITEMS = 20_000
 LATE_SECONDS = 2.0
 LATEST = 20_000  # events that tell who is there
-MOST_COUNTED = 500_000
-FEWEST_SHOPPERS = 3
+MAX_COUNTED = 500_000
+MIN_SHOPPERS = 3
 _EVENTS = Table(
     "events",
     METADATA,
@@ -69,7 +69,7 @@ def in_quarantine() -> Any:
     return select(_QUARANTINE.c.user_id).where(_QUARANTINE.c.released.is_(None))
 
 
-class EventStore:
+class EventLog:
     """An event log; safe in several threads and processes. Raises Broken where its database cannot be used."""
 
     def __init__(self, url: str) -> None:
@@ -77,7 +77,7 @@ class EventStore:
         self.database = Database(url)
 
     @classmethod
-    def of(cls, database: Database) -> "EventStore":
+    def of(cls, database: Database) -> "EventLog":
         """The log in a database that is open already."""
         store = cls.__new__(cls)
         store.database = database
@@ -131,14 +131,14 @@ class EventStore:
         return int(self.database.rows(query)[0][0])
 
     def items(self, user_id: str, types: Sequence[str], patience: float | None = None) -> list[str]:
-        """The items that the user has events of these types with, each once, at most MOST_ITEMS of the latest."""
+        """The items that the user has events of these types with, each once, at most MAX_ITEMS of the latest."""
         latest = func.max(_EVENTS.c.sequence)
         query = (
             select(_EVENTS.c.item_id)
             .where(_EVENTS.c.user_id == self.database.known_as(user_id), _EVENTS.c.type.in_(types))
             .group_by(_EVENTS.c.item_id)
             .order_by(latest.desc())
-            .limit(MOST_ITEMS)
+            .limit(MAX_ITEMS)
         )
         return [item_id for (item_id,) in self.database.rows(query, patience)]
 
@@ -169,14 +169,14 @@ class EventStore:
         return [(said, item_id) for said, item_id in self.database.rows(query.limit(most))]
 
     def queries(self, most: int) -> list[tuple[str, int]]:
-        """What at least FEWEST_SHOPPERS searched for, by how many: what fewer did may tell who they are."""
-        shoppers = func.count(_EVENTS.c.user_id.distinct())
+        """What at least MIN_SHOPPERS searched for, by how many: what fewer did may tell who they are."""
+        users = func.count(_EVENTS.c.user_id.distinct())
         query = (
-            select(_EVENTS.c.query, shoppers)
+            select(_EVENTS.c.query, users)
             .where(_EVENTS.c.query.is_not(None), _EVENTS.c.user_id.not_in(in_quarantine()))
             .group_by(_EVENTS.c.query)
-            .having(shoppers >= FEWEST_SHOPPERS)
-            .order_by(shoppers.desc(), _EVENTS.c.query)
+            .having(users >= MIN_SHOPPERS)
+            .order_by(users.desc(), _EVENTS.c.query)
         )
         return [(said, count) for said, count in self.database.rows(query.limit(most))]
 
@@ -211,13 +211,13 @@ class EventStore:
         return [(user_id, count, last) for user_id, count, last in self.database.rows(query.limit(most))]
 
     def rates(self, since: float) -> list[tuple[int, str, int]]:
-        """By hour (since 1970) and type how many events there were from a moment on, of the MOST_COUNTED latest."""
+        """By hour (since 1970) and type how many events there were from a moment on, of the MAX_COUNTED latest."""
         hours = _EVENTS.c.timestamp / 3600
         # SQLite's cast cuts off, PostgreSQL's rounds.
         hour = cast(hours if self.database.dialect is sqlite else func.floor(hours), Integer)
         query = (
             select(hour, _EVENTS.c.type, func.count())
-            .where(_EVENTS.c.sequence > self.last() - MOST_COUNTED, _EVENTS.c.timestamp >= since)
+            .where(_EVENTS.c.sequence > self.last() - MAX_COUNTED, _EVENTS.c.timestamp >= since)
             .group_by(hour, _EVENTS.c.type)
             .order_by(hour, _EVENTS.c.type)
         )
@@ -239,9 +239,9 @@ class EventStore:
         `after` and `until` are such numbers: only what came since, and only up to there. Those of users who are in
         quarantine come only where they are asked for. Those that were moved into files come first.
         """
-        left_out = [] if quarantined else [user_id for (user_id,) in self.database.rows(in_quarantine())]
+        excluded = [] if quarantined else [user_id for (user_id,) in self.database.rows(in_quarantine())]
         for table in Archive(self.database).tables("events", after, until):
-            kept = table.filter(pc.invert(pc.is_in(table["user_id"], pa.array(left_out, pa.string()))))
+            kept = table.filter(pc.invert(pc.is_in(table["user_id"], pa.array(excluded, pa.string()))))
             for name in set(EVENT_SCHEMA.names).difference(kept.column_names):  # the file is older than that
                 kept = kept.append_column(EVENT_SCHEMA.field(name), pa.nulls(len(kept), EVENT_SCHEMA.field(name).type))
             for batch in kept.select(EVENT_SCHEMA.names).cast(EVENT_SCHEMA).to_batches(PAGE):
@@ -318,6 +318,6 @@ class EventStore:
         self.database.close()
 
 
-def open_event_store(settings: Settings) -> EventStore:
+def open_event_log(settings: Settings) -> EventLog:
     """The event log of a store: its own SQLite file, or the database that `events_url` names."""
-    return EventStore.of(open_database(settings))
+    return EventLog.of(open_database(settings))

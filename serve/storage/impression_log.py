@@ -18,11 +18,11 @@ from sqlalchemy import Column, Connection, Float, Index, LargeBinary, Table, Tex
 from embed.behaviour import Event, as_batch
 from serve.storage.archive import Archive
 from serve.storage.database import METADATA, SEQUENCE, Database
-from serve.storage.event_log import EventStore, in_quarantine
+from serve.storage.event_log import EventLog, in_quarantine
 
 PAGE = 5_000
 Floats = NDArray[np.float32]
-_ANSWERS = Table(
+_IMPRESSIONS = Table(
     "answers",
     METADATA,
     Column("sequence", SEQUENCE, primary_key=True, autoincrement=True),
@@ -40,7 +40,7 @@ _ANSWERS = Table(
     Index("answers_of_user", "user_id", "timestamp"),
     sqlite_autoincrement=True,  # a number that was erased must not come again
 )
-_COLUMNS = [column for column in _ANSWERS.c if column.name != "sequence"]
+_COLUMNS = [column for column in _IMPRESSIONS.c if column.name != "sequence"]
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ class Display:
     scores: Floats
     propensities: Floats
     hidden: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
-    chances: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    probabilities: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
     features: Floats | None = None
 
 
 @dataclass(frozen=True)
-class Answer:
+class ImpressionRecord:
     """What was shown to whom (None: nobody known) at a moment in epoch seconds, by which release."""
 
     request_id: str
@@ -91,45 +91,45 @@ class Answer:
         ]
 
 
-class AnswerStore:
+class ImpressionLog:
     """The answers in a database; safe in several threads and processes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, answers: Sequence[Answer]) -> None:
+    def add(self, answers: Sequence[ImpressionRecord]) -> None:
         """Keep answers, on disk when this returns; the first of a `request_id` stays."""
         if not answers:
             return
-        statement = self._database.dialect.insert(_ANSWERS).on_conflict_do_nothing(index_elements=["request_id"])
+        statement = self._database.dialect.insert(_IMPRESSIONS).on_conflict_do_nothing(index_elements=["request_id"])
         with self._database.writing() as connection:
             connection.execute(statement, [self._row(answer) for answer in answers])
 
     def last(self) -> int:
         """The number of the last answer, 0 for none."""
-        here = int(self._database.rows(select(func.coalesce(func.max(_ANSWERS.c.sequence), 0)))[0][0])
+        here = int(self._database.rows(select(func.coalesce(func.max(_IMPRESSIONS.c.sequence), 0)))[0][0])
         return max(here, Archive(self._database).last("answers"))
 
     def batches(
         self, after: int = 0, since: float = 0.0, until: int | None = None, page: int = PAGE
-    ) -> Iterator[list[tuple[int, Answer]]]:
+    ) -> Iterator[list[tuple[int, ImpressionRecord]]]:
         """All answers in the order they came with their numbers: those after a number and up to one, since a moment.
 
         Without those to users who are in quarantine. Those that were moved into files come first.
         """
         names = ["sequence", *(column.name for column in _COLUMNS)]
-        left_out = {user_id for (user_id,) in self._database.rows(in_quarantine())}
+        excluded = {user_id for (user_id,) in self._database.rows(in_quarantine())}
         for table in Archive(self._database).tables("answers", after, until, since):
             for batch in table.to_batches(page):
                 moved = zip(*(batch.column(name).to_pylist() for name in names), strict=True)
-                yield [(sequence, _answer(*values)) for sequence, *values in moved if values[1] not in left_out]
+                yield [(sequence, _answer(*values)) for sequence, *values in moved if values[1] not in excluded]
         while True:
-            query = select(_ANSWERS.c.sequence, *_COLUMNS).where(_ANSWERS.c.sequence > after)
+            query = select(_IMPRESSIONS.c.sequence, *_COLUMNS).where(_IMPRESSIONS.c.sequence > after)
             if until is not None:
-                query = query.where(_ANSWERS.c.sequence <= until)
-            query = query.where(or_(_ANSWERS.c.user_id.is_(None), _ANSWERS.c.user_id.not_in(in_quarantine())))
+                query = query.where(_IMPRESSIONS.c.sequence <= until)
+            query = query.where(or_(_IMPRESSIONS.c.user_id.is_(None), _IMPRESSIONS.c.user_id.not_in(in_quarantine())))
             rows = self._database.rows(
-                query.where(_ANSWERS.c.timestamp >= since).order_by(_ANSWERS.c.sequence).limit(page)
+                query.where(_IMPRESSIONS.c.timestamp >= since).order_by(_IMPRESSIONS.c.sequence).limit(page)
             )
             if not rows:
                 return
@@ -138,19 +138,19 @@ class AnswerStore:
 
     def erase(self, connection: Connection, user_id: str, until: float | None = None) -> int:
         """Remove the answers to a user, or those up to a moment, within a transaction; how many they were."""
-        statement = _ANSWERS.delete().where(_ANSWERS.c.user_id == user_id)
+        statement = _IMPRESSIONS.delete().where(_IMPRESSIONS.c.user_id == user_id)
         if until is not None:
-            statement = statement.where(_ANSWERS.c.timestamp <= until)
+            statement = statement.where(_IMPRESSIONS.c.timestamp <= until)
         return connection.execute(statement).rowcount
 
     def move(self, before: float) -> int:
         """Move answers from before a moment into a file; how many, 0 if none is left."""
-        return Archive(self._database).move("answers", _ANSWERS, _ANSWERS.c.timestamp < before)
+        return Archive(self._database).move("answers", _IMPRESSIONS, _IMPRESSIONS.c.timestamp < before)
 
     def forget(self, before: float) -> int:
         """Delete the answers from before a moment that are not in files; how many they were."""
         with self._database.writing() as connection:
-            return connection.execute(_ANSWERS.delete().where(_ANSWERS.c.timestamp < before)).rowcount
+            return connection.execute(_IMPRESSIONS.delete().where(_IMPRESSIONS.c.timestamp < before)).rowcount
 
     def impressions(
         self, but: AbstractSet[str] = frozenset(), since: float = 0.0, until: int | None = None
@@ -163,7 +163,7 @@ class AnswerStore:
             wanted = [answer for _, answer in lot if answer.user_id is not None and answer.request_id not in but]
             yield as_batch(event for answer in wanted for event in answer.impressions())
 
-    def _row(self, answer: Answer) -> dict[str, Any]:
+    def _row(self, answer: ImpressionRecord) -> dict[str, Any]:
         shown = answer.display
         return {
             "request_id": answer.request_id,
@@ -176,16 +176,16 @@ class AnswerStore:
             "scores": shown.scores.astype(np.float32).tobytes(),
             "propensities": shown.propensities.astype(np.float32).tobytes(),
             "hidden": shown.hidden.astype(np.float16).tobytes(),
-            "chances": shown.chances.astype(np.float32).tobytes(),
+            "chances": shown.probabilities.astype(np.float32).tobytes(),
         }
 
 
-def with_answers(
-    events: EventStore,
-    answers: AnswerStore,
+def with_impressions(
+    events: EventLog,
+    answers: ImpressionLog,
     since: float,
     events_until: int | None = None,
-    answers_until: int | None = None,
+    impressions_until: int | None = None,
 ) -> Iterator[Any]:
     """All events and, since a moment, what answers showed, as pyarrow.RecordBatches of EVENT_SCHEMA.
 
@@ -198,18 +198,20 @@ def with_answers(
         shown = batch.filter(pc.equal(batch.column("type"), "impression"))
         told |= {request_id for request_id in shown.column("request_id").to_pylist() if request_id}
         yield batch
-    yield from answers.impressions(told, since, answers_until)
+    yield from answers.impressions(told, since, impressions_until)
 
 
-def _answer(*values: Any) -> Answer:
+def _answer(*values: Any) -> ImpressionRecord:
     request_id, user_id, timestamp, release, scorer, policy, items, *arrays = values
     ids = orjson.loads(items)
-    scores, propensities, hidden, chances = (
+    scores, propensities, hidden, probabilities = (
         np.frombuffer(array, kind).astype(np.float32)
         for array, kind in zip(arrays, (np.float32, np.float32, np.float16, np.float32), strict=True)
     )
-    display = Display(ids, scorer, policy, scores, propensities, *(_by_item(of, len(ids)) for of in (hidden, chances)))
-    return Answer(request_id, user_id, timestamp, release, display)
+    display = Display(
+        ids, scorer, policy, scores, propensities, *(_by_item(of, len(ids)) for of in (hidden, probabilities))
+    )
+    return ImpressionRecord(request_id, user_id, timestamp, release, display)
 
 
 def _by_item(values: Floats, items: int) -> Floats:

@@ -6,28 +6,28 @@ import threading
 
 from serve.core.errors import ServeError
 from serve.core.metrics import DROPPED
-from serve.storage.impression_log import Answer, AnswerStore
+from serve.storage.impression_log import ImpressionLog, ImpressionRecord
 
-MOST_WAITING = 10_000
-MOST_TOGETHER = 500
+MAX_WAITING = 10_000
+MAX_TOGETHER = 500
 FLUSH_SECONDS = 0.02  # that the first of a lot waits for others
 PATIENCE_SECONDS = 5.0
 _log = logging.getLogger("vetrina")
 
 
-class AnswerLog:
+class ImpressionWriter:
     """Of answers that find the queue full, or that cannot be written, `dropped` counts how many."""
 
-    def __init__(self, store: AnswerStore) -> None:
+    def __init__(self, store: ImpressionLog) -> None:
         self._store = store
-        self._waiting: queue.Queue[Answer | None] = queue.Queue(MOST_WAITING)
+        self._waiting: queue.Queue[ImpressionRecord | None] = queue.Queue(MAX_WAITING)
         self._pending: dict[str, threading.Event] = {}
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._write, name="answer-log", daemon=True)
         self._thread.start()
         self.dropped = 0
 
-    def put(self, answer: Answer) -> None:
+    def put(self, answer: ImpressionRecord) -> None:
         """Have an answer written soon; never waits."""
         with self._lock:
             self._pending[answer.request_id] = threading.Event()
@@ -59,7 +59,7 @@ class AnswerLog:
     def _write(self) -> None:
         while (first := self._waiting.get()) is not None:
             lot, ended = [first], False
-            while len(lot) < MOST_TOGETHER and not ended:
+            while len(lot) < MAX_TOGETHER and not ended:
                 try:
                     following = self._waiting.get(timeout=FLUSH_SECONDS if len(lot) == 1 else 0)
                 except queue.Empty:
@@ -83,7 +83,7 @@ class AnswerLog:
         self.dropped += answers
         DROPPED.inc(answers)
 
-    def _done(self, answers: list[Answer]) -> None:
+    def _done(self, answers: list[ImpressionRecord]) -> None:
         with self._lock:
             for answer in answers:
                 self._pending.pop(answer.request_id).set()

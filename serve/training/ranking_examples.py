@@ -22,17 +22,17 @@ from numpy.typing import NDArray
 from embed.behaviour import Interactions
 from embed.behaviour.interactions import KINDS
 from serve.core.ranking_settings import HEADS, ScorerSettings
-from serve.recommend.ranking.feature_builder import HISTORY, Context, FeatureMaker, Features, Layout, hour_of
-from serve.recommend.ranking.impressions import ACTS, Shown
-from serve.recommend.retrieval.candidates import DEPTH, Recommender
-from serve.recommend.retrieval.user_history import Shopper
+from serve.recommend.ranking.feature_builder import HISTORY, FeatureBuilder, Features, Layout, RankingContext, hour_of
+from serve.recommend.ranking.impressions import INTERACTIONS, ImpressionTable
+from serve.recommend.retrieval.candidates import DEPTH, CandidateGenerator
+from serve.recommend.retrieval.user_history import UserHistory
 
-MOST_INVERSE = 10.0
-NOBODY = Shopper(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0, np.float32))
+MAX_INVERSE = 10.0
+NOBODY = UserHistory(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0, np.float32))
 
 
 @dataclass(frozen=True)
-class Case:
+class LabelledList:
     """Features of m candidates of one shopper, what came of them [m, heads], and which were `shown` [m].
 
     `position` [m] are places in a list that was shown, `propensity` [m] is how likely it was to be there, NaN where
@@ -87,7 +87,7 @@ class Examples:
         )
 
     @classmethod
-    def stacked(cls, cases: Iterator[Case], layout: Layout, settings: ScorerSettings) -> "Examples":
+    def stacked(cls, cases: Iterator[LabelledList], layout: Layout, settings: ScorerSettings) -> "Examples":
         """All cases one after the other."""
         values, pairs, number, labels, weights, shown, offset, kinds, gaps, there = ([] for _ in range(10))
         for place, case in enumerate(cases):
@@ -121,7 +121,7 @@ class Examples:
         )
 
 
-def _weights(case: Case, settings: ScorerSettings) -> NDArray[np.float32]:
+def _weights(case: LabelledList, settings: ScorerSettings) -> NDArray[np.float32]:
     """What each row counts: what happened at a place where few look, by the inverse of how many do.
 
     What was shown counts by the inverse of how likely that was, where that is wanted, so that what was drawn seldom is
@@ -129,20 +129,20 @@ def _weights(case: Case, settings: ScorerSettings) -> NDArray[np.float32]:
     """
     weight = np.ones(len(case.labels), np.float32)
     if settings.inverse_propensity:
-        weight = np.minimum(MOST_INVERSE, 1 / np.nan_to_num(case.propensity, nan=1.0))
+        weight = np.minimum(MAX_INVERSE, 1 / np.nan_to_num(case.propensity, nan=1.0))
     if settings.position_power:
         placed = ~np.isnan(case.position) & case.labels.any(1)
-        weight[placed] *= np.minimum(MOST_INVERSE, (1 + case.position[placed]) ** settings.position_power)
+        weight[placed] *= np.minimum(MAX_INVERSE, (1 + case.position[placed]) ** settings.position_power)
     return weight
 
 
-class CaseMaker:
+class LabelledListBuilder:
     """Makes cases with the sources and features of one moment; what shoppers did until later is in `interactions`."""
 
     def __init__(
         self,
-        recommender: Recommender,
-        maker: FeatureMaker,
+        recommender: CandidateGenerator,
+        maker: FeatureBuilder,
         interactions: Interactions,
         settings: ScorerSettings,
     ) -> None:
@@ -151,66 +151,66 @@ class CaseMaker:
         self._user = {name: number for number, name in enumerate(interactions.users.tolist())}
         self._random = np.random.default_rng(settings.seed)
 
-    def around(self, user: int, moment: float, items: NDArray[np.int64]) -> tuple[Shopper, NDArray[np.int64]]:
+    def around(self, user: int, moment: float, items: NDArray[np.int64]) -> tuple[UserHistory, NDArray[np.int64]]:
         """A shopper as known before a list of items was shown at a moment, and the items of what came after.
 
         Of acts that were merged into one, the last before the moment may hold what came of the list: it is left out
         where its item is in the list.
         """
-        whole = Shopper.of(self._interactions, user)
+        whole = UserHistory.of(self._interactions, user)
         count = int(np.searchsorted(whole.time, moment))
         after = whole.item[count:]
         if count and whole.item[count - 1] in items:
             count -= 1
         return whole.first(count), after
 
-    def shown(self, lists: Shown, chosen: NDArray[np.int64]) -> Iterator[Case]:
+    def shown(self, lists: ImpressionTable, chosen: NDArray[np.int64]) -> Iterator[LabelledList]:
         """The cases of some lists."""
         for number in chosen.tolist():
             rows = slice(lists.starts[number], lists.starts[number + 1])
             items, first = np.unique(lists.item[rows], return_index=True)
             name, moment = lists.users[number], float(lists.times[number])
-            user = self._user.get(name)
-            shopper, after = NOBODY, np.empty(0, np.int64)
-            if user is not None:
-                shopper, after = self.around(user, moment, items)
+            row = self._user.get(name)
+            user, after = NOBODY, np.empty(0, np.int64)
+            if row is not None:
+                user, after = self.around(row, moment, items)
             position, propensity = lists.position[rows][first], lists.propensity[rows][first]
-            yield self._case(shopper, items, lists.labels[rows][first], moment, after, position, propensity)
+            yield self._case(user, items, lists.labels[rows][first], moment, after, position, propensity)
 
-    def sought(self, whole: Shopper, count: int, moment: float) -> Case | None:
+    def sought(self, whole: UserHistory, count: int, moment: float) -> LabelledList | None:
         """The case of a shopper who is known by the first `count` interactions; None where nothing new was liked."""
-        shopper, after = whole.first(count), whole.item[count:]
+        user, after = whole.first(count), whole.item[count:]
         each = labels_of(whole.kind[count:], whole.weight[count:] > 0)
-        new = (whole.weight[count:] > 0) & ~np.isin(after, shopper.item)
+        new = (whole.weight[count:] > 0) & ~np.isin(after, user.item)
         liked, place = np.unique(after[new], return_inverse=True)
         if not len(liked):
             return None
         labels = np.zeros((len(liked), len(HEADS)), np.bool_)
         np.logical_or.at(labels, place, each[new])
-        return self._case(shopper, liked, labels, moment, np.empty(0, np.int64))
+        return self._case(user, liked, labels, moment, np.empty(0, np.int64))
 
     def _case(
         self,
-        shopper: Shopper,
+        user: UserHistory,
         items: NDArray[np.int64],
         labels: NDArray[np.bool_],
         moment: float,
         after: NDArray[np.int64],
         position: NDArray[np.float32] | None = None,
         propensity: NDArray[np.float32] | None = None,
-    ) -> Case:
+    ) -> LabelledList:
         """The items of a case and negatives beside them, none of which the shopper had or had soon `after`."""
         settings, total = self._settings, self._interactions.items
-        left_out = np.setdiff1d(np.concatenate([shopper.item, after]), items)
-        drawn = np.setdiff1d(self._random.integers(0, total, settings.random), left_out)
-        found = self._recommender.candidates(shopper, DEPTH, left_out, also=np.union1d(items, drawn))
+        excluded = np.setdiff1d(np.concatenate([user.item, after]), items)
+        drawn = np.setdiff1d(self._random.integers(0, total, settings.random), excluded)
+        found = self._recommender.candidates(user, DEPTH, excluded, also=np.union1d(items, drawn))
         # How likely each is to be here if nothing comes of it: likelier by place, as the inverse of its square root.
         proposed = np.logical_or.reduce(list(found.proposed.values()))
         worth = proposed / np.sqrt(1 + np.arange(len(proposed)))
         # A shown list has what nothing came of itself: a few more will do.
         wished = settings.hard if position is None else settings.hard / 4
         hard = np.minimum(1, wished * worth / worth.sum())
-        chance = 1 - (1 - hard) * (1 - min(0.5, settings.random / total))
+        probability = 1 - (1 - hard) * (1 - min(0.5, settings.random / total))
         wanted = np.isin(found.items, items)
         places = np.flatnonzero(wanted | np.isin(found.items, drawn) | (self._random.random(len(hard)) < hard))
         numbers = found.items[places]
@@ -226,15 +226,15 @@ class CaseMaker:
             all_positions = self._random.choice(position, len(places)).astype(np.float32)
             all_positions[own] = position[at[own]]
         is_shown = own if position is not None else np.zeros(len(places), np.bool_)
-        offset = np.where(is_shown, 0, -np.log(chance[places].clip(min=1e-6))).astype(np.float32)
+        offset = np.where(is_shown, 0, -np.log(probability[places].clip(min=1e-6))).astype(np.float32)
         # Of a sought case nobody knows the hour: what was liked came at any time after the moment.
         hour = hour_of(moment) if position is not None else None
-        context = Context(moment, hour, position=all_positions)
-        features = self._maker.make(shopper, found, context, places)
-        return Case(features, all_labels, is_shown, all_positions, likely, offset)
+        context = RankingContext(moment, hour, position=all_positions)
+        features = self._maker.make(user, found, context, places)
+        return LabelledList(features, all_labels, is_shown, all_positions, likely, offset)
 
 
 def labels_of(kinds: NDArray[np.integer], liked: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """What interactions of n kinds say of each head, [n, heads]; only those that were liked say anything."""
-    named = [np.isin(kinds, [KINDS.index(act) for act in ACTS[head]]) for head in HEADS]
+    named = [np.isin(kinds, [KINDS.index(act) for act in INTERACTIONS[head]]) for head in HEADS]
     return np.stack(named, 1) & liked[:, None]

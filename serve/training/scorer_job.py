@@ -23,15 +23,15 @@ from embed.durable import point
 from embed.encode_job import SpaceVectors
 from serve.core.errors import BadRequest
 from serve.core.settings import Settings
-from serve.recommend.ranking.impressions import read_shown
-from serve.recommend.ranking.scorer import HeadFacts, Scorer
-from serve.recommend.retrieval.candidates import Recommender
-from serve.recommend.retrieval.score_blend import Blend
+from serve.recommend.ranking.impressions import read_impressions
+from serve.recommend.ranking.scorer import HeadMetrics, Scorer
+from serve.recommend.retrieval.candidates import CandidateGenerator
+from serve.recommend.retrieval.score_blend import LinearScoreModel
 from serve.release.release import Release
-from serve.storage.event_log import open_event_store
-from serve.storage.impression_log import AnswerStore, with_answers
-from serve.training.scorer_validation import Lookback, Progress, fit_scorer
-from serve.training.towers_job import begin, chosen_towers, current_towers, material_of
+from serve.storage.event_log import open_event_log
+from serve.storage.impression_log import ImpressionLog, with_impressions
+from serve.training.scorer_validation import Progress, TrainingWindow, fit_scorer
+from serve.training.towers_job import begin, chosen_towers, current_towers, training_data_of
 
 TRAINING, LEARNING = "training", "learning"
 
@@ -44,7 +44,7 @@ class ScorerReport:
     rows: int
     cases: int
     epochs: int
-    heads: Mapping[str, HeadFacts]
+    heads: Mapping[str, HeadMetrics]
     seconds: float
 
 
@@ -73,24 +73,28 @@ def train_scorer(
     chosen = chosen_towers(settings.store, towers.fingerprint)
     moment = float(towers.facts["validation_from"])
     folder = settings.store / "scorer" / TRAINING
-    events = open_event_store(settings)
+    events = open_event_log(settings)
     try:
         told = {"towers": towers.fingerprint, **settings.scorer.model_dump()}
-        answers = AnswerStore(events.database)
+        answers = ImpressionLog(events.database)
         job = begin(folder, events.last(), release.name, told, answers.last())
         ids = release.catalogue.ids()
         interactions, _ = collect((batch for _, batch in events.batches(until=job.events_until)), ids, settings.signal)
-        seen = with_answers(events, answers, moment, job.events_until, job.answers_until)
-        shown = read_shown(seen, ids, settings.signal, moment)
+        seen = with_impressions(events, answers, moment, job.events_until, job.impressions_until)
+        shown = read_impressions(seen, ids, settings.signal, moment)
     finally:
         events.close()
     split = split_at(interactions, moment, float("inf"))
-    with material_of(settings, release, spaces, folder, chosen.vocabulary) as material:
-        blend = Blend.model_validate(towers.facts["blend"])
-        past = material.past(split.train, moment, chosen, blend)
-        recommender = Recommender(past.sources, blend, len(material))
+    with training_data_of(settings, release, spaces, folder, chosen.vocabulary) as training_data:
+        score_model = LinearScoreModel.model_validate(towers.facts["blend"])
+        past = training_data.past(split.train, moment, chosen, score_model)
+        recommender = CandidateGenerator(past.retrievers, score_model, len(training_data))
         fitted = fit_scorer(
-            [Lookback(recommender, past.maker, interactions, split.validation, moment, shown, settings.scorer.cases)],
+            [
+                TrainingWindow(
+                    recommender, past.maker, interactions, split.validation, moment, shown, settings.scorer.cases
+                )
+            ],
             settings.scorer,
             towers.fingerprint,
             folder / "fit",

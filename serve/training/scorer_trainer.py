@@ -23,7 +23,7 @@ from embed.training_loop import Progress
 from serve.core.ranking_settings import HEADS, ScorerSettings
 from serve.recommend.ranking.feature_builder import HISTORY, Layout
 from serve.recommend.ranking.scorer import Scorer
-from serve.recommend.retrieval.score_blend import Blend
+from serve.recommend.retrieval.score_blend import LinearScoreModel
 from serve.training.ranking_examples import Examples
 from serve.training.scorer_network import FeatureNetwork, ScorerNetwork
 
@@ -41,7 +41,7 @@ class ScorerTrainer:
         layout: Layout,
         examples: Examples,
         heads: Sequence[str],
-        blend: Blend,
+        score_model: LinearScoreModel,
         start: Scorer | None = None,
     ) -> None:
         self.settings, self.layout, self.examples, self.heads = settings, layout, examples, tuple(heads)
@@ -54,7 +54,7 @@ class ScorerTrainer:
         )
         self._labels = examples.labels[:, [HEADS.index(head) for head in heads]].astype(np.float32)
         if start is None:
-            self._begin(blend)
+            self._begin(score_model)
         else:
             self.network.load_state_dict(safetensors.torch.load(start.weights))
         self._head_weights = torch.tensor([settings.loss_weights.get(head, 1.0) for head in heads])
@@ -68,7 +68,7 @@ class ScorerTrainer:
         )
         self.steps = max(1, math.ceil(len(examples) / settings.rows))
 
-    def _begin(self, blend: Blend) -> None:
+    def _begin(self, score_model: LinearScoreModel) -> None:
         """Scale the features by the examples, and begin with the order of the blend."""
         features, examples, layout = self.network.features, self.examples, self.layout
         with np.errstate(all="ignore"):
@@ -80,7 +80,7 @@ class ScorerTrainer:
         features.mean.copy_(torch.from_numpy(mean.astype(np.float32)))
         # What never varied teaches nothing, and must not say anything in service either.
         features.spread.copy_(torch.from_numpy(np.where(spread > 1e-5, spread, np.inf).astype(np.float32)))
-        features.blend.copy_(torch.from_numpy(_as_weights(blend, layout, features)))
+        features.blend.copy_(torch.from_numpy(_as_weights(score_model, layout, features)))
         with torch.no_grad():
             blended = self.logits(examples)
             for place in range(len(self.heads)):
@@ -170,20 +170,20 @@ class ScorerTrainer:
         return {"likelihood": -float(losses)}
 
 
-def _as_weights(blend: Blend, layout: Layout, network: FeatureNetwork) -> NDArray[np.float32]:
+def _as_weights(score_model: LinearScoreModel, layout: Layout, network: FeatureNetwork) -> NDArray[np.float32]:
     """The blend as weights [2 * columns] of scaled columns and of their being known, but for a constant."""
     count = len(layout.names)
     weights = np.zeros(2 * count, np.float32)
-    for source, weight in blend.weights.items():
-        if source not in layout.names:
+    for retriever, weight in score_model.weights.items():
+        if retriever not in layout.names:
             continue
-        place = layout.names.index(source)
+        place = layout.names.index(retriever)
         spread = float(network.spread[place])
         if network.met[place] and np.isfinite(spread):
             weights[place] = weight * spread
             weights[count + place] = weight * float(network.mean[place])
     # Of what nobody had, counts are not known.
-    weights[count + layout.names.index("popularity")] -= np.float32(blend.new)
+    weights[count + layout.names.index("popularity")] -= np.float32(score_model.new)
     return weights
 
 

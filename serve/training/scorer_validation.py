@@ -15,22 +15,22 @@ from scipy.stats import rankdata
 from embed.behaviour import Holdout, Interactions
 from embed.training_loop import State, fit
 from serve.core.ranking_settings import HEADS, ScorerSettings
-from serve.recommend.ranking.feature_builder import FeatureMaker
-from serve.recommend.ranking.impressions import Shown
-from serve.recommend.ranking.scorer import HeadFacts, Scorer, ScorerFacts
-from serve.recommend.retrieval.candidates import Recommender
-from serve.recommend.retrieval.user_history import Shopper
+from serve.recommend.ranking.feature_builder import FeatureBuilder
+from serve.recommend.ranking.impressions import ImpressionTable
+from serve.recommend.ranking.scorer import HeadMetrics, Scorer, ScorerMetadata
+from serve.recommend.retrieval.candidates import CandidateGenerator
+from serve.recommend.retrieval.user_history import UserHistory
 from serve.training.onnx_export import export
-from serve.training.ranking_examples import Case, CaseMaker, Examples
+from serve.training.ranking_examples import Examples, LabelledList, LabelledListBuilder
 from serve.training.scorer_trainer import FEWEST, Calibration, ScorerTrainer, heads_of
 
 Progress = Callable[[str, float, float, str], None]
-FEWEST_SHOPPERS = 50
+MIN_SHOPPERS = 50
 BINS = 15
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedScorer:
     """The scorer, how training went, and the held-out outcomes [n] against the probabilities [n] of each head."""
 
     scorer: Scorer
@@ -39,7 +39,7 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class Lookback:
+class TrainingWindow:
     """A time to learn from, which begins at a moment (epoch seconds).
 
     `recommender` and `maker` know what was before the moment, `interactions` also what came in the time; `holdout` says
@@ -47,12 +47,12 @@ class Lookback:
     at. A `replay` is of a time that was learned from before: nobody in it is held out.
     """
 
-    recommender: Recommender
-    maker: FeatureMaker
+    recommender: CandidateGenerator
+    maker: FeatureBuilder
     interactions: Interactions
     holdout: Holdout
     moment: float
-    shown: Shown
+    shown: ImpressionTable
     most: int
     replay: bool = False
 
@@ -61,7 +61,7 @@ class Lookback:
 
 
 def fit_scorer(
-    times: Sequence[Lookback],
+    times: Sequence[TrainingWindow],
     settings: ScorerSettings,
     towers: str,
     folder: Path,
@@ -69,20 +69,20 @@ def fit_scorer(
     events_until: int = 0,
     learned_until: float = 0.0,
     start: Scorer | None = None,
-) -> Fitted | None:
+) -> FittedScorer | None:
     """A scorer from what shoppers did in some times, of which the first is new; None where that is too little.
 
     `towers` is the fingerprint of what the features will come from, `events_until` the number of the last event of the
     log that was looked at, `learned_until` when the times end. With `start` it goes on from the weights of that scorer.
     """
-    if len(times[0].holdout) < FEWEST_SHOPPERS:
+    if len(times[0].holdout) < MIN_SHOPPERS:
         return None
-    maker, blend = times[0].maker, times[0].recommender.blend
+    maker, score_model = times[0].maker, times[0].recommender.score_model
     users: list[str] = []
     replayed: list[bool] = []
     total = sum(map(len, times))
 
-    def told() -> Iterator[Case]:
+    def told() -> Iterator[LabelledList]:
         for time in times:
             for user, case in _cases(time, settings):
                 users.append(user)
@@ -98,7 +98,7 @@ def fit_scorer(
     names = sorted(set(users))
     part = dict(zip(names, np.random.default_rng(settings.seed).permutation(len(names)) % 10, strict=True))
     parts = np.where(replayed, 9, [part[user] for user in users])
-    trainer = ScorerTrainer(settings, maker.layout, examples.of(parts >= 2), heads, blend, start)
+    trainer = ScorerTrainer(settings, maker.layout, examples.of(parts >= 2), heads, score_model, start)
     held = examples.of(parts < 2)
     tell = (lambda done, all_: progress("train the scorer", done, all_, "steps")) if progress else None
     state = fit(
@@ -112,11 +112,11 @@ def fit_scorer(
     )
     before = {} if start is None else start.facts.heads
     facts, outcomes = _calibrate(trainer, (examples.of(parts == 0), examples.of(parts == 1)), heads, before)
-    whole = ScorerTrainer(settings, maker.layout, examples, heads, blend, start)
+    whole = ScorerTrainer(settings, maker.layout, examples, heads, score_model, start)
     tell = (lambda done, all_: progress("train it on all", done, all_, "steps")) if progress else None
     fit(whole, folder / "finish", state.best_epoch, progress=tell)
     scorer = Scorer(
-        ScorerFacts(
+        ScorerMetadata(
             spaces=maker.layout.spaces,
             related=maker.layout.related,
             columns=maker.layout.names,
@@ -133,12 +133,12 @@ def fit_scorer(
         ),
         export(whole.network),
     )
-    return Fitted(scorer, state, outcomes)
+    return FittedScorer(scorer, state, outcomes)
 
 
-def _cases(time: Lookback, settings: ScorerSettings) -> Iterator[tuple[str, Case]]:
+def _cases(time: TrainingWindow, settings: ScorerSettings) -> Iterator[tuple[str, LabelledList]]:
     """Each case with its shopper."""
-    cases = CaseMaker(time.recommender, time.maker, time.interactions, settings)
+    cases = LabelledListBuilder(time.recommender, time.maker, time.interactions, settings)
     random, shown = np.random.default_rng(settings.seed), time.shown
     if len(shown):
         chosen = np.sort(random.choice(len(shown), min(time.most, len(shown)), replace=False))
@@ -148,7 +148,7 @@ def _cases(time: Lookback, settings: ScorerSettings) -> Iterator[tuple[str, Case
     for place in range(len(held)):
         name = held.history.users[place]
         whole, before = (
-            Shopper.of(time.interactions, known[name]),
+            UserHistory.of(time.interactions, known[name]),
             int(held.history.starts[place + 1] - held.history.starts[place]),
         )
         if (case := cases.sought(whole, before, time.moment)) is not None:
@@ -156,8 +156,8 @@ def _cases(time: Lookback, settings: ScorerSettings) -> Iterator[tuple[str, Case
 
 
 def _calibrate(
-    trainer: ScorerTrainer, halves: tuple[Examples, Examples], heads: Sequence[str], before: Mapping[str, HeadFacts]
-) -> tuple[dict[str, HeadFacts], dict[str, tuple[NDArray[np.bool_], NDArray[np.float32]]]]:
+    trainer: ScorerTrainer, halves: tuple[Examples, Examples], heads: Sequence[str], before: Mapping[str, HeadMetrics]
+) -> tuple[dict[str, HeadMetrics], dict[str, tuple[NDArray[np.bool_], NDArray[np.float32]]]]:
     """Slope and offset of each head, by what was shown where enough was, and how such probabilities measure.
 
     What is known from `before` stays where there is too little to tell anew.
@@ -183,7 +183,7 @@ def _calibrate(
         outcomes[head] = (truth, probability)
         both = Calibration.fit(*(np.concatenate(each) for each in zip(*parts, strict=True)))
         rate = float(truth.mean()) if len(truth) else 0.0
-        facts[head] = HeadFacts(
+        facts[head] = HeadMetrics(
             slope=both.slope,
             offset=both.offset,
             outcomes=int(truth.sum()),

@@ -17,9 +17,9 @@ from embed.towers.training import fit
 from embed.training_loop import State
 from serve.core.settings import Settings
 from serve.release.release import Release
-from serve.storage.event_log import open_event_store
+from serve.storage.event_log import open_event_log
 from serve.training.tower_validation import Progress
-from serve.training.towers_job import check_enough, material_of
+from serve.training.towers_job import check_enough, training_data_of
 
 RANGES: dict[str, tuple[Any, Any]] = {
     "dim": (16, 256),
@@ -53,7 +53,7 @@ def tune_towers(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    events = open_event_store(settings)
+    events = open_event_log(settings)
     interactions, _ = collect((batch for _, batch in events.batches()), release.catalogue.ids(), settings.signal)
     events.close()
     split = split_by_time(interactions, validation=0.1, test=0.1)  # the test stays unseen, for `vetrina evaluate`
@@ -73,7 +73,7 @@ def tune_towers(
         study.enqueue_trial(
             {name: value for name, value in first.items() if RANGES[name][0] <= value <= RANGES[name][1]}
         )
-    with material_of(settings, release, spaces, folder / "tuning") as material:
+    with training_data_of(settings, release, spaces, folder / "tuning") as training_data:
 
         def run(trial: optuna.Trial) -> float:
             tried = {
@@ -92,7 +92,7 @@ def tune_towers(
                     raise optuna.TrialPruned
 
             with tempfile.TemporaryDirectory() as work:
-                trainer = material.trainer(chosen, split.train)
+                trainer = training_data.trainer(chosen, split.train)
                 state: State = fit(trainer, split.validation, Path(work), told=told)
             return state.curve[state.best_epoch - 1]["ndcg10"]
 

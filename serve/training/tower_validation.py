@@ -22,25 +22,25 @@ from embed.training_loop import State
 from index.exact import ExactIndex
 from index.protocol import VectorIndex
 from index.space import Space
-from serve.core.settings import SOURCES, HalfLives
-from serve.recommend.ranking.feature_builder import FeatureMaker
-from serve.recommend.ranking.item_features import Facts
-from serve.recommend.retrieval.candidates import DEPTH, Recommender
-from serve.recommend.retrieval.relation_graph import Knowledge
-from serve.recommend.retrieval.retrievers import TOWER, Source
-from serve.recommend.retrieval.score_blend import COUNTS, Blend, Case
-from serve.recommend.retrieval.score_blend import fit as fit_blend
-from serve.recommend.retrieval.user_history import Shopper
+from serve.core.settings import RETRIEVERS, HalfLives
+from serve.recommend.ranking.feature_builder import FeatureBuilder
+from serve.recommend.ranking.item_features import ItemSignals
+from serve.recommend.retrieval.candidates import DEPTH, CandidateGenerator
+from serve.recommend.retrieval.relation_graph import RelationGraph
+from serve.recommend.retrieval.retrievers import TOWER, Retriever
+from serve.recommend.retrieval.score_blend import COUNTS, BlendExample, LinearScoreModel
+from serve.recommend.retrieval.score_blend import fit as fit_score_model
+from serve.recommend.retrieval.user_history import UserHistory
 from serve.release.behaviour_model import Behaviour
 
-BLEND_SHOPPERS = 3000
+MIN_SCORE_MODEL_USERS = 3000
 STRANGE = 0.1  # share of items that the blend is learned with as if nobody had had them
 Progress = Callable[[str, float, float, str], None]
 """stage, done, total, unit"""
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """What there is to learn from besides interactions: n items, their features and their content spaces.
 
     `samples` and `weights` by space are what fusion needs, `first_seen` [n] when each item came.
@@ -54,7 +54,7 @@ class Material:
     first_seen: NDArray[np.float64]
     half_lives: HalfLives
     device: str = "cpu"
-    knowledge: Knowledge | None = None
+    knowledge: RelationGraph | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -79,15 +79,15 @@ class Material:
         interactions: Interactions,
         now: float,
         towers: TrainedTowers,
-        blend: Blend,
+        score_model: LinearScoreModel,
         strange: NDArray[np.bool_] | None = None,
-    ) -> "Past":
+    ) -> "PointInTimeFeatures":
         """Sources and features as they would have been at `now`, made of the interactions before it.
 
         The towers go by the content alone of items that are `strange` [items].
         """
         collected = Collected(len(interactions), len(interactions), 0, 0, 0, 0, 0)
-        behaviour = Behaviour.of(interactions, collected, self.first_seen, towers, blend, self.half_lives, now)
+        behaviour = Behaviour.of(interactions, collected, self.first_seen, towers, score_model, self.half_lives, now)
         behaviour = behaviour.knowing(self.knowledge)
         features = self.features
         if strange is not None:
@@ -96,81 +96,85 @@ class Material:
         owners = np.arange(len(vectors), dtype=np.int32)
         space = Space(TOWER, vectors.shape[1], towers.fingerprint)
         spaces = {**self.spaces, TOWER: ExactIndex(space, vectors, owners, owners, len(vectors))}
-        facts = Facts.made(self.vocabulary, features, behaviour.trend, self.first_seen)
-        return Past(
-            behaviour.sources(spaces, self.samples, self.weights, now=now),
-            FeatureMaker(spaces, facts.of, behaviour.covisitation, blend.floors, related=self.knowledge is not None),
+        facts = ItemSignals.made(self.vocabulary, features, behaviour.trend, self.first_seen)
+        return PointInTimeFeatures(
+            behaviour.retrievers(spaces, self.samples, self.weights, now=now),
+            FeatureBuilder(
+                spaces, facts.of, behaviour.covisitation, score_model.smoothing, related=self.knowledge is not None
+            ),
         )
 
 
 @dataclass(frozen=True)
-class Past:
+class PointInTimeFeatures:
     """What the sources would have said at a moment, and what features would have been made of it."""
 
-    sources: dict[str, Source]
-    maker: FeatureMaker
+    retrievers: dict[str, Retriever]
+    maker: FeatureBuilder
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ValidatedTowers:
     """What validation chose: towers that know the time before it, epochs, and the blend."""
 
     towers: TrainedTowers
     state: State
-    blend: Blend
+    score_model: LinearScoreModel
 
 
 def choose(
-    material: Material,
+    training_data: TrainingData,
     split: Split,
     settings: TowerSettings,
     folder: Path,
     progress: Progress | None = None,
-) -> Chosen:
+) -> ValidatedTowers:
     """Train on `split.train` until validation gets no better, and learn the blend there."""
-    trainer = material.trainer(settings, split.train)
+    trainer = training_data.trainer(settings, split.train)
     tell = (lambda done, total: progress("train", done, total, "steps")) if progress else None
     state = fit(trainer, split.validation, folder, progress=tell)
-    towers = trainer.trained(material.vocabulary, {})
-    strange = np.random.default_rng(settings.seed).random(len(material)) < (STRANGE if material.has_content else 0)
-    sources = material.past(split.train, split.validation_from, towers, Blend(), strange).sources
-    blend = learn_blend(sources, split.validation, strange, settings.seed, progress)
-    return Chosen(towers, state, blend)
+    towers = trainer.trained(training_data.vocabulary, {})
+    strange = np.random.default_rng(settings.seed).random(len(training_data)) < (
+        STRANGE if training_data.has_content else 0
+    )
+    retrievers = training_data.past(split.train, split.validation_from, towers, LinearScoreModel(), strange).retrievers
+    score_model = learn_score_model(retrievers, split.validation, strange, settings.seed, progress)
+    return ValidatedTowers(towers, state, score_model)
 
 
-def learn_blend(
-    sources: Mapping[str, Source],
+def learn_score_model(
+    retrievers: Mapping[str, Retriever],
     holdout: Holdout,
     strange: NDArray[np.bool_],
     seed: int,
     progress: Progress | None = None,
-) -> Blend:
+) -> LinearScoreModel:
     """The blend under which what the held-out shoppers liked is likeliest among what the sources propose.
 
     Items that are `strange` [items] are taken for items that nobody had yet.
     """
-    recommender = Recommender(sources, Blend(), holdout.history.items)
-    held = holdout.some(BLEND_SHOPPERS, seed)
+    recommender = CandidateGenerator(retrievers, LinearScoreModel(), holdout.history.items)
+    held = holdout.some(MIN_SCORE_MODEL_USERS, seed)
     cases = []
-    for user in range(len(held)):
-        shopper = Shopper.of(held.history, user)
-        found = recommender.candidates(shopper, DEPTH, np.unique(shopper.item))
-        targets = held.targets[held.starts[user] : held.starts[user + 1]]
+    for row in range(len(held)):
+        user = UserHistory.of(held.history, row)
+        found = recommender.candidates(user, DEPTH, np.unique(user.item))
+        targets = held.targets[held.starts[row] : held.starts[row + 1]]
         unknown = strange[found.items]
-        by_others = [which for source, which in found.proposed.items() if source not in COUNTS]
+        by_others = [which for retriever, which in found.proposed.items() if retriever not in COUNTS]
         kept = ~unknown | np.logical_or.reduce([*by_others, np.zeros(len(unknown), np.bool_)])
         scores = {
-            source: np.where(unknown, 0, of)[kept] if source in COUNTS else of[kept]
-            for source, of in found.scores.items()
+            retriever: np.where(unknown, 0, of)[kept] if retriever in COUNTS else of[kept]
+            for retriever, of in found.scores.items()
         }
-        cases.append(Case(scores, np.isin(found.items, targets)[kept]))
+        cases.append(BlendExample(scores, np.isin(found.items, targets)[kept]))
         if progress:
-            progress("learn the blend", user + 1, len(held), "shoppers")
-    return fit_blend(cases, [source for source in SOURCES if source in sources])
+            progress("learn the blend", row + 1, len(held), "shoppers")
+    return fit_score_model(cases, [retriever for retriever in RETRIEVERS if retriever in retrievers])
 
 
 def finish(
-    material: Material,
+    training_data: TrainingData,
     interactions: Interactions,
     settings: TowerSettings,
     epochs: int,
@@ -179,7 +183,7 @@ def finish(
     progress: Progress | None = None,
 ) -> TrainedTowers:
     """New towers from all interactions, trained for the number of epochs that validation chose."""
-    trainer = material.trainer(settings, interactions)
+    trainer = training_data.trainer(settings, interactions)
     tell = (lambda done, total: progress("train on all", done, total, "steps")) if progress else None
     fit(trainer, None, folder, epochs, tell)
-    return trainer.trained(material.vocabulary, facts)
+    return trainer.trained(training_data.vocabulary, facts)

@@ -32,10 +32,10 @@ from embed.towers.features import Content, Vocabulary
 from embed.towers.two_tower_model import TrainedTowers
 from serve.core.errors import BadRequest
 from serve.core.settings import Settings
-from serve.recommend.retrieval.score_blend import Blend
+from serve.recommend.retrieval.score_blend import LinearScoreModel
 from serve.release.release import Release
-from serve.storage.event_log import open_event_store
-from serve.training.tower_validation import Chosen, Material, Progress, choose, finish
+from serve.storage.event_log import open_event_log
+from serve.training.tower_validation import Progress, TrainingData, ValidatedTowers, choose, finish
 
 CHOSEN = "chosen"
 FEWEST = 20  # shoppers in validation, below which nothing can be chosen by it
@@ -45,7 +45,7 @@ class Job(BaseModel):
     """What a job learns from: so that one that was killed goes on, and any other begins anew."""
 
     events_until: int
-    answers_until: int = 0
+    impressions_until: int = 0
     release: str
     settings: dict[str, Any]
 
@@ -57,7 +57,7 @@ class TrainingReport:
     fingerprint: str
     epochs: int
     validation: Mapping[str, float]
-    blend: Blend
+    score_model: LinearScoreModel
     collected: Collected
     split: Mapping[str, int | float]
     seconds: float
@@ -105,7 +105,7 @@ def train_towers(
     """
     started = time.perf_counter()
     folder = settings.store / "towers" / "training"
-    events = open_event_store(settings)
+    events = open_event_log(settings)
     try:
         job = begin(folder, events.last(), release.name, settings.towers.model_dump())
         interactions, collected = collect(
@@ -119,11 +119,11 @@ def train_towers(
     except BadRequest:
         (folder / "job.json").unlink()  # with more events the job is another one
         raise
-    with material_of(settings, release, spaces, folder) as material:
-        chosen = choose(material, split, settings.towers, folder / "choose", progress)
+    with training_data_of(settings, release, spaces, folder) as training_data:
+        chosen = choose(training_data, split, settings.towers, folder / "choose", progress)
         facts = _facts(job, chosen, split, collected)
         towers = finish(
-            material, interactions, settings.towers, chosen.state.best_epoch, folder / "finish", facts, progress
+            training_data, interactions, settings.towers, chosen.state.best_epoch, folder / "finish", facts, progress
         )
     saved = towers.save(settings.store / "towers")
     chosen.towers.save(saved / CHOSEN)
@@ -138,7 +138,7 @@ def train_towers(
         saved.name,
         chosen.state.best_epoch,
         facts["validation"],
-        chosen.blend,
+        chosen.score_model,
         collected,
         split.report,
         round(time.perf_counter() - started, 1),
@@ -146,13 +146,13 @@ def train_towers(
 
 
 @contextmanager
-def material_of(
+def training_data_of(
     settings: Settings,
     release: Release,
     spaces: Sequence[SpaceVectors],
     folder: Path,
     vocabulary: Vocabulary | None = None,
-) -> Iterator[Material]:
+) -> Iterator[TrainingData]:
     """What a release has to learn from besides its shoppers' behaviour; in a given vocabulary or its own."""
     device = choose_device(settings.device, settings.threads)
     torch.set_num_threads(device.threads)  # what is learned depends on it in the last bits
@@ -161,7 +161,7 @@ def material_of(
         if vocabulary is None:
             vocabulary = Vocabulary.learn((item for batch in release.catalogue.batches() for item in batch), dims)
         features = vocabulary.features((item for batch in release.catalogue.batches() for item in batch), content)
-        yield Material(
+        yield TrainingData(
             vocabulary,
             features,
             release.spaces,
@@ -185,10 +185,10 @@ def check_enough(split: Split, interactions: Interactions) -> None:
         )
 
 
-def begin(folder: Path, events_until: int, release: str, settings: dict[str, Any], answers_until: int = 0) -> Job:
+def begin(folder: Path, events_until: int, release: str, settings: dict[str, Any], impressions_until: int = 0) -> Job:
     """The job that was killed, if it is the same as the one asked for; else a new one, in an emptied folder."""
     path = folder / "job.json"
-    new = Job(events_until=events_until, answers_until=answers_until, release=release, settings=settings)
+    new = Job(events_until=events_until, impressions_until=impressions_until, release=release, settings=settings)
     if path.exists():
         killed = Job.model_validate_json(path.read_bytes())
         if (killed.release, killed.settings) == (new.release, new.settings):
@@ -199,13 +199,13 @@ def begin(folder: Path, events_until: int, release: str, settings: dict[str, Any
     return new
 
 
-def _facts(job: Job, chosen: Chosen, split: Split, collected: Collected) -> dict[str, Any]:
+def _facts(job: Job, chosen: ValidatedTowers, split: Split, collected: Collected) -> dict[str, Any]:
     best = chosen.state.curve[chosen.state.best_epoch - 1]
     return {
         "job": orjson.loads(job.model_dump_json()),
         "epochs": chosen.state.best_epoch,
         "validation": {name: round(value, 4) for name, value in best.items()},
-        "blend": chosen.blend.model_dump(),
+        "blend": chosen.score_model.model_dump(),
         "validation_from": split.validation_from,
         "split": split.report,
         "events": asdict(collected),

@@ -17,7 +17,7 @@ from report import report
 from rich.console import Console
 from rich.progress import track
 
-from embed.alignment.learning import MOST_EPOCHS, PATIENCE, SEED
+from embed.alignment.learning import MAX_EPOCHS, PATIENCE, SEED
 from embed.alignment.pairs import Pairs, collect_pairs
 from embed.alignment.words import WordsLearner, ranks
 from embed.catalogue import Catalogue, Mapping, ingest
@@ -46,16 +46,16 @@ def luma(folder: Path) -> dict[str, float]:
     _, product = np.unique(parents, return_inverse=True)
     pairs = collect_pairs(catalogue, images, product, load_text_encoder("bundled", device), SEED)
     fold = np.random.default_rng(SEED).permutation(product.max() + 1) % 5
-    found, chance, held = [], [], []
+    found, probability, held = [], [], []
     for number in track(range(5), "luma", console=Console(stderr=True)):
         test, rest = pairs.of(np.flatnonzero(fold == number)), np.flatnonzero(fold != number)
         found.append(held_out(pairs, rest, test, folder / str(number)))
-        chance.append(min(1.0, 10 / len(test)))
+        probability.append(min(1.0, 10 / len(test)))
         held.append(len(test))
     return {
         "luma_held_out": round(float(np.mean(held)), 1),
         "luma_words_to_image_r10": round(float(np.mean(found)), 4),
-        "luma_unaligned_r10": round(float(np.mean(chance)), 4),
+        "luma_unaligned_r10": round(float(np.mean(probability)), 4),
     }
 
 
@@ -64,7 +64,7 @@ def held_out(pairs: Pairs, rest: np.ndarray, test: Pairs, folder: Path) -> float
     rest = np.random.default_rng(SEED).permutation(rest)
     choose, learn = pairs.of(rest[: len(rest) // 4]), pairs.of(rest[len(rest) // 4 :])
     learner = WordsLearner(learn, False, SEED, "cpu", choose)
-    epochs = fit(learner, folder / "choose", MOST_EPOCHS, PATIENCE, learner.measure, "mrr").best_epoch
+    epochs = fit(learner, folder / "choose", MAX_EPOCHS, PATIENCE, learner.measure, "mrr").best_epoch
     whole = WordsLearner(pairs.of(rest), False, SEED, "cpu")
     fit(whole, folder / "finish", epochs)
     return float((ranks(whole.queries(test), test.images, test.images) <= 10).mean())

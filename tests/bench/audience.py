@@ -21,16 +21,16 @@ from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
 from embed.behaviour import Event
-from serve.campaigns.audience import Audiences, Wanted
-from serve.campaigns.user_table import ShopperTable
+from serve.campaigns.audience import AudienceQuery, Audiences
+from serve.campaigns.user_table import UserTableCache
 from serve.cli import bars
 from serve.core.settings import Settings
 from serve.evaluation.ranking_metrics import interval
 from serve.jobs.build import build
 from serve.jobs.train import train
 from serve.live.replica import open_engine
-from serve.storage.erasure import Rights
-from serve.storage.event_log import open_event_store
+from serve.storage.erasure import UserPrivacy
+from serve.storage.event_log import open_event_log
 from serve.storage.preferences import Preferences
 
 SEED, LIKED, FEWEST, SHARE, CALLS, OPTED_OUT = 0, 4.0, 20, 10, 10_000, 100
@@ -64,9 +64,9 @@ def main() -> None:
 def measure(
     settings: Settings, likes: dict[str, set[str]], known: list[Event], cold: set[str], warm: set[str]
 ) -> dict[str, float | int | str | None]:
-    events = open_event_store(settings)
-    rights = Rights(events.database, settings.store)
-    audiences, engine = Audiences(events, rights, ShopperTable(events, rights, settings)), open_engine(settings)
+    events = open_event_log(settings)
+    rights = UserPrivacy(events.database, settings.store)
+    audiences, engine = Audiences(events, rights, UserTableCache(events, rights, settings)), open_engine(settings)
     counts: dict[str, int] = {}
     had: dict[str, set[str]] = {}
     for each in known:
@@ -76,13 +76,13 @@ def measure(
     for name, items in (("cold_", cold), ("", warm)):
         ours, baseline = [], []
         for item in track(sorted(items), name or "warm", console=Console(stderr=True)):
-            found = audiences.find(engine, Wanted(100_000, item_id=item))
+            found = audiences.find(engine, AudienceQuery(100_000, item_id=item))
             members = [member.user_id for member in found.members if member.user_id not in had.get(item, ())]
             right = np.array([user in likes[item] for user in members])
             if not right.any() or right.all():
                 continue
-            chances = {member.user_id: member.chance for member in found.members}
-            ours.append(roc_auc_score(right, [chances[user] for user in members]))
+            probabilities = {member.user_id: member.probability for member in found.members}
+            ours.append(roc_auc_score(right, [probabilities[user] for user in members]))
             baseline.append(roc_auc_score(right, [counts[user] for user in members]))
         for label, values in (("auc", ours), ("baseline_auc", baseline)):
             low, high = interval(np.array(values), SEED)
@@ -99,7 +99,7 @@ def measure(
         rights.prefer(user, Preferences(marketing=False))
     items, seen = sorted(likes), 0
     for call in track(range(CALLS), "opted out", console=Console(stderr=True)):
-        found = audiences.find(engine, Wanted(200, item_id=items[call % len(items)]))
+        found = audiences.find(engine, AudienceQuery(200, item_id=items[call % len(items)]))
         seen += sum(member.user_id in opted_out for member in found.members)
     events.close()
     return figures | {"calls": CALLS, "opted_out_seen": seen}

@@ -18,11 +18,11 @@ from serve.cli import bars
 from serve.core.ranking_settings import HEADS
 from serve.evaluation.pipeline_fit import fit_stages
 from serve.jobs.train import released
-from serve.recommend.ranking.impressions import HORIZON, read_shown
-from serve.storage.event_log import open_event_store
-from serve.training.ranking_examples import CaseMaker
+from serve.recommend.ranking.impressions import HORIZON, read_impressions
+from serve.storage.event_log import open_event_log
+from serve.training.ranking_examples import LabelledListBuilder
 from serve.training.scorer_validation import auc, calibration_error, log_loss, reliability
-from serve.training.towers_job import material_of
+from serve.training.towers_job import training_data_of
 
 SEED = 0
 LISTS = 3000
@@ -33,18 +33,18 @@ def main() -> None:
         folder = Path(name)
         settings = demo_store(folder, progress)
         release, spaces = released(settings, progress)
-        store, ids = open_event_store(settings), release.catalogue.ids()
+        store, ids = open_event_log(settings), release.catalogue.ids()
         interactions, _ = collect((batch for _, batch in store.batches()), ids, settings.signal)
         split = split_by_time(interactions)
         moments = split.validation_from, split.test_from - HORIZON
-        before = read_shown((batch for _, batch in store.batches()), ids, settings.signal, *moments)
-        after = read_shown((batch for _, batch in store.batches()), ids, settings.signal, split.test_from)
+        before = read_impressions((batch for _, batch in store.batches()), ids, settings.signal, *moments)
+        after = read_impressions((batch for _, batch in store.batches()), ids, settings.signal, split.test_from)
         store.close()
-        with material_of(settings, release, spaces, folder / "work") as material:
-            stages = fit_stages(material, split, before, settings, folder / "fit", progress)
+        with training_data_of(settings, release, spaces, folder / "work") as training_data:
+            stages = fit_stages(training_data, split, before, settings, folder / "fit", progress)
             fitted = stages.fitted
             assert fitted is not None
-            maker = CaseMaker(stages.recommender, stages.present.maker, interactions, settings.scorer)
+            maker = LabelledListBuilder(stages.recommender, stages.present.maker, interactions, settings.scorer)
             lists = np.sort(np.random.default_rng(SEED).choice(len(after), min(LISTS, len(after)), replace=False))
             truth: dict[str, list[np.ndarray]] = {head: [] for head in fitted.scorer.facts.heads}
             said: dict[str, list[np.ndarray]] = {head: [] for head in fitted.scorer.facts.heads}
@@ -57,13 +57,13 @@ def main() -> None:
     table = Table("head", "shown", "rate", "AUC", "log loss", "of the base rate", "ECE")
     figures: dict[str, float | int | str | None] = {"lists": len(lists)}
     for head, outcomes in truth.items():
-        happened, chance = np.concatenate(outcomes), np.concatenate(said[head])
-        rate, ece = float(happened.mean()), calibration_error(happened, chance)
-        figures |= {f"{head}_ece": round(ece, 4), f"{head}_auc": round(auc(happened, chance), 4)}
+        happened, probability = np.concatenate(outcomes), np.concatenate(said[head])
+        rate, ece = float(happened.mean()), calibration_error(happened, probability)
+        figures |= {f"{head}_ece": round(ece, 4), f"{head}_auc": round(auc(happened, probability), 4)}
         base = log_loss(happened, np.full(len(happened), rate))
-        row = (rate, auc(happened, chance), log_loss(happened, chance), base, ece)
+        row = (rate, auc(happened, probability), log_loss(happened, probability), base, ece)
         table.add_row(head, f"{len(happened):,}", *(f"{value:.4f}" for value in row))
-        bins = [(round(of, 4), round(was, 4)) for of, was, _ in reliability(happened, chance, 10)]
+        bins = [(round(of, 4), round(was, 4)) for of, was, _ in reliability(happened, probability, 10)]
         figures[f"{head}_reliability"] = str(bins)
     Console().print(table)
     report("calibration", figures, SEED, ("torch", "onnxruntime"))

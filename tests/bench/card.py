@@ -29,8 +29,8 @@ from safetensors.torch import save_file
 from embed.catalogue import Catalogue, ingest
 from embed.encode_job import _decoded, encode_images, references
 from embed.encoders import ImageEncoder, choose_device, load_image_encoder
-from embed.encoders.card import stacked
 from embed.encoders.encoder import unit_rows
+from embed.encoders.gpu import stacked
 from embed.images import ImageSource, decode_image
 from embed.images.reading import Reading, read_ahead
 

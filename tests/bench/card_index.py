@@ -33,7 +33,7 @@ def main() -> None:
         raise SystemExit(gpu.absence())
     every = mixture(ROWS + QUERIES, DIM, SEED)
     vectors, queries = every[:ROWS], every[ROWS:]
-    card = gpu.card()
+    device = gpu.gpu()
     figures: dict[str, float | int | str | None] = {"card": card_name(), "rows": ROWS, "dim": DIM}
     for name, factory in FAMILIES.items():
         gpu.allow(False)
@@ -45,7 +45,7 @@ def main() -> None:
             started = time.perf_counter()
             train(vectors, factory)
             figures |= {"train_cores_s": round(cores_s, 2), "train_card_s": round(time.perf_counter() - started, 2)}
-        there = card.upload(on_cores) if card is not None else None
+        there = device.upload(on_cores) if device is not None else None
         figures[f"{name}_uploads"] = there is not None
         if there is None:
             continue

@@ -26,11 +26,11 @@ from serve.evaluation.ranking_metrics import DEEP, interval
 from serve.jobs.build import Progress, build
 from serve.jobs.import_events import import_events
 from serve.jobs.train import released
-from serve.recommend.ranking.pipeline import Ranker
-from serve.recommend.retrieval.candidates import Recommender
-from serve.storage.event_log import open_event_store
+from serve.recommend.ranking.pipeline import RankingPipeline
+from serve.recommend.retrieval.candidates import CandidateGenerator
+from serve.storage.event_log import open_event_log
 from serve.training.tower_validation import choose, finish
-from serve.training.towers_job import material_of
+from serve.training.towers_job import training_data_of
 
 SEED = 0
 SHARE = 0.1
@@ -64,22 +64,26 @@ def run(
 ) -> tuple[dict[str, tuple[float, float, float]], int]:
     """Recall@100 of items that nobody had, with its interval, by system; and how many such targets there are."""
     release, spaces = released(settings, progress)
-    store = open_event_store(settings)
+    store = open_event_log(settings)
     interactions, _ = collect((batch for _, batch in store.batches()), release.catalogue.ids(), settings.signal)
     store.close()
     items = interactions.items
     cold = np.zeros(items, np.bool_)
     cold[np.random.default_rng(SEED).choice(items, int(items * SHARE), replace=False)] = True
     split = without(split_by_time(interactions), cold)
-    with material_of(settings, release, spaces, folder) as material:
-        chosen = choose(material, split, settings.towers, folder / "choose", progress)
+    with training_data_of(settings, release, spaces, folder) as training_data:
+        chosen = choose(training_data, split, settings.towers, folder / "choose", progress)
         towers = finish(
-            material, split.before_test, settings.towers, chosen.state.best_epoch, folder / "finish", {}, progress
+            training_data, split.before_test, settings.towers, chosen.state.best_epoch, folder / "finish", {}, progress
         )
-        sources = material.past(split.before_test, split.test_from, towers, chosen.blend).sources
-        pipeline = Ranker(Recommender(sources, chosen.blend, items), None, None, {}, settings.new_share)
+        retrievers = training_data.past(split.before_test, split.test_from, towers, chosen.score_model).retrievers
+        pipeline = RankingPipeline(
+            CandidateGenerator(retrievers, chosen.score_model, items), None, None, {}, settings.new_share
+        )
         ours = rerank_all(pipeline, split.test, split.test_from, "ours", progress)
-        alone = rank_all(Recommender({"tower": sources["tower"]}, chosen.blend, items), split.test, "tower", progress)
+        alone = rank_all(
+            CandidateGenerator({"tower": retrievers["tower"]}, chosen.score_model, items), split.test, "tower", progress
+        )
     ranked = {"ours": ours, "tower": alone}
     for name in ("popularity", "iALS"):
         ranked[name.lower()], _ = rank_baseline(name, split, DEEP, SEED)

@@ -41,7 +41,7 @@ def main() -> None:
     cases = parser.parse_args().cases
     with tempfile.TemporaryDirectory() as folder:
         shop = Path(folder)
-        make_shop(shop, items=96, shoppers=400)
+        make_shop(shop, items=96, users=400)
         quick = {"towers": {"epochs": 2, "dim": 16}, "scorer": {"epochs": 2, "cases": 200, "hard": 20}}
         configured = Settings(store=shop / "store", image_root=shop, **quick)
         build(configured, shop / "catalog.csv")

@@ -23,7 +23,7 @@ from rich.progress import track
 
 from embed.catalogue import Catalogue, Mapping, ingest
 from serve.campaigns.copywriter import Copywriter, brands_of
-from serve.campaigns.fact_checker import Checker
+from serve.campaigns.fact_checker import FactChecker
 from serve.campaigns.templates import STYLES
 from serve.core.settings import CopySettings
 
@@ -74,7 +74,7 @@ def main() -> None:
         ingest(DATA / "catalog.csv", store, mapping=Mapping.load(Path(__file__).parents[1] / "data" / "luma.toml"))
         catalogue = Catalogue.current(store)
         items = [item for batch in catalogue.batches() for item in batch]
-    writer, checker = Copywriter(CopySettings(), brands_of(catalogue)), Checker(BRANDS)
+    writer, checker = Copywriter(CopySettings(), brands_of(catalogue)), FactChecker(BRANDS)
     texts = [(item, style, writer.write(item, style, "en").text) for item in items for style in STYLES]
     unsupported = [(item.item_id, text) for item, _, text in texts if lacking(text, rows[item.item_id])]
     for each in unsupported[:5]:

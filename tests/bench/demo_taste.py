@@ -19,13 +19,13 @@ from embed.behaviour import Event
 from serve.cli import bars
 from serve.core.settings import Settings
 from serve.demo.shop import make_shop
-from serve.engine.user_context import known_of
+from serve.engine.user_context import load_user_context
 from serve.evaluation.ranking_metrics import interval
 from serve.jobs.build import build
 from serve.jobs.import_events import import_events
 from serve.jobs.train import train
 from serve.live.replica import open_engine
-from serve.storage.event_log import open_event_store
+from serve.storage.event_log import open_event_log
 
 SEED = 0
 K = 10
@@ -47,25 +47,27 @@ def main() -> None:
 
 
 def measure(settings: Settings, folder: Path) -> dict[str, float | int | str | None]:
-    engine, store = open_engine(settings), open_event_store(settings)
+    engine, store = open_engine(settings), open_event_log(settings)
     items = [item for batch in engine.view.release.catalogue.batches() for item in batch]
     kinds = np.array([kind_of(item.category) for item in items])
     colours = np.array([item.attributes["color"][0] for item in items])
     lines = (folder / "shoppers.jsonl").read_text().splitlines()
-    shoppers = [row for row in map(orjson.loads, lines) if not row["robot"]]
+    users = [row for row in map(orjson.loads, lines) if not row["robot"]]
     random = np.random.default_rng(SEED)
-    chosen = [shoppers[place] for place in random.choice(len(shoppers), SHOPPERS, replace=False)]
+    chosen = [users[place] for place in random.choice(len(users), SHOPPERS, replace=False)]
     names = sorted(set(kinds.tolist()))
-    matches, chances, before, after = [], [], [], []
+    matches, probabilities, before, after = [], [], [], []
     for row in chosen:
-        taste = row.get("drifts_to") or row  # of who drifts, where the drift has come to by now
-        liked = np.isin(kinds, [plain(kind) for kind in taste["kinds"]]) | np.isin(colours, taste["colors"])
-        known = known_of(store, settings, row["user_id"])
-        found = [one.number for one in engine.recommend(known.events, K, known.left_out)]
+        personalization = row.get("drifts_to") or row  # of who drifts, where the drift has come to by now
+        liked = np.isin(kinds, [plain(kind) for kind in personalization["kinds"]]) | np.isin(
+            colours, personalization["colors"]
+        )
+        known = load_user_context(store, settings, row["user_id"])
+        found = [one.item_index for one in engine.recommend(known.events, K, known.excluded)]
         matches.append(float(liked[found].mean()))
-        left = {engine.view.number(item_id) for item_id in known.left_out}
-        chances.append(float(liked[[number for number in range(len(items)) if number not in left]].mean()))
-        strange = [kind for kind in names if kind not in {plain(kind) for kind in taste["kinds"]}]
+        left = {engine.view.item_index(item_id) for item_id in known.excluded}
+        probabilities.append(float(liked[[number for number in range(len(items)) if number not in left]].mean()))
+        strange = [kind for kind in names if kind not in {plain(kind) for kind in personalization["kinds"]}]
         kind = strange[random.integers(len(strange))]
         wanted = np.flatnonzero(kinds == kind)
         clicked = random.choice(wanted, 3, replace=False)
@@ -75,8 +77,8 @@ def measure(settings: Settings, folder: Path) -> dict[str, float | int | str | N
             for place, number in enumerate(clicked)
         ]
         fits = (kinds == kind) | np.isin(colours, colours[clicked])
-        left_out = [*known.left_out, *(event.item_id for event in events)]
-        moved = [one.number for one in engine.recommend([*known.events, *events], K, left_out)]
+        excluded = [*known.excluded, *(event.item_id for event in events)]
+        moved = [one.item_index for one in engine.recommend([*known.events, *events], K, excluded)]
         before.append(float(fits[found].mean()))
         after.append(float(fits[moved].mean()))
     low, high = interval(np.array(matches), SEED)
@@ -84,7 +86,7 @@ def measure(settings: Settings, folder: Path) -> dict[str, float | int | str | N
         "match_at_10": round(float(np.mean(matches)), 4),
         "match_at_10_low": low,
         "match_at_10_high": high,
-        "chance": round(float(np.mean(chances)), 4),
+        "chance": round(float(np.mean(probabilities)), 4),
         "other_taste_before": round(float(np.mean(before)), 4),
         "other_taste_after_3_events": round(float(np.mean(after)), 4),
         "shoppers_that_moved": round(float(np.mean(np.array(after) > np.array(before))), 4),

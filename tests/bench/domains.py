@@ -27,7 +27,7 @@ from serve.evaluation.ranking_metrics import interval
 from serve.jobs.build import Progress, build
 from serve.jobs.train import train, train_scorer
 from serve.live.replica import open_engine
-from serve.storage.event_log import open_event_store
+from serve.storage.event_log import open_event_log
 
 SEED, FOLDS, K, LIKED = 0, 3, 20, 4.0
 FIRST = frozenset("Action Adventure Sci-Fi Thriller War Western Horror Crime Film-Noir Mystery".split())  # noqa: SIM905
@@ -100,7 +100,7 @@ def ranked(
     (folder / "movies.jsonl").write_bytes(b"".join(orjson.dumps(movie) + b"\n" for movie in movies))
     settings = Settings(store=folder / "store", new_share=0.0)
     build(settings, folder / "movies.jsonl", progress=progress)
-    log = open_event_store(settings)
+    log = open_event_log(settings)
     log.add(known)
     train(settings, progress)
     train_scorer(settings, progress)
@@ -108,7 +108,7 @@ def ranked(
     engine = open_engine(settings)
     found = {
         user: [
-            engine.view.text(one.number)
+            engine.view.text(one.item_index)
             for one in engine.recommend(log.recent(user, 200), K, filter_={"domain": "second"}, explore=False)
         ]
         for user in users

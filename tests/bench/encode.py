@@ -74,7 +74,7 @@ def shop(folder: Path) -> tuple[Catalogue, Path]:
         mapping = Mapping.load(Path(__file__).parents[1] / "data" / "luma.toml")
         ingest(DATA / "catalog.csv", store, mapping=mapping)
         return Catalogue.current(store), DATA
-    make_shop(folder / "shop", items=720, shoppers=10)
+    make_shop(folder / "shop", items=720, users=10)
     ingest(folder / "shop" / "catalog.csv", store)
     return Catalogue.current(store), folder / "shop"
 

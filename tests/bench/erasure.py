@@ -16,9 +16,9 @@ from rich.progress import track
 from embed.behaviour import collect
 from serve.cli import bars
 from serve.release.repository import open_current
-from serve.storage.erasure import Rights
-from serve.storage.event_log import open_event_store
-from serve.storage.impression_log import Answer, AnswerStore, Display
+from serve.storage.erasure import UserPrivacy
+from serve.storage.event_log import open_event_log
+from serve.storage.impression_log import Display, ImpressionLog, ImpressionRecord
 
 SEED = 0
 SHOPPERS, FORGOTTEN = 200, 20
@@ -28,30 +28,30 @@ def main() -> None:
     random = np.random.default_rng(SEED)
     with tempfile.TemporaryDirectory() as name, bars(quiet=False) as progress:
         settings = demo_store(Path(name), progress)
-        store = open_event_store(settings)
-        answers, rights = AnswerStore(store.database), Rights(store.database, settings.store)
+        store = open_event_log(settings)
+        answers, rights = ImpressionLog(store.database), UserPrivacy(store.database, settings.store)
         users = random.choice(np.array(list(store.users())), SHOPPERS, replace=False).tolist()
         nothing = np.ones(3, np.float32)
         answers.add(
             [
-                Answer(
+                ImpressionRecord(
                     f"answer-{user}-{number}", user, 1.0e9, "r", Display(["a", "b", "c"], "", "best", nothing, nothing)
                 )
                 for user in users
                 for number in range(20)
             ]
         )
-        gone = users[:FORGOTTEN]
-        words = [*gone, *(event.event_id for user in gone for event in store.recent(user, 10_000))]
-        words += [f"answer-{user}-" for user in gone]
+        deleted = users[:FORGOTTEN]
+        words = [*deleted, *(event.event_id for user in deleted for event in store.recent(user, 10_000))]
+        words += [f"answer-{user}-" for user in deleted]
         before = traces(settings.store, words)
-        for user in track(gone, "forget", console=Console(stderr=True)):
+        for user in track(deleted, "forget", console=Console(stderr=True)):
             rights.erase(user)
         left = traces(settings.store, words)
         ids = open_current(settings.store).catalogue.ids()
         interactions, _ = collect((batch for _, batch in store.batches()), ids, settings.signal)
         store.close()
-        trained = set(interactions.users.tolist()) & set(gone)
+        trained = set(interactions.users.tolist()) & set(deleted)
     figures: dict[str, float | int | str | None] = {
         "forgotten": FORGOTTEN,
         "words": len(words),

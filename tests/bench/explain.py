@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.progress import track
 
 from serve.cli import bars
-from serve.engine.user_context import known_of
+from serve.engine.user_context import load_user_context
 from serve.jobs.build import build
 from serve.jobs.train import train, train_scorer
 from serve.live.replica import open_engine
-from serve.recommend.retrieval.user_history import Shopper
-from serve.storage.event_log import open_event_store
+from serve.recommend.retrieval.user_history import UserHistory
+from serve.storage.event_log import open_event_log
 
 SEED = 0
 REQUESTS, K = 1000, 10
@@ -35,16 +35,16 @@ def main() -> None:
         train(settings, progress)
         train_scorer(settings, progress)
         build(settings, progress=progress)
-        engine, store = open_engine(settings), open_event_store(settings)
+        engine, store = open_engine(settings), open_event_log(settings)
         users = np.array(list(store.users()))
         chosen = np.random.default_rng(SEED).choice(users, REQUESTS)
         worst, named, unnamed = 0.0, [], []
         ranker, now = engine._ranker, time.time()
         for user in track(chosen.tolist(), "explain", console=Console(stderr=True)):
-            shopper = engine.shopper(known_of(store, settings, user).events)
-            ranked = ranker.recommend(shopper, K, np.unique(shopper.item), now)
+            user = engine.user(load_user_context(store, settings, user).events)
+            ranked = ranker.recommend(user, K, np.unique(user.item), now)
             assert ranked.scores is not None
-            told = ranker.explain(ranked, shopper, str, str)
+            told = ranker.explain(ranked, user, str, str)
             for score, of in zip(ranked.scores.total.tolist(), told, strict=True):
                 total = of.base + sum(of.parts.values()) + sum(one.value for one in of.history)
                 worst = max(worst, abs(total - score))
@@ -53,15 +53,15 @@ def main() -> None:
                 if not of.history or (place and not is_named):
                     continue
                 item = ranked.found.items[place : place + 1]
-                whole = ranker.rank(shopper, item, now)
+                whole = ranker.rank(user, item, now)
                 assert whole.scores is not None
                 score = float(whole.scores.total[0])
-                (reasons,) = ranker.explain(whole, shopper, str, str)
+                (reasons,) = ranker.explain(whole, user, str, str)
                 first = reasons.history[0]
                 if abs(first.value) < LEAST * score:
                     continue
-                kept = shopper.item != int(first.item_id)
-                without = Shopper(shopper.item[kept], shopper.kind[kept], shopper.time[kept], shopper.weight[kept])
+                kept = user.item != int(first.item_id)
+                without = UserHistory(user.item[kept], user.kind[kept], user.time[kept], user.weight[kept])
                 after = ranker.rank(without, item, now)
                 assert after.scores is not None
                 moved = score - float(after.scores.total[0])

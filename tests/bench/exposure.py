@@ -34,7 +34,7 @@ def main() -> None:
             if name == "ml100k":
                 settings = movie_store(root, progress)
             else:
-                make_shop(root / "shop", items=720, shoppers=2000)
+                make_shop(root / "shop", items=720, users=2000)
                 settings = Settings(store=root / "store")
                 build(settings, root / "shop" / "catalog.csv", progress=progress)
                 import_events(settings, root / "shop" / "events.jsonl", progress=progress)

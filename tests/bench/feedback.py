@@ -24,12 +24,12 @@ from embed.behaviour.interactions import KINDS
 from embed.training_loop import fit
 from serve.core.ranking_settings import HEADS, ScorerSettings
 from serve.core.settings import ExploreSettings, OnlineSettings
-from serve.evaluation.off_policy import Logged, estimate
+from serve.evaluation.off_policy import LoggedList, estimate
 from serve.recommend.ranking.exploration import Exploration, propensities, taking_part
 from serve.recommend.ranking.feature_builder import HISTORY, Features, Layout
 from serve.recommend.ranking.online_head import OnlineHead
-from serve.recommend.ranking.scorer import HeadFacts, Scorer, ScorerFacts
-from serve.recommend.retrieval.score_blend import Blend
+from serve.recommend.ranking.scorer import HeadMetrics, Scorer, ScorerMetadata
+from serve.recommend.retrieval.score_blend import LinearScoreModel
 from serve.training.onnx_export import export
 from serve.training.ranking_examples import Examples
 from serve.training.scorer_trainer import ScorerTrainer
@@ -87,10 +87,10 @@ def candidates(random: np.random.Generator) -> Features:
     return Features(values, nothing, np.empty(0, np.int64), np.empty(0, np.float32))
 
 
-def liking(features: Features, taste: np.ndarray) -> np.ndarray:
+def liking(features: Features, personalization: np.ndarray) -> np.ndarray:
     """The probability of a click on each candidate at the first place, [m]."""
     drivers = features.values[:, [LAYOUT.names.index(name) for name in COLUMNS]]
-    return 1 / (1 + np.exp(2.5 - drivers @ taste))
+    return 1 / (1 + np.exp(2.5 - drivers @ personalization))
 
 
 def trained(random: np.random.Generator, folder: Path, lists: int = 3000) -> Scorer:
@@ -119,10 +119,10 @@ def trained(random: np.random.Generator, folder: Path, lists: int = 3000) -> Sco
         np.zeros((lists, HISTORY), np.float32),
         np.zeros((lists, HISTORY), np.float32),
     )
-    trainer = ScorerTrainer(ScorerSettings(epochs=10), LAYOUT, examples, ["click"], Blend(weights={}))
+    trainer = ScorerTrainer(ScorerSettings(epochs=10), LAYOUT, examples, ["click"], LinearScoreModel(weights={}))
     fit(trainer, folder, 10)
-    head = HeadFacts(slope=1, offset=0, outcomes=int(told.sum()), auc=0, log_loss=0, base_log_loss=0, ece=0)
-    facts = ScorerFacts(
+    head = HeadMetrics(slope=1, offset=0, outcomes=int(told.sum()), auc=0, log_loss=0, base_log_loss=0, ece=0)
+    facts = ScorerMetadata(
         spaces=LAYOUT.spaces,
         columns=LAYOUT.names,
         towers="",
@@ -154,14 +154,14 @@ def off_policy(scorer: Scorer) -> tuple[dict[str, list[bool]], dict[str, list[fl
         part = best[: taking_part(scores[best], SHOWN, 0.0)]
         where = np.array([int(np.flatnonzero(part == item)[0]) for item in shown])
         other = propensities(others[part].astype(np.float32), where, EXPLORE.temperature)
-        chance = others[part] ** (1 / EXPLORE.temperature)
+        probability = others[part] ** (1 / EXPLORE.temperature)
         expected = np.zeros(SHOWN)
         for place in range(SHOWN):
             left = np.delete(np.arange(len(part)), where[:place])
-            expected[place] = (chance[left] / chance[left].sum()) @ scores[part][left] * looked[place]
+            expected[place] = (probability[left] / probability[left].sum()) @ scores[part][left] * looked[place]
         clicked = random.random(SHOWN) < likes[shown] * looked
         lists.append(
-            Logged(
+            LoggedList(
                 logged.astype(np.float64),
                 other.astype(np.float64),
                 clicked.astype(np.float64),
@@ -205,8 +205,8 @@ def visit(scorer: Scorer, random: np.random.Generator) -> dict[str, np.ndarray]:
             shown = np.argsort(-scorer.score(found, VALUES, correction).total)[:K]
             rewards[name][number] = (likes[shown] * LOOKED).sum()
             if own is not None:
-                hidden, chances = scorer.shown_at(found.at(shown), np.arange(K, dtype=np.float32))
-                own.shown(hidden, chances, now)
+                hidden, probabilities = scorer.shown_at(found.at(shown), np.arange(K, dtype=np.float32))
+                own.shown(hidden, probabilities, now)
                 for place in np.flatnonzero(luck[shown] < likes[shown] * LOOKED):
                     own.came(hidden[place], "click", now)
     return rewards

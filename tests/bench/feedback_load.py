@@ -66,9 +66,9 @@ def update_ms(settings: Settings) -> float:
     took = []
     for number in range(500):
         hidden = random.normal(size=(10, len(scale))).astype(np.float32)
-        chances = random.random((10, len(head.heads))).astype(np.float32)
+        probabilities = random.random((10, len(head.heads))).astype(np.float32)
         started = time.perf_counter()
-        head.shown(hidden, chances, number)
+        head.shown(hidden, probabilities, number)
         head.came(hidden[0], head.heads[0], number)
         head.weights(number)
         took.append(1000 * (time.perf_counter() - started))

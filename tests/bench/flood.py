@@ -21,14 +21,14 @@ from embed.behaviour import Event
 from serve.cli import bars
 from serve.core.settings import Settings
 from serve.engine.engine import Engine
-from serve.engine.user_context import known_of
+from serve.engine.user_context import load_user_context
 from serve.jobs.build import build
 from serve.jobs.train import train, train_scorer
-from serve.live.online_learning import Feedback
+from serve.live.online_learning import OnlineLearner
 from serve.live.replica import open_engine
 from serve.storage.bot_detection import watch
-from serve.storage.event_log import EventStore, open_event_store
-from serve.storage.impression_log import Answer, AnswerStore, Display
+from serve.storage.event_log import EventLog, open_event_log
+from serve.storage.impression_log import Display, ImpressionLog, ImpressionRecord
 
 SEED = 0
 SHOPPERS, OTHERS, K = 600, 300, 10
@@ -42,17 +42,17 @@ def main() -> None:
         train(settings, progress)
         train_scorer(settings, progress)
         build(settings, progress=progress)
-        engine, store = open_engine(settings), open_event_store(settings)
+        engine, store = open_engine(settings), open_event_log(settings)
         users = np.array(list(store.users()))
         asked, others = np.split(random.permutation(users)[: SHOPPERS + OTHERS], [SHOPPERS])
         now = time.time()
         for number, user in enumerate(track(asked.tolist(), "shoppers", console=Console(stderr=True))):
             shown = answered(engine, store, settings, user, f"of {user}", now - 3600 + number)
-            chances = shown.display.chances[:, 0]
+            probabilities = shown.display.probabilities[:, 0]
             acts(
                 store,
                 shown,
-                [item for item, p in zip(shown.display.items, chances, strict=True) if random.random() < p],
+                [item for item, p in zip(shown.display.items, probabilities, strict=True) if random.random() < p],
             )
         before = lists(engine, store, settings, others, now)
         for number in range(FLOOD):
@@ -80,37 +80,39 @@ def main() -> None:
     report("flood", figures, SEED, ("torch", "scikit-learn"))
 
 
-def answered(engine: Engine, store: EventStore, settings: Settings, user: str, request_id: str, at: float) -> Answer:
+def answered(
+    engine: Engine, store: EventLog, settings: Settings, user: str, request_id: str, at: float
+) -> ImpressionRecord:
     """An answer to a user, logged as of a moment."""
     found: list[Display] = []
-    known = known_of(store, settings, user)
-    engine.recommend(known.events, K, known.left_out, log=found.append)
-    answer = Answer(request_id, user, at, engine.view.release.name, found[0])
-    AnswerStore(store.database).add([answer])
+    known = load_user_context(store, settings, user)
+    engine.recommend(known.events, K, known.excluded, log=found.append)
+    answer = ImpressionRecord(request_id, user, at, engine.view.release.name, found[0])
+    ImpressionLog(store.database).add([answer])
     return answer
 
 
-def acts(store: EventStore, answer: Answer, items: list[str]) -> None:
+def acts(store: EventLog, answer: ImpressionRecord, items: list[str]) -> None:
     """Clicks on some items of an answer; those that it did not show claim to be of it."""
     assert answer.user_id is not None
     user, request_id, time_ = answer.user_id, answer.request_id, answer.timestamp + 5
     store.add([Event(f"{request_id} {item}", user, item, "click", time_, request_id=request_id) for item in items])
 
 
-def lists(engine: Engine, store: EventStore, settings: Settings, users: np.ndarray, now: float) -> list[list[int]]:
+def lists(engine: Engine, store: EventLog, settings: Settings, users: np.ndarray, now: float) -> list[list[int]]:
     """The first ten of each user, by a head that reads the whole log anew.
 
     All are asked at one moment: the hour of the day is a feature, and would turn a tie around by itself.
     """
-    feedback = Feedback(store, settings, engine.view.release.behaviour.scorer)
+    feedback = OnlineLearner(store, settings, engine.view.release.behaviour.scorer)
     head = feedback.head
     feedback.catch_up()
     fresh = Engine(engine.view, engine._encoders, settings, online=head)
     found = []
     for user in track(users.tolist(), "others", console=Console(stderr=True)):
         with patch("time.time", return_value=now):
-            known = known_of(store, settings, user)
-            found.append([one.number for one in fresh.recommend(known.events, K, known.left_out)])
+            known = load_user_context(store, settings, user)
+            found.append([one.item_index for one in fresh.recommend(known.events, K, known.excluded)])
     return found
 
 

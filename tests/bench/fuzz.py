@@ -57,7 +57,7 @@ MEMORY = 6 << 30  # bytes that the process may map; packages map half of it by t
 LARGEST = 1 << 18  # bytes of a case
 TOGETHER = 20  # cases with the same words, as drawing these takes longer than damaging and reading a case
 AT_ONCE = 50  # times that words are drawn before hypothesis begins anew, as it remembers all that it drew
-MOST_KEPT = 100  # crashes whose cases are kept
+MAX_KEPT = 100  # crashes whose cases are kept
 IN_MEMORY = Path("/dev/shm")  # noqa: S108  where waiting for a disk takes no time of an ingest
 INPUTS = Path(__file__).parents[2] / ".." / "shared" / "inputs"
 CONSOLE = Console(stderr=True, highlight=False)
@@ -328,7 +328,7 @@ SIGNS = [
     *(b"IHDR", b"IDAT", b"IEND", b"tRNS", b"eXIf", b"iCCP", b"acTL", b"fdAT", b"GIF89a", b"RIFF", b"WEBP", b"II*\0"),
 ]
 NUMBERS = st.sampled_from([0, 1, 7, 8, 255, 256, 7000, 32767, 65535, 2**31 - 1, 2**32 - 1])
-WORDS = st.one_of(
+KEYWORDS = st.one_of(
     st.sampled_from(SIGNS),
     st.binary(min_size=1, max_size=8),
     st.text(min_size=1, max_size=6).map(lambda text: text.encode("utf-8", "surrogatepass")),
@@ -429,7 +429,7 @@ def work(number: int, folder: Path, seconds: float, state: State) -> None:
                 run(case.kind, file, Path(place))
         except Exception:
             state.crashes.value += 1
-            if state.crashes.value <= MOST_KEPT:
+            if state.crashes.value <= MAX_KEPT:
                 kept = folder / f"{case.kind}-crash-{number}.{state.crashes.value}-{case.name}"
                 kept.write_bytes(case.data)
                 kept.with_name(f"{kept.name}.txt").write_text(traceback.format_exc(), "utf-8", "replace")
@@ -437,14 +437,14 @@ def work(number: int, folder: Path, seconds: float, state: State) -> None:
         state.started.value = 0.0
         state.cases.value += 1
 
-    def several(words: list[bytes], chance: int) -> None:
-        source = random.Random(chance)
+    def several(words: list[bytes], probability: int) -> None:
+        source = random.Random(probability)
         for _ in range(TOGETHER):
             if time.monotonic() < last:
                 of_kind = source.choice(by_kind)
                 one(damaged(source.choice(of_kind), source.choice(of_kind), words, source))
 
-    drawn = given(st.lists(WORDS, min_size=1, max_size=16), st.integers(0, 2**64))
+    drawn = given(st.lists(KEYWORDS, min_size=1, max_size=16), st.integers(0, 2**64))
     limits = settings(max_examples=AT_ONCE, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     lot = 0
     while time.monotonic() < last:

@@ -39,7 +39,7 @@ K = 10
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         shop = Path(folder)
-        make_shop(shop, items=720, shoppers=10)
+        make_shop(shop, items=720, users=10)
         settings = Settings(store=shop / "store")
         build(settings, shop / "catalog.csv")
         ids = open_current(settings.store).catalogue.ids().to_pylist()

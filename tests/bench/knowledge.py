@@ -20,7 +20,7 @@ from rich.progress import track
 
 from serve.core.settings import Settings
 from serve.engine.engine import Engine
-from serve.engine.hybrid_search import Found
+from serve.engine.hybrid_search import Hit
 from serve.engine.related_items import related
 from serve.jobs.build import build
 from serve.live.replica import open_engine
@@ -86,14 +86,14 @@ def measure(
     for link in kept:
         if link["relation"] == relation:
             known[link["parent_sku"]].add(link["linked_parent_sku"])
-    ways: dict[str, Callable[[str], list[Found]]] = {
+    ways: dict[str, Callable[[str], list[Hit]]] = {
         "related": lambda item: related(engine, item, engine.view.items, relation),
         "content": lambda item: engine.similar([item], engine.view.items),
     }
     recalls: dict[str, list[float]] = {name: [] for name in ways}
     for product, right in wanted.items():
         for name, way in ways.items():
-            products = dict.fromkeys(parent[one.number] for one in way(items[product][0]))
+            products = dict.fromkeys(parent[one.item_index] for one in way(items[product][0]))
             ranked = [one for one in products if one != product and one not in known[product]][:K]
             recalls[name].append(len(right & set(ranked)) / len(right))
     return recalls

@@ -24,14 +24,14 @@ from soak import CLUSTERS, keep_vectors
 
 from serve.cli import bars
 from serve.core.settings import Settings
-from serve.engine.user_context import known_of
+from serve.engine.user_context import load_user_context
 from serve.jobs.build import build, ingest_feed
 from serve.jobs.import_events import import_events
 from serve.jobs.train import train, train_scorer
 from serve.live.replica import open_engine
-from serve.recommend.ranking.feature_builder import Context, FeatureMaker
-from serve.release.behaviour_model import ShopperVector
-from serve.storage.event_log import open_event_store
+from serve.recommend.ranking.feature_builder import FeatureBuilder, RankingContext
+from serve.release.behaviour_model import UserVector
+from serve.storage.event_log import open_event_log
 
 SEED = 0
 ITEMS, SHOPPERS, EVENTS = 100_000, 10_000, 25
@@ -90,19 +90,19 @@ def draw(shop: Path) -> None:
 
 def inside(settings: Settings) -> dict[str, float]:
     """Medians of the parts, in this process."""
-    engine, store = open_engine(settings), open_event_store(settings)
+    engine, store = open_engine(settings), open_event_log(settings)
     towers, index = engine.view.release.behaviour.towers, engine.view.tower
     assert towers is not None
     assert index is not None
-    vector = ShopperVector(towers, index)
+    vector = UserVector(towers, index)
     took: dict[str, list[float]] = {"events": [], "user_tower": [], "engine": []}
     for user in track(range(REQUESTS), "inside", console=Console(stderr=True)):
         moments = [time.perf_counter()]
-        known = known_of(store, settings, f"u{user}")
+        known = load_user_context(store, settings, f"u{user}")
         moments.append(time.perf_counter())
-        vector(engine.shopper(known.events))
+        vector(engine.user(known.events))
         moments.append(time.perf_counter())
-        engine.recommend(known.events, K, known.left_out)
+        engine.recommend(known.events, K, known.excluded)
         moments.append(time.perf_counter())
         for of, seconds in zip(took.values(), np.diff(moments), strict=True):
             of.append(seconds * 1000)
@@ -114,18 +114,20 @@ def inside(settings: Settings) -> dict[str, float]:
 
 def scoring(settings: Settings) -> dict[str, float]:
     """Medians of making the features of 200 candidates, and of scoring them and explaining each of them."""
-    engine, store = open_engine(settings), open_event_store(settings)
+    engine, store = open_engine(settings), open_event_log(settings)
     view, behaviour = engine.view, engine.view.release.behaviour
     scorer = behaviour.scorer
     assert scorer is not None
     spaces = {**view.spaces, "tower": view.tower}
-    maker = FeatureMaker(spaces, view.facts_of, behaviour.covisitation, behaviour.facts.blend.floors, view.numbering)
+    maker = FeatureBuilder(
+        spaces, view.signals_of, behaviour.covisitation, behaviour.facts.score_model.smoothing, view.numbering
+    )
     took: dict[str, list[float]] = {"features_200": [], "explain_200": [], "score_200": []}
     for user in track(range(REQUESTS), "scoring", console=Console(stderr=True)):
-        known = known_of(store, settings, f"u{user}")
-        shopper, found = engine.shopper(known.events), engine.candidates(known.events, 200, known.left_out)
+        known = load_user_context(store, settings, f"u{user}")
+        user, found = engine.user(known.events), engine.candidates(known.events, 200, known.excluded)
         moments = [time.perf_counter()]
-        features = maker.make(shopper, found, Context(time.time(), 12.0))
+        features = maker.make(user, found, RankingContext(time.time(), 12.0))
         moments.append(time.perf_counter())
         scorer.explain(features, settings.head_values)
         moments.append(time.perf_counter())

@@ -75,7 +75,7 @@ def encoded(report_: dict) -> int:
 def words(engine: Engine) -> dict[str, int]:
     """How many of the first five for "black hoodie" are hoodies, and how many of them black."""
     items = [
-        engine.view.release.catalogue.item(found.number) for found in engine.search(Query(k=5, text="black hoodie"))
+        engine.view.release.catalogue.item(found.item_index) for found in engine.search(Query(k=5, text="black hoodie"))
     ]
     return {
         "hoodies_in_top5": sum("hoodie" in f"{item.title} {item.category}".lower() for item in items),
@@ -103,16 +103,16 @@ def neighbours(engine: Engine) -> dict[str, float]:
     sibling, related, related_products, by_space = [], [], [], defaultdict(list)
     for number, item in enumerate(track(items, "neighbours", console=Console(stderr=True))):
         if colors[parents[number]] > 1:
-            found = parents[[one.number for one in engine.similar([item.item_id], 10, ["image"])]]
+            found = parents[[one.item_index for one in engine.similar([item.item_id], 10, ["image"])]]
             sibling.append(parents[number] in found)
         if links[parents[number]]:
             wanted = links[parents[number]]
-            found = parents[[one.number for one in engine.similar([item.item_id], 100)]]
+            found = parents[[one.item_index for one in engine.similar([item.item_id], 100)]]
             related.append(len(wanted & set(found[:20])) / len(wanted))
             products = [parent for parent in dict.fromkeys(found.tolist()) if parent != parents[number]][:20]
             related_products.append(len(wanted & set(products)) / len(wanted))
             for space in engine.view.release.spaces:
-                alone = parents[[one.number for one in engine.similar([item.item_id], 20, [space])]]
+                alone = parents[[one.item_index for one in engine.similar([item.item_id], 20, [space])]]
                 by_space[f"related_at_20_{space}"].append(len(wanted & set(alone)) / len(wanted))
     return {
         "sibling_at_10": round(float(np.mean(sibling)), 4),

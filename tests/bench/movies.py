@@ -11,7 +11,7 @@ from embed.behaviour import Event
 from serve.core.settings import Settings
 from serve.jobs.build import Progress, build
 from serve.jobs.import_events import import_events
-from serve.storage.event_log import open_event_store
+from serve.storage.event_log import open_event_log
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "ml-100k"
 
@@ -31,7 +31,7 @@ def movie_store(folder: Path, progress: Progress | None = None, ratings: Sequenc
     settings = Settings(store=folder / "store")
     build(settings, folder / "movies.jsonl", progress=progress)
     if ratings is not None:
-        log = open_event_store(settings)
+        log = open_event_log(settings)
         log.add(ratings)
         log.close()
         return settings

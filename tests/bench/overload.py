@@ -42,7 +42,7 @@ from serve.core.settings import Settings
 from serve.jobs.build import build, ingest_feed
 from serve.jobs.import_events import import_events
 from serve.jobs.train import train, train_scorer
-from serve.storage.event_log import open_event_store
+from serve.storage.event_log import open_event_log
 
 SEED = 0
 SECONDS = 300.0
@@ -50,7 +50,7 @@ FEW = 4  # connections that find the sustainable rate
 PROBE_SECONDS = 20.0
 CONNECTIONS = 400
 PORT = 18_451
-WORDS = [f"thing {number}" for number in range(2000)]
+KEYWORDS = [f"thing {number}" for number in range(2000)]
 Request = tuple[str, bytes]  # its kind, and all of it as it goes over the wire
 
 
@@ -92,7 +92,7 @@ def measure(settings: Settings, seconds: float) -> dict[str, Any]:
         rate = apart(closed, mixed, PROBE_SECONDS)
         found = apart(open_loop, mixed, 2 * rate, seconds, own.pid)
     stored = set()
-    events = open_event_store(settings)
+    events = open_event_log(settings)
     for _, batch in events.batches():
         stored.update(batch.column("event_id").to_pylist())
     events.close()
@@ -168,7 +168,7 @@ def mixed(source: random.Random, number: int) -> Request:
     if which < 0.65:
         return similar_only(source, number)
     if which < 0.85:
-        return "search", post("/v1/search", {"text": source.choice(WORDS), "k": 10})
+        return "search", post("/v1/search", {"text": source.choice(KEYWORDS), "k": 10})
     item = f"sku-{source.randrange(ITEMS)}"
     if which < 0.97:
         event = {"event_id": f"overload-{os.getpid()}-{number}", "user_id": user, "item_id": item, "type": "click"}
@@ -183,7 +183,7 @@ def post(path: str, body: dict[str, Any], method: str = "POST") -> bytes:
 
 
 @dataclass
-class Found:
+class Hit:
     """What became of requests: seconds by status and, of those accepted, by kind; which events were acknowledged."""
 
     sent: int = 0
@@ -239,9 +239,9 @@ def closed(make_request: Callable[[random.Random, int], Request], seconds: float
     return asyncio.run(run())
 
 
-def open_loop(make_request: Callable[[random.Random, int], Request], rate: float, seconds: float, server: int) -> Found:
+def open_loop(make_request: Callable[[random.Random, int], Request], rate: float, seconds: float, server: int) -> Hit:
     """Send requests at random moments, `rate` a second, whatever becomes of them."""
-    found, source = Found(), random.Random(SEED + 1)
+    found, source = Hit(), random.Random(SEED + 1)
 
     async def run() -> None:
         idle: list[Connection] = [Connection() for _ in range(CONNECTIONS)]

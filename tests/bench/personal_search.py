@@ -21,15 +21,15 @@ from embed.behaviour import clean_event
 from serve.cli import bars
 from serve.core.settings import Settings
 from serve.demo.shop import make_shop
-from serve.engine.engine import Engine, Taste
+from serve.engine.engine import Engine, PersonalizationContext
 from serve.engine.query import Query
-from serve.engine.user_context import known_of
+from serve.engine.user_context import load_user_context
 from serve.evaluation.ranking_metrics import interval
 from serve.jobs.build import build
 from serve.jobs.import_events import import_events
 from serve.jobs.train import train, train_scorer
 from serve.live.replica import open_engine
-from serve.storage.event_log import open_event_store
+from serve.storage.event_log import open_event_log
 
 SEED = 0
 K = 10
@@ -69,7 +69,7 @@ def main() -> None:
 
 def measure(settings: Settings, after: list[dict]) -> np.ndarray:
     """NDCG@10 by strength, shopper and what was asked, [strengths, shoppers, asked]."""
-    engine, store = open_engine(settings), open_event_store(settings)
+    engine, store = open_engine(settings), open_event_log(settings)
     first: dict[str, str] = {}
     for row in after:
         event = clean_event(row, 0)
@@ -77,20 +77,23 @@ def measure(settings: Settings, after: list[dict]) -> np.ndarray:
             first.setdefault(event.user_id, event.item_id)
     gains = []
     for user, item_id in track(sorted(first.items()), "search", console=Console(stderr=True)):
-        known = known_of(store, settings, user)
-        number = engine.view.number(item_id)
-        if not known.events or item_id in known.left_out or number is None:
+        known = load_user_context(store, settings, user)
+        number = engine.view.item_index(item_id)
+        if not known.events or item_id in known.excluded or number is None:
             continue
         item, title = engine.view.item(number), (engine.view.item(number).title or "").split()
         asked = (item.category or "").rpartition("/")[2], " ".join(title[::2])
         gains.append(
-            [[gain(engine, words, Taste(known.events, each), number) for words in asked] for each in STRENGTHS]
+            [
+                [gain(engine, words, PersonalizationContext(known.events, each), number) for words in asked]
+                for each in STRENGTHS
+            ]
         )
     return np.array(gains).transpose(1, 0, 2)
 
 
-def gain(engine: Engine, words: str, taste: Taste, number: int) -> float:
-    found = [one.number for one in engine.search(Query(k=K, text=words), taste)]
+def gain(engine: Engine, words: str, personalization: PersonalizationContext, number: int) -> float:
+    found = [one.item_index for one in engine.search(Query(k=K, text=words), personalization)]
     return 1 / np.log2(2 + found.index(number)) if number in found else 0.0
 
 

@@ -38,24 +38,24 @@ from index.exact import ExactIndex
 from index.space import Space
 from serve.cli import bars
 from serve.core.ranking_settings import ScorerSettings
-from serve.recommend.ranking.feature_builder import FeatureMaker
-from serve.recommend.ranking.item_features import TAG_GROUPS, Facts, Tags
-from serve.recommend.ranking.pipeline import Ranker
-from serve.recommend.retrieval.candidates import DEPTH, Recommender
+from serve.recommend.ranking.feature_builder import FeatureBuilder
+from serve.recommend.ranking.item_features import TAG_GROUPS, ItemSignals, Tags
+from serve.recommend.ranking.pipeline import RankingPipeline
+from serve.recommend.retrieval.candidates import DEPTH, CandidateGenerator
 from serve.recommend.retrieval.covisitation import Covisitation
 from serve.recommend.retrieval.retrievers import (
-    CovisitationSource,
-    FixedSource,
-    Source,
-    TowerSource,
+    CovisitationRetriever,
+    FixedRetriever,
+    Retriever,
+    TowerRetriever,
     popularity,
     ranked,
 )
-from serve.recommend.retrieval.score_blend import Blend, Case
-from serve.recommend.retrieval.score_blend import fit as fit_blend
-from serve.recommend.retrieval.user_history import Shopper
-from serve.training.scorer_validation import Fitted, fit_scorer
-from serve.training.tower_validation import Past
+from serve.recommend.retrieval.score_blend import BlendExample, LinearScoreModel
+from serve.recommend.retrieval.score_blend import fit as fit_score_model
+from serve.recommend.retrieval.user_history import UserHistory
+from serve.training.scorer_validation import FittedScorer, fit_scorer
+from serve.training.tower_validation import PointInTimeFeatures
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "sequences"
 SETS = {"beauty": "Beauty", "toys": "Toys_and_Games"}
@@ -124,55 +124,60 @@ def run(name: str, split: Split, tags: list[list[int]]) -> tuple[dict[str, tuple
         chosen = Trainer(settings, sizes, features, split.train, device.kind)
         state = fit(chosen, split.validation, Path(folder) / "choose", told=lambda epoch, of: tell(name, epoch, of))
         first = TrainedTowers(chosen.trained(Vocabulary(), {}).towers.cpu(), Vocabulary(), {})  # as a server asks them
-        blend = learn_blend(split, first, features)
-        CONSOLE.print(name, "epochs", state.best_epoch, "blend", blend)
+        score_model = learn_score_model(split, first, features)
+        CONSOLE.print(name, "epochs", state.best_epoch, "blend", score_model)
         final = Trainer(settings, sizes, features, split.before_test, device.kind)
         fit(final, None, Path(folder) / "final", epochs=state.best_epoch)
-        fitted = learn_scorer(split, first, features, blend, Path(folder) / "scorer")
+        fitted = learn_scorer(split, first, features, score_model, Path(folder) / "scorer")
     trained = TrainedTowers(final.trained(Vocabulary(), {}).towers.cpu(), Vocabulary(), {})
     torch.set_num_threads(1)  # as a server answers
     seconds = time.perf_counter() - started
-    past = make_past(split.before_test, trained, features, blend)
-    sources = past.sources
+    past = make_past(split.before_test, trained, features, score_model)
+    retrievers = past.retrievers
     alone = {
-        source: Recommender({source: of}, Blend(weights={source: 1.0}), len(tags)) for source, of in sources.items()
+        source: CandidateGenerator({source: of}, LinearScoreModel(weights={source: 1.0}), len(tags))
+        for source, of in retrievers.items()
     }
     measured = {source: measure(recommender, split.test, f"{name} {source}") for source, recommender in alone.items()}
-    together = Recommender(sources, blend, len(tags))
+    together = CandidateGenerator(retrievers, score_model, len(tags))
     measured["fused"] = measure(together, split.test, f"{name} fused")
-    ranker = Ranker(together, past.maker, fitted.scorer, {"purchase": 1.0})
+    ranker = RankingPipeline(together, past.maker, fitted.scorer, {"purchase": 1.0})
     measured["reranked"] = measure(ranker, split.test, f"{name} reranked")
     return measured, seconds
 
 
-def make_past(interactions: Interactions, trained: TrainedTowers, features: ItemFeatures, blend: Blend) -> Past:
+def make_past(
+    interactions: Interactions, trained: TrainedTowers, features: ItemFeatures, score_model: LinearScoreModel
+) -> PointInTimeFeatures:
     """Sources and features made of some interactions."""
     vectors = trained.item_vectors(features)
     owners = np.arange(len(vectors), dtype=np.int32)
     index = ExactIndex(Space("tower", vectors.shape[1], ""), vectors, owners, owners, len(vectors))
     popular = popularity(interactions, 0.0, 30.0)
 
-    def vector(shopper: Shopper) -> np.ndarray:
-        return trained.user_vector(vectors[shopper.item], shopper.kind, shopper.time)
+    def vector(user: UserHistory) -> np.ndarray:
+        return trained.user_vector(vectors[user.item], user.kind, user.time)
 
     counted = Covisitation.count(interactions, 0.0)
-    sources: dict[str, Source] = {
-        "tower": TowerSource(index, vector),
-        "covisitation": CovisitationSource(counted),
-        "popularity": FixedSource(popular, ranked(popular)),
+    retrievers: dict[str, Retriever] = {
+        "tower": TowerRetriever(index, vector),
+        "covisitation": CovisitationRetriever(counted),
+        "popularity": FixedRetriever(popular, ranked(popular)),
     }
     unknown, tags = np.full(len(vectors), np.nan), Tags(features.tags, features.tag_starts, GROUP_OF_TAG)
-    facts = Facts(unknown.astype(np.float32), np.zeros(len(vectors), np.float32), unknown, tags)
-    return Past(sources, FeatureMaker({"tower": index}, facts.of, counted, blend.floors))
+    facts = ItemSignals(unknown.astype(np.float32), np.zeros(len(vectors), np.float32), unknown, tags)
+    return PointInTimeFeatures(retrievers, FeatureBuilder({"tower": index}, facts.of, counted, score_model.smoothing))
 
 
-def learn_scorer(split: Split, trained: TrainedTowers, features: ItemFeatures, blend: Blend, folder: Path) -> Fitted:
+def learn_scorer(
+    split: Split, trained: TrainedTowers, features: ItemFeatures, score_model: LinearScoreModel, folder: Path
+) -> FittedScorer:
     """The scorer, from what the held-out shoppers bought next."""
-    past = make_past(split.train, trained, features, blend)
+    past = make_past(split.train, trained, features, score_model)
     settings = ScorerSettings(seed=SEED, cases=SCORER_CASES)
     with bars(quiet=False) as progress:
         fitted = fit_scorer(
-            Recommender(past.sources, blend, split.train.items),
+            CandidateGenerator(past.retrievers, score_model, split.train.items),
             past.maker,
             split.before_test,
             split.validation,
@@ -187,29 +192,29 @@ def learn_scorer(split: Split, trained: TrainedTowers, features: ItemFeatures, b
     return fitted
 
 
-def learn_blend(split: Split, trained: TrainedTowers, features: ItemFeatures) -> Blend:
-    sources = make_past(split.train, trained, features, Blend()).sources
-    recommender = Recommender(sources, Blend(), split.train.items)
+def learn_score_model(split: Split, trained: TrainedTowers, features: ItemFeatures) -> LinearScoreModel:
+    retrievers = make_past(split.train, trained, features, LinearScoreModel()).retrievers
+    recommender = CandidateGenerator(retrievers, LinearScoreModel(), split.train.items)
     held = split.validation.some(BLEND_CASES, SEED)
     cases = []
-    for user in track(range(len(held)), "blend", console=CONSOLE):
-        shopper = Shopper.of(held.history, user)
-        found = recommender.candidates(shopper, DEPTH, np.unique(shopper.item))
-        targets = held.targets[held.starts[user] : held.starts[user + 1]]
-        cases.append(Case(found.scores, np.isin(found.items, targets)))
-    return fit_blend(cases, list(sources))
+    for row in track(range(len(held)), "blend", console=CONSOLE):
+        user = UserHistory.of(held.history, row)
+        found = recommender.candidates(user, DEPTH, np.unique(user.item))
+        targets = held.targets[held.starts[row] : held.starts[row + 1]]
+        cases.append(BlendExample(found.scores, np.isin(found.items, targets)))
+    return fit_score_model(cases, list(retrievers))
 
 
-def measure(recommender: Recommender | Ranker, held: Holdout, what: str) -> tuple[float, float]:
+def measure(recommender: CandidateGenerator | RankingPipeline, held: Holdout, what: str) -> tuple[float, float]:
     """NDCG and recall, with as many processes as there are cores; each asks one shopper at a time, as a server does."""
 
-    def ask(user: int) -> np.ndarray:
-        shopper = Shopper.of(held.history, user)
-        left_out = np.unique(shopper.item)
-        if isinstance(recommender, Ranker):
-            items = recommender.recommend(shopper, K, left_out, 0.0).found.items
+    def ask(row: int) -> np.ndarray:
+        user = UserHistory.of(held.history, row)
+        excluded = np.unique(user.item)
+        if isinstance(recommender, RankingPipeline):
+            items = recommender.recommend(user, K, excluded, 0.0).found.items
         else:
-            items = recommender.recommend(shopper, K, left_out).items
+            items = recommender.recommend(user, K, excluded).items
         return np.pad(items, (0, K - len(items)), constant_values=-1)
 
     _asked.append(ask)  # children inherit it, as it cannot be sent

@@ -282,11 +282,11 @@ class Client:
             _, asked = due[-1] if self._source.random() < 0.5 else self._source.choice(due)
             await self._neighbours(asked)
 
-    async def _gone(self) -> None:
+    async def _deleted(self) -> None:
         """An item that is not there any more."""
         settled = time.monotonic() - GRACE
-        gone = [item_id for item_id, at in list(self._shop.deleted.items())[-200:] if at < settled]
-        if gone and await self._neighbours(chosen := self._source.choice(gone)):
+        deleted = [item_id for item_id, at in list(self._shop.deleted.items())[-200:] if at < settled]
+        if deleted and await self._neighbours(chosen := self._source.choice(deleted)):
             self._record.late_deletes += 1
             self._record.complain(f"{chosen} has neighbours, but was deleted")
 
@@ -535,9 +535,9 @@ class Soak:
         command = [VETRINA, "build", str(self._feed), "--store", str(self._store), "--json"]
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
-        told, complaint = await process.communicate()
+        told, error_response = await process.communicate()
         if process.returncode:
-            raise SystemExit(f"the build failed: {complaint.decode()}")
+            raise SystemExit(f"the build failed: {error_response.decode()}")
         done = orjson.loads(told)
         self._generations[done["release"]] = generation
         self._builds += 1

@@ -32,7 +32,7 @@ from serve.engine.engine import Engine
 from serve.engine.query import Query
 from serve.jobs.build import build
 from serve.live.replica import open_engine
-from serve.storage.event_log import open_event_store
+from serve.storage.event_log import open_event_log
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data"))
 SEED, K = 0, 10
@@ -60,7 +60,7 @@ def luma() -> dict[str, float]:
             gains = []
             for title, typed in zip(titles, pieces, strict=True):
                 found = engine.search(Query(k=K, text=typed, spaces=spaces))
-                places = [place for place, one in enumerate(found, 1) if titles[one.number] == title]
+                places = [place for place, one in enumerate(found, 1) if titles[one.item_index] == title]
                 gains.append(1 / places[0] if places else 0.0)
             figures[f"{name}_mrr10"] = round(float(np.mean(gains)), 4)
         return figures
@@ -102,7 +102,7 @@ def homedepot() -> dict[str, float]:
         build(settings, DATA / "homedepot-titles" / "products.csv")
         figures = {"homedepot_queries": float(len(test))}
         figures |= measure("{}_equal", open_engine(settings), queries, judged, test, ("hybrid",))
-        log = open_event_store(settings)
+        log = open_event_log(settings)
         log.add(
             [
                 Event(f"{query}-{item}", f"u{query}", item, "click", 1767225600.0, query=queries[query].casefold())
@@ -154,14 +154,14 @@ def measure(
 
         def ranked(query: str, way: str = way) -> list[str]:
             found = engine.search(Query(k=K, text=queries[query], spaces=spaces[way]))
-            return [engine.view.text(one.number) for one in found]
+            return [engine.view.text(one.item_index) for one in found]
 
         figures[f"homedepot_{named.format(way)}_ndcg10"] = mean_ndcg(ranked, judged, test, way)
     if "vector" in ways:
 
         def among_judged(query: str) -> list[str]:
-            scores = engine.scores_by_source(queries[query])
-            numbers = {item: engine.view.number(item) for item in judged[query]}
+            scores = engine.scores_by_retriever(queries[query])
+            numbers = {item: engine.view.item_index(item) for item in judged[query]}
             there = {item: number for item, number in numbers.items() if number is not None}
             weights = engine._source_weights
             from serve.search.fusion import standardised

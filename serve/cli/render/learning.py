@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from serve.evaluation.ab_report import Comparison
     from serve.evaluation.evaluate import Evaluation
     from serve.evaluation.exposure import Exposure
-    from serve.evaluation.off_policy_report import Judgement
-    from serve.jobs.compact import Moved
+    from serve.evaluation.off_policy_report import OffPolicyReport
+    from serve.jobs.compact import CompactionReport
     from serve.jobs.import_events import ImportReport
-    from serve.storage.erasure import Erased
+    from serve.storage.erasure import ErasureCounts
     from serve.storage.event_log import Quarantined
     from serve.training.scorer_job import ScorerReport
     from serve.training.tower_tuning import TuningReport
@@ -39,11 +39,11 @@ def training_report(report: "TrainingReport") -> RenderableType:
     """What was learned from, what validation said, and how the sources are weighed."""
     of, split = report.collected, report.split
     lines = [
-        f"{of.events:,} events = {of.interactions:,} interactions + {of.impressions:,} impressions + {of.parked:,} of "
+        f"{of.events:,} events = {of.interactions:,} interactions + {of.impressions:,} impressions + {of.pending:,} of "
         f"items not in the catalogue + {of.merged:,} signs of the same act + {of.cut:,} beyond what one shopper counts",
         f"validation: {split['validation_shoppers']:,} shoppers, towers alone NDCG@10 "
         f"{report.validation['ndcg10']:.4f}, recall@10 {report.validation['recall10']:.4f}, at epoch {report.epochs}",
-        "weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in report.blend.weights.items()),
+        "weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in report.score_model.weights.items()),
     ]
     done = Text.assemble((f"towers {report.fingerprint}", "bold green"), f"  ({report.seconds:.0f} s)")
     return Group(Text("\n".join(lines)), done)
@@ -63,7 +63,7 @@ def quarantine(listed: "Sequence[Quarantined]") -> RenderableType:
     return table
 
 
-def judgement(of: "Judgement") -> RenderableType:
+def judgement(of: "OffPolicyReport") -> RenderableType:
     """What was earned, and what the release would have by each estimator."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("worth of a list", "", "95 %"):
@@ -72,11 +72,11 @@ def judgement(of: "Judgement") -> RenderableType:
     rows = {"earned": found.logged, "IPS": found.ips, "SNIPS": found.snips, "doubly robust": found.dr}
     for name, one in rows.items():
         table.add_row(name, f"{one.mean:.4f}", Text(f"{one.low:.4f}–{one.high:.4f}", "dim"))
-    foot = f"{found.lists:,} lists, worth {found.effective:,.0f} for this release; {of.left_out:,} left out"
+    foot = f"{found.lists:,} lists, worth {found.effective:,.0f} for this release; {of.excluded:,} left out"
     return Group(Text(f"release {of.release}", "bold"), table, Text(foot, "dim"))
 
 
-def removed(of: "Erased") -> RenderableType:
+def removed(of: "ErasureCounts") -> RenderableType:
     """What an erasure removed."""
     return Text(f"removed {of.events:,} events, {of.answers:,} answers and {of.preferences} preferences")
 
@@ -125,8 +125,8 @@ def evaluation(found: "Evaluation") -> RenderableType:
     for name in ("NDCG@10", "", "R@10", "R@100", "MRR", "coverage", "novelty", "new"):
         table.add_column(name, justify="right", no_wrap=True)
     for part, systems in {"all shoppers": found.systems, **found.slices}.items():
-        shoppers = next(iter(systems.values())).shoppers
-        table.add_row(Text(f"{part} ({shoppers:,})", "bold"))
+        users = next(iter(systems.values())).users
+        table.add_row(Text(f"{part} ({users:,})", "bold"))
         for name, of in sorted(systems.items(), key=lambda each: each[1].means["ndcg10"]):
             low, high = of.intervals["ndcg10"]
             means = of.means
@@ -197,11 +197,11 @@ def comparison(of: "Comparison") -> RenderableType:
     for name, gained in of.differences.items():
         means = [f"{arm.means[name]:.4f}" for arm in of.arms.values()]
         table.add_row(name, *means, f"{gained.low:+.4f} to {gained.high:+.4f}", f"{gained.better:.0%}")
-    sizes = [f"{part}: {arm.shoppers:,} shoppers, {arm.lists:,} lists" for part, arm in of.arms.items()]
-    sizes.append(f"{of.left_out} shoppers were answered by both and are left out")
+    sizes = [f"{part}: {arm.users:,} shoppers, {arm.lists:,} lists" for part, arm in of.arms.items()]
+    sizes.append(f"{of.excluded} shoppers were answered by both and are left out")
     return Group(Text(f"release {of.experiment.release} is tried", "bold"), table, Text("; ".join(sizes), "dim"))
 
 
-def moved(of: "Moved") -> RenderableType:
+def moved(of: "CompactionReport") -> RenderableType:
     """What a compaction did."""
     return Text(f"moved {of.events:,} impressions and {of.answers:,} answers into files, deleted {of.deleted:,} rows")

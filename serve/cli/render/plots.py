@@ -21,7 +21,7 @@ from index.faiss_index import principal_axes
 from index.tuning import Point
 from serve.evaluation.evaluate import FUSED, RERANKED, SERVED, Evaluation
 from serve.recommend.ranking.explanations import Reasons
-from serve.recommend.ranking.scorer import HeadFacts
+from serve.recommend.ranking.scorer import HeadMetrics
 from serve.release.manifest import SpaceEntry
 
 OURS, OTHER, ACCENT, PLAIN = "#014f86", "#61a5c2", "#e0a458", "#b8b8b8"
@@ -165,7 +165,7 @@ def _envelope(points: list[Point]) -> list[Point]:
     return kept[::-1]
 
 
-def draw_reliability(axis: Any, heads: Mapping[str, HeadFacts]) -> None:
+def draw_reliability(axis: Any, heads: Mapping[str, HeadMetrics]) -> None:
     """Draw, of each head, the share that happened against the probability that was given, into matplotlib axes."""
     for name, head in heads.items():
         said, was, _ = zip(*head.reliability, strict=True)
@@ -211,7 +211,7 @@ def draw_systems(axis: Any, found: Evaluation) -> None:
         axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], color="black", capsize=3, linewidth=1)
         axis.annotate(f"{mean:.4f}", (high, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
     axis.set_yticks(range(len(systems)), [name for name, _ in systems])
-    axis.set_xlabel(f"NDCG@10 of {next(iter(found.systems.values())).shoppers:,} held-out shoppers, 95 % intervals")
+    axis.set_xlabel(f"NDCG@10 of {next(iter(found.systems.values())).users:,} held-out shoppers, 95 % intervals")
     axis.spines[["top", "right"]].set_visible(False)
     axis.margins(x=0.12)
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from embed.alignment.alignment import AlignmentFacts
+    from embed.alignment.alignment import AlignmentMetadata
     from embed.alignment.lora import LoraReport
     from embed.catalogue import IngestReport
     from embed.encode_job import SpaceVectors
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from serve.recommend.retrieval.item_relations import ImportedLinks
     from serve.release.manifest import Check
 
-MOST_COLUMNS = 3  # of sources, beside which there is room for a title
-MOST_VALUES = 12  # of a facet
-MOST_MEMBERS = 10  # of an audience that are shown
-MOST_GROUPS = 20  # of the same image that are shown
+MAX_COLUMNS = 3  # of sources, beside which there is room for a title
+MAX_VALUES = 12  # of a facet
+MAX_MEMBERS = 10  # of an audience that are shown
+MAX_GROUPS = 20  # of the same image that are shown
 MARKS = {"good": ("✓", "green"), "off": ("–", "dim"), "wrong": ("✗", "bold red")}
 
 
@@ -34,8 +34,8 @@ def answer(found: dict[str, Any]) -> RenderableType:
     items = found["items"]
     if not items:
         return Text("nothing found", style="dim")
-    spaces = sorted({space for item in items for space in item["sources"]})
-    if len(spaces) > MOST_COLUMNS:  # of recommendations: the JSON has them
+    spaces = sorted({space for item in items for space in item["retriever_scores"]})
+    if len(spaces) > MAX_COLUMNS:  # of recommendations: the JSON has them
         spaces = []
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     # Where room is short the title gives way, never an id, a price or a score.
@@ -48,7 +48,9 @@ def answer(found: dict[str, Any]) -> RenderableType:
     for space in spaces if len(spaces) > 1 else ():
         table.add_column(space, justify="right", style="dim", min_width=5)
     for place, item in enumerate(items, 1):
-        each = [f"{item['sources'][space]:.2f}" if space in item["sources"] else "" for space in spaces]
+        each = [
+            f"{item['retriever_scores'][space]:.2f}" if space in item["retriever_scores"] else "" for space in spaces
+        ]
         table.add_row(
             str(place),
             item["item_id"],
@@ -81,7 +83,7 @@ def search(found: dict[str, Any]) -> RenderableType:
     for name, values in found["facets"].items():
         counts = ", ".join(
             f"{each['value'] if 'value' in each else '{from:g} to {to:g}'.format(**each)} ({each['count']})"
-            for each in values[:MOST_VALUES]
+            for each in values[:MAX_VALUES]
         )
         parts.append(Text(f"{name}: {counts}", style="dim"))
     return Group(*parts, answer(found))
@@ -170,7 +172,7 @@ def build_report(report: "BuildReport") -> RenderableType:
     return Group(*parts)
 
 
-def alignment(facts: "AlignmentFacts") -> RenderableType:
+def alignment(facts: "AlignmentMetadata") -> RenderableType:
     """How words and photos enter the image space, as measured on products that nothing was learned from."""
     lines = []
     for what, found, k, enough in (
@@ -238,7 +240,7 @@ def duplicates(report: "DuplicatesReport") -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("items", "of them", "title"):
         table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=48)
-    for group in sorted(report.groups, key=len, reverse=True)[:MOST_GROUPS]:
+    for group in sorted(report.groups, key=len, reverse=True)[:MAX_GROUPS]:
         table.add_row(f"{len(group)}", ", ".join(copy.item_id for copy in group[:3]), group[0].title or "")
     told = f"{len(report.groups):,} groups among {report.images:,} images, {report.compared:,} pairs looked at"
     if report.refused:
@@ -297,8 +299,8 @@ def rules_tried(answers: dict[str, Any]) -> RenderableType:
     for place, item in enumerate(answers["with"]["items"], 1):
         was = str(before.pop(item["item_id"], "–"))
         table.add_row(str(place), was, item["item_id"], item["title"] or "", ", ".join(item.get("rules", ())))
-    gone = Text("no longer there: " + ", ".join(before)) if before else Text("all are still there", "dim")
-    return Group(table, gone)
+    deleted = Text("no longer there: " + ", ".join(before)) if before else Text("all are still there", "dim")
+    return Group(table, deleted)
 
 
 def copies(found: "CopyReport") -> RenderableType:
@@ -320,12 +322,12 @@ def audience(found: "Audience") -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("#", "user", "score", "chance", ""):
         table.add_column(name, justify="left" if name in ("user", "") else "right")
-    for place, member in enumerate(found.members[:MOST_MEMBERS], 1):
+    for place, member in enumerate(found.members[:MAX_MEMBERS], 1):
         held_out = "held out" if member.held_out else ""
-        table.add_row(str(place), member.user_id, f"{member.score:.2f}", f"{member.chance:.4f}", held_out)
+        table.add_row(str(place), member.user_id, f"{member.score:.2f}", f"{member.probability:.4f}", held_out)
     held = sum(member.held_out for member in found.members)
     lines = [
-        f"{len(found.members)} of {found.shoppers} shoppers, {held} held out; left out: {found.opted_out} opted out, "
+        f"{len(found.members)} of {found.users} shoppers, {held} held out; left out: {found.opted_out} opted out, "
         f"{found.capped} reached too often, {found.had} had it",
         *(f"of the first {size}: {expected:.2f} acts to expect" for size, expected in found.curve[-1:]),
     ]

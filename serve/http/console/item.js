@@ -87,7 +87,7 @@ function around(itemId, release, signal) {
     // Who may not see the manifest sees the spaces that the answer names.
     const { spaces, tower, behaviour } = may("admin")
       ? await manifest(release, signal)
-      : { spaces: together.items[0]?.sources ?? {} };
+      : { spaces: together.items[0]?.retriever_scores ?? {} };
     return [
       row("Alike in all", together, signal),
       Object.keys(spaces).map((space) => row(`Alike by ${space}`, ask(similar(space)), signal)),
@@ -113,7 +113,7 @@ function row(name, answer, signal) {
     const { items } = await answer;
     if (!items.length) return h("li", { class: "soft whole-row" }, "Nothing.");
     return remember(items).map((each) =>
-      h("li", {}, card(each, link(each, changed({ item: each.item_id })), { scores: each.sources })));
+      h("li", {}, card(each, link(each, changed({ item: each.item_id })), { scores: each.retriever_scores })));
   });
   return [h("h3", {}, name), list];
 }

@@ -21,14 +21,14 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.core.errors import Broken, Complaint, complaint, writable
+from serve.core.errors import ErrorResponse, StoreUnavailable, error_response, writable
 from serve.core.metrics import REFUSED, REQUESTS, SHED
-from serve.core.request_context import Answering, begin, request_span
+from serve.core.request_context import RequestContext, begin_request, request_span
 from serve.core.settings import Settings
-from serve.http.middleware.load_shedding import Load
+from serve.http.middleware.load_shedding import LoadShedder
 from serve.http.permissions import ANY, scope_of
-from serve.security.api_keys import Key, Keys
-from serve.security.rate_limiter import BURST_SECONDS, Allowance, Rates, most_at_once
+from serve.security.api_keys import ApiKeys, Key
+from serve.security.rate_limiter import BURST_SECONDS, Allowance, RateLimiter, most_at_once
 
 log = logging.getLogger("vetrina.access")
 UNSHED = {"/", "/healthz", "/readyz", "/metrics", "/v1/me", "/openapi.json", "/docs"}
@@ -67,17 +67,17 @@ class Caller:
 class _Refused(Exception):
     """A request that is not let in, and headers that say what to do about it."""
 
-    def __init__(self, found: Complaint, *headers: tuple[bytes, bytes]) -> None:
+    def __init__(self, found: ErrorResponse, *headers: tuple[bytes, bytes]) -> None:
         super().__init__(found.message)
         self.found, self.headers = found, headers
 
 
-class Front:
+class Gateway:
     """The outermost layer of the app, but for the one that undoes nothing of an encoded path."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, keys: Keys, load: Load, rates: Path | None) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, keys: ApiKeys, load: LoadShedder, rates: Path | None) -> None:
         self._app, self._settings, self._keys, self._load = app, settings, keys, load
-        self._rates, self._tell_again = Rates(rates), 0.0
+        self._rates, self._tell_again = RateLimiter(rates), 0.0
         self._is_local = is_loopback(settings.host)
         self._hosts = {"localhost", "127.0.0.1", "::1", settings.host}
 
@@ -86,8 +86,8 @@ class Front:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        answering = Answering(late_from=time.monotonic() + self._settings.timeouts.answer)
-        begin(answering)
+        answering = RequestContext(late_from=time.monotonic() + self._settings.timeouts.answer)
+        begin_request(answering)
         status, caller, admitted, shed = 500, Caller(), False, False
 
         async def sent(message: Message) -> None:
@@ -132,8 +132,8 @@ class Front:
         needed = scope_of(scope["method"], scope["path"])
         try:
             guarded = self._keys.any() or not self._is_local
-        except Broken as damage:
-            raise _Refused(complaint(damage)) from damage
+        except StoreUnavailable as damage:
+            raise _Refused(error_response(damage)) from damage
         if not guarded:
             self._check_origin(scope["method"], headers)
             return Caller()
@@ -143,11 +143,11 @@ class Front:
         key = self._keys.find(secret.strip()) if scheme.lower() == "bearer" else None
         if key is None:
             message = "this needs a key: send Authorization: Bearer KEY; vetrina keys create NAME makes one"
-            found = Complaint(401, "unauthorized", message, "authorization")
+            found = ErrorResponse(401, "unauthorized", message, "authorization")
             raise _Refused(found, (b"www-authenticate", b'Bearer realm="vetrina"'))
         if needed != ANY and not key.may(needed):  # type: ignore[arg-type]
             message = f"key {key.name!r} has {', '.join(key.scopes)}; this needs scope {needed}"
-            raise _Refused(Complaint(403, "forbidden", message, "authorization"))
+            raise _Refused(ErrorResponse(403, "forbidden", message, "authorization"))
         rate = key.rate or self._settings.rate_limit
         return Caller(key, self._rates.take(key.number, rate), rate)
 
@@ -160,13 +160,13 @@ class Front:
         host = _hostname(headers.get("host", ""))
         if host not in self._hosts:
             message = f"without keys only this machine is answered, by its own names, not {host!r}: make a key"
-            raise _Refused(Complaint(403, "forbidden", writable(message), "host"))
+            raise _Refused(ErrorResponse(403, "forbidden", writable(message), "host"))
         origin = headers.get("origin")
         if origin is None or method in SAFE or origin in self._settings.cors_origins:
             return
         if origin.partition("://")[2] != headers.get("host"):
             message = f"a page of {origin!r} may not change anything here: name it in cors_origins"
-            raise _Refused(Complaint(403, "forbidden", writable(message), "origin"))
+            raise _Refused(ErrorResponse(403, "forbidden", writable(message), "origin"))
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
         """Reads a body up to its limits of size and time, whether or not its length was announced."""
@@ -201,9 +201,11 @@ class Front:
             self._tell_again = now + TELL_SECONDS
             log.warning("more comes than can be answered in time: requests are shed, see vetrina_shed_total")
         message = "there is more to do than can be done in time: try again"
-        return _Refused(Complaint(503, BUSY, message, ""), (b"retry-after", str(RETRY_SECONDS).encode()))
+        return _Refused(ErrorResponse(503, BUSY, message, ""), (b"retry-after", str(RETRY_SECONDS).encode()))
 
-    def _tell(self, scope: Scope, status: int, took: float, caller: Caller, answering: Answering, shed: bool) -> None:
+    def _tell(
+        self, scope: Scope, status: int, took: float, caller: Caller, answering: RequestContext, shed: bool
+    ) -> None:
         """Count and log what became of a request."""
         route = getattr(scope.get("route"), "path", "other")
         _timer(f"{scope['method']} {route}" if route != "other" else route, status).observe(took)
@@ -258,10 +260,10 @@ def _rate_headers(caller: Caller) -> list[tuple[bytes, bytes]]:
 
 def _too_many(caller: Caller) -> _Refused:
     message = f"key {caller.name!r} may call {caller.rate:g} times a second: wait as Retry-After says"
-    return _Refused(Complaint(429, "too_many_requests", message, "authorization"))
+    return _Refused(ErrorResponse(429, "too_many_requests", message, "authorization"))
 
 
-def _describe(span: Any, scope: Scope, status: int, answering: Answering) -> None:
+def _describe(span: Any, scope: Scope, status: int, answering: RequestContext) -> None:
     route = getattr(scope.get("route"), "path", "other")
     span.update_name(f"{scope['method']} {route}")
     span.set_attributes(

@@ -9,14 +9,14 @@ when they were late.
 import asyncio
 import time
 
-from serve.core.metrics import IN_FLIGHT, MOST_IN_FLIGHT
+from serve.core.metrics import IN_FLIGHT, MAX_IN_FLIGHT
 
 WINDOW = 40  # answers after which the number is thought over
 LEAST, MOST, FIRST = 4, 256, 16  # as many as a slow encoder on a few cores may have at once in any case
 LAG_SECONDS = 0.01
 
 
-class Load:
+class LoadShedder:
     """Admits requests while there is room; `target` seconds are what answers may take. For one event loop."""
 
     def __init__(self, target: float) -> None:
@@ -27,7 +27,7 @@ class Load:
         self._took: list[float] = []
         self._lag = 0.0
         self._task: asyncio.Task[None] | None = None
-        MOST_IN_FLIGHT.set(self.limit)
+        MAX_IN_FLIGHT.set(self.limit)
 
     def start(self) -> None:
         """Watch how late the event loop is: a request waits for it before anything here sees it."""
@@ -59,7 +59,7 @@ class Load:
                 self.limit = min(MOST, self.limit + 1)
             self._took.clear()
             self._peak = self.in_flight
-            MOST_IN_FLIGHT.set(self.limit)
+            MAX_IN_FLIGHT.set(self.limit)
 
     async def _watch(self) -> None:
         while True:

@@ -21,37 +21,37 @@ from serve.core.request_context import current
 from serve.core.settings import Settings
 from serve.engine.engine import Engine
 from serve.engine.response import answer, answer_search
-from serve.evaluation import ab_report as ab
+from serve.evaluation import ab_report
 from serve.http.request_parsing import ItemIdInPath, LiveRelease, by_whom, respond, settings_of
 from serve.http.routes.recommend import recommended
-from serve.http.routes.search import query_of, taste_of
-from serve.live.runtime import Live
+from serve.http.routes.search import personalization_of, query_of
+from serve.live.runtime import ServiceRuntime
 from serve.release.ab_test import running
 from serve.release.images import image_source
 from serve.release.manifest import read_manifest
 from serve.release.repository import list_manifests, release_folder
 from serve.schemas.admin import (
-    ActivityAnswer,
-    CatalogueAnswer,
-    ComparedAnswer,
+    ActivityResponse,
+    CallerResponse,
+    CatalogueReportResponse,
     CompareRequest,
-    Latest,
-    ManifestAnswer,
-    MeAnswer,
-    Page,
-    Photograph,
-    ReviewAnswer,
-    UsersAnswer,
+    CompareResponse,
+    ImageQuery,
+    LatestQuery,
+    ManifestResponse,
+    PageQuery,
+    ReviewResponse,
+    UsersResponse,
 )
-from serve.schemas.releases import ReleasesAnswer
-from serve.security import audit_log as audit
+from serve.schemas.releases import ReleasesResponse
+from serve.security import audit_log
 from serve.security.api_keys import SCOPES
 
 router = APIRouter()
 HOURS = 48
 
 
-@router.get("/v1/me", response_model=MeAnswer, summary="Who calls")
+@router.get("/v1/me", response_model=CallerResponse, summary="Who calls")
 async def me(request: Request) -> dict[str, Any]:
     """Whether this service needs keys, and what the one that came may do."""
     key = request.state.caller.key
@@ -69,11 +69,11 @@ def image(
     item_id: ItemIdInPath,
     request: Request,
     live: LiveRelease,
-    wanted: Annotated[Photograph, Query()],
+    wanted: Annotated[ImageQuery, Query()],
 ) -> Response:
     """Read as encoders read it: within limits, from where images may come from, upright."""
     engine, settings = live.engine, settings_of(request)
-    images = engine.view.item(engine.number(item_id)).images
+    images = engine.view.item(engine.item_index(item_id)).images
     if wanted.number >= len(images):
         message = f"item {item_id!r} has {len(images)} photos: there is no number {wanted.number}"
         raise NotFound(message, "number", "no_image")
@@ -90,7 +90,7 @@ def image(
     return Response(out.getvalue(), media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
 
-@router.get("/v1/releases", response_model=ReleasesAnswer, summary="Releases on disk and which one answers")
+@router.get("/v1/releases", response_model=ReleasesResponse, summary="Releases on disk and which one answers")
 def releases(request: Request, live: LiveRelease) -> Response:
     """Newest first, each with its spaces and their measured recall."""
     started = time.perf_counter()
@@ -108,7 +108,7 @@ def releases(request: Request, live: LiveRelease) -> Response:
     return respond(engine, {"changes": engine.view.changes, "releases": listed}, started)
 
 
-@router.get("/v1/releases/{release}", response_model=ManifestAnswer, summary="What a release says of itself")
+@router.get("/v1/releases/{release}", response_model=ManifestResponse, summary="What a release says of itself")
 def release(release: str, request: Request, live: LiveRelease) -> Response:
     """Lineage, spaces and encoders, indexes and how they were chosen, how it measured beside its parent."""
     started = time.perf_counter()
@@ -116,16 +116,16 @@ def release(release: str, request: Request, live: LiveRelease) -> Response:
     return respond(live.engine, {"manifest": manifest.model_dump(mode="json", exclude={"files"})}, started)
 
 
-@router.post("/v1/releases/{release}/activate", response_model=ReleasesAnswer, summary="Roll forward or back")
+@router.post("/v1/releases/{release}/activate", response_model=ReleasesResponse, summary="Roll forward or back")
 def activate(release: str, request: Request, live: LiveRelease) -> Response:
     """Let another release on disk answer, once it is found whole; live changes stay."""
     before = live.engine.view.release.name if live.ready else None
     live.activate(release)
-    audit.note(settings_of(request).store, "activate", by_whom(request), release=release, before=before)
+    audit_log.note(settings_of(request).store, "activate", by_whom(request), release=release, before=before)
     return releases(request, live)
 
 
-@router.post("/v1/compare", response_model=ComparedAnswer, summary="The same question to two releases")
+@router.post("/v1/compare", response_model=CompareResponse, summary="The same question to two releases")
 def compare(wanted: CompareRequest, live: LiveRelease) -> Response:
     """Side by side, before one takes the other's place. Nothing of it is logged or learned from."""
     started = time.perf_counter()
@@ -136,8 +136,8 @@ def compare(wanted: CompareRequest, live: LiveRelease) -> Response:
     return respond(live.engine, {"answers": answers}, started)
 
 
-@router.get("/v1/catalogue", response_model=CatalogueAnswer, summary="What became of the last feed")
-def catalogue(request: Request, live: LiveRelease, page: Annotated[Page, Query()]) -> Response:
+@router.get("/v1/catalogue", response_model=CatalogueReportResponse, summary="What became of the last feed")
+def catalogue(request: Request, live: LiveRelease, page: Annotated[PageQuery, Query()]) -> Response:
     """Rows read, kept, repaired and rejected, by reason, and the rejected ones with line, id and reason."""
     started = time.perf_counter()
     current = Catalogue.current(settings_of(request).store)
@@ -151,18 +151,18 @@ def catalogue(request: Request, live: LiveRelease, page: Annotated[Page, Query()
     return respond(live.engine, {"report": shown, "total": report.rejected, "rejects": rejects}, started)
 
 
-@router.get("/v1/users", response_model=UsersAnswer, summary="Who was there last")
-def users(live: LiveRelease, wanted: Annotated[Latest, Query()]) -> Response:
+@router.get("/v1/users", response_model=UsersResponse, summary="Who was there last")
+def users(live: LiveRelease, wanted: Annotated[LatestQuery, Query()]) -> Response:
     """The users with the latest events."""
     started = time.perf_counter()
     found = [
         {"user_id": user_id, "events": count, "last": last}
-        for user_id, count, last in live.shoppers.events.active(wanted.k)
+        for user_id, count, last in live.users.events.active(wanted.k)
     ]
     return respond(live.engine, {"users": found}, started)
 
 
-@router.get("/v1/activity", response_model=ActivityAnswer, summary="What goes on")
+@router.get("/v1/activity", response_model=ActivityResponse, summary="What goes on")
 def activity(request: Request, live: LiveRelease) -> Response:
     """Events by the hour, drift, the A/B test that runs, and answers that could not be logged."""
     started = time.perf_counter()
@@ -170,7 +170,7 @@ def activity(request: Request, live: LiveRelease) -> Response:
     body = {
         "events": [
             {"start": time.strftime("%Y-%m-%dT%H:00:00Z", time.gmtime(hour * 3600)), "type": type_, "count": count}
-            for hour, type_, count in live.shoppers.events.rates(since)
+            for hour, type_, count in live.users.events.rates(since)
         ],
         "drift": [
             {"feature": feature, "psi": round(psi, 4), "alert": psi > settings.drift_alert}
@@ -182,8 +182,8 @@ def activity(request: Request, live: LiveRelease) -> Response:
     return respond(live.engine, body, started)
 
 
-@router.get("/v1/review", response_model=ReviewAnswer, summary="What content review hides")
-def review(live: LiveRelease, page: Annotated[Page, Query()]) -> Response:
+@router.get("/v1/review", response_model=ReviewResponse, summary="What content review hides")
+def review(live: LiveRelease, page: Annotated[PageQuery, Query()]) -> Response:
     """The block list, and each item that is not shown with the reason."""
     started = time.perf_counter()
     view = live.engine.view
@@ -196,17 +196,21 @@ def review(live: LiveRelease, page: Annotated[Page, Query()]) -> Response:
     return respond(live.engine, body, started)
 
 
-def _asked(engine: Engine, live: Live, wanted: CompareRequest) -> dict[str, Any]:
+def _asked(engine: Engine, live: ServiceRuntime, wanted: CompareRequest) -> dict[str, Any]:
     """What a release answers."""
     if wanted.search is not None:
         of = wanted.search
-        return answer_search(engine, query_of(of), taste_of(live, of), of.fields, of.understand, of.facets)
+        return answer_search(engine, query_of(of), personalization_of(live, of), of.fields, of.understand, of.facets)
     if wanted.similar is not None:
         near = wanted.similar
-        spaces, taste = [near.space] if near.space else (), taste_of(live, near)
-        return answer(engine.view, engine.similar(near.item_ids, near.k, spaces, near.filter, taste=taste), near.fields)
+        spaces, personalization = [near.space] if near.space else (), personalization_of(live, near)
+        return answer(
+            engine.view,
+            engine.similar(near.item_ids, near.k, spaces, near.filter, personalization=personalization),
+            near.fields,
+        )
     assert wanted.recommend is not None  # noqa: S101
-    known = live.shoppers.known(wanted.recommend.user_id, [event.model_dump() for event in wanted.recommend.history])
+    known = live.users.known(wanted.recommend.user_id, [event.model_dump() for event in wanted.recommend.history])
     found = recommended(engine, known, wanted.recommend.model_copy(update={"explore": False}))
     return answer(engine.view, found, wanted.recommend.fields)
 
@@ -217,7 +221,9 @@ def _experiment(settings: Settings) -> dict[str, Any] | None:
     if experiment is None:
         return None
     try:
-        found: dict[str, Any] = orjson.loads(orjson.dumps(ab.report(settings), default=lambda each: each.model_dump()))
+        found: dict[str, Any] = orjson.loads(
+            orjson.dumps(ab_report.report(settings), default=lambda each: each.model_dump())
+        )
     except BadRequest as error:
         return {"experiment": experiment.model_dump(), "note": error.message}
     return found

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from serve.engine.engine import Taste
+from serve.engine.engine import PersonalizationContext
 from serve.engine.query import Query
 from serve.engine.related_items import related
 from serve.engine.response import answer, answer_search, item_fields
@@ -21,18 +21,18 @@ from serve.http.request_parsing import (
     read_search,
     respond,
 )
-from serve.live.runtime import Live
+from serve.live.runtime import ServiceRuntime
 from serve.schemas.search import (
-    Answer,
-    ForShopper,
-    ItemAnswer,
+    ItemResponse,
+    ItemsResponse,
     NeighboursQuery,
+    PersonalizedRequest,
     RelatedQuery,
-    SearchAnswer,
     SearchRequest,
+    SearchResponse,
     SimilarRequest,
-    SuggestAnswer,
     SuggestQuery,
+    SuggestResponse,
 )
 
 router = APIRouter()
@@ -40,7 +40,7 @@ router = APIRouter()
 
 @router.get(
     "/v1/items/{item_id}/similar",
-    response_model=Answer,
+    response_model=ItemsResponse,
     summary="Items like this one",
     openapi_extra={"parameters": [ITEM_ID_PARAMETER, *query_parameters(NeighboursQuery)]},
 )
@@ -66,7 +66,7 @@ async def similar_to_item(request: Request) -> Response:
                 spaces,
                 wanted.filter,
                 "item_id",
-                live.shoppers.taste(wanted.user_id, (), wanted.personal, wanted.explain),
+                live.users.personalization(wanted.user_id, (), wanted.personal, wanted.explain),
             )
         )
     return respond(engine, answer(engine.view, found, wanted.fields), started)
@@ -74,7 +74,7 @@ async def similar_to_item(request: Request) -> Response:
 
 @router.post(
     "/v1/search",
-    response_model=SearchAnswer,
+    response_model=SearchResponse,
     summary="Search by words, photo and examples",
     openapi_extra={
         "requestBody": {
@@ -94,7 +94,9 @@ async def search(request: Request, live: LiveRelease) -> Response:
     engine, query = live.engine_for(wanted.user_id), query_of(wanted)
     # Encoding takes milliseconds of compute: in a thread, so that other requests are answered meanwhile.
     body = await run_in_threadpool(
-        lambda: answer_search(engine, query, taste_of(live, wanted), wanted.fields, wanted.understand, wanted.facets)
+        lambda: answer_search(
+            engine, query, personalization_of(live, wanted), wanted.fields, wanted.understand, wanted.facets
+        )
     )
     return respond(engine, body, started)
 
@@ -116,7 +118,7 @@ def query_of(wanted: SearchRequest) -> Query:
 
 @router.get(
     "/v1/suggest",
-    response_model=SuggestAnswer,
+    response_model=SuggestResponse,
     summary="What the begun words may become",
     openapi_extra={"parameters": query_parameters(SuggestQuery)},
 )
@@ -127,18 +129,18 @@ async def suggest(request: Request, live: LiveRelease) -> Response:
     return respond(engine, {"suggestions": engine.view.suggest(wanted.q, wanted.k)}, started)
 
 
-@router.get("/v1/items/{item_id}", response_model=ItemAnswer, summary="One item")
+@router.get("/v1/items/{item_id}", response_model=ItemResponse, summary="One item")
 async def item(item_id: ItemIdInPath, live: LiveRelease) -> Response:
     """All that the catalogue says of an item."""
     started = time.perf_counter()
     engine = live.engine
-    number = engine.number(item_id)
+    number = engine.item_index(item_id)
     return respond(engine, {"item": {"item_id": item_id, **item_fields(engine.view, number)}}, started)
 
 
 @router.get(
     "/v1/items/{item_id}/related",
-    response_model=Answer,
+    response_model=ItemsResponse,
     summary="What goes with this one",
     openapi_extra={"parameters": [ITEM_ID_PARAMETER, *query_parameters(RelatedQuery)]},
 )
@@ -151,17 +153,17 @@ def related_to_item(request: Request, live: LiveRelease) -> Response:
     return respond(engine, answer(engine.view, found, wanted.fields), started)
 
 
-@router.post("/v1/similar", response_model=Answer, summary="Items like several together")
+@router.post("/v1/similar", response_model=ItemsResponse, summary="Items like several together")
 def similar_to_items(wanted: SimilarRequest, live: LiveRelease) -> Response:
     """Neighbours of the given items' common direction."""
     started = time.perf_counter()
     engine = live.engine_for(wanted.user_id)
-    spaces, taste = [wanted.space] if wanted.space else (), taste_of(live, wanted)
-    found = engine.similar(wanted.item_ids, wanted.k, spaces, wanted.filter, taste=taste)
+    spaces, personalization = [wanted.space] if wanted.space else (), personalization_of(live, wanted)
+    found = engine.similar(wanted.item_ids, wanted.k, spaces, wanted.filter, personalization=personalization)
     return respond(engine, answer(engine.view, found, wanted.fields), started)
 
 
-def taste_of(live: Live, wanted: ForShopper) -> Taste | None:
+def personalization_of(live: ServiceRuntime, wanted: PersonalizedRequest) -> PersonalizationContext | None:
     """For whom a search is; None where the request does not say."""
     history = [event.model_dump() for event in wanted.history]
-    return live.shoppers.taste(wanted.user_id, history, wanted.personal, wanted.explain)
+    return live.users.personalization(wanted.user_id, history, wanted.personal, wanted.explain)

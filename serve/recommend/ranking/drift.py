@@ -20,7 +20,7 @@ from serve.recommend.ranking.feature_builder import Layout
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 BINS = 10
-LEAST_SHARE = 1e-3  # of a bin, so that an empty one does not make the index infinite
+MIN_SHARE = 1e-3  # of a bin, so that an empty one does not make the index infinite
 FEWEST = 500  # rows, below which nothing is said
 REMEMBERED = 20_000.0  # rows that are seen at a time: the older ones fade
 CLOCK = ("hour_sine", "hour_cosine", "position")  # these differ by when and where, not by what
@@ -78,7 +78,7 @@ class Drift:
         rows = counts.sum(1, keepdims=True)
         if rows[0, 0] < FEWEST:
             return {}
-        now, then = (np.maximum(of, LEAST_SHARE) for of in (counts / rows, np.array(self._reference.shares)))
+        now, then = (np.maximum(of, MIN_SHARE) for of in (counts / rows, np.array(self._reference.shares)))
         found = ((now - then) * np.log(now / then)).sum(1)
         return dict(zip(self._reference.columns, found.tolist(), strict=True))
 

@@ -11,7 +11,7 @@ from serve.recommend.ranking.feature_builder import GROUPS
 from serve.recommend.ranking.scorer import Explained
 
 TELLING = 0.15  # share of all that speaks for an item above which a part is named
-MOST_NAMED = 3
+MAX_NAMED = 3
 SAID = {
     "taste": "it fits the taste that the shopper's history shows",
     "others": "others with such a history went on to it",
@@ -78,7 +78,7 @@ def reasons_of(
 
 def reasons_of_blend(parts: Mapping[str, Sequence[float]], count: int) -> list[Reasons]:
     """The reasons for m items that the blend put in order, by what each source added to each of them, [m]."""
-    rows = [{source: of[place] for source, of in parts.items() if of[place]} for place in range(count)]
+    rows = [{retriever: of[place] for retriever, of in parts.items() if of[place]} for place in range(count)]
     return [Reasons(0.0, row, [], _sentence(row, [], str)) for row in rows]
 
 
@@ -92,5 +92,5 @@ def _sentence(parts: Mapping[str, float], history: Sequence[Because], title_of: 
     named = sorted((one for one in spoken if one[0] > 0 and one[0] >= TELLING * total), key=lambda one: -one[0])
     if not named:
         return "Nothing speaks for it more than for any other item."
-    words = [word for _, word in named[:MOST_NAMED]]
+    words = [word for _, word in named[:MAX_NAMED]]
     return "Because " + (" and ".join(words) if len(words) < 3 else f"{words[0]}, {words[1]}, and {words[2]}") + "."

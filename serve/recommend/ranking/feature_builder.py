@@ -28,13 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.protocol import VectorIndex
-from serve.core.settings import SOURCES
-from serve.recommend.ranking.item_features import TAG_GROUPS, Facts
+from serve.core.settings import RETRIEVERS
+from serve.recommend.ranking.item_features import TAG_GROUPS, ItemSignals
 from serve.recommend.retrieval.candidates import Candidates
 from serve.recommend.retrieval.covisitation import Covisitation
-from serve.recommend.retrieval.retrievers import TOWER, Items, Numbering
-from serve.recommend.retrieval.score_blend import COUNTS, nobody_had
-from serve.recommend.retrieval.user_history import Shopper
+from serve.recommend.retrieval.retrievers import TOWER, ItemRenumbering, Items
+from serve.recommend.retrieval.score_blend import COUNTS, without_interactions
+from serve.recommend.retrieval.user_history import UserHistory
 
 Floats = NDArray[np.float32]
 HISTORY = 20  # interactions that a candidate is held against
@@ -55,7 +55,7 @@ GROUPS = (
 )
 HISTORY_GROUP = "history"
 """What the scorer's attention adds: not a group of columns, but named beside them."""
-_SOURCE_GROUPS = {
+_RETRIEVER_GROUPS = {
     TOWER: "taste",
     "covisitation": "others",
     "content": "content",
@@ -80,9 +80,9 @@ class Layout:
     @cached_property
     def columns(self) -> tuple[tuple[str, str], ...]:
         """Name and group of each column, [f]."""
-        sources = [source for source in SOURCES if self.related or source != "knowledge"]
-        found = [(source, _SOURCE_GROUPS[source]) for source in sources]
-        found += [(f"{source}_rank", _SOURCE_GROUPS[source]) for source in sources]
+        retrievers = [retriever for retriever in RETRIEVERS if self.related or retriever != "knowledge"]
+        found = [(retriever, _RETRIEVER_GROUPS[retriever]) for retriever in retrievers]
+        found += [(f"{retriever}_rank", _RETRIEVER_GROUPS[retriever]) for retriever in retrievers]
         found += [(f"{channel}_{of}", self._group(channel)) for channel in self.channels for of in STATISTICS]
         found += [("trend", "popularity"), ("age", "novelty")]
         found += [(name, "price") for name in ("price", "price_against_usual", "price_distance")]
@@ -110,7 +110,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Context:
+class RankingContext:
     """When a list is asked for (epoch seconds), at what hour of the day, and of each candidate made features of, [m]:
     at what place it was shown, where it was, NaN for nowhere."""
 
@@ -139,50 +139,51 @@ class Features:
         return Features(self.values[places], self.pairs[places], self.kinds, self.gaps)
 
 
-class FeatureMaker:
+class FeatureBuilder:
     """Makes the features of candidates of one shop as it is at one moment; without state.
 
-    `facts_of` gives what is known of items by number; `floors` are those of the blend's counts, `numbering` says where
+    `signals_of` gives what is known of items by number; `smoothing` are those of the blend's counts, `numbering`
+    says where
     co-visits count items under other numbers, `related` whether there are features of relations.
     """
 
     def __init__(
         self,
         spaces: Mapping[str, VectorIndex],
-        facts_of: Callable[[Items], Facts],
+        signals_of: Callable[[Items], ItemSignals],
         covisitation: Covisitation,
-        floors: Mapping[str, float],
-        numbering: Numbering | None = None,
+        smoothing: Mapping[str, float],
+        numbering: ItemRenumbering | None = None,
         related: bool = False,
     ) -> None:
         self.layout = Layout(tuple(sorted(name for name in spaces if name != TOWER)), related)
-        self._spaces, self._facts_of = spaces, facts_of
-        self._covisitation, self._floors, self._numbering = covisitation, floors, numbering
+        self._spaces, self._facts_of = spaces, signals_of
+        self._covisitation, self._floors, self._numbering = covisitation, smoothing, numbering
         self._hidden = ""
 
-    def without(self, group: str) -> "FeatureMaker":
+    def without(self, group: str) -> "FeatureBuilder":
         """The same, with a group of features hidden, or HISTORY_GROUP."""
         hiding = copy(self)
         hiding._hidden = group
         return hiding
 
     def make(
-        self, shopper: Shopper, found: Candidates, context: Context, places: NDArray[np.int64] | None = None
+        self, user: UserHistory, found: Candidates, context: RankingContext, places: NDArray[np.int64] | None = None
     ) -> Features:
         """The features of candidates for a shopper; of those at `places` [m] only, which still rank among all."""
         places = np.arange(len(found.items)) if places is None else places
-        numbers, recent = found.items[places], shopper.last(HISTORY)
+        numbers, recent = found.items[places], user.last(HISTORY)
         items, before = self._facts_of(numbers), self._facts_of(recent.item)
         pairs = self._pairs(recent.item, numbers, before, items)
         columns: dict[str, Floats | float] = {}
-        new = nobody_had(found.scores, len(found.items))
-        for source in SOURCES:
-            scores = found.scores.get(source)
+        new = without_interactions(found.scores, len(found.items))
+        for retriever in RETRIEVERS:
+            scores = found.scores.get(retriever)
             if scores is not None:
-                if source in COUNTS and new.any():  # that nobody had it yet does not say that nobody wants it
+                if retriever in COUNTS and new.any():  # that nobody had it yet does not say that nobody wants it
                     scores = np.where(new, np.nan, scores).astype(np.float32)
-                columns[source] = self._scaled(source, scores[places])
-                columns[f"{source}_rank"] = _ranks(scores)[places]
+                columns[retriever] = self._scaled(retriever, scores[places])
+                columns[f"{retriever}_rank"] = _ranks(scores)[places]
         liked = recent.weight > 0
         if liked.any():
             worth = (FADE ** np.arange(int(liked.sum())))[::-1].astype(np.float32)
@@ -197,7 +198,7 @@ class FeatureMaker:
         columns["price"] = items.price
         columns["trend"] = items.trend
         columns["age"] = np.log2(1 + np.maximum(0, context.now - items.first_seen) / DAY).astype(np.float32)
-        columns["history"] = float(np.log2(1 + len(shopper)))
+        columns["history"] = float(np.log2(1 + len(user)))
         if context.hour is not None:
             angle = 2 * np.pi * context.hour / 24
             columns |= {"hour_sine": float(np.sin(angle)), "hour_cosine": float(np.cos(angle))}
@@ -214,7 +215,7 @@ class FeatureMaker:
             values[:, self.layout.groups[self._hidden]] = np.nan
         return Features(values, pairs, recent.kind, gaps)
 
-    def _pairs(self, history: Items, items: Items, of_history: Facts, of_items: Facts) -> Floats:
+    def _pairs(self, history: Items, items: Items, of_history: ItemSignals, of_items: ItemSignals) -> Floats:
         pairs = np.zeros((len(items), len(history), len(self.layout.channels)), np.float32)
         if not len(history) or not len(items):
             return pairs
@@ -232,9 +233,9 @@ class FeatureMaker:
             history, items = self._numbering.before[history], self._numbering.before[items]
         return self._covisitation.pairs(history, items)
 
-    def _scaled(self, source: str, scores: Floats) -> Floats:
+    def _scaled(self, retriever: str, scores: Floats) -> Floats:
         """Scores of a source as the blend takes them: counts by their logarithm."""
-        return np.log1p(scores / np.float32(self._floors.get(source, 1.0))) if source in COUNTS else scores
+        return np.log1p(scores / np.float32(self._floors.get(retriever, 1.0))) if retriever in COUNTS else scores
 
 
 def _ranks(scores: Floats) -> Floats:

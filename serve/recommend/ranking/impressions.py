@@ -13,7 +13,7 @@ from embed.behaviour import EVENT_SCHEMA, Signal
 from serve.core.ranking_settings import HEADS
 
 HORIZON = 86_400.0  # seconds within which an act is put down to a list
-ACTS = {
+INTERACTIONS = {
     "click": ("view", "click", "cart", "purchase"),
     "cart": ("cart", "purchase"),
     "purchase": ("purchase",),
@@ -21,15 +21,15 @@ ACTS = {
 }
 
 
-def heads_of_act(type_: str, value: float | None, liked_from: float) -> list[str]:
+def heads_of_event(type_: str, value: float | None, liked_from: float) -> list[str]:
     """The heads whose outcome an act is; a rating is one only from `liked_from` on."""
     if type_ == "rating" and (value is None or value < liked_from):
         return []
-    return [head for head, acts in ACTS.items() if type_ in acts]
+    return [head for head, acts in INTERACTIONS.items() if type_ in acts]
 
 
 @dataclass(frozen=True)
-class Shown:
+class ImpressionTable:
     """n items shown in l lists, list by list: list i is rows `starts[i]` to `starts[i + 1]` - 1.
 
     Of each list its shopper and time [l]; of each row the item, the place in its list from 0 (NaN where the log does
@@ -48,7 +48,9 @@ class Shown:
         return len(self.users)
 
 
-def read_shown(batches: Iterable[Any], item_ids: Any, signal: Signal, since: float, until: float = np.inf) -> Shown:
+def read_impressions(
+    batches: Iterable[Any], item_ids: Any, signal: Signal, since: float, until: float = np.inf
+) -> ImpressionTable:
     """The lists shown from `since` until before `until` (epoch seconds), from pyarrow.RecordBatches of EVENT_SCHEMA.
 
     Impressions of one request, or of one shopper at one time, are a list. An act is put down to the latest showing of
@@ -75,7 +77,7 @@ def read_shown(batches: Iterable[Any], item_ids: Any, signal: Signal, since: flo
     types = table["type"].to_numpy(zero_copy_only=False)
     liked = np.nan_to_num(table["value"].to_numpy(), nan=-np.inf) >= signal.liked_from
     for head, name in enumerate(HEADS):
-        acts = np.isin(types, ACTS[name]) & (liked if name == "rating" else True)
+        acts = np.isin(types, INTERACTIONS[name]) & (liked if name == "rating" else True)
         acts_at = np.flatnonzero(acts)
         place = _last_before(key[rows], time[rows], key[acts_at], time[acts_at])
         known = place >= 0
@@ -92,7 +94,9 @@ def read_shown(batches: Iterable[Any], item_ids: Any, signal: Signal, since: flo
     starts = np.concatenate([np.flatnonzero(first), [len(rows)]])
     position, value = (table[name].to_numpy(zero_copy_only=False).astype(np.float32) for name in ("position", "value"))
     propensity = np.where((value[rows] > 0) & (value[rows] <= 1), value[rows], np.float32(np.nan))
-    return Shown(names[user[rows[first]]], time[rows[first]], starts, item[rows], position[rows], labels, propensity)
+    return ImpressionTable(
+        names[user[rows[first]]], time[rows[first]], starts, item[rows], position[rows], labels, propensity
+    )
 
 
 def _last_before(
@@ -100,11 +104,11 @@ def _last_before(
 ) -> NDArray[np.int64]:
     """For each (of, at) the last of the rows sorted by (key, time) that has its key and is not later; -1 for none."""
     both = np.concatenate([key, of]), np.concatenate([time, at])
-    is_act = np.concatenate([np.zeros(len(key), np.bool_), np.ones(len(of), np.bool_)])
-    order = np.lexsort((is_act, both[1], both[0]))
-    last = np.maximum.accumulate(np.where(is_act[order], -1, order))
+    is_interaction = np.concatenate([np.zeros(len(key), np.bool_), np.ones(len(of), np.bool_)])
+    order = np.lexsort((is_interaction, both[1], both[0]))
+    last = np.maximum.accumulate(np.where(is_interaction[order], -1, order))
     found = np.full(len(of), -1, np.int64)
-    acts = is_act[order]
+    acts = is_interaction[order]
     found[order[acts] - len(key)] = last[acts]
     known = found >= 0
     known[known] = (key[found[known]] == of[known]) & (at[known] - time[found[known]] <= HORIZON)

@@ -20,7 +20,7 @@ FILES = tuple(f"facts_{name}.npy" for name in ("price", "trend", "first_seen", "
 class Tags:
     """Which tags n items have: item i's are `numbers[starts[i]:starts[i + 1]]`; `group` [tags] is in TAG_GROUPS."""
 
-    numbers: NDArray[np.int64]
+    item_indices: NDArray[np.int64]
     starts: NDArray[np.int64]
     group: NDArray[np.int64]
 
@@ -28,11 +28,11 @@ class Tags:
         lengths = self.starts[items + 1] - self.starts[items]
         starts = np.concatenate([[0], np.cumsum(lengths)])
         places = np.repeat(self.starts[items] - starts[:-1], lengths) + np.arange(starts[-1])
-        return Tags(self.numbers[places], starts, self.group)
+        return Tags(self.item_indices[places], starts, self.group)
 
 
 @dataclass(frozen=True)
-class Facts:
+class ItemSignals:
     """Of n items: `price` [n] in standard deviations of its logarithm, `trend` [n], `first_seen` [n] in epoch seconds.
 
     NaN where something is not known.
@@ -46,7 +46,7 @@ class Facts:
     @classmethod
     def made(
         cls, vocabulary: Vocabulary, features: ItemFeatures, trend: Floats, first_seen: NDArray[np.float64]
-    ) -> "Facts":
+    ) -> "ItemSignals":
         """From what the towers see of n items."""
         kinds = [tag.partition(":")[0] for tag in vocabulary.tags]
         groups = [TAG_GROUPS.index(kind if kind in TAG_GROUPS else "attributes") for kind in kinds]
@@ -55,11 +55,11 @@ class Facts:
         return cls(price.astype(np.float32), trend, first_seen, tags)
 
     @classmethod
-    def joined(cls, parts: Sequence["Facts"]) -> "Facts":
+    def joined(cls, parts: Sequence["ItemSignals"]) -> "ItemSignals":
         """Those of several lots of items, one after the other; all of one vocabulary."""
         counts = np.concatenate([np.diff(part.tags.starts) for part in parts])
         tags = Tags(
-            np.concatenate([part.tags.numbers for part in parts]),
+            np.concatenate([part.tags.item_indices for part in parts]),
             np.concatenate([[0], np.cumsum(counts)]),
             parts[0].tags.group,
         )
@@ -72,35 +72,35 @@ class Facts:
 
     def write(self, folder: Path) -> None:
         """Write them into a folder that is there."""
-        tags = self.tags.numbers, self.tags.starts, self.tags.group
+        tags = self.tags.item_indices, self.tags.starts, self.tags.group
         arrays: tuple[NDArray[Any], ...] = (self.price, self.trend, self.first_seen, *tags)
         for name, values in zip(FILES, arrays, strict=True):
             np.save(folder / name, values, allow_pickle=False)
 
     @classmethod
-    def open(cls, folder: Path) -> "Facts":
+    def open(cls, folder: Path) -> "ItemSignals":
         """Map what `write` wrote."""
         price, trend, first_seen, *tags = (
             np.asarray(np.load(folder / name, mmap_mode="r", allow_pickle=False)) for name in FILES
         )
         return cls(price, trend, first_seen, Tags(*tags))
 
-    def of(self, items: Items) -> "Facts":
+    def of(self, items: Items) -> "ItemSignals":
         """Those of m items, in the order given."""
-        return Facts(self.price[items], self.trend[items], self.first_seen[items], self.tags.of(items))
+        return ItemSignals(self.price[items], self.trend[items], self.first_seen[items], self.tags.of(items))
 
-    def shared(self, others: "Facts") -> Floats:
+    def shared(self, others: "ItemSignals") -> Floats:
         """What share of each item's tags each of h other items has too, [n, h, groups]; 0 where there are none."""
         n, h = len(self.price), len(others.price)
-        if not len(others.tags.numbers):
+        if not len(others.tags.item_indices):
             return np.zeros((n, h, len(TAG_GROUPS)), np.float32)
-        known, place = np.unique(others.tags.numbers, return_inverse=True)
+        known, place = np.unique(others.tags.item_indices, return_inverse=True)
         has = np.zeros((len(known) + 1, h), np.float32)  # [tags, h]; the last row is of tags that none of them has
         has[place, np.repeat(np.arange(h), np.diff(others.tags.starts))] = 1
-        at = np.searchsorted(known, self.tags.numbers)
-        at[(at >= len(known)) | (known[np.minimum(at, len(known) - 1)] != self.tags.numbers)] = len(known)
+        at = np.searchsorted(known, self.tags.item_indices)
+        at[(at >= len(known)) | (known[np.minimum(at, len(known) - 1)] != self.tags.item_indices)] = len(known)
         owner = np.repeat(np.arange(n), np.diff(self.tags.starts))
-        group = self.tags.group[self.tags.numbers]
+        group = self.tags.group[self.tags.item_indices]
         slot = owner * len(TAG_GROUPS) + group
         counts = np.bincount(slot, minlength=n * len(TAG_GROUPS))
         order = np.argsort(slot, kind="stable")

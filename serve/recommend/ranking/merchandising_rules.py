@@ -66,17 +66,17 @@ from serve.core.errors import BadRequest
 from serve.core.settings import Settings
 from serve.recommend.retrieval import item_relations as relations
 from serve.recommend.retrieval.covisitation import DAY
-from serve.recommend.retrieval.item_relations import Relations
+from serve.recommend.retrieval.item_relations import ItemRelations
 from serve.recommend.retrieval.retrievers import Items
-from serve.recommend.retrieval.user_history import Shopper
+from serve.recommend.retrieval.user_history import UserHistory
 from serve.search.filters import compile_filter
 
 _log = logging.getLogger(__name__)
 PURCHASE = KINDS.index("purchase")
 Stamp = tuple[int, int, int] | None
 """By what a file that has changed is known."""
-MOST_RULES = 200
-MOST_PINNED = 20
+MAX_RULES = 200
+MAX_PINNED = 20
 
 
 class Rule(BaseModel):
@@ -92,7 +92,7 @@ class Rule(BaseModel):
     factor: float = Field(2.0, gt=1, le=1000)
     by: Literal["brand", "category"] = "brand"
     most: int = Field(2, ge=1, le=1000)
-    items: Annotated[list[str], Field(max_length=MOST_PINNED)] = []
+    items: Annotated[list[str], Field(max_length=MAX_PINNED)] = []
     at: int = Field(1, ge=1, le=1000)
     newer_than_days: float | None = Field(None, gt=0)
     from_: datetime | date | None = Field(None, alias="from")
@@ -135,12 +135,12 @@ def read_rules(path: Path) -> list[Rule]:
     if unknown := sorted(set(told) - {"rule"}):
         raise BadRequest(f"{path} has {unknown[0]!r}: rules are written as [[rule]]", unknown[0])
     listed = told.get("rule", [])
-    if not isinstance(listed, list) or len(listed) > MOST_RULES:
-        raise BadRequest(f"{path}: give at most {MOST_RULES} rules, each as [[rule]]", "rule")
+    if not isinstance(listed, list) or len(listed) > MAX_RULES:
+        raise BadRequest(f"{path}: give at most {MAX_RULES} rules, each as [[rule]]", "rule")
     return [_read(path, place, values) for place, values in enumerate(listed, start=1)]
 
 
-class RuleBook:
+class RulesFile:
     """The rules of a file, and the relations beside it, which may change at any time.
 
     While they cannot be read the last good ones stay.
@@ -149,11 +149,11 @@ class RuleBook:
     def __init__(self, path: Path) -> None:
         self._files = path, path.parent / relations.FILE
         self._rules: list[Rule] = []
-        self._relations = Relations()
+        self._relations = ItemRelations()
         self._stamps: list[Stamp] = [None, None]
         self._reading = threading.Lock()
 
-    def current(self) -> tuple[list[Rule], Relations]:
+    def current(self) -> tuple[list[Rule], ItemRelations]:
         """The rules and relations as they are written now; none where there is no file of rules."""
         stamps = [stamp(file) for file in self._files]
         if stamps[0] is None:
@@ -175,7 +175,7 @@ def rules_file(settings: Settings) -> Path:
     return settings.rules or settings.store / "rules.toml"
 
 
-class Acting:
+class ActiveRules:
     """The rules that hold at a moment, over the items of one shop; without state.
 
     `mask_of` gives the items [items] that pass a filter, `column` a column of some items, `first_seen` [items] is in
@@ -191,24 +191,24 @@ class Acting:
         first_seen: NDArray[np.float64],
         number_of: Callable[[str], int | None],
         id_of: Callable[[int], str],
-        related: Relations,
+        related: ItemRelations,
     ) -> None:
         self._rules = [rule for rule in rules if rule.holds(now)]
         self._now, self._mask_of, self._column = now, mask_of, column
         self._first_seen, self._number_of, self._id_of, self._related = first_seen, number_of, id_of, related
 
-    def hidden(self, shopper: Shopper) -> NDArray[np.bool_] | None:
+    def hidden(self, user: UserHistory) -> NDArray[np.bool_] | None:
         """The items [items] that the shopper must not be shown; None where there are none."""
-        masks = [self._of(rule, shopper) for rule in self._rules if rule.do == "hide" and self._concerns(rule, shopper)]
+        masks = [self._of(rule, user) for rule in self._rules if rule.do == "hide" and self._concerns(rule, user)]
         return np.logical_or.reduce(masks) if masks else None
 
-    def factors(self, items: Items, shopper: Shopper) -> tuple[NDArray[np.float32], dict[int, list[str]]]:
+    def factors(self, items: Items, user: UserHistory) -> tuple[NDArray[np.float32], dict[int, list[str]]]:
         """What the scores of m items are to be multiplied by, [m], and by number the names of the rules that say so."""
         factors, names = np.ones(len(items), np.float32), dict[int, list[str]]()
         for rule in self._rules:
-            if rule.do not in ("boost", "bury") or not self._concerns(rule, shopper):
+            if rule.do not in ("boost", "bury") or not self._concerns(rule, user):
                 continue
-            meant = self._of(rule, shopper)[items]
+            meant = self._of(rule, user)[items]
             factors[meant] *= np.float32(rule.factor if rule.do == "boost" else 1 / rule.factor)
             for number in items[meant].tolist():
                 names.setdefault(number, []).append(rule.name)
@@ -250,16 +250,16 @@ class Acting:
             order.insert(place, one)
         return np.array(order[:k], np.int64)
 
-    def _concerns(self, rule: Rule, shopper: Shopper) -> bool:
+    def _concerns(self, rule: Rule, user: UserHistory) -> bool:
         if not rule.bought:
             return True
-        bought = shopper.item[shopper.kind == PURCHASE]
+        bought = user.item[user.kind == PURCHASE]
         return bool(self._mask_of(rule.bought)[bought].any())
 
-    def _of(self, rule: Rule, shopper: Shopper) -> NDArray[np.bool_]:
+    def _of(self, rule: Rule, user: UserHistory) -> NDArray[np.bool_]:
         mask = self._mask_of(rule.where) if rule.where else np.ones(len(self._first_seen), np.bool_)
         if rule.related:
-            bought = shopper.item[shopper.kind == PURCHASE]
+            bought = user.item[user.kind == PURCHASE]
             others = map(self._number_of, self._related.to(rule.related, map(self._id_of, bought.tolist())))
             mask = mask & np.isin(np.arange(len(mask)), [number for number in others if number is not None])
         if rule.newer_than_days is not None:

@@ -60,9 +60,9 @@ class OnlineHead:
             self._rows = self._prior
             self._at: tuple[float, Weights] | None = None
 
-    def shown(self, hidden: Floats, chances: Floats, time: float) -> None:
+    def shown(self, hidden: Floats, probabilities: Floats, time: float) -> None:
         """n items were shown: their hidden layer [n, hidden], and each head's probability at their place [n, heads]."""
-        x, likely = self._inputs(hidden), chances.astype(np.float64)
+        x, likely = self._inputs(hidden), probabilities.astype(np.float64)
         with self._lock:
             weight = self._weight(time)
             self._squares += weight * (x.T @ x)

@@ -19,22 +19,22 @@ from index.exact import top
 from index.protocol import VectorIndex
 from index.selection import Selection
 from serve.core.metrics import FAILURES
-from serve.core.request_context import is_late, leave_out, stage
+from serve.core.request_context import is_late, mark_partial, stage
 from serve.recommend.ranking.diversity import calibrate, diversify
 from serve.recommend.ranking.explanations import Reasons, reasons_of, reasons_of_blend
 from serve.recommend.ranking.exploration import Exploration
-from serve.recommend.ranking.feature_builder import HISTORY, Context, FeatureMaker, Features, hour_of
-from serve.recommend.ranking.merchandising_rules import Acting
+from serve.recommend.ranking.feature_builder import HISTORY, FeatureBuilder, Features, RankingContext, hour_of
+from serve.recommend.ranking.merchandising_rules import ActiveRules
 from serve.recommend.ranking.online_head import OnlineHead
 from serve.recommend.ranking.scorer import Scorer, Scores, Values
-from serve.recommend.retrieval.candidates import DEPTH, Candidates, Recommender
+from serve.recommend.retrieval.candidates import DEPTH, CandidateGenerator, Candidates
 from serve.recommend.retrieval.retrievers import Items
 from serve.recommend.retrieval.retrievers import Scores as Scored
-from serve.recommend.retrieval.score_blend import nobody_had
-from serve.recommend.retrieval.user_history import Shopper
+from serve.recommend.retrieval.score_blend import without_interactions
+from serve.recommend.retrieval.user_history import UserHistory
 
 POOL = 5  # times as many as are asked for, of which a diverse list is made
-MOST_SCORED = 200  # candidates that the scorer puts in order, the best of the blend
+MAX_SCORED = 200  # candidates that the scorer puts in order, the best of the blend
 _log = logging.getLogger(__name__)
 
 
@@ -52,7 +52,7 @@ class Ranked:
     features: Features | None = None
     rows: NDArray[np.int64] | None = None
     rules: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    mix: "Mix | None" = None
+    mix: "RelevanceMix | None" = None
     propensities: Scored | None = None
 
     def at(self, places: NDArray[np.int64]) -> "Ranked":
@@ -69,15 +69,15 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class Mix:
+class RelevanceMix:
     """The score of m candidates is `query` [m] + `shift` + `factor` times what the scorer expects of them."""
 
     query: Scored
     shift: float
     factor: float
 
-    def at(self, places: NDArray[np.int64]) -> "Mix":
-        return Mix(self.query[places], self.shift, self.factor)
+    def at(self, places: NDArray[np.int64]) -> "RelevanceMix":
+        return RelevanceMix(self.query[places], self.shift, self.factor)
 
 
 def spread(new: NDArray[np.bool_], share: float, k: int) -> NDArray[np.int64]:
@@ -99,14 +99,14 @@ def spread(new: NDArray[np.bool_], share: float, k: int) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class Tail:
+class LongTailQuota:
     """A share of the places is for items of less popularity than those have that half of all demand goes to."""
 
     share: float
     below: float
 
     @classmethod
-    def of(cls, popularity: Scored, share: float) -> "Tail | None":
+    def of(cls, popularity: Scored, share: float) -> "LongTailQuota | None":
         """By the popularity of all items [items]; None for no share, and where nothing is popular."""
         falling = -np.sort(-popularity)
         total = float(falling.sum())
@@ -121,24 +121,24 @@ class Tail:
 
 
 @dataclass(frozen=True)
-class OwnMix:
+class CategoryCalibration:
     """How much lists keep to the categories of the shopper's own history, and what category each of some items has."""
 
     calibration: float
     category_of: Callable[[Items], Sequence[str | None]]
 
-    def of(self, shopper: Shopper) -> dict[str, float]:
+    def of(self, user: UserHistory) -> dict[str, float]:
         """The shares of categories in what a shopper liked; nothing for who liked nothing."""
         shares: dict[str, float] = {}
-        liked = shopper.weight > 0
-        for category, weight in zip(self.category_of(shopper.item[liked]), shopper.weight[liked].tolist(), strict=True):
+        liked = user.weight > 0
+        for category, weight in zip(self.category_of(user.item[liked]), user.weight[liked].tolist(), strict=True):
             if category:
                 shares[category] = shares.get(category, 0.0) + weight
         total = sum(shares.values())
         return {category: weight / total for category, weight in shares.items()}
 
 
-class Ranker:
+class RankingPipeline:
     """Recommends with a recommender and, where there is one, a scorer.
 
     `values` say what each head is worth, `new_share` is the share of places for items that nobody had yet, and `spaces`
@@ -149,16 +149,16 @@ class Ranker:
 
     def __init__(
         self,
-        recommender: Recommender,
-        maker: FeatureMaker | None,
+        recommender: CandidateGenerator,
+        maker: FeatureBuilder | None,
         scorer: Scorer | None,
         values: Mapping[str, float],
         new_share: float = 0.0,
         spaces: Mapping[str, VectorIndex] | None = None,
         margins: Callable[[Items], Scored] | None = None,
         online: OnlineHead | None = None,
-        tail: "Tail | None" = None,
-        mix: "OwnMix | None" = None,
+        tail: "LongTailQuota | None" = None,
+        mix: "CategoryCalibration | None" = None,
     ) -> None:
         self._tail, self._mix = tail, mix
         self._recommender, self._maker, self._scorer, self._values = recommender, maker, scorer, values
@@ -167,13 +167,13 @@ class Ranker:
 
     def recommend(
         self,
-        shopper: Shopper,
+        user: UserHistory,
         k: int,
-        left_out: Items,
+        excluded: Items,
         now: float,
         allowed: Selection | None = None,
         diversity: float = 0.0,
-        rules: Acting | None = None,
+        rules: ActiveRules | None = None,
         explore: Exploration | None = None,
     ) -> Ranked:
         """The k best items for a shopper at a moment; k whenever there are k (see Recommender.recommend).
@@ -183,27 +183,27 @@ class Ranker:
         is there even where no source proposes it, but not where it is left out, hidden or not allowed. A list that is
         drawn (see serve.recommend.ranking.exploration) is neither made diverse nor keeps places for what is new.
         """
-        pinned = {} if rules is None else rules.pinned(left_out)
-        hidden = None if rules is None else rules.hidden(shopper)
+        pinned = {} if rules is None else rules.pinned(excluded)
+        hidden = None if rules is None else rules.hidden(user)
         if hidden is not None:
             allowed = self._recommender.allowed(hidden, allowed)
         if allowed is not None:
             pinned = {number: of for number, of in pinned.items() if allowed.mask[number]}
         also = np.array(sorted(pinned), np.int64)
-        found = self._recommender.candidates(shopper, max(k, DEPTH), left_out, allowed, also if pinned else None)
+        found = self._recommender.candidates(user, max(k, DEPTH), excluded, allowed, also if pinned else None)
         if len(found.items) < k:
-            found = self._recommender.filled(found, shopper, k, left_out, allowed)
+            found = self._recommender.filled(found, user, k, excluded, allowed)
         count = len(found.items)
-        new = np.flatnonzero(nobody_had(found.scores, count))[: round(k * self._new_share)]
+        new = np.flatnonzero(without_interactions(found.scores, count))[: round(k * self._new_share)]
         wanted = np.flatnonzero(np.isin(found.items, also))
-        places = np.unique(np.concatenate([np.arange(min(MOST_SCORED, count)), new, wanted]))
+        places = np.unique(np.concatenate([np.arange(min(MAX_SCORED, count)), new, wanted]))
         draw = explore.random if explore is not None and explore.policy == "thompson" else None
-        ranked = self._ranked(shopper, found, places, now, draw)
+        ranked = self._ranked(user, found, places, now, draw)
         scored, names = len(places) if ranked.scores is not None else count, dict[int, list[str]]()
         scores = ranked.found.total if ranked.scores is None else ranked.scores.total[:scored]
         if rules is not None:
             items = ranked.found.items[:scored]
-            factors, names = rules.factors(items, shopper)
+            factors, names = rules.factors(items, user)
             scores = scores + np.log(factors) if ranked.scores is None else scores * factors
             order = top(scores, items, scored)
             scores, ranked = scores[order], ranked.first(order)
@@ -212,17 +212,17 @@ class Ranker:
             ranked = replace(ranked.at(order), propensities=likely)
             count = len(order)
         elif diversity:
-            pool = ranked.found.items[: min(POOL * k, MOST_SCORED, scored)]
+            pool = ranked.found.items[: min(POOL * k, MAX_SCORED, scored)]
             vectors = [index.vectors_of(pool) for index in self._spaces.values()]
             ranked = ranked.first(diversify(scores[: len(pool)], vectors, k, diversity))
         if ranked.propensities is None:
-            if self._mix is not None and (own := self._mix.of(shopper)):
-                pool = ranked.found.items[: min(POOL * k, MOST_SCORED, scored)]
+            if self._mix is not None and (own := self._mix.of(user)):
+                pool = ranked.found.items[: min(POOL * k, MAX_SCORED, scored)]
                 kinds = self._mix.category_of(pool)
                 ranked = ranked.first(calibrate(scores[: len(pool)], kinds, own, k, self._mix.calibration))
             if self._tail is not None:
                 ranked = ranked.first(spread(self._tail.mask(ranked.found), self._tail.share, k))
-            ranked = ranked.first(spread(nobody_had(ranked.found.scores, count), self._new_share, k))
+            ranked = ranked.first(spread(without_interactions(ranked.found.scores, count), self._new_share, k))
         if draw is not None and ranked.scores is not None:
             ranked = replace(ranked, propensities=np.full(count, np.nan, np.float32))
         if rules is None:
@@ -232,14 +232,14 @@ class Ranker:
             ranked = replace(ranked, propensities=np.full(count, np.nan, np.float32))  # moved after the draw
         return replace(ranked.at(arranged), rules=names)
 
-    def rank(self, shopper: Shopper, items: Items, now: float) -> Ranked:
+    def rank(self, user: UserHistory, items: Items, now: float) -> Ranked:
         """Some items [m], distinct and in rising order, in the order that suits a shopper."""
-        found = self._recommender.candidates(shopper, DEPTH, np.empty(0, np.int64), also=items)
+        found = self._recommender.candidates(user, DEPTH, np.empty(0, np.int64), also=items)
         places = np.flatnonzero(np.isin(found.items, items))
-        return self._ranked(shopper, found, places, now).at(np.arange(len(places)))
+        return self._ranked(user, found, places, now).at(np.arange(len(places)))
 
     def mixed(
-        self, shopper: Shopper, items: Items, relevance: Scored, personal: float, k: int, now: float
+        self, user: UserHistory, items: Items, relevance: Scored, personal: float, k: int, now: float
     ) -> Ranked | None:
         """The k best of items [m, distinct] that a query found, by relevance [m] and by how they suit a shopper.
 
@@ -247,14 +247,14 @@ class Ranker:
         apart; how they suit counts in standard deviations over those found, times `personal`. None without a scorer.
         """
         order = np.argsort(items)
-        ranked = self.rank(shopper, items[order], now)
+        ranked = self.rank(user, items[order], now)
         if ranked.scores is None:
             return None
         numbers, expected = ranked.found.items, ranked.scores.total
         of = relevance[order][np.searchsorted(items[order], numbers)]
         query = of - of.mean()
         factor = personal / max(float(expected.std()), 1e-6)
-        mix = Mix(query, -factor * float(expected.mean()), factor)
+        mix = RelevanceMix(query, -factor * float(expected.mean()), factor)
         total = query + mix.shift + factor * expected
         best = top(total, numbers, k)
         return replace(ranked, scores=replace(ranked.scores, total=total), mix=mix).at(best)
@@ -274,12 +274,12 @@ class Ranker:
             return None
         return ranked.features.values[ranked.rows], ranked.scores.total
 
-    def chances(self, shopper: Shopper, items: Items, places: Scored, now: float) -> Scored | None:
+    def probabilities(self, user: UserHistory, items: Items, places: Scored, now: float) -> Scored | None:
         """How likely each head's act is for items [m, distinct and rising] at their places [m] of a list, [m, heads].
 
         None without a scorer, or where it fails.
         """
-        ranked = self.rank(shopper, items, now)
+        ranked = self.rank(user, items, now)
         if self._scorer is None or ranked.features is None or ranked.rows is None:
             return None
         order = np.searchsorted(items, ranked.found.items)
@@ -289,11 +289,11 @@ class Ranker:
         return found
 
     def explain(
-        self, ranked: Ranked, shopper: Shopper, id_of: Callable[[int], str], title_of: Callable[[str], str]
+        self, ranked: Ranked, user: UserHistory, id_of: Callable[[int], str], title_of: Callable[[str], str]
     ) -> list[Reasons | None]:
         """The reasons for what was ranked for a shopper; None for what a scorer did not see, or where it fails."""
         try:
-            return self._explained(ranked, shopper, id_of, title_of)
+            return self._explained(ranked, user, id_of, title_of)
         except Exception:  # whatever it is, the shopper gets an answer
             self.failures += 1
             FAILURES.inc()
@@ -301,12 +301,12 @@ class Ranker:
             return [None] * len(ranked.found.items)
 
     def _explained(
-        self, ranked: Ranked, shopper: Shopper, id_of: Callable[[int], str], title_of: Callable[[str], str]
+        self, ranked: Ranked, user: UserHistory, id_of: Callable[[int], str], title_of: Callable[[str], str]
     ) -> list[Reasons | None]:
         found = ranked.found
         if self._scorer is None or ranked.features is None or ranked.rows is None:
             return list(reasons_of_blend(self._recommender.parts(found), len(found.items)))
-        recent = shopper.last(HISTORY)
+        recent = user.last(HISTORY)
         acts = zip(recent.item.tolist(), recent.kind.tolist(), strict=True)
         history = [(id_of(item), KINDS[kind]) for item, kind in acts]
         seen = ranked.rows >= 0
@@ -329,7 +329,7 @@ class Ranker:
 
     def _ranked(
         self,
-        shopper: Shopper,
+        user: UserHistory,
         found: Candidates,
         places: NDArray[np.int64],
         now: float,
@@ -344,11 +344,11 @@ class Ranker:
         if self._scorer is None or self._maker is None or not len(places):
             return as_they_are
         if is_late():
-            leave_out("scorer")
+            mark_partial("scorer")
             return as_they_are
         try:
             with stage("rank"):
-                order, scores, features = self._scored(shopper, found, places, now, draw)
+                order, scores, features = self._scored(user, found, places, now, draw)
         except Exception:  # whatever it is, the shopper gets an answer
             self.failures += 1
             FAILURES.inc()
@@ -360,7 +360,7 @@ class Ranker:
 
     def _scored(
         self,
-        shopper: Shopper,
+        user: UserHistory,
         found: Candidates,
         places: NDArray[np.int64],
         now: float,
@@ -368,7 +368,7 @@ class Ranker:
     ) -> tuple[NDArray[np.int64], Scores, Features]:
         """The order of the candidates at `places` [m] among themselves, [m], their scores and features."""
         assert self._scorer is not None and self._maker is not None  # noqa: S101, PT018
-        features = self._maker.make(shopper, found, Context(now, hour_of(now)), places)
+        features = self._maker.make(user, found, RankingContext(now, hour_of(now)), places)
         online = self._online
         correction = None if online is None else lambda hidden: online.correction(hidden, now, draw)
         scores = self._scorer.score(features, self._values_of(found.items[places]), correction)

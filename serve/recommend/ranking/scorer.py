@@ -40,7 +40,7 @@ WEIGHTS = "network.safetensors"
 FILES = (*NETWORKS, WEIGHTS)
 
 
-class HeadFacts(BaseModel):
+class HeadMetrics(BaseModel):
     """A head's calibration (slope and offset of its logit), and how it measured on held-out shoppers.
 
     `reliability` is mean probability, share that happened and count, of bins of equally many rows in its order.
@@ -62,7 +62,7 @@ class _Format(BaseModel):
     format: int
 
 
-class ScorerFacts(BaseModel):
+class ScorerMetadata(BaseModel):
     """What a scorer is: its layout, its heads, which towers and encoders its features come from, how it was trained.
 
     Candidates are scored as if they were shown at the `usual_place`, a value of the position column. `hidden_scale` is
@@ -81,7 +81,7 @@ class ScorerFacts(BaseModel):
     hidden_scale: tuple[float, ...] = ()
     events_until: int = 0
     learned_until: float = 0.0
-    heads: dict[str, HeadFacts]
+    heads: dict[str, HeadMetrics]
     rows: int
     cases: int
     epochs: int
@@ -140,7 +140,7 @@ class Scorer:
     `values` are what each head is worth to the shop, for all candidates alike or for each of them, [m].
     """
 
-    def __init__(self, facts: ScorerFacts, networks: Mapping[str, bytes], threads: int = 1) -> None:
+    def __init__(self, facts: ScorerMetadata, networks: Mapping[str, bytes], threads: int = 1) -> None:
         self.facts = facts
         self.layout = Layout(facts.spaces, facts.related)
         self._files = dict(networks)
@@ -203,9 +203,9 @@ class Scorer:
         worth = np.empty((m, heads), np.float32)
         for place, head in enumerate(self.facts.heads):
             worth[:, place] = values.get(head, 0.0)
-        gone = logits - start
-        near = np.abs(gone) < 1e-4
-        slope = np.where(near, _slope(start), (_sigmoid(logits) - _sigmoid(start)) / np.where(near, 1, gone)) * worth
+        deleted = logits - start
+        near = np.abs(deleted) < 1e-4
+        slope = np.where(near, _slope(start), (_sigmoid(logits) - _sigmoid(start)) / np.where(near, 1, deleted)) * worth
         return Explained(
             scores,
             (worth * _sigmoid(start)).sum(1),
@@ -315,7 +315,7 @@ class Scorer:
                     f"the scorer in {folder} has format {format_}, this version reads {FORMAT}: train it again",
                     folder.name,
                 )
-            facts = ScorerFacts.model_validate_json(told)
+            facts = ScorerMetadata.model_validate_json(told)
         except OSError as error:
             raise Missing(f"{folder} holds no scorer: {error.strerror}: train it again", folder.name) from error
         except ValidationError as error:
@@ -336,11 +336,11 @@ def _expected(heads: Mapping[str, Floats], values: Values, count: int) -> Floats
     return np.asarray(total, np.float32)
 
 
-def _told(facts: ScorerFacts) -> bytes:
+def _told(facts: ScorerMetadata) -> bytes:
     return orjson.dumps(facts.model_dump(mode="json"), option=orjson.OPT_INDENT_2)
 
 
-def _fingerprint(facts: ScorerFacts, networks: Mapping[str, bytes]) -> str:
+def _fingerprint(facts: ScorerMetadata, networks: Mapping[str, bytes]) -> str:
     digest = hashlib.blake2b(_told(facts), digest_size=8)
     for name in FILES:
         digest.update(hashlib.blake2b(networks[name]).digest())

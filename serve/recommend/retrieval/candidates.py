@@ -11,9 +11,9 @@ from index.exact import top
 from index.selection import Selection
 from serve.core.metrics import CANDIDATES
 from serve.core.request_context import stage
-from serve.recommend.retrieval.retrievers import Items, Scores, Source
-from serve.recommend.retrieval.score_blend import Blend, nobody_had
-from serve.recommend.retrieval.user_history import Shopper
+from serve.recommend.retrieval.retrievers import Items, Retriever, Scores
+from serve.recommend.retrieval.score_blend import LinearScoreModel, without_interactions
+from serve.recommend.retrieval.user_history import UserHistory
 
 DEPTH = 200  # candidates that are looked for, at the least
 # How many of these each source proposes: those that order well by themselves the most; neighbours by content cost most.
@@ -42,36 +42,42 @@ class Candidates:
         return Candidates(
             self.items[places],
             self.total[places],
-            {source: scores[places] for source, scores in self.scores.items()},
-            {source: which[places] for source, which in self.proposed.items()},
+            {retriever: scores[places] for retriever, scores in self.scores.items()},
+            {retriever: which[places] for retriever, which in self.proposed.items()},
         )
 
 
-class Recommender:
+class CandidateGenerator:
     """Sources over the items 0 to `items` - 1 and the blend that orders what they propose; without state.
 
-    `gone` are items that never come out.
+    `deleted` are items that never come out.
     """
 
-    def __init__(self, sources: Mapping[str, Source], blend: Blend, items: int, gone: Items | None = None) -> None:
-        self._sources, self.blend, self._items = sources, blend, items
-        self._gone = np.empty(0, np.int64) if gone is None else gone
+    def __init__(
+        self,
+        retrievers: Mapping[str, Retriever],
+        score_model: LinearScoreModel,
+        items: int,
+        deleted: Items | None = None,
+    ) -> None:
+        self._retrievers, self.score_model, self._items = retrievers, score_model, items
+        self._deleted = np.empty(0, np.int64) if deleted is None else deleted
 
-    def recommend(self, shopper: Shopper, k: int, left_out: Items, allowed: Selection | None = None) -> Candidates:
+    def recommend(self, user: UserHistory, k: int, excluded: Items, allowed: Selection | None = None) -> Candidates:
         """The k best items for a shopper without those left out, of the allowed ones; k whenever there are k.
 
         Where the sources have too few, any allowed items follow, by their number.
         """
-        found = self.candidates(shopper, max(k, DEPTH), left_out, allowed)
+        found = self.candidates(user, max(k, DEPTH), excluded, allowed)
         if len(found.items) < k:
-            found = self.filled(found, shopper, k, left_out, allowed)
+            found = self.filled(found, user, k, excluded, allowed)
         return found.first(k)
 
     def candidates(
         self,
-        shopper: Shopper,
+        user: UserHistory,
         depth: int,
-        left_out: Items,
+        excluded: Items,
         allowed: Selection | None = None,
         also: Items | None = None,
     ) -> Candidates:
@@ -80,15 +86,15 @@ class Recommender:
         `also` are items that are scored with them, whether or not any source proposes them.
         """
         with stage("candidates"):
-            return self._candidates(shopper, depth, left_out, allowed, also)
+            return self._candidates(user, depth, excluded, allowed, also)
 
     def _candidates(
-        self, shopper: Shopper, depth: int, left_out: Items, allowed: Selection | None, also: Items | None
+        self, user: UserHistory, depth: int, excluded: Items, allowed: Selection | None, also: Items | None
     ) -> Candidates:
-        answers = {name: answer for name, source in self._sources.items() if (answer := source.ask(shopper))}
-        spare = len(left_out)
+        answers = {name: answer for name, retriever in self._retrievers.items() if (answer := retriever.ask(user))}
+        spare = len(excluded)
         if spare > FEW:
-            allowed, spare = Selection(self._mask(left_out, allowed)), 0
+            allowed, spare = Selection(self._mask(excluded, allowed)), 0
         proposed = {
             name: answer.propose(math.ceil(depth * SHARES.get(name, 1.0)) + spare, allowed)
             for name, answer in answers.items()
@@ -96,11 +102,11 @@ class Recommender:
         for name, of in proposed.items():
             CANDIDATES.labels(name).inc(len(of))
         items = np.unique(np.concatenate([*proposed.values(), np.empty(0, np.int64)]))
-        items = items[~np.isin(items, left_out)]
+        items = items[~np.isin(items, excluded)]
         if also is not None:
             items = np.union1d(items, also)
         scores = {name: answer.scores(items) for name, answer in answers.items()}
-        total = self.blend.total(scores, len(items))
+        total = self.score_model.total(scores, len(items))
         order = top(total, items, len(items))
         return Candidates(
             items[order],
@@ -115,19 +121,22 @@ class Recommender:
 
     def parts(self, found: Candidates) -> dict[str, list[float]]:
         """What each source adds to the blended score of each candidate, [m]; `new` is for what nobody had."""
-        parts = {source: self.blend.part(source, of).astype(float).tolist() for source, of in found.scores.items()}
-        new = self.blend.new * nobody_had(found.scores, len(found.items))
+        parts = {
+            retriever: self.score_model.part(retriever, of).astype(float).tolist()
+            for retriever, of in found.scores.items()
+        }
+        new = self.score_model.new * without_interactions(found.scores, len(found.items))
         return {**parts, "new": new.tolist()}
 
     def filled(
-        self, found: Candidates, shopper: Shopper, k: int, left_out: Items, allowed: Selection | None
+        self, found: Candidates, user: UserHistory, k: int, excluded: Items, allowed: Selection | None
     ) -> Candidates:
         """What was found and, behind it, any other allowed items by their number, k in all."""
-        mask = self._mask(left_out, allowed)
+        mask = self._mask(excluded, allowed)
         mask[found.items] = False
         rest = np.flatnonzero(mask)[: k - len(found.items)]
-        scores = {name: self._sources[name].ask(shopper).scores(rest) for name in found.scores}  # type: ignore[union-attr]
-        total = self.blend.total(scores, len(rest))
+        scores = {name: self._retrievers[name].ask(user).scores(rest) for name in found.scores}  # type: ignore[union-attr]
+        total = self.score_model.total(scores, len(rest))
         return Candidates(
             np.concatenate([found.items, rest]),
             np.concatenate([found.total, total]),
@@ -135,11 +144,11 @@ class Recommender:
             {name: np.concatenate([of, np.zeros(len(rest), np.bool_)]) for name, of in found.proposed.items()},
         )
 
-    def _mask(self, left_out: Items, allowed: Selection | None) -> NDArray[np.bool_]:
+    def _mask(self, excluded: Items, allowed: Selection | None) -> NDArray[np.bool_]:
         """The items that may come out, [items]."""
         mask = np.ones(self._items, np.bool_) if allowed is None else allowed.mask.copy()
-        mask[self._gone] = False
-        mask[left_out] = False
+        mask[self._deleted] = False
+        mask[excluded] = False
         return mask
 
 

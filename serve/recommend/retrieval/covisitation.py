@@ -22,7 +22,7 @@ REACH = 30  # steps between two interactions that are still taken for one intere
 BACKWARDS = 0.33
 FROM_POWER, TO_POWER = 0.4, 0.15
 FADE = 0.65  # of the weight of a history's item with each step back
-MOST_NEIGHBOURS = 200
+MAX_NEIGHBOURS = 200
 FILES = ("covisitation_starts.npy", "covisitation_items.npy", "covisitation_scores.npy")
 
 
@@ -98,14 +98,14 @@ class Covisitation:
 def _strongest(
     matrix: "sparse.csr_matrix",
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
-    """The strongest MOST_NEIGHBOURS of each row, without the row's own item, in order of items."""
+    """The strongest MAX_NEIGHBOURS of each row, without the row's own item, in order of items."""
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     other = (rows != matrix.indices) & (matrix.data > 0)
     rows, items, scores = rows[other], matrix.indices[other], matrix.data[other].astype(np.float32)
     order = np.lexsort((items, -scores, rows))
     counts = np.bincount(rows, minlength=matrix.shape[0])
     place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    kept = np.sort(order[place < MOST_NEIGHBOURS])
+    kept = np.sort(order[place < MAX_NEIGHBOURS])
     kept = kept[np.lexsort((items[kept], rows[kept]))]
     starts = np.concatenate([[0], np.cumsum(np.bincount(rows[kept], minlength=matrix.shape[0]))])
     return starts.astype(np.int64), items[kept].astype(np.int32), scores[kept]

@@ -25,11 +25,11 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Relations:
+class ItemRelations:
     """By relation and item id the ids of the items related to it, and how many rows were left out."""
 
     related: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
-    left_out: int = 0
+    excluded: int = 0
 
     def to(self, relation: str, item_ids: Iterable[str]) -> set[str]:
         """The items that stand in a relation to any of some items."""
@@ -47,12 +47,12 @@ class ImportedLinks:
     links: Mapping[str, int]
 
 
-def read_relations(path: Path) -> Relations:
+def read_relations(path: Path) -> ItemRelations:
     """The table of a file, or none where there is no file; raises BadInput, Damaged where it is no such table."""
     if not path.exists():
-        return Relations()
+        return ItemRelations()
     found: dict[str, dict[str, list[str]]] = {}
-    left_out = count = 0
+    excluded = count = 0
     with open_source(path, "relations") as source:
         table = read_table(source)
         for name in COLUMNS:
@@ -61,17 +61,17 @@ def read_relations(path: Path) -> Relations:
         for record in table:
             values = [str(record.values[name]).strip() for name in COLUMNS] if isinstance(record, Record) else []
             if not values or not all(values):
-                left_out += 1
+                excluded += 1
                 continue
             count += 1
             if count > MOST:
                 raise BadInput(f"{path.name} has more than {MOST:,} rows", "relations")
             item_id, relation, related_id = values
             found.setdefault(relation, {}).setdefault(item_id, []).append(related_id)
-    if left_out:
-        _log.warning("%s: %d rows without item_id, relation or related_id are left out", path.name, left_out)
-    return Relations(
-        {relation: {one: tuple(others) for one, others in of.items()} for relation, of in found.items()}, left_out
+    if excluded:
+        _log.warning("%s: %d rows without item_id, relation or related_id are left out", path.name, excluded)
+    return ItemRelations(
+        {relation: {one: tuple(others) for one, others in of.items()} for relation, of in found.items()}, excluded
     )
 
 

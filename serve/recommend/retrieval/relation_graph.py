@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from embed.behaviour.interactions import KINDS
-from serve.core.errors import Broken
-from serve.recommend.retrieval.item_relations import Relations
-from serve.recommend.retrieval.retrievers import FADE, RECENT, Few, Items, Numbering, Proposals, Scores
-from serve.recommend.retrieval.user_history import Shopper
+from serve.core.errors import StoreUnavailable
+from serve.recommend.retrieval.item_relations import ItemRelations
+from serve.recommend.retrieval.retrievers import FADE, RECENT, Few, ItemRenumbering, Items, Proposals, Scores
+from serve.recommend.retrieval.user_history import UserHistory
 
 STEPS, ONWARD = 4, 0.5  # of a walk; the share that goes on at each
 BACKWARDS = 0.5  # what a link counts the other way
@@ -45,7 +45,7 @@ def kind_of(relation: str) -> str:
     return "complement" if name in COMPLEMENTS else "substitute" if name in SUBSTITUTES else "related"
 
 
-class Knowledge:
+class RelationGraph:
     """Relations of n items. `reached` are the scores [n, n] of items from items by relation, `categories` [n] their
     category's number, `counts` [c, c] the links between categories by relation."""
 
@@ -65,24 +65,24 @@ class Knowledge:
     @classmethod
     def of(
         cls,
-        relations: Relations,
+        relations: ItemRelations,
         ids: Sequence[str],
         categories: Sequence[str | None],
         visited: sparse.csr_array | None = None,
-    ) -> "Knowledge | None":
+    ) -> "RelationGraph | None":
         """From the shop's table, and what shoppers went to [n, n]; None where it has no link between two items."""
-        number = {item_id: place for place, item_id in enumerate(ids)}
+        item_index = {item_id: place for place, item_id in enumerate(ids)}
         names: dict[str, int] = {}
         of_category = np.array([names.setdefault(name or "", len(names)) for name in categories], np.int32)
         reached, counts = {}, {}
         for relation, table in relations.related.items():
             pairs = np.array(
                 [
-                    (number[one], number[other])
+                    (item_index[one], item_index[other])
                     for one, others in table.items()
-                    if one in number
+                    if one in item_index
                     for other in others
-                    if other in number and other != one
+                    if other in item_index and other != one
                 ],
                 np.int64,
             ).reshape(-1, 2)
@@ -132,7 +132,7 @@ class Knowledge:
         (folder / FILE).write_bytes(orjson.dumps({"relations": self.relations}))
 
     @classmethod
-    def open(cls, folder: Path) -> "Knowledge | None":
+    def open(cls, folder: Path) -> "RelationGraph | None":
         """Open what `write` wrote, or None where nothing is known; raises Broken where it cannot be read."""
         if not folder.exists():
             return None
@@ -148,7 +148,7 @@ class Knowledge:
                     )
                     table[relation] = sparse.csr_array((scores, items, starts), (size[kind], size[kind]))
         except (OSError, ValueError, KeyError) as error:
-            raise Broken(f"{folder} cannot be read ({error}): build again", folder.name) from error
+            raise StoreUnavailable(f"{folder} cannot be read ({error}): build again", folder.name) from error
         return cls(tables["reached"], categories, tables["counts"])
 
 
@@ -185,20 +185,20 @@ def _strongest(table: sparse.csr_array) -> sparse.csr_array:
     return sparse.csr_array((table.data[kept], (row[kept], table.indices[kept])), table.shape)
 
 
-class KnowledgeSource:
+class RelationRetriever:
     """What goes with the shopper's last items by the shop's own table: complements of what was taken, else the rest."""
 
-    def __init__(self, knowledge: Knowledge, numbering: Numbering | None = None) -> None:
+    def __init__(self, knowledge: RelationGraph, numbering: ItemRenumbering | None = None) -> None:
         self._knowledge, self._numbering = knowledge, numbering
 
-    def ask(self, shopper: Shopper) -> Proposals | None:
-        liked = np.flatnonzero(shopper.weight > 0)[-RECENT:][::-1]
+    def ask(self, user: UserHistory) -> Proposals | None:
+        liked = np.flatnonzero(user.weight > 0)[-RECENT:][::-1]
         found: list[tuple[Items, Scores]] = []
         for step, place in enumerate(liked.tolist()):
-            item = int(shopper.item[place])
+            item = int(user.item[place])
             if self._numbering is not None:
                 item = int(self._numbering.before[item])
-            wanted = "complement" if int(shopper.kind[place]) in TAKEN else "substitute"
+            wanted = "complement" if int(user.kind[place]) in TAKEN else "substitute"
             for relation in self._knowledge.relations if item >= 0 else ():
                 if kind_of(relation) in (wanted, "related"):
                     items, scores = self._knowledge.linked(relation, item)

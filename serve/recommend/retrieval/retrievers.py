@@ -22,7 +22,7 @@ from index.exact import top
 from index.protocol import VectorIndex
 from index.selection import Selection
 from serve.recommend.retrieval.covisitation import DAY, Covisitation
-from serve.recommend.retrieval.user_history import Shopper
+from serve.recommend.retrieval.user_history import UserHistory
 from serve.search.fusion import fuse
 
 TOWER = "tower"
@@ -44,13 +44,13 @@ class Proposals(Protocol):
         """At most about `depth` of the best items that are allowed."""
 
 
-class Source(Protocol):
-    def ask(self, shopper: Shopper) -> Proposals | None:
+class Retriever(Protocol):
+    def ask(self, user: UserHistory) -> Proposals | None:
         """What the source says for a shopper; None where it has nothing to go by."""
 
 
 @dataclass(frozen=True)
-class Numbering:
+class ItemRenumbering:
     """How items are numbered now, beside how they were when behaviour was counted; -1 for none.
 
     `before` [items now] is the number then of each item, `now` [items then] the number now.
@@ -60,26 +60,26 @@ class Numbering:
     now: Items
 
 
-class TowerSource:
+class TowerRetriever:
     """The neighbours of the shopper's vector in the tower space."""
 
-    def __init__(self, index: VectorIndex, vector: Callable[[Shopper], NDArray[np.float32] | None]) -> None:
+    def __init__(self, index: VectorIndex, vector: Callable[[UserHistory], NDArray[np.float32] | None]) -> None:
         self._index, self._vector = index, vector
 
-    def ask(self, shopper: Shopper) -> Proposals | None:
-        query = self._vector(shopper)
+    def ask(self, user: UserHistory) -> Proposals | None:
+        query = self._vector(user)
         return None if query is None else _Near({"tower": self._index}, {"tower": query})
 
 
-class CovisitationSource:
+class CovisitationRetriever:
     """What others went to after the shopper's items."""
 
-    def __init__(self, counts: Covisitation, numbering: Numbering | None = None) -> None:
+    def __init__(self, counts: Covisitation, numbering: ItemRenumbering | None = None) -> None:
         self._counts, self._numbering = counts, numbering
 
-    def ask(self, shopper: Shopper) -> Proposals | None:
-        history = shopper.item if self._numbering is None else self._numbering.before[shopper.item]
-        items, scores = self._counts.reached(history[history >= 0], shopper.weight[history >= 0])
+    def ask(self, user: UserHistory) -> Proposals | None:
+        history = user.item if self._numbering is None else self._numbering.before[user.item]
+        items, scores = self._counts.reached(history[history >= 0], user.weight[history >= 0])
         if self._numbering is not None:
             items = self._numbering.now[items]
             order = items.argsort(kind="stable")[np.count_nonzero(items < 0) :]
@@ -87,20 +87,20 @@ class CovisitationSource:
         return Few(items, scores) if len(items) else None
 
 
-class FixedSource:
+class FixedRetriever:
     """Scores that do not depend on the shopper: popularity, arrivals. Items of score 0 are not proposed.
 
     `order` are the items of another score by number, best first, as `ranked` gives them.
     """
 
-    def __init__(self, scores: Scores, order: Items, numbering: Numbering | None = None) -> None:
+    def __init__(self, scores: Scores, order: Items, numbering: ItemRenumbering | None = None) -> None:
         self._proposals = _Ordered(scores, order, numbering)
 
-    def ask(self, shopper: Shopper) -> Proposals | None:
+    def ask(self, user: UserHistory) -> Proposals | None:
         return self._proposals
 
 
-class ContentSource:
+class ContentRetriever:
     """What looks and reads like the shopper's last items: each space's neighbours of their common direction."""
 
     def __init__(
@@ -111,8 +111,8 @@ class ContentSource:
     ) -> None:
         self._spaces, self._samples, self._weights = spaces, samples, weights
 
-    def ask(self, shopper: Shopper) -> Proposals | None:
-        liked = shopper.item[shopper.weight > 0][-RECENT:][::-1]
+    def ask(self, user: UserHistory) -> Proposals | None:
+        liked = user.item[user.weight > 0][-RECENT:][::-1]
         worth = (FADE ** np.arange(len(liked))).astype(np.float32)
         queries = {}
         for space, index in self._spaces.items():
@@ -173,7 +173,7 @@ class Few:
 class _Ordered:
     """A score for every item, and the items of one in order, all as they were numbered when it was counted."""
 
-    def __init__(self, scores: Scores, order: Items, numbering: Numbering | None) -> None:
+    def __init__(self, scores: Scores, order: Items, numbering: ItemRenumbering | None) -> None:
         self._scores, self._order, self._numbering = scores, order, numbering
 
     def scores(self, items: Items) -> Scores:

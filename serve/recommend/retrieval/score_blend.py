@@ -17,13 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from torch.nn import functional
 
 COUNTS = ("covisitation", "popularity")
 
 
-class Blend(BaseModel):
+class LinearScoreModel(BaseModel):
     """Weights of the sources, and the floors of those that count; a source that is not named weighs nothing."""
 
     model_config = ConfigDict(frozen=True)
@@ -36,10 +36,13 @@ class Blend(BaseModel):
         "content": 0.5,
         "knowledge": 4.0,
     }
-    floors: dict[str, float] = {"covisitation": 0.05, "popularity": 1.0}
+    smoothing: dict[str, float] = Field(
+        {"covisitation": 0.05, "popularity": 1.0},
+        validation_alias=AliasChoices("smoothing", "floors"),  # the second, by 0.1
+    )
     new: float = 0.0
 
-    def scaled(self, factors: Mapping[str, float]) -> "Blend":
+    def scaled(self, factors: Mapping[str, float]) -> "LinearScoreModel":
         """With the weights of some sources multiplied."""
         weights = {name: weight * factors.get(name, 1.0) for name, weight in self.weights.items()}
         return self.model_copy(update={"weights": weights})
@@ -47,42 +50,42 @@ class Blend(BaseModel):
     def total(self, scores: Mapping[str, NDArray[np.float32]], count: int) -> NDArray[np.float32]:
         """The blended score of m candidates, [m], from their scores [m] in each source that has any to give."""
         total = np.zeros(count, np.float32)
-        for source, of in scores.items():
-            total += self.part(source, of)
-        total[nobody_had(scores, count)] += np.float32(self.new)
+        for retriever, of in scores.items():
+            total += self.part(retriever, of)
+        total[without_interactions(scores, count)] += np.float32(self.new)
         return total
 
-    def part(self, source: str, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    def part(self, retriever: str, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """What a source adds to the blended score."""
-        weight = np.float32(self.weights.get(source, 0.0))
-        if source in COUNTS:
-            scores = np.log(scores / np.float32(self.floors.get(source, 1.0)) + 1)
+        weight = np.float32(self.weights.get(retriever, 0.0))
+        if retriever in COUNTS:
+            scores = np.log(scores / np.float32(self.smoothing.get(retriever, 1.0)) + 1)
         return weight * scores
 
 
 @dataclass(frozen=True)
-class Case:
+class BlendExample:
     """The candidates of one shopper: their scores [m] by source, and which were liked, [m]."""
 
     scores: Mapping[str, NDArray[np.float32]]
     liked: NDArray[np.bool_]
 
 
-def nobody_had(scores: Mapping[str, NDArray[np.float32]], count: int) -> NDArray[np.bool_]:
+def without_interactions(scores: Mapping[str, NDArray[np.float32]], count: int) -> NDArray[np.bool_]:
     """Which of m candidates have no behaviour at all, by their scores [m] in each source, [m]."""
     return scores["popularity"] == 0 if "popularity" in scores else np.zeros(count, np.bool_)
 
 
-def fit(cases: Sequence[Case], sources: Sequence[str], prior: float = 1e-3) -> Blend:
-    """Learn the blend of `sources` from cases that hold something liked; the others teach nothing.
+def fit(cases: Sequence[BlendExample], retrievers: Sequence[str], prior: float = 1e-3) -> LinearScoreModel:
+    """Learn the blend of `retrievers` from cases that hold something liked; the others teach nothing.
 
     `prior` pulls weights to nothing, so that a source of which there is no evidence stays out.
     """
     cases = [case for case in cases if case.liked.any()]
     if not cases:
-        return Blend()
+        return LinearScoreModel()
     most = max(len(case.liked) for case in cases)
-    scores = np.zeros((len(sources), len(cases), most), np.float32)
+    scores = np.zeros((len(retrievers), len(cases), most), np.float32)
     liked = np.zeros((len(cases), most), np.float32)
     there = np.zeros((len(cases), most), np.bool_)
     new = np.zeros((len(cases), most), np.float32)
@@ -90,32 +93,32 @@ def fit(cases: Sequence[Case], sources: Sequence[str], prior: float = 1e-3) -> B
         count = len(case.liked)
         there[row, :count] = True
         liked[row, :count] = case.liked / case.liked.sum()
-        new[row, :count] = nobody_had(case.scores, count)
-        for place, source in enumerate(sources):
-            if source in case.scores:
-                scores[place, row, :count] = case.scores[source]
+        new[row, :count] = without_interactions(case.scores, count)
+        for place, retriever in enumerate(retrievers):
+            if retriever in case.scores:
+                scores[place, row, :count] = case.scores[retriever]
     x, y, mask = torch.from_numpy(scores), torch.from_numpy(liked), torch.from_numpy(there)
     # In units of their own spread, so that one step size suits all.
     spread = torch.stack([each[mask].std().clamp(min=1e-6) for each in x])
-    raw = torch.zeros(len(sources), requires_grad=True)
-    floors = torch.zeros(len(sources), requires_grad=True)
+    raw = torch.zeros(len(retrievers), requires_grad=True)
+    smoothing = torch.zeros(len(retrievers), requires_grad=True)
     of_new, is_new = torch.zeros((), requires_grad=True), torch.from_numpy(new)
-    optimizer = torch.optim.LBFGS([raw, floors, of_new], max_iter=200, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([raw, smoothing, of_new], max_iter=200, line_search_fn="strong_wolfe")
 
     def weights_and_floors() -> tuple[torch.Tensor, torch.Tensor]:
-        return functional.softplus(raw), spread * torch.exp(floors)
+        return functional.softplus(raw), spread * torch.exp(smoothing)
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         weights, floor = weights_and_floors()
         total = of_new * is_new
-        for place, source in enumerate(sources):
-            if source in COUNTS:
+        for place, retriever in enumerate(retrievers):
+            if retriever in COUNTS:
                 total = total + weights[place] * torch.log(x[place] / floor[place] + 1)
             else:
                 total = total + weights[place] * x[place] / spread[place]
         log_likely = functional.log_softmax(total.masked_fill(~mask, -torch.inf), 1).masked_fill(~mask, 0)
-        pulled = weights.square().sum() + floors.square().sum() + of_new.square()
+        pulled = weights.square().sum() + smoothing.square().sum() + of_new.square()
         loss: torch.Tensor = -(log_likely * y).sum(1).mean() + prior * pulled
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
@@ -123,12 +126,14 @@ def fit(cases: Sequence[Case], sources: Sequence[str], prior: float = 1e-3) -> B
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         weights, floor = weights_and_floors()
-    counts = [source in COUNTS for source in sources]
-    return Blend(
+    counts = [retriever in COUNTS for retriever in retrievers]
+    return LinearScoreModel(
         weights={
-            source: float(weight if count else weight / scale)
-            for source, weight, scale, count in zip(sources, weights, spread, counts, strict=True)
+            retriever: float(weight if count else weight / scale)
+            for retriever, weight, scale, count in zip(retrievers, weights, spread, counts, strict=True)
         },
-        floors={source: float(value) for source, value, count in zip(sources, floor, counts, strict=True) if count},
+        smoothing={
+            retriever: float(value) for retriever, value, count in zip(retrievers, floor, counts, strict=True) if count
+        },
         new=of_new.item(),
     )

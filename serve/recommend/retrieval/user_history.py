@@ -13,7 +13,7 @@ DISLIKE = KINDS.index("dislike")
 
 
 @dataclass(frozen=True)
-class Shopper:
+class UserHistory:
     """A history of h interactions by time, as embed.behaviour.interactions defines them; nobody's is empty."""
 
     item: NDArray[np.int64]
@@ -25,7 +25,9 @@ class Shopper:
         return len(self.item)
 
     @classmethod
-    def from_events(cls, events: Sequence[Event], number: Callable[[str], int | None], signal: Signal) -> "Shopper":
+    def from_events(
+        cls, events: Sequence[Event], item_index: Callable[[str], int | None], signal: Signal
+    ) -> "UserHistory":
         """From a shopper's events in order of time; those of items without a number are left out.
 
         Merges what `embed.behaviour.interactions.collect` merges, for one shopper and without tables.
@@ -36,7 +38,7 @@ class Shopper:
         weights: list[float] = []
         for event in events:
             weight = signal.weight(event.type, event.value)
-            kind, item = kind_of(event.type, weight), number(event.item_id)
+            kind, item = kind_of(event.type, weight), item_index(event.item_id)
             if kind is None or item is None:
                 continue
             if items and items[-1] == item:
@@ -51,7 +53,7 @@ class Shopper:
         return cls(np.array(items, np.int64), np.array(kinds, np.int64), np.array(times), np.array(weights, np.float32))
 
     @classmethod
-    def of(cls, interactions: Interactions, user: int) -> "Shopper":
+    def of(cls, interactions: Interactions, user: int) -> "UserHistory":
         """From one shopper's interactions."""
         rows = slice(interactions.starts[user], interactions.starts[user + 1])
         return cls(
@@ -61,12 +63,12 @@ class Shopper:
             interactions.weight[rows],
         )
 
-    def first(self, count: int) -> "Shopper":
+    def first(self, count: int) -> "UserHistory":
         """The first `count` interactions."""
-        return Shopper(self.item[:count], self.kind[:count], self.time[:count], self.weight[:count])
+        return UserHistory(self.item[:count], self.kind[:count], self.time[:count], self.weight[:count])
 
-    def last(self, most: int) -> "Shopper":
+    def last(self, most: int) -> "UserHistory":
         """The last `most` interactions."""
         if len(self) <= most:
             return self
-        return Shopper(self.item[-most:], self.kind[-most:], self.time[-most:], self.weight[-most:])
+        return UserHistory(self.item[-most:], self.kind[-most:], self.time[-most:], self.weight[-most:])

@@ -43,7 +43,7 @@ export function start(root, signal) {
   const cards = new VirtualList(list, (place) => {
     const item = items[place];
     const whole = link(item, changed({ item: item.item_id }));
-    return card(item, whole, { actions: steering(item, likes()), scores: asks ? item.sources : null });
+    return card(item, whole, { actions: steering(item, likes()), scores: asks ? item.retriever_scores : null });
   }, signal);
 
   function steer(name, itemId) {

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 
-class CardModel:
+class GpuModel:
     """A module with named inputs and one output [n, dim], on the card in precision `half`."""
 
     def __init__(self, module: "Module", half: "dtype") -> None:
@@ -31,11 +31,11 @@ class CardModel:
         import torch
 
         with torch.inference_mode():
-            vectors: Vectors = self._module(**{name: on_card(of) for name, of in inputs.items()}).float().cpu().numpy()
+            vectors: Vectors = self._module(**{name: on_gpu(of) for name, of in inputs.items()}).float().cpu().numpy()
         return vectors
 
 
-def on_card(values: "NDArray[Any] | Tensor") -> "Tensor":
+def on_gpu(values: "NDArray[Any] | Tensor") -> "Tensor":
     """An array copied to the card, through pinned memory; a tensor as it is."""
     import torch
 

@@ -76,15 +76,15 @@ class Events:
     session: Integers
 
 
-def simulate(goods: list[Good], shoppers: int, seed: int) -> tuple[list[Row], list[Row]]:
+def simulate(goods: list[Good], users: int, seed: int) -> tuple[list[Row], list[Row]]:
     """The hidden taste of each user, robots included, and all events ordered by time."""
     rng = np.random.default_rng([seed, 2])
     shelf = _shelf(goods, rng)
-    before = _tastes(shoppers, rng)
-    after, drift_from = _tastes(shoppers, rng), np.full(shoppers, np.inf)
-    drifting = rng.permutation(shoppers)[: round(0.06 * shoppers)]
+    before = _tastes(users, rng)
+    after, drift_from = _tastes(users, rng), np.full(users, np.inf)
+    drifting = rng.permutation(users)[: round(0.06 * users)]
     drift_from[drifting] = OPENING + DAY * rng.uniform(10, 35, len(drifting))
-    peak = np.where(rng.random(shoppers) < 0.7, rng.normal(20, 1.5, shoppers), rng.normal(12.5, 1.5, shoppers))
+    peak = np.where(rng.random(users) < 0.7, rng.normal(20, 1.5, users), rng.normal(12.5, 1.5, users))
     lists = _lists((before, after), drift_from, peak, rng)
     utility = _utility(before, shelf), _utility(after, shelf)
 
@@ -94,11 +94,11 @@ def simulate(goods: list[Good], shoppers: int, seed: int) -> tuple[list[Row], li
         user, time = lists.user[rows], lists.time[rows]
         liking = _mixed(utility, user, time, drift_from)  # [lists, items]
         parts += _behave(rows, lists, liking, shelf, rng)
-    robots = max(2, round(0.006 * shoppers))
-    parts += [_robot(shoppers + robot, robot, len(lists.user), goods, rng) for robot in range(robots)]
+    robots = max(2, round(0.006 * users))
+    parts += [_robot(users + robot, robot, len(lists.user), goods, rng) for robot in range(robots)]
 
     events = _in_order(parts)
-    names = [f"u{number:05d}" for number in rng.permutation(shoppers + robots) + 1]
+    names = [f"u{number:05d}" for number in rng.permutation(users + robots) + 1]
     hidden = _hidden(names, before, after, drift_from, peak)
     return sorted(hidden, key=lambda row: str(row["user_id"])), _rows(events, names, goods)
 
@@ -123,20 +123,20 @@ def _shelf(goods: list[Good], rng: np.random.Generator) -> Shelf:
     )
 
 
-def _tastes(shoppers: int, rng: np.random.Generator) -> Tastes:
-    everyone = np.arange(shoppers)
-    ranks = rng.random((shoppers, len(KINDS))).argsort(axis=1)  # [shoppers, kinds]
-    kinds = np.zeros((shoppers, len(KINDS)))
+def _tastes(users: int, rng: np.random.Generator) -> Tastes:
+    everyone = np.arange(users)
+    ranks = rng.random((users, len(KINDS))).argsort(axis=1)  # [shoppers, kinds]
+    kinds = np.zeros((users, len(KINDS)))
     kinds[everyone, ranks[:, 0]] = 1.0
-    kinds[everyone, ranks[:, 1]] = np.where(rng.random(shoppers) < 0.6, 0.8, 0.0)
-    families = np.zeros((shoppers, len(COLOR_FAMILIES)))
-    families[everyone, rng.integers(len(COLOR_FAMILIES), size=shoppers)] = 1.0
+    kinds[everyone, ranks[:, 1]] = np.where(rng.random(users) < 0.6, 0.8, 0.0)
+    families = np.zeros((users, len(COLOR_FAMILIES)))
+    families[everyone, rng.integers(len(COLOR_FAMILIES), size=users)] = 1.0
     return Tastes(
         kinds=kinds,
         families=families,
-        level=np.clip(rng.normal(0, 0.55, shoppers), -1, 1),
-        brand=np.where(rng.random(shoppers) < 0.35, rng.integers(len(BRANDS), size=shoppers), NONE),
-        patterned=rng.uniform(-1, 1, shoppers),
+        level=np.clip(rng.normal(0, 0.55, users), -1, 1),
+        brand=np.where(rng.random(users) < 0.35, rng.integers(len(BRANDS), size=users), NONE),
+        patterned=rng.uniform(-1, 1, users),
     )
 
 
@@ -155,16 +155,16 @@ def _utility(tastes: Tastes, shelf: Shelf) -> Floats:
 def _mixed(before_after: tuple[Floats, Floats], user: Integers, time: Floats, drift_from: Floats) -> Floats:
     """Rows of the users as they are at that time: who drifts goes slowly from the first table to the second."""
     before, after = before_after
-    gone = np.clip((time - drift_from[user]) / (_DRIFT_DAYS * DAY), 0, 1)[:, None]
-    return np.asarray(before[user] * (1 - gone) + after[user] * gone)
+    deleted = np.clip((time - drift_from[user]) / (_DRIFT_DAYS * DAY), 0, 1)[:, None]
+    return np.asarray(before[user] * (1 - deleted) + after[user] * deleted)
 
 
 def _lists(tastes: tuple[Tastes, Tastes], drift_from: Floats, peak: Floats, rng: np.random.Generator) -> Lists:
     """Who opens which lists when: sessions by log-normal activity, at the shopper's own hours."""
-    shoppers = len(peak)
-    joined = np.where(rng.random(shoppers) < 0.3, rng.uniform(0, DAYS - 10, shoppers), 0)
-    activity = rng.lognormal(1.1, 0.9, shoppers) * (1 - joined / DAYS)
-    user = np.repeat(np.arange(shoppers), 1 + rng.poisson(activity))  # [sessions]
+    users = len(peak)
+    joined = np.where(rng.random(users) < 0.3, rng.uniform(0, DAYS - 10, users), 0)
+    activity = rng.lognormal(1.1, 0.9, users) * (1 - joined / DAYS)
+    user = np.repeat(np.arange(users), 1 + rng.poisson(activity))  # [sessions]
     day = np.floor(joined[user] + rng.random(len(user)) * (DAYS - joined[user]))
     start = OPENING + day * DAY + (peak[user] + rng.normal(0, 2, len(user))) % 24 * HOUR
     kinds = _mixed((tastes[0].kinds, tastes[1].kinds), user, start, drift_from)
