@@ -6,13 +6,15 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from helpers.command import Run
+from helpers.service import until
+from helpers.shop import QUICK, QUICK_SCORER
 from sqlalchemy import create_engine, text
-from test_http import until
 
 from serve import cli
 from serve.core.errors import StoreUnavailable
@@ -30,9 +32,6 @@ os.environ.setdefault("VETRINA_TIMEOUTS__ANSWER", "60")
 os.environ.setdefault("VETRINA_THREADS", "1")  # tests run beside each other, one for each core
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = Path(os.environ.get("VETRINA_DATA", ROOT.parent / "shared" / "data"))
-Run = Callable[..., tuple[int, str, str]]
-QUICK = {"epochs": 4, "dim": 16, "patience": 4}
-QUICK_SCORER = {"epochs": 3, "cases": 200, "hard": 20}
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.events import answer, click
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_feedback import answer, click
 
 from embed.behaviour import Event, as_batch
 from serve import cli

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_http import Service, good, refused, served
+from helpers.service import Service, good, refused, served
 
 from embed.behaviour import Event
 from serve import cli

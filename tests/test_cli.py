@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from helpers.command import Run, is_one_line
 
 from embed.catalogue import Catalogue
 from serve.core.settings import Settings, load_settings
@@ -17,12 +17,6 @@ from serve.jobs.doctor import examine
 from serve.release.repository import open_current, releases_folder
 
 ANSWER_KEYS = {"request_id", "release", "took_ms", "ranked_by", "items"}
-
-
-def is_one_line(text: str) -> bool:
-    """Whether an error reads as one sentence (however wide the terminal), not as a traceback."""
-    lines = text.strip().splitlines()
-    return any(line.startswith("error: ") for line in lines) and "Traceback" not in text and len(lines) <= 8
 
 
 def test_a_command_starts_without_what_it_does_not_need() -> None:

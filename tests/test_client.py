@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import orjson
 import pytest
-from test_http import ODD_IDS, Service, served
+from helpers.service import ODD_IDS, Service, served
 
 from serve import client
 from serve.client import (

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_feedback import answer
+from helpers.events import answer
 
 from embed.behaviour import Event
 from serve.core.errors import BadRequest, StoreUnavailable

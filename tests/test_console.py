@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_http import Service, good, served
+from helpers.service import Service, good, served
 
 from serve.core.settings import Settings
 from serve.jobs.build import build

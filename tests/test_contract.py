@@ -1,8 +1,8 @@
 """The OpenAPI document promises what the service does: some requests of each operation, made by schemathesis."""
 
 import pytest
-from contract_cases import ask
-from test_http import served
+from helpers.openapi_cases import ask
+from helpers.service import served
 
 from serve.core.settings import Settings
 from serve.release.repository import open_current

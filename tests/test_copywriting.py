@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.service import good, refused, served
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_http import good, refused, served
 
 from embed.catalogue import Item
 from serve import cli

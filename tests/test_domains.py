@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from test_http import Service, good, refused, served
+from helpers.service import Service, good, refused, served
 
 from embed.behaviour import Event
 from serve import cli

@@ -19,9 +19,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from helpers.images import Loopback, drawn
 from PIL import Image
-from test_encoders import drawn
-from test_images import Loopback
 
 from embed import encode_job
 from embed.catalogue import Catalogue, Item, ingest

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from helpers.images import drawn
+from PIL import Image
 
 from embed.encoders import ImageEncoder, TextEncoder, bundled, choose_device, load_image_encoder, load_text_encoder
 from embed.encoders.bundled import BundledImageEncoder, BundledTextEncoder
@@ -33,17 +34,6 @@ TEXTS = [
     "A red shoe",
     "lamp " * 400,
 ]
-
-
-def drawn(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
-    probability = random.Random(seed)
-    image = Image.new("RGB", size, tuple(probability.choices(range(256), k=3)))
-    draw = ImageDraw.Draw(image)
-    for _ in range(12):
-        left, top = probability.randrange(size[0]), probability.randrange(size[1])
-        box = (left, top, left + probability.randrange(9, 150), top + probability.randrange(9, 150))
-        probability.choice((draw.ellipse, draw.rectangle))(box, fill=tuple(probability.choices(range(256), k=3)))
-    return image
 
 
 def cosines(one: Any, other: Any) -> Any:

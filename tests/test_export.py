@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Run
-from test_http import Service, good, served
+from helpers.command import Run
+from helpers.service import Service, good, served
 
 from embed.catalogue.item import ITEM_SCHEMA
 from serve.core.errors import BadRequest

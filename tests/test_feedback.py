@@ -16,10 +16,11 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
+from helpers.events import NOW, answer, click, display
+from helpers.service import Service, free_port, good, is_ready, served, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from test_http import Service, free_port, good, is_ready, served, until
 
 from embed.behaviour import Event, Signal
 from serve.core.errors import BadRequest, StoreUnavailable
@@ -35,25 +36,7 @@ from serve.storage.event_log import EventLog, open_event_log
 from serve.storage.impression_log import Display, ImpressionLog, ImpressionRecord, with_impressions
 from serve.storage.impression_writer import ImpressionWriter
 
-NOW = 1767225600.0
 HEADS = ["click", "purchase"]
-
-
-def display(seed: int, scorer: str = "s", items: int = 3) -> Display:
-    random = np.random.default_rng(seed)
-    return Display(
-        [f"i{number}" for number in range(items)],
-        scorer,
-        "best",
-        random.random(items).astype(np.float32),
-        np.ones(items, np.float32),
-        random.normal(size=(items, 4)).astype(np.float16).astype(np.float32),
-        random.random((items, 2)).astype(np.float32) / 4,
-    )
-
-
-def answer(number: int, user: str | None = "u", at: float = 0.0, **changed: Any) -> ImpressionRecord:
-    return ImpressionRecord(f"r{number}", user, NOW + at, "release", replace(display(number), **changed))
 
 
 @given(
@@ -180,11 +163,6 @@ def test_the_log_never_waits_and_counts_what_it_drops(tmp_path: Path, monkeypatc
     assert log.dropped == 29  # those 5 could not be written
     assert [one.request_id for lot in store.batches() for _, one in lot] == ["r0"]
     events.close()
-
-
-def click(number: int, item: str = "i0", user: str = "u", **changed: Any) -> Event:
-    plain = Event(f"c{number}-{item}-{user}", user, item, "click", NOW + 60, request_id=f"r{number}")
-    return replace(plain, **changed)
 
 
 def test_what_answers_showed_is_learned_from_unless_the_shop_says_itself_what_was_seen(url: str) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import uvicorn
-from conftest import Run
+from helpers.command import Run
+from helpers.service import Service, good, refused, served, until
 from hypothesis import given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
-from test_http import Service, good, refused, served, until
 
 from serve.core.errors import BadRequest, NotFound, StoreUnavailable
 from serve.core.settings import Settings

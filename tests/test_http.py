@@ -6,86 +6,27 @@ import json
 import random
 import re
 import shutil
-import socket
 import subprocess
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import httpx
 import numpy as np
 import pytest
-import uvicorn
+from helpers.service import ODD_IDS, Service, good, refused, served, until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from serve.core.settings import Settings
 from serve.http import app as http_app
-from serve.http.app import create_app
 from serve.jobs.build import build
 from serve.release.repository import current_name, make_current, open_current, releases_folder
 
 MAX_BODY = 1 << 20
-ODD_IDS = [
-    "a/b c?d#e%2F",
-    "x/similar",
-    "/",
-    "//",
-    ".",
-    "..",
-    "../..",
-    "a;b&c=d+e",
-    "100%",
-    "%",
-    "%zz",
-    "ключ",
-    "商品 1",
-    "👟",
-    '"quoted" \\ \'',
-    "a:b@c",
-    "search",
-]
-
-
-@dataclass
-class Service:
-    """A client of a running server, and its app."""
-
-    client: httpx.Client
-    app: Any
-
-    def search(self, **body: Any) -> httpx.Response:
-        return self.client.post("/v1/search", json=body)
-
-    def ids(self, **body: Any) -> list[str]:
-        return [item["item_id"] for item in good(self.search(**body))["items"]]
-
-
-@contextmanager
-def served(configured: Settings) -> Iterator[Service]:
-    """Uvicorn in a thread, on a free port of the loopback."""
-    app = create_app(configured)
-    # Its log configuration would close the handlers of other packages, and with them what a test's output goes to.
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, log_level="error", access_log=False))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started and thread.is_alive():
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
-            yield Service(client, app)
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="session")
@@ -102,28 +43,6 @@ def all_ids(built: Settings) -> list[str]:
 @pytest.fixture(scope="session")
 def photo(shop: Path) -> bytes:
     return sorted((shop / "images").iterdir())[0].read_bytes()
-
-
-def good(response: httpx.Response) -> Any:
-    assert response.status_code == 200, response.text
-    body = json.loads(response.content, parse_constant=lambda name: pytest.fail(f"{name} in an answer"))
-    assert body["request_id"]
-    assert body["release"]
-    assert body["took_ms"] >= 0
-    return body
-
-
-def refused(response: httpx.Response, status: int = 422) -> dict[str, str]:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/json"
-    body = response.json()
-    assert set(body) == {"error"}
-    assert set(body["error"]) == {"code", "message", "field"}
-    assert body["error"]["code"]
-    assert body["error"]["message"]
-    assert "Traceback" not in response.text
-    error: dict[str, str] = body["error"]
-    return error
 
 
 def test_words_photo_and_examples_find_items(service: Service, all_ids: list[str], photo: bytes, shop: Path) -> None:
@@ -403,26 +322,6 @@ def test_any_id_can_be_asked_for(tmp_path: Path) -> None:
             assert {*service.ids(text="thing", exclude=[item_id], k=100)} == similar
             assert {*service.ids(like=[item_id], k=100)} == similar
         host.close()
-
-
-def until(happens: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not happens():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-def is_ready(port: int) -> bool:
-    with suppress(httpx.HTTPError):
-        return httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200
-    return False
 
 
 def test_a_new_release_takes_over_without_a_failed_request(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ import httpcore
 import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from helpers.images import Loopback
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageDraw, ImageFile
@@ -335,20 +336,6 @@ def test_any_reference(text: str) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- URLs
-
-
-class Loopback(httpcore.NetworkBackend):
-    """Notes which address was asked for, and goes to the local server instead; without a server nobody may ask."""
-
-    def __init__(self, port: int | None = None) -> None:
-        self.port = port
-        self.asked: list[str] = []
-
-    def connect_tcp(self, host: str, port: int, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
-        self.asked.append(host)
-        if self.port is None:
-            pytest.fail(f"a connection to {host} was attempted")
-        return httpcore.SyncBackend().connect_tcp("127.0.0.1", self.port, timeout=5)
 
 
 class Shop(BaseHTTPRequestHandler):

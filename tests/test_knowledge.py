@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.service import good, refused, served
 from scipy import sparse
-from test_http import good, refused, served
 
 from embed.behaviour import Event
 from embed.behaviour.interactions import KINDS

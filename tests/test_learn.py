@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.service import Service, good, served, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_http import Service, good, served, until
 
 from embed.behaviour import Event
 from serve import cli

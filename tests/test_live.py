@@ -22,10 +22,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from helpers.filters import passes
+from helpers.service import free_port, good, is_ready, refused, served, until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_filters import passes
-from test_http import free_port, good, is_ready, refused, served, until
 
 from embed.catalogue import Item
 from embed.encoders import choose_device

@@ -24,10 +24,10 @@ import httpx
 import numpy as np
 import orjson
 import pytest
+from helpers.command import is_one_line
+from helpers.service import Service, good, refused, served, until
 from PIL import Image as Pillow
 from PIL import ImageSequence
-from test_cli import is_one_line
-from test_http import Service, good, refused, served, until
 
 from embed.catalogue import Catalogue, Record, open_feed
 from embed.compose import compose_texts

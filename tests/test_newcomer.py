@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from test_http import until
+from helpers.service import until
 
 ROOT = Path(__file__).parents[1]
 HEADING = "## Your own feed, in six commands"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import QUICK, QUICK_SCORER
+from helpers.shop import QUICK, QUICK_SCORER
 from nbclient import NotebookClient
 
 from serve.core.settings import Settings

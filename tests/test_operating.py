@@ -16,11 +16,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from helpers.service import good, refused, served, until
 from hypothesis import given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
 from PIL import Image
-from test_http import good, refused, served, until
 
 from index.exact import ExactIndex
 from index.selection import Selection

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from helpers.behaviour import NOW, interactions, some_rows, user_history
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from test_recommend import NOW, interactions, some_rows, user_history
 
 from embed.behaviour import Event, Signal, as_batch
 from embed.behaviour.interactions import KINDS

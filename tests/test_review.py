@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from helpers.command import Run
+from helpers.service import good, refused, served, until
 from hypothesis import given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
 from PIL import Image
-from test_http import good, refused, served, until
 
 from embed.catalogue import Item, as_batch
 from serve.core.errors import BadRequest

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_feedback import answer
-from test_http import Service, good, served
+from helpers.events import answer
+from helpers.service import Service, good, served
 
 from embed.behaviour import Event
 from serve import cli

@@ -9,10 +9,10 @@ import numpy as np
 import orjson
 import pyarrow.parquet as pq
 import pytest
+from helpers.service import Service, good, served
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_http import Service, good, served
 
 from embed.durable import point
 from serve import cli

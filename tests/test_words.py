@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.service import Service, good, refused, served
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_http import Service, good, refused, served
 
 from embed.behaviour import Event
 from embed.catalogue import Catalogue, ingest

@@ -31,8 +31,8 @@ __all__ = [
     "export",
     "feedback",
     "keys",
-    "train",
     "main",
     "search",
     "service",
+    "train",
 ]

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from contract_cases import CHECKS, ask
+from helpers.openapi_cases import CHECKS, ask
 
 from serve.core.settings import Settings
 from serve.demo.shop import make_shop

@@ -39,12 +39,12 @@ def main() -> None:
         users = np.array(list(store.users()))
         chosen = np.random.default_rng(SEED).choice(users, REQUESTS)
         worst, named, unnamed = 0.0, [], []
-        ranker, now = engine._ranker, time.time()
+        ranker, now = engine.ranker, time.time()
         for user in track(chosen.tolist(), "explain", console=Console(stderr=True)):
-            user = engine.user(load_user_context(store, settings, user).events)
-            ranked = ranker.recommend(user, K, np.unique(user.item), now)
+            history = engine.user(load_user_context(store, settings, user).events)
+            ranked = ranker.recommend(history, K, np.unique(history.item), now)
             assert ranked.scores is not None
-            told = ranker.explain(ranked, user, str, str)
+            told = ranker.explain(ranked, history, str, str)
             for score, of in zip(ranked.scores.total.tolist(), told, strict=True):
                 total = of.base + sum(of.parts.values()) + sum(one.value for one in of.history)
                 worst = max(worst, abs(total - score))
@@ -53,15 +53,15 @@ def main() -> None:
                 if not of.history or (place and not is_named):
                     continue
                 item = ranked.found.items[place : place + 1]
-                whole = ranker.rank(user, item, now)
+                whole = ranker.rank(history, item, now)
                 assert whole.scores is not None
                 score = float(whole.scores.total[0])
-                (reasons,) = ranker.explain(whole, user, str, str)
+                (reasons,) = ranker.explain(whole, history, str, str)
                 first = reasons.history[0]
                 if abs(first.value) < LEAST * score:
                     continue
-                kept = user.item != int(first.item_id)
-                without = UserHistory(user.item[kept], user.kind[kept], user.time[kept], user.weight[kept])
+                kept = history.item != int(first.item_id)
+                without = UserHistory(history.item[kept], history.kind[kept], history.time[kept], history.weight[kept])
                 after = ranker.rank(without, item, now)
                 assert after.scores is not None
                 moved = score - float(after.scores.total[0])

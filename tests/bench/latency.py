@@ -125,9 +125,9 @@ def scoring(settings: Settings) -> dict[str, float]:
     took: dict[str, list[float]] = {"features_200": [], "explain_200": [], "score_200": []}
     for user in track(range(REQUESTS), "scoring", console=Console(stderr=True)):
         known = load_user_context(store, settings, f"u{user}")
-        user, found = engine.user(known.events), engine.candidates(known.events, 200, known.excluded)
+        history, found = engine.user(known.events), engine.candidates(known.events, 200, known.excluded)
         moments = [time.perf_counter()]
-        features = maker.make(user, found, RankingContext(time.time(), 12.0))
+        features = maker.make(history, found, RankingContext(time.time(), 12.0))
         moments.append(time.perf_counter())
         scorer.explain(features, settings.head_values)
         moments.append(time.perf_counter())
