@@ -1,4 +1,4 @@
-# Every target makes the virtual environment if it is missing and is quick when it is there.
+# Every target creates the virtual environment if it is missing.
 PYTHON ?= python3
 EXTRA ?= cpu
 STORE ?= demo-shop/store
@@ -11,7 +11,7 @@ demo: .venv/ready
 
 install: .venv/ready
 
-# By file, in their order: else those of few tests come last, and the slowest of them runs alone.
+# Distributed by file in the order of files: otherwise files with few tests come last, and the slowest runs alone.
 test: .venv/ready
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 

@@ -1,1 +1,1 @@
-"""Everything that turns things into vectors: catalogue, encoders, encode job. Imports no index, no serve."""
+"""Turns a catalogue into vectors: catalogue, encoders, encode job, towers. Imports neither index nor serve."""

@@ -1,9 +1,9 @@
-"""The offline encode job: catalogue to vector store, only what is new, resumable at any instant.
+"""The offline encode job: catalogue to vector store. It encodes only new content and can be resumed at any instant.
 
-Images are read, hashed and decoded by threads that run ahead; the encoder takes them in catalogue order. Each 1,024
-new vectors are one part of the store. As new content is always met in the same order and parts are written in that
-order, a job that was killed leaves whole parts behind, and the next run cuts the rest into the very same batches: the
-bytes come out as if nothing had happened.
+Threads read, hash and decode images ahead of the encoder, which takes them in catalogue order. Every 1,024 new vectors
+form one part of the store. New content always comes in the same order and parts are written in that order. So a job
+that is killed leaves complete parts, and the next run cuts the rest into the same batches: the stored bytes are those
+of an uninterrupted run.
 """
 
 from array import array
@@ -19,22 +19,23 @@ import orjson
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from embed.catalogue import Catalogue, Item
-from embed.compose import compose_texts
+from embed.catalogue import Catalogue
+from embed.durable import write_file
 from embed.encoders import ImageEncoder, TextEncoder, Vectors
 from embed.encoders.encoder import Prepared
 from embed.images import ImageRefused, ImageSource
-from embed.images.reading import Outcome, Reading, read_ahead
-from embed.vector_store import Keys, UserContext, VectorStore, as_keys, content_key
+from embed.images.image_reader import ImageReader, ReadImage, read_ahead
+from embed.progress import Progress
+from embed.text_composition import compose_texts
+from embed.vector_store import Keys, KeySet, VectorStore, as_keys, content_key
 
-PART = 1024  # vectors a crash may cost; a multiple of every CPU batch size, so that batches never straddle parts
-FLYING = 2  # batches that are encoded at once, so that no core waits for the last of one before the next begins
-READ_AHEAD = 2  # batches of decoded images that wait for the encoder, at most
-Progress = Callable[[int, int], None]  # done, total
+PART_SIZE = 1024  # vectors that a crash may cost; a multiple of all CPU batch sizes, so batches never straddle parts
+MAX_IN_FLIGHT = 2  # batches encoded at once, so that no core waits for the end of one before the next begins
+READ_AHEAD_BATCHES = 2  # maximum of decoded batches that wait for the encoder
 
 
-class Reference(NamedTuple):
-    """An image of an item: the item's catalogue row, which of its images it is, and where to read it."""
+class ImageReference(NamedTuple):
+    """One image of an item: catalogue row of the item, index among its images, item id, and where to read it."""
 
     row: int
     label: int
@@ -42,24 +43,24 @@ class Reference(NamedTuple):
     reference: str
 
 
-class Seen(NamedTuple):
-    """An image that was read: its key, or why it was refused."""
+class ImageResult(NamedTuple):
+    """The result of reading an image: its key, or why it was refused."""
 
-    image: Reference
+    image: ImageReference
     key: bytes | None = None
     refused: ImageRefused | None = None
 
 
-class Encoded(NamedTuple):
-    """The vectors [n, dim] of n contents that had none, by their keys."""
+class EncodedBatch(NamedTuple):
+    """The vectors [n, dim] of n new contents, and their keys."""
 
     keys: Sequence[bytes]
     vectors: Vectors
 
 
 @dataclass(frozen=True)
-class Failure:
-    """An image that could not be used: the item keeps its text, the next run tries again."""
+class ImageFailure:
+    """An image that could not be used. The item keeps its text; the next run tries the image again."""
 
     item_id: str
     image: str
@@ -71,7 +72,7 @@ class Failure:
 class SpaceVectors:
     """The rows of a space: `owners[i]` is the catalogue row whose content has key `keys[i]`; owners never decrease.
 
-    `labels[i]` tells which of the item's images the row is, or whether it is headline or description.
+    `labels[i]` is the index of the image among the item's images, or says whether the row is headline or description.
     """
 
     space: str
@@ -83,7 +84,7 @@ class SpaceVectors:
     keys: Keys  # [n]
     encoded: int  # vectors made by this run
     truncated: int = 0  # texts of this run that were longer than the encoder reads
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[ImageFailure] = field(default_factory=list)
 
     @property
     def dim(self) -> int:
@@ -97,35 +98,45 @@ class SpaceVectors:
 def encode_texts(
     store: Path, catalogue: Catalogue, encoder: TextEncoder, progress: Progress | None = None
 ) -> SpaceVectors:
-    """Encode what the items say; a row for each headline and each description."""
-    job = Job(VectorStore(store, "text", encoder.fingerprint, encoder.dim))
+    """Encode the texts of all items: one row for each headline and each description.
+
+    Args:
+        store: The store's folder.
+        catalogue: The items.
+        encoder: Makes the space.
+        progress: Called with items done and items in total.
+
+    Returns:
+        The rows of the text space.
+    """
+    builder = SpaceBuilder(VectorStore(store, "text", encoder.fingerprint, encoder.dim))
     truncated = 0
-    waiting: list[tuple[bytes, str]] = []
+    pending: list[tuple[bytes, str]] = []
 
     def flush() -> None:
         nonlocal truncated
-        found = encoder.encode_texts([text for _, text in waiting])
-        truncated += found.truncated
-        job.take(Encoded([key for key, _ in waiting], found.vectors))
-        waiting.clear()
+        encoded = encoder.encode_texts([text for _, text in pending])
+        truncated += encoded.truncated
+        builder.add_vectors(EncodedBatch([key for key, _ in pending], encoded.vectors))
+        pending.clear()
 
-    for row, label, key, text in texts(catalogue):
-        if job.note(row, label, key):
-            waiting.append((key, text))
-            if len(waiting) == PART:
+    for row, label, key, text in iterate_texts(catalogue):
+        if builder.add_row(row, label, key):
+            pending.append((key, text))
+            if len(pending) == PART_SIZE:
                 flush()
         if progress:
             progress(row + 1, len(catalogue))
-    if waiting:
+    if pending:
         flush()
-    if progress:  # the last items may have no words
+    if progress:  # the last items may have no text
         progress(len(catalogue), len(catalogue))
-    return job.finish("text", encoder, truncated=truncated)
+    return builder.finish("text", encoder, truncated=truncated)
 
 
-def texts(catalogue: Catalogue) -> Iterator[tuple[int, int, bytes, str]]:
-    """Every text of every item, in the catalogue's order: the item's row, which text it is, its key and the text."""
-    for row, item in enumerate(_items(catalogue)):
+def iterate_texts(catalogue: Catalogue) -> Iterator[tuple[int, int, bytes, str]]:
+    """Yield every text in catalogue order: the item's row, the text's label, its key, and the text."""
+    for row, item in enumerate(catalogue.items()):
         for label, text in compose_texts(item):
             yield row, label, content_key(text), text
 
@@ -139,107 +150,122 @@ def encode_images(
     readers: int = 2,
     processes: bool = False,
 ) -> SpaceVectors:
-    """Encode every image of every item; one row for each. Failures are counted and listed in `failures.jsonl`.
+    """Encode every image of every item, one row for each. Failures are counted and listed in `failures.jsonl`.
 
-    Images are read by so many threads, or `processes`, in which case the calling script must be importable.
+    Args:
+        store: The store's folder.
+        catalogue: The items.
+        encoder: Makes the space.
+        source: Reads the images.
+        progress: Called with images done and images in total.
+        readers: Threads, or processes, that read images.
+        processes: Read in processes; the calling script must then be importable.
+
+    Returns:
+        The rows of the image space.
     """
-    job = Job(VectorStore(store, "image", encoder.fingerprint, encoder.dim))
-    # Processes know what the store has now, not what is met twice in this run.
-    known = UserContext(job.store.keys()).__contains__ if processes else job.has
-    reading = Reading(source, encoder.prepare, encoder.shrink_to, known, coded=encoder.decode is not None)
-    return job.take_images(
-        encoder, encoded(references(catalogue), encoder, reading, job.has, readers, processes), catalogue, progress
-    )
+    builder = SpaceBuilder(VectorStore(store, "image", encoder.fingerprint, encoder.dim))
+    # Processes know the keys that the store has now, but not those that come twice in this run.
+    has = KeySet(builder.store.keys()).__contains__ if processes else builder.has
+    reader = ImageReader(source, encoder.prepare, encoder.shrink_to, has, coded=encoder.decode is not None)
+    stream = encode_stream(iterate_images(catalogue), encoder, reader, builder.has, readers, processes)
+    return builder.add_images(encoder, stream, catalogue, progress)
 
 
-def references(catalogue: Catalogue) -> Iterator[Reference]:
-    """Every image of every item, in the catalogue's order."""
-    for row, item in enumerate(_items(catalogue)):
+def iterate_images(catalogue: Catalogue) -> Iterator[ImageReference]:
+    """Yield every image of every item, in catalogue order."""
+    for row, item in enumerate(catalogue.items()):
         for label, image in enumerate(item.images):
-            yield Reference(row, label, item.item_id, image)
+            yield ImageReference(row, label, item.item_id, image)
 
 
-def encoded(
-    images: Iterable[Reference],
+def encode_stream(
+    images: Iterable[ImageReference],
     encoder: ImageEncoder,
-    reading: Reading,
+    reader: ImageReader,
     has: Callable[[bytes], bool],
     readers: int,
     processes: bool = False,
-) -> Iterator[Seen | Encoded]:
-    """Each image in their order, and in between the vectors of those before that `has` does not know by their keys.
+) -> Iterator[ImageResult | EncodedBatch]:
+    """Yield the result of each image in order, and between them the vectors of new contents.
 
-    What was given out counts as known from then on.
+    Args:
+        images: What to encode.
+        encoder: Makes the vectors.
+        reader: Reads and decodes one image.
+        has: Whether a key needs no vector. The caller must let it return True for every key of a yielded result.
+        readers: Threads, or processes, that read images.
+        processes: Read in processes.
     """
     keys: list[bytes] = []
     prepared: list[Prepared] = []
-    flying: deque[tuple[list[bytes], Future[Vectors]]] = deque()
-    ahead = READ_AHEAD * encoder.batch
-    with ThreadPoolExecutor(FLYING, thread_name_prefix="encoding") as pool:
-        read = read_ahead(images, lambda image: image.reference, reading, readers, ahead, processes)
-        for seen, pixels in _decoded(read, encoder, reading):
-            new = pixels is not None and seen.key is not None and not has(seen.key)
-            yield seen
-            if new and seen.key is not None:
-                keys.append(seen.key)
+    in_flight: deque[tuple[list[bytes], Future[Vectors]]] = deque()
+    ahead = READ_AHEAD_BATCHES * encoder.batch
+    with ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="encoding") as pool:
+        read = read_ahead(images, lambda image: image.reference, reader, readers, ahead, processes)
+        for result, pixels in decode_on_device(read, encoder, reader):
+            new = pixels is not None and result.key is not None and not has(result.key)
+            yield result
+            if new and result.key is not None:
+                keys.append(result.key)
                 prepared.append(pixels)
             if len(prepared) == encoder.batch:
-                if len(flying) == FLYING:
-                    yield _landed(flying)
-                flying.append((keys, pool.submit(encoder.encode_images, prepared)))
+                if len(in_flight) == MAX_IN_FLIGHT:
+                    yield _next_encoded(in_flight)
+                in_flight.append((keys, pool.submit(encoder.encode_images, prepared)))
                 keys, prepared = [], []
         if prepared:
-            flying.append((keys, pool.submit(encoder.encode_images, prepared)))
-        while flying:
-            yield _landed(flying)
+            in_flight.append((keys, pool.submit(encoder.encode_images, prepared)))
+        while in_flight:
+            yield _next_encoded(in_flight)
 
 
-def _decoded(
-    read: Iterable[tuple[Reference, Outcome | ImageRefused]], encoder: ImageEncoder, reading: Reading
-) -> Iterator[tuple[Seen, Prepared]]:
-    """Each image in their order, as the encoder takes it; None for one that is known or refused.
+def decode_on_device(
+    read: Iterable[tuple[ImageReference, ReadImage | ImageRefused]], encoder: ImageEncoder, reader: ImageReader
+) -> Iterator[tuple[ImageResult, Prepared]]:
+    """Yield each image in order, prepared for the encoder; None for one that is refused or already has a vector.
 
-    JPEGs for a card wait for others, to be decoded together.
+    JPEGs that a GPU decodes wait for others, to be decoded together.
     """
-    waiting: list[tuple[Seen, Prepared]] = []
+    waiting: list[tuple[ImageResult, Prepared]] = []
     coded = 0
     for image, outcome in read:
         if isinstance(outcome, ImageRefused):
-            waiting.append((Seen(image, refused=outcome), None))
+            waiting.append((ImageResult(image, refused=outcome), None))
         else:
-            key, made = outcome
-            waiting.append((Seen(image, key), made))
-            coded += isinstance(made, bytes)
+            key, content = outcome
+            waiting.append((ImageResult(image, key), content))
+            coded += isinstance(content, bytes)
         if not coded or len(waiting) == encoder.batch:
-            yield from _on_gpu(waiting, encoder, reading)
+            yield from _decode_jpegs(waiting, encoder, reader)
             waiting, coded = [], 0
-    yield from _on_gpu(waiting, encoder, reading)
+    yield from _decode_jpegs(waiting, encoder, reader)
 
 
-def _on_gpu(
-    waiting: list[tuple[Seen, Prepared]], encoder: ImageEncoder, reading: Reading
-) -> Iterator[tuple[Seen, Prepared]]:
-    """The same with all JPEGs decoded; those that a card leaves, as others are."""
-    coded = [made for _, made in waiting if isinstance(made, bytes)]
+def _decode_jpegs(
+    waiting: list[tuple[ImageResult, Prepared]], encoder: ImageEncoder, reader: ImageReader
+) -> Iterator[tuple[ImageResult, Prepared]]:
+    """Yield the images with all JPEGs decoded: by the encoder's decoder, or by Pillow where that one fails."""
+    coded = [content for _, content in waiting if isinstance(content, bytes)]
     decoded = iter(encoder.decode(coded) if coded and encoder.decode is not None else ())
-    for seen, made in waiting:
-        pixels = next(decoded) if isinstance(made, bytes) else made
-        if pixels is None and isinstance(made, bytes):
+    for result, content in waiting:
+        pixels = next(decoded) if isinstance(content, bytes) else content
+        if pixels is None and isinstance(content, bytes):
             try:
-                pixels = reading.prepared(made)
+                pixels = reader.decode(content)
             except ImageRefused as refused:
-                yield Seen(seen.image, refused=refused), None
+                yield ImageResult(result.image, refused=refused), None
                 continue
-        yield seen, pixels
+        yield result, pixels
 
 
-def _landed(flying: "deque[tuple[list[bytes], Future[Vectors]]]") -> Encoded:
-    keys, vectors = flying.popleft()
-    return Encoded(keys, vectors.result())
+def _next_encoded(in_flight: "deque[tuple[list[bytes], Future[Vectors]]]") -> EncodedBatch:
+    keys, vectors = in_flight.popleft()
+    return EncodedBatch(keys, vectors.result())
 
 
-class Job:
-    """The growing table of rows of one space, and which keys have a vector or are about to get one."""
+class SpaceBuilder:
+    """Collects the rows of one space and stores their new vectors."""
 
     def __init__(self, store: VectorStore) -> None:
         self.store = store
@@ -247,14 +273,15 @@ class Job:
         self._labels = array("i")
         self._keys = bytearray()
         self._new: set[bytes] = set()
-        self._waiting: dict[bytes, NDArray[np.float32]] = {}
+        self._pending: dict[bytes, NDArray[np.float32]] = {}
         self._encoded = 0
 
     def has(self, key: bytes) -> bool:
-        return key in self._new or bool(self.store.known(as_keys([key]))[0])
+        """Return whether a key has a vector or is about to get one."""
+        return key in self._new or bool(self.store.contains(as_keys([key]))[0])
 
-    def note(self, owner: int, label: int, key: bytes) -> bool:
-        """Give the item a row; whether the content is new and is to be encoded."""
+    def add_row(self, owner: int, label: int, key: bytes) -> bool:
+        """Add a row for an item; return whether its content is new and must be encoded."""
         self._owners.append(owner)
         self._labels.append(label)
         self._keys += key
@@ -263,41 +290,57 @@ class Job:
             self._new.add(key)
         return new
 
-    def take(self, encoded: Encoded) -> None:
-        """Keep vectors of what was noted as new, in parts that are cut alike however they come."""
+    def add_vectors(self, encoded: EncodedBatch) -> None:
+        """Store vectors of new rows, in parts of one size whatever the size of the batches."""
         for key, vector in zip(encoded.keys, encoded.vectors, strict=True):
-            if key in self._new:  # two machines may have met the same image
-                self._waiting.setdefault(key, vector)
-            if len(self._waiting) == PART:
+            if key in self._new:  # two machines may have encoded the same image
+                self._pending.setdefault(key, vector)
+            if len(self._pending) == PART_SIZE:
                 self._flush()
 
-    def take_images(
-        self, encoder: ImageEncoder, found: Iterable[Seen | Encoded], catalogue: Catalogue, progress: Progress | None
+    def add_images(
+        self,
+        encoder: ImageEncoder,
+        stream: Iterable[ImageResult | EncodedBatch],
+        catalogue: Catalogue,
+        progress: Progress | None,
     ) -> SpaceVectors:
-        """Keep what becomes of the images, which come in the catalogue's order."""
+        """Add rows and vectors of a stream of images in catalogue order, list its failures, and finish.
+
+        Args:
+            encoder: The encoder of the stream.
+            stream: Results and vectors, as `encode_stream` yields them.
+            catalogue: The items whose images these are.
+            progress: Called with images done and images in total.
+
+        Returns:
+            The rows of the image space.
+        """
         total = pc.sum(pc.list_value_length(catalogue.column("images"))).as_py() or 0
-        failures: list[Failure] = []
+        failures: list[ImageFailure] = []
         done = 0
-        for one in found:
-            if isinstance(one, Encoded):
-                self.take(one)
+        for result in stream:
+            if isinstance(result, EncodedBatch):
+                self.add_vectors(result)
                 continue
-            image, key, refused = one
+            image, key, refused = result
             if refused is not None:
-                failures.append(Failure(image.item_id, image.reference, refused.code, refused.message))
+                failures.append(ImageFailure(image.item_id, image.reference, refused.code, refused.message))
             elif key is not None:
-                self.note(image.row, image.label, key)
+                self.add_row(image.row, image.label, key)
             done += 1
             if progress:
                 progress(done, total)
-        _write_failures(self.store.folder / "failures.jsonl", failures)
+        lines = (orjson.dumps(asdict(failure), option=orjson.OPT_APPEND_NEWLINE) for failure in failures)
+        write_file(self.store.folder / "failures.jsonl", b"".join(lines))
         return self.finish("image", encoder, failures=failures)
 
     def finish(
-        self, space: str, encoder: TextEncoder | ImageEncoder, truncated: int = 0, failures: Sequence[Failure] = ()
+        self, space: str, encoder: TextEncoder | ImageEncoder, truncated: int = 0, failures: Sequence[ImageFailure] = ()
     ) -> SpaceVectors:
+        """Store the last vectors and return the rows."""
         self._flush()
-        owners, labels = (np.array(numbers, dtype=np.int32) for numbers in (self._owners, self._labels))
+        owners, labels = (np.array(values, dtype=np.int32) for values in (self._owners, self._labels))
         return SpaceVectors(
             space=space,
             store=self.store,
@@ -312,19 +355,8 @@ class Job:
         )
 
     def _flush(self) -> None:
-        if self._waiting:
-            self.store.append(list(self._waiting), np.stack(list(self._waiting.values())))
-            self._encoded += len(self._waiting)
-            self._new.difference_update(self._waiting)
-            self._waiting.clear()
-
-
-def _items(catalogue: Catalogue) -> Iterator[Item]:
-    for batch in catalogue.batches():
-        yield from batch
-
-
-def _write_failures(path: Path, failures: list[Failure]) -> None:
-    fresh = path.with_suffix(".tmp")
-    fresh.write_bytes(b"".join(orjson.dumps(asdict(failure)) + b"\n" for failure in failures))
-    fresh.replace(path)
+        if self._pending:
+            self.store.append(list(self._pending), np.stack(list(self._pending.values())))
+            self._encoded += len(self._pending)
+            self._new.difference_update(self._pending)
+            self._pending.clear()

@@ -1,16 +1,16 @@
-"""The error tree of the room: what can go wrong here, by whose doing.
+"""The errors that this package raises.
 
 EmbedError
-├── BadInput    the caller's mistake: names the field, the value and the fix
-├── Missing     a thing that is not there: a file, a package, a model
-└── Damaged     a thing that is there but is not what was written
+├── BadInput    the caller's input is invalid
+├── Missing     a file, a package or a model is missing
+└── Damaged     a file is not what was written
 
-Anything else that escapes the room is a bug of ours.
+Any other exception that leaves the package is a defect of the package.
 """
 
 
 class EmbedError(Exception):
-    """Root of the room's errors; `field` names the argument, column or file at fault."""
+    """Base class of the errors; `field` names the argument, column or file at fault."""
 
     def __init__(self, message: str, field: str = "") -> None:
         super().__init__(message)
@@ -19,12 +19,12 @@ class EmbedError(Exception):
 
 
 class BadInput(EmbedError):
-    """The caller's mistake; the message names the field, the value and the fix."""
+    """Invalid input; the message names the field, the value and what to do."""
 
 
 class Missing(EmbedError):
-    """Something that is needed is not there; the message says how to get it."""
+    """Something required is missing; the message says how to get it."""
 
 
 class Damaged(EmbedError):
-    """A file is cut, altered or of another build; the message names the file."""
+    """A file is truncated, altered or of another version; the message names the file."""

@@ -1,7 +1,7 @@
-"""The loop that fits a model: epochs, early stopping, checkpoints that a kill cannot spoil, and what TensorBoard shows.
+"""The training loop of all models: epochs, early stopping, checkpoints that survive a kill, TensorBoard logs.
 
-What is learned in an epoch belongs to the learner; it must depend on nothing but the seed, the epoch's number and what
-was learned before, so that training which was killed ends as if it had not been.
+A learner says what one epoch does. An epoch must depend on the seed, the epoch's index and the state before it, and on
+nothing else, so that a training run that was killed and resumed ends like one that ran through.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,13 +17,12 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from embed.durable import sync
-
-Progress = Callable[[int, int], None]  # steps done, steps in all
+from embed.durable import move_into_place
+from embed.progress import Progress
 
 
 class Learner(Protocol):
-    """A module, its optimizer, and how an epoch is gone through."""
+    """A module, its optimizer and how one epoch trains it."""
 
     device: str
 
@@ -34,15 +33,15 @@ class Learner(Protocol):
     def optimizer(self) -> Optimizer: ...
 
     def train_epoch(self, epoch: int, progress: Progress | None = None) -> float:
-        """Learn from everything once; the mean loss."""
+        """Train on all data once and return the mean loss."""
 
     def identity(self) -> Mapping[str, Any]:
-        """What a checkpoint belongs to, as JSON: settings, sizes, data."""
+        """Return what a checkpoint belongs to, as JSON values: settings, sizes, data."""
 
 
 @dataclass
-class State:
-    """How far training is: epochs done, how each measured, and the measure, larger being better, that chooses."""
+class TrainingState:
+    """Progress of a training run: epochs done, metrics of each epoch, and `by`, the metric to maximize."""
 
     by: str
     epoch: int = 0
@@ -50,8 +49,8 @@ class State:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch, counted from 1, that measured best, or the last where nothing was measured; 0 before the first."""
-        gains = [measured.get(self.by, epoch) for epoch, measured in enumerate(self.curve)]
+        """The best epoch, counted from 1; the last epoch if nothing is measured, 0 before the first."""
+        gains = [metrics.get(self.by, epoch) for epoch, metrics in enumerate(self.curve)]
         return 1 + gains.index(max(gains)) if gains else 0
 
 
@@ -63,36 +62,52 @@ def fit(
     measure: Callable[[], dict[str, float]] | None = None,
     by: str = "",
     progress: Progress | None = None,
-    told: Callable[[int, dict[str, float]], None] | None = None,
-) -> State:
-    """Train until `measure` has got no better by `by` for `patience` epochs, or, without a measure, to the last epoch.
+    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+) -> TrainingState:
+    """Train until the metric `by` stops improving, and leave the weights of the best epoch in the module.
 
-    The best epoch's weights stay. After each epoch `folder` holds a checkpoint, from which the next call goes on; it is
-    for the same learner only. TensorBoard reads the same folder. `told` hears of each epoch as it ends.
+    After each epoch `folder` holds a checkpoint, from which the next call with the same learner resumes. TensorBoard
+    reads the same folder.
+
+    Args:
+        learner: What to train.
+        folder: Where checkpoint and logs are written.
+        epochs: Maximum number of epochs; the exact number if there is no `measure`.
+        patience: Epochs without improvement after which training stops.
+        measure: Returns the metrics of the module as it is now.
+        by: Name of the metric to maximize.
+        progress: Called with steps done and total steps.
+        on_epoch: Called after each epoch with its number, from 1, and its metrics.
+
+    Returns:
+        The state at the end.
+
+    Raises:
+        ValueError: The checkpoint in `folder` belongs to another training run.
     """
     from torch.utils.tensorboard import SummaryWriter  # slow to import
 
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.safetensors"
-    state, best = _restore(learner, checkpoint) if checkpoint.exists() else (State(by), _copy(learner.module))
+    state, best = _restore(learner, checkpoint) if checkpoint.exists() else (TrainingState(by), _copy(learner.module))
     with SummaryWriter(str(folder), purge_step=state.epoch) as writer:
         while state.epoch < epochs and (measure is None or state.epoch - state.best_epoch < patience):
-            tell = partial(_tell, progress, state.epoch, epochs) if progress else None
-            loss = learner.train_epoch(state.epoch, tell)
+            report = partial(_report_step, progress, state.epoch, epochs) if progress else None
+            loss = learner.train_epoch(state.epoch, report)
             state.curve.append({"loss": loss, **(measure() if measure else {})})
             state.epoch += 1
             if state.best_epoch == state.epoch:
                 best = _copy(learner.module)
             for name, value in state.curve[-1].items():
                 writer.add_scalar(name, value, state.epoch)
-            _keep(learner, state, best, checkpoint)
-            if told:
-                told(state.epoch, state.curve[-1])
+            _save_checkpoint(learner, state, best, checkpoint)
+            if on_epoch:
+                on_epoch(state.epoch, state.curve[-1])
     learner.module.load_state_dict(best)
     return state
 
 
-def _tell(progress: Progress, epoch: int, epochs: int, step: int, steps: int) -> None:
+def _report_step(progress: Progress, epoch: int, epochs: int, step: int, steps: int) -> None:
     progress(epoch * steps + step, epochs * steps)
 
 
@@ -100,43 +115,42 @@ def _copy(module: Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
-def _keep(learner: Learner, state: State, best: Mapping[str, Tensor], path: Path) -> None:
-    """Write the checkpoint in one rename."""
+def _save_checkpoint(learner: Learner, state: TrainingState, best: Mapping[str, Tensor], path: Path) -> None:
+    """Write the checkpoint in one atomic step."""
     tensors = {f"module.{name}": tensor for name, tensor in learner.module.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
-    for number, of in learner.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in of.items()}
-    told = {"state": asdict(state), "of": learner.identity()}
+    for index, parameter_state in learner.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in parameter_state.items()}
+    metadata = {"state": asdict(state), "of": learner.identity()}
     fresh = path.with_suffix(".tmp")
-    # Cloned, as safetensors refuses tensors that share memory.
+    # Cloned, because safetensors refuses tensors that share memory.
     save_file(
         {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()},
         fresh,
-        {"checkpoint": orjson.dumps(told).decode()},
+        {"checkpoint": orjson.dumps(metadata).decode()},
     )
-    sync(fresh)
-    fresh.replace(path)
-    sync(path.parent)
+    move_into_place(fresh, path)
 
 
-def _restore(learner: Learner, path: Path) -> tuple[State, dict[str, Tensor]]:
-    """Put the learner where the checkpoint was written; the state then, and the best weights."""
+def _restore(learner: Learner, path: Path) -> tuple[TrainingState, dict[str, Tensor]]:
+    """Load a checkpoint into the learner; return the training state and the best weights."""
     with safe_open(path, "pt", device=learner.device) as file:
-        told = orjson.loads(file.metadata()["checkpoint"])
-        if told["of"] != learner.identity():
-            raise ValueError(f"{path} is of another training: delete it")
+        metadata = orjson.loads(file.metadata()["checkpoint"])
+        if metadata["of"] != learner.identity():
+            raise ValueError(f"checkpoint {path} belongs to another training run: delete it")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    learner.module.load_state_dict(_under("module", tensors))
+    learner.module.load_state_dict(_strip_prefix("module", tensors))
     states: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _under("optimizer", tensors).items():
-        number, _, part = name.partition(".")
-        states.setdefault(int(number), {})[part] = tensor
-    whole = learner.optimizer.state_dict()
-    learner.optimizer.load_state_dict({**whole, "state": states})
-    return State(**told["state"]), _under("best", tensors)
+    for name, tensor in _strip_prefix("optimizer", tensors).items():
+        index, _, part = name.partition(".")
+        states.setdefault(int(index), {})[part] = tensor
+    optimizer_state = learner.optimizer.state_dict()
+    learner.optimizer.load_state_dict({**optimizer_state, "state": states})
+    return TrainingState(**metadata["state"]), _strip_prefix("best", tensors)
 
 
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose name starts with the prefix, named without it."""
     return {
         name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
     }

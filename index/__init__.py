@@ -1,1 +1,1 @@
-"""Everything that keeps vectors and finds them, by number and opaque space. Imports no embed, no serve."""
+"""Vector and keyword indexes over item indices and opaque spaces; imports nothing of embed or serve."""

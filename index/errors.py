@@ -1,16 +1,16 @@
-"""The error tree of the room: what can go wrong here, by whose doing.
+"""Errors of the index package.
 
-IndexFault
-├── BadQuery    the caller's mistake: names the argument, the value and the fix
-├── Missing     a file of an index that is not there
-└── Damaged     a file that is there but is not what was written, or belongs to another index
+VectorIndexError
+├── InvalidQuery    the caller passed an invalid argument; names the argument, the value and the fix
+├── IndexMissing    a file, collection or engine that an index needs is not there
+└── IndexDamaged    a file or collection has unexpected content, or belongs to another index
 
-Anything else that escapes the room is a bug of ours.
+Any other exception that leaves the package is a defect of the package.
 """
 
 
-class IndexFault(Exception):
-    """Root of the room's errors; `field` names the argument or file at fault."""
+class VectorIndexError(Exception):
+    """Base class of the package's errors; `field` names the invalid argument or file."""
 
     def __init__(self, message: str, field: str = "") -> None:
         super().__init__(message)
@@ -18,13 +18,13 @@ class IndexFault(Exception):
         self.field = field
 
 
-class BadQuery(IndexFault):
-    """The caller's mistake; the message names the argument, the value and the fix."""
+class InvalidQuery(VectorIndexError):
+    """The caller passed an invalid argument; the message names the argument, the value and the fix."""
 
 
-class Missing(IndexFault):
-    """A file that an index needs is not there."""
+class IndexMissing(VectorIndexError):
+    """A file, collection or engine that an index needs is not there."""
 
 
-class Damaged(IndexFault):
-    """A file is cut, altered or of another index; the message names it."""
+class IndexDamaged(VectorIndexError):
+    """A file or collection is truncated, altered or belongs to another index; the message names it."""

@@ -1,10 +1,9 @@
-"""FAISS search: the index proposes rows, exact scores order them, items come out once."""
+"""FAISS search: the FAISS index proposes rows, exact scores order them, and each item is returned once."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from threading import Lock, local
 from typing import Any
 
@@ -13,29 +12,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index import gpu
-from index.errors import Damaged, Missing
-from index.exact import TIE, ExactIndex, empty_hits, record, top
-from index.index_types import parse_projection
-from index.selection import Selection
-from index.space import Hits, Owners, Space, Vectors, check_queries
+from index.exact_index import ExactIndex
+from index.faiss_files import split_projection
+from index.item_mask import ItemMask
+from index.space import NearestItems, Owners, Space, Vectors, normalize_queries
+from index.top_k import TIE, top_k
 
-ROWS_A_CENTROID = 48  # of training: k-means wants 39 at the least
-MIN_TRAINED = 1 << 14
-COARSE_WIDTH = 8
-SPANNED = 20_000  # rows that the axes of a projection are found with
-MIN_PROPOSED = 10  # what `refine` was measured with: the best of one may be a few places down
-FEW_IN_GRAPH = 4096  # allowed rows below which a graph is not asked
+MIN_PROPOSED = 10  # `refine` was measured with k = 10: the best row may be a few positions down
+MIN_GRAPH_ROWS = 4096  # allowed rows below which a graph is not searched
 SMALL = 1e-9
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How hard to search for the k best among a share s of the rows, where `reach` is k / s.
+class SearchEffort:
+    """How thoroughly to search for the k best of a share s of the rows, where `reach` is k / s.
 
-    The best ten of a tenth of the rows lie as far away as the best hundred of all, so that one number covers both.
-    `probe` is the family's search parameter: `nprobe` of IVF, `efSearch` of HNSW. `refine` rows are proposed for each
-    that is asked for: what quantisation or projection puts in the wrong order, exact scores put right. `microseconds`
-    is what one query took so; `exact_rows` is how many rows exact search scores in that time.
+    The best ten of a tenth of the rows are as far away as the best hundred of all, so that one number covers both.
+
+    Attributes:
+        reach: k / s that the other values were measured for.
+        probe: The search parameter of the index type: `nprobe` of IVF, `efSearch` of HNSW.
+        refine: Rows proposed for each requested one; exact scores correct the order that quantisation or projection
+            gets wrong.
+        microseconds: The measured time of one query.
+        exact_rows: How many rows exact search scores in that time.
     """
 
     reach: float
@@ -46,27 +46,25 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Filter:
-    """A selection as an index of rows sees it: its `share` of them, and where these are.
+class RowFilter:
+    """An item mask applied to the rows of an index.
 
-    `lists` are the inverted lists that hold anything allowed, with `centroids` [m, dim]; None for a family without.
-    They are found exactly: a graph over centroids is made for what lies near, and what is allowed may lie anywhere.
+    `lists` are the inverted lists with at least one allowed row, and `centroids` [m, dim] theirs; None for an index
+    without lists. They are searched exactly: the graph over all centroids finds what is near the query, and the
+    allowed rows may be anywhere.
     """
 
-    rows: int
-    share: float
+    rows: int  # allowed rows
+    share: float  # of all rows
     selector: Any
-    bits: NDArray[np.uint8]  # what the selector points to
-    parameters: dict[int, Any]  # of searches through it, by effort
+    bits: NDArray[np.uint8]  # the selector points to this memory
+    parameters: dict[int, Any]  # FAISS search parameters with the selector, by probe
     lists: NDArray[np.int64] | None = None
     centroids: Vectors | None = None
 
 
 class FaissIndex(ExactIndex):
-    """Rows [n, dim] in a FAISS index beside the vectors themselves, both usually memory-mapped.
-
-    `efforts` are in rising order of reach; how far each goes was measured when the index was built.
-    """
+    """Rows [n, dim] in a FAISS index beside the vectors themselves, both usually memory-mapped."""
 
     def __init__(
         self,
@@ -77,130 +75,158 @@ class FaissIndex(ExactIndex):
         owners: Owners,
         labels: Owners,
         items: int,
-        efforts: Sequence[Effort],
+        efforts: Sequence[SearchEffort],
     ) -> None:
+        """Wrap a FAISS index.
+
+        Args:
+            space: The space of the vectors.
+            factory: The FAISS factory string of the index.
+            index: The FAISS index over `vectors`.
+            vectors: The rows, [n, dim].
+            owners: The item index of each row, [n], never decreasing.
+            labels: A number of the caller for each row, [n].
+            items: The number of items.
+            efforts: Measured when the index was built, by ascending reach.
+        """
         super().__init__(space, vectors, owners, labels, items)
         self.factory = factory
         self.efforts = tuple(efforts)
-        self._whole = index  # of which the inner one is a part
-        self._index, self._projection = unwrap(index)
-        # Asked of FAISS once: looking into its objects takes as long as a part of a search.
+        self._outer = index  # keeps the inner index alive
+        self._index, self._projection = split_projection(index)
+        # Read from FAISS once: reading attributes of its objects takes as long as a part of a search.
         self._is_graph = isinstance(self._index, faiss.IndexHNSW)
         self._is_inverted = isinstance(self._index, faiss.IndexIVF)
-        self._most = int(self._index.nlist) if self._is_inverted else len(owners)
+        self._max_probe = int(self._index.nlist) if self._is_inverted else len(owners)
         self._parameters: dict[int, Any] = {}
-        self._of_thread = local()
-        where = gpu.gpu()
-        self._on_gpu = where.upload(self._index) if where is not None else None
+        self._thread_local = local()
+        device = gpu.find_gpu()
+        self._gpu_index = device.upload(self._index) if device is not None else None
         self._gpu_lock = Lock()
-        self._rows_an_item = 1.0 if self._one_row_each else len(owners) / max(1, items)
-        self._identity = self._one_row_each and len(owners) == items  # row and item have the same number
+        self._rows_per_item = 1.0 if self._one_row_each else len(owners) / max(1, items)
+        self._identity = self._one_row_each and len(owners) == items  # the row of an item equals its item index
 
-    def search(self, queries: Vectors, k: int, allowed: Selection | None = None) -> Hits:
-        """The k best items for each of q queries [q, dim], ties by item number; `allowed` limits them.
+    def search(self, queries: Vectors, k: int, allowed: ItemMask | None = None) -> NearestItems:
+        """Find the k best items for each of q queries [q, dim]; see VectorIndex.
 
-        Always k items where k are allowed: if the index proposes too few, the query is answered by exact search.
+        If the FAISS index proposes fewer than k items, exact search answers the query.
         """
-        queries = check_queries(queries, self.space.dim, k)
-        rows, share, seen = len(self.owners), 1.0, None
+        queries = normalize_queries(queries, self.space.dim, k)
+        rows, share, row_filter = len(self.owners), 1.0, None
         if allowed is not None:
-            seen = allowed.made_for((self, "filter"), self._filter)
-            rows, share = seen.rows, max(seen.share, SMALL)
-        reach = k * self._rows_an_item / share
-        effort = self.efforts[0] if reach <= self.efforts[0].reach else self._effort(reach)
-        # Efforts are measured with k = 10. For more, codes need no more room a row than without a filter.
+            row_filter = allowed.cached((self, "filter"), self._make_filter)
+            rows, share = row_filter.rows, max(row_filter.share, SMALL)
+        reach = k * self._rows_per_item / share
+        effort = self.efforts[0] if reach <= self.efforts[0].reach else self._find_effort(reach)
+        # Efforts are measured with k = 10. For a larger k, codes need no more room for a row than without a filter.
         room = max(effort.refine * MIN_PROPOSED, self.efforts[0].refine * k)
-        wanted = round(room * self._rows_an_item)
-        # A graph leads to what is near the query; where all that is allowed is far, it may be lost. A few are looked
-        # through one by one, whatever took longer when it was measured.
-        few = max(effort.exact_rows, FEW_IN_GRAPH if self._is_graph else 0)
-        if wanted >= rows or (seen is not None and rows < few):
+        count = round(room * self._rows_per_item)
+        # A graph leads to what is near the query; if all allowed rows are far, it may not find them. A few rows are
+        # scored exactly, whichever was slower when it was measured.
+        max_exact = max(effort.exact_rows, MIN_GRAPH_ROWS if self._is_graph else 0)
+        if count >= rows or (row_filter is not None and rows < max_exact):
             return super().search(queries, k, allowed)
-        one = self._buffers(wanted)
+        single = self._single_query_buffers(count)
         if len(queries) == 1:
-            self._propose(queries, effort.probe, seen, one)
-            items, scores = self._order(queries, k, one)
+            self._propose(queries, effort.probe, row_filter, single)
+            items, scores = self._order(queries, k, single)
             if items.shape[1] == k:
-                return Hits(items, scores, np.array((k,)))
+                return NearestItems(items, scores, np.array((k,)))
             return super().search(queries, k, allowed)
-        hits, proposed = empty_hits(len(queries), k), _Buffers(len(queries), wanted)
-        self._propose(queries, effort.probe, seen, proposed)
-        for number in range(len(queries)):
-            query = queries[number : number + 1]
-            one.rows[0] = proposed.rows[number]
-            items, scores = self._order(query, k, one)
-            count = items.shape[1]
-            if count < k:
+        results, proposed = NearestItems.empty(len(queries), k), _Buffers(len(queries), count)
+        self._propose(queries, effort.probe, row_filter, proposed)
+        for position in range(len(queries)):
+            query = queries[position : position + 1]
+            single.rows[0] = proposed.rows[position]
+            items, scores = self._order(query, k, single)
+            size = items.shape[1]
+            if size < k:
                 exact = super().search(query, k, allowed)
-                items, scores, count = exact.ids, exact.scores, int(exact.counts[0])
-            record(hits, number, items[0, :count], scores[0, :count])
-        return hits
+                items, scores, size = exact.items, exact.scores, int(exact.counts[0])
+            results.fill(position, items[0, :size], scores[0, :size])
+        return results
 
     def raise_effort(self) -> bool:
-        """Search harder from now on; False where the hardest was reached."""
-        if self.efforts[0].probe >= self._most:
+        """Search more thoroughly from now on; returns False if the maximum is reached."""
+        if self.efforts[0].probe >= self._max_probe:
             return False
         self.efforts = tuple(
-            replace(effort, probe=min(self._most, effort.probe + max(1, effort.probe // 4))) for effort in self.efforts
+            replace(effort, probe=min(self._max_probe, effort.probe + max(1, effort.probe // 4)))
+            for effort in self.efforts
         )
         return True
 
-    def _effort(self, reach: float) -> Effort:
-        """The effort for a reach: the next one measured, or beyond them all a power law through the last two."""
+    def _find_effort(self, reach: float) -> SearchEffort:
+        """Return the next larger measured effort for a reach; beyond the last, a power law through the last two."""
         for effort in self.efforts:
             if effort.reach >= reach:
                 return effort
-        far = self.efforts[-1]
-        near = self.efforts[-2] if len(self.efforts) > 1 else far
+        last = self.efforts[-1]
+        before = self.efforts[-2] if len(self.efforts) > 1 else last
         slope = 0.5  # at least as the square root of the reach
-        if near.reach < far.reach:
-            slope = max(slope, math.log(far.probe / near.probe) / math.log(far.reach / near.reach))
-        times = (reach / far.reach) ** slope
-        return Effort(
+        if before.reach < last.reach:
+            slope = max(slope, math.log(last.probe / before.probe) / math.log(last.reach / before.reach))
+        factor = (reach / last.reach) ** slope
+        return SearchEffort(
             reach,
-            min(math.ceil(far.probe * times), self._most),
-            far.refine,
-            far.microseconds * times,
-            round(far.exact_rows * times),
+            min(math.ceil(last.probe * factor), self._max_probe),
+            last.refine,
+            last.microseconds * factor,
+            round(last.exact_rows * factor),
         )
 
-    def _propose(self, queries: Vectors, probe: int, seen: Filter | None, into: "_Buffers") -> None:
-        """Write rows that may be the best into `into.rows` [q, wanted], -1 where there are no more."""
+    def _propose(self, queries: Vectors, probe: int, row_filter: RowFilter | None, output: "_Buffers") -> None:
+        """Write the rows that may be the best into `output.rows` [q, size], padded with -1."""
         if self._projection is not None:
             queries = queries @ self._projection
-        effort = max(probe, into.wanted) if self._is_graph else probe
-        known = self._parameters if seen is None else seen.parameters
-        parameters = known.get(effort)
-        if parameters is None:  # making them takes as long as ordering what is found
-            parameters = known[effort] = self._parameters_for(effort, None if seen is None else seen.selector)
-        if seen is not None and seen.lists is not None and seen.centroids is not None:
-            self._propose_from(queries, probe, seen.lists, seen.centroids, parameters, into)
-        elif seen is None and self._on_gpu is not None and into.wanted <= gpu.MOST:
-            with self._gpu_lock:  # a card takes one search at a time
-                into.rows[:] = self._on_gpu.search(queries, into.wanted, params=parameters)[1]
+        probe_or_width = max(probe, output.size) if self._is_graph else probe
+        cache = self._parameters if row_filter is None else row_filter.parameters
+        parameters = cache.get(probe_or_width)
+        if parameters is None:  # creating them takes as long as ordering the results
+            parameters = self._make_parameters(probe_or_width, None if row_filter is None else row_filter.selector)
+            cache[probe_or_width] = parameters
+        if row_filter is not None and row_filter.lists is not None and row_filter.centroids is not None:
+            self._propose_from_lists(queries, probe, row_filter.lists, row_filter.centroids, parameters, output)
+        elif row_filter is None and self._gpu_index is not None and output.size <= gpu.MAX_RESULTS:
+            with self._gpu_lock:  # the GPU runs one search at a time
+                output.rows[:] = self._gpu_index.search(queries, output.size, params=parameters)[1]
         else:
-            # The bare call: FAISS's own wrapper takes a fifth of a search of one query.
+            # The C++ call: FAISS's Python wrapper takes a fifth of the time of a search of one query.
             self._index.search_c(
-                len(queries), faiss.swig_ptr(queries), into.wanted, into.scores_at, into.rows_at, parameters
+                len(queries),
+                faiss.swig_ptr(queries),
+                output.size,
+                output.scores_pointer,
+                output.rows_pointer,
+                parameters,
             )
 
-    def _parameters_for(self, probe: int, selector: Any) -> Any:
+    def _make_parameters(self, probe: int, selector: Any) -> Any:
         if self._is_graph:
             return faiss.SearchParametersHNSW(efSearch=probe, sel=selector)
         if self._is_inverted:
             return faiss.SearchParametersIVF(nprobe=probe, sel=selector)
         return faiss.SearchParameters(sel=selector)
 
-    def _propose_from(
+    def _propose_from_lists(
         self,
         queries: Vectors,
         probe: int,
         lists: NDArray[np.int64],
         centroids: Vectors,
         parameters: Any,
-        into: "_Buffers",
+        output: "_Buffers",
     ) -> None:
-        """As `_propose`, from the nearest of some lists: what a filter empties costs nothing and hides nothing."""
+        """Propose rows from the nearest of the given lists, so that lists without allowed rows cost no probes.
+
+        Args:
+            queries: The projected queries, [q, d].
+            probe: The number of lists to search.
+            lists: The lists with allowed rows, [m].
+            centroids: Their centroids, [m, d].
+            parameters: FAISS search parameters with the selector.
+            output: Where to write the rows.
+        """
         scores = queries @ centroids.T  # [q, m]
         probe = parameters.nprobe = min(probe, len(lists))
         if probe < len(lists):
@@ -208,77 +234,78 @@ class FaissIndex(ExactIndex):
             chosen, distances = lists[nearest], np.take_along_axis(scores, nearest, 1)
         else:
             chosen, distances = np.tile(lists, (len(queries), 1)), np.ascontiguousarray(scores)
-        # Not FAISS's own wrapper, which does not pass parameters on, and so no selector.
+        # Not FAISS's Python wrapper, which does not pass parameters on and so ignores the selector.
         self._index.search_preassigned_c(
             len(queries),
             faiss.swig_ptr(queries),
-            into.wanted,
+            output.size,
             faiss.swig_ptr(chosen),
             faiss.swig_ptr(distances),
-            into.scores_at,
-            into.rows_at,
+            output.scores_pointer,
+            output.rows_pointer,
             False,
             parameters,
         )
 
-    def _order(self, query: Vectors, k: int, found: "_Buffers") -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The k best items of the rows in `found.rows[0]`, [1, k], and their scores; fewer where there are fewer."""
-        count = found.wanted
-        if found.rows[0, -1] < 0:  # FAISS pads at the end
-            count = int(np.count_nonzero(found.rows[0] >= 0))
-        # All by one call, best first: reading scores and sorting them here would take three times as long.
+    def _order(self, query: Vectors, k: int, proposed: "_Buffers") -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the k best items of the rows in `proposed.rows[0]`, [1, k], and their scores; fewer if there are."""
+        count = proposed.size
+        if proposed.rows[0, -1] < 0:  # FAISS pads at the end
+            count = int(np.count_nonzero(proposed.rows[0] >= 0))
+        # One call scores and sorts all rows, best first: doing both in Python would take three times as long.
         faiss.knn_inner_products_by_idx(
             faiss.swig_ptr(query),
             self._pointer,
-            found.rows_at,
+            proposed.rows_pointer,
             self.space.dim,
             1,
             len(self.vectors),
             count,
             count,
-            found.scores_at,
-            found.ranked_at,
+            proposed.scores_pointer,
+            proposed.ranked_pointer,
         )
-        if self._one_row_each and count > k and _are_apart(found.scores[0, : k + 1].tolist()):
-            best = found.ranked[:, :k]
-            return best.copy() if self._identity else self.owners[best].astype(np.int64), found.scores[:, :k].copy()
-        scores, rows = found.scores[0, :count], found.ranked[0, :count]
+        if self._one_row_each and count > k and _have_no_ties(proposed.scores[0, : k + 1].tolist()):
+            best = proposed.ranked[:, :k]
+            items = best.copy() if self._identity else self.owners[best].astype(np.int64)
+            return items, proposed.scores[:, :k].copy()
+        scores, rows = proposed.scores[0, :count], proposed.ranked[0, :count]
         items = rows if self._identity else self.owners[rows].astype(np.int64)
         if not self._one_row_each:
             items = np.unique(items)
-            scores = self.scores_of(query[0], items)  # the best row of an item need not be among the proposed
-        order = top(scores, items, k)
+            scores = self.score_items(query[0], items)  # the best row of an item may be missing from the proposed
+        order = top_k(scores, items, k, TIE)
         return items[order][None], scores[order][None]
 
-    def _buffers(self, wanted: int) -> "_Buffers":
-        """This thread's own for one query: with their pointers, they take as long to make as to fill."""
+    def _single_query_buffers(self, size: int) -> "_Buffers":
+        """Return this thread's buffers for one query: creating them takes as long as filling them."""
         try:
-            buffers: _Buffers = self._of_thread.buffers[wanted]
+            buffers: _Buffers = self._thread_local.buffers[size]
         except (AttributeError, KeyError):
-            buffers = _Buffers(1, wanted)
-            self._of_thread.__dict__.setdefault("buffers", {})[wanted] = buffers
+            buffers = _Buffers(1, size)
+            self._thread_local.__dict__.setdefault("buffers", {})[size] = buffers
         return buffers
 
-    def _filter(self, allowed: Selection) -> Filter:
+    def _make_filter(self, allowed: ItemMask) -> RowFilter:
         rows = allowed.mask[self.owners]
         bits = np.packbits(rows, bitorder="little")
         selector = faiss.IDSelectorBitmap(bits)
         count = int(np.count_nonzero(rows))
         if not self._is_inverted or not count:
-            return Filter(count, count / max(1, len(rows)), selector, bits, {})
+            return RowFilter(count, count / max(1, len(rows)), selector, bits, {})
         share = count / len(rows)
-        lists = np.flatnonzero(np.bincount(self._lists[rows], minlength=self._index.nlist))
-        return Filter(count, share, selector, bits, {}, lists, np.ascontiguousarray(self._centroids[lists]))
+        lists = np.flatnonzero(np.bincount(self._row_lists[rows], minlength=self._index.nlist))
+        return RowFilter(count, share, selector, bits, {}, lists, np.ascontiguousarray(self._centroids[lists]))
 
     @cached_property
-    def _lists(self) -> NDArray[np.int32]:
-        """Which inverted list each row is in, [n]."""
+    def _row_lists(self) -> NDArray[np.int32]:
+        """The inverted list of each row, [n]."""
         lists = np.empty(len(self.owners), np.int32)
         inverted = self._index.invlists
-        for each in range(self._index.nlist):
-            size = inverted.list_size(each)
+        for number in range(self._index.nlist):
+            size = inverted.list_size(number)
             if size:
-                lists[faiss.rev_swig_ptr(inverted.get_ids(each), size)] = each
+                lists[faiss.rev_swig_ptr(inverted.get_ids(number), size)] = number
         return lists
 
     @cached_property
@@ -287,102 +314,22 @@ class FaissIndex(ExactIndex):
         return centroids
 
 
-def _are_apart(scores: list[float]) -> bool:
-    """Whether falling scores have no ties; of a few, in a list, that is told in a tenth of what numpy takes."""
-    above = math.inf
+def _have_no_ties(scores: list[float]) -> bool:
+    """Whether descending scores have no ties; for a few scores a list takes a tenth of the time of numpy."""
+    before = math.inf
     for score in scores:
-        if above - score <= TIE:
+        if before - score <= TIE:
             return False
-        above = score
+        before = score
     return True
 
 
 class _Buffers:
-    """What FAISS writes into for q queries, and where it is: `rows` and `scores` [q, wanted], `ranked` [1, wanted]."""
+    """Memory that FAISS writes results of q queries into: `rows` and `scores` [q, size], `ranked` [1, size]."""
 
-    def __init__(self, queries: int, wanted: int) -> None:
-        self.wanted = wanted
-        self.rows, self.scores = np.empty((queries, wanted), np.int64), np.empty((queries, wanted), np.float32)
-        self.ranked = np.empty((1, wanted), np.int64)
-        self.rows_at, self.scores_at = faiss.swig_ptr(self.rows), faiss.swig_ptr(self.scores)
-        self.ranked_at = faiss.swig_ptr(self.ranked)
-
-
-def train(vectors: Vectors, factory: str, centroids: Vectors | None = None) -> Any:
-    """A FAISS index of `factory` over unit rows [n, dim], trained on a sample of them where it needs training.
-
-    `PCA48,` before the rest of the factory keeps of each row its projection on the 48 directions that hold most of all
-    rows, which is all that most catalogues fill; what is lost, exact scores put right. `centroids` [lists, dim] are
-    those of an inverted file with the same split, which saves finding them again.
-    """
-    dim, body = parse_projection(factory)
-    projection = principal_axes(vectors)[0][:, :dim] if dim else None
-    dim = dim or vectors.shape[1]
-
-    def seen(rows: Vectors) -> Vectors:
-        return np.ascontiguousarray(rows if projection is None else rows @ projection)
-
-    index = faiss.index_factory(dim, body, faiss.METRIC_INNER_PRODUCT)
-    if isinstance(index, faiss.IndexIVF) and "_HNSW" in body:
-        # Lists are few and far apart: half of FAISS's own width finds 99 of 100 of the nearest in 8 µs less.
-        faiss.downcast_index(index.quantizer).hnsw.efSearch = COARSE_WIDTH
-    where = gpu.gpu()
-    if centroids is not None:
-        index.quantizer.add(centroids)
-    elif where is not None and isinstance(index, faiss.IndexIVF):
-        # Finding centroids is nearly all of the work; FAISS does it with whichever flat index it is given.
-        finder = where.upload(faiss.IndexFlatIP(dim))
-        index.clustering_index = finder
-    if not index.is_trained:
-        sample = min(len(vectors), max(ROWS_A_CENTROID * getattr(index, "nlist", 0), MIN_TRAINED))
-        chosen = np.sort(np.random.default_rng(0).choice(len(vectors), sample, replace=False))
-        index.train(seen(vectors[chosen]))
-    for start in range(0, len(vectors), 1 << 16):
-        index.add(seen(vectors[start : start + (1 << 16)]))
-    return index if projection is None else _wrap(index, projection)
-
-
-def principal_axes(vectors: Vectors) -> tuple[Vectors, NDArray[np.float32]]:
-    """Directions [dim, dim], as columns, and what share of the squared length of rows [n, dim] the first hold, [dim].
-
-    Not of rows less their mean, as FAISS's PCA has it: this keeps inner products, which the mean is part of.
-    """
-    chosen = np.sort(np.random.default_rng(0).permutation(len(vectors))[:SPANNED])
-    rows = vectors[chosen].astype(np.float64)
-    held, axes = np.linalg.eigh(rows.T @ rows)
-    held = np.maximum(held[::-1], 0)
-    return np.ascontiguousarray(axes[:, ::-1], np.float32), np.cumsum(held / held.sum()).astype(np.float32)
-
-
-def unwrap(index: Any) -> tuple[Any, Vectors | None]:
-    """The index that searches, and the projection [dim, d] of rows and queries before it, if there is one."""
-    if not isinstance(index, faiss.IndexPreTransform):
-        return index, None
-    linear = faiss.downcast_VectorTransform(index.chain.at(0))
-    axes = faiss.vector_to_array(linear.A).reshape(linear.d_out, linear.d_in)
-    return faiss.downcast_index(index.index), np.ascontiguousarray(axes.T)
-
-
-def _wrap(index: Any, projection: Vectors) -> Any:
-    linear = faiss.LinearTransform(*projection.shape, False)
-    faiss.copy_array_to_vector(np.ascontiguousarray(projection.T).ravel(), linear.A)
-    linear.is_trained = True
-    return faiss.IndexPreTransform(linear, index)
-
-
-def write(index: Any, path: Path) -> None:
-    """Write a FAISS index as one file."""
-    faiss.write_index(index, str(path))
-
-
-def read(path: Path, rows: int, dim: int) -> Any:
-    """Memory-map an index and check that it is the one expected; raises Missing or Damaged naming the file."""
-    if not path.is_file():
-        raise Missing(f"{path} is missing", path.name)
-    try:
-        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError as error:
-        raise Damaged(f"{path} is not a whole FAISS index ({str(error).splitlines()[0]})", path.name) from error
-    if (index.ntotal, index.d) != (rows, dim):
-        raise Damaged(f"{path} holds {index.ntotal} vectors of {index.d}, expected {rows} of {dim}", path.name)
-    return index
+    def __init__(self, queries: int, size: int) -> None:
+        self.size = size
+        self.rows, self.scores = np.empty((queries, size), np.int64), np.empty((queries, size), np.float32)
+        self.ranked = np.empty((1, size), np.int64)
+        self.rows_pointer, self.scores_pointer = faiss.swig_ptr(self.rows), faiss.swig_ptr(self.scores)
+        self.ranked_pointer = faiss.swig_ptr(self.ranked)

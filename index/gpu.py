@@ -1,8 +1,8 @@
-"""The card: FAISS finds centroids and searches on a GPU where its build and a card are there, and the index fits.
+"""Use a CUDA GPU for k-means and search where FAISS supports it, a GPU is there, and the index fits its memory.
 
-What selections limit is searched on the CPU, whose selectors cards do not have; so are families that cards do not know
-(graphs, fast scan, RaBitQ), and more than MOST results. The CPU's index stays the one that is written, and answers
-where the card can not.
+The CPU does the rest: searches with a filter (FAISS has no selectors on GPUs), index types without a GPU version
+(graphs, fast scan, RaBitQ), and searches for more than MAX_RESULTS results. Files always hold the CPU index, which
+also answers whenever the GPU cannot.
 """
 
 import logging
@@ -13,47 +13,47 @@ import faiss
 
 log = logging.getLogger("vetrina")
 
-MOST = 1024  # results of one query that a card gives
+MAX_RESULTS = 1024  # results of one query that FAISS can return from a GPU
 
-_allowed = True
+_enabled = True
 
 
-class Gpu(Protocol):
-    """Somewhere else to run an index."""
+class GpuDevice(Protocol):
+    """A device that can hold an index."""
 
     def upload(self, index: Any) -> Any | None:
-        """The index there, or None where that does not know its family or has no room for it."""
+        """Copy an index to the device; returns None if its type is not supported or its memory is too small."""
 
 
-def allow(on: bool) -> None:
-    """Whether this process may use a card at all."""
-    global _allowed  # noqa: PLW0603
-    _allowed = on
+def set_gpu_enabled(enabled: bool) -> None:
+    """Set whether this process may use a GPU."""
+    global _enabled  # noqa: PLW0603
+    _enabled = enabled
 
 
-def gpu() -> Gpu | None:
-    """The card, or None where there is none to use; `absence` says why."""
-    return None if absence() else _cuda()
+def find_gpu() -> GpuDevice | None:
+    """Return the GPU, or None if there is none to use; `gpu_unavailable_reason` tells why."""
+    return None if gpu_unavailable_reason() else _first_cuda_device()
 
 
-def absence() -> str:
-    """Why no card is used, or nothing where one is."""
-    if not _allowed:
-        return "the setting device says cpu"
+def gpu_unavailable_reason() -> str:
+    """Return why no GPU is used; empty if one is used."""
+    if not _enabled:
+        return "the setting device is cpu"
     if not hasattr(faiss, "StandardGpuResources"):
-        return "this is faiss-cpu: install the extra gpu where there is a CUDA card"
+        return "faiss-cpu is installed: install the extra gpu to use a CUDA GPU"
     if not faiss.get_num_gpus():
-        return "faiss-gpu finds no CUDA card"
+        return "faiss-gpu finds no CUDA GPU"
     return ""
 
 
 @cache
-def _cuda() -> "_Cuda":
-    return _Cuda()
+def _first_cuda_device() -> "_CudaDevice":
+    return _CudaDevice()
 
 
-class _Cuda:
-    """The first CUDA card."""
+class _CudaDevice:
+    """The first CUDA GPU."""
 
     def __init__(self) -> None:
         self._resources = faiss.StandardGpuResources()

@@ -1,4 +1,4 @@
-"""A space: a named set of comparable vectors, and what may enter it."""
+"""Spaces (named sets of comparable vectors), search results, and the checks of vectors that enter a space."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,63 +6,79 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.errors import BadQuery, Damaged
+from index.errors import IndexDamaged, InvalidQuery
 
 Vectors = NDArray[np.float32]  # [n, dim], unit rows
-Owners = NDArray[np.int32]  # [n], the item number of each row, never decreasing
-UNIT = 1e-6  # squared lengths this close to one are as close as float32 rows get
+Owners = NDArray[np.int32]  # [n], the item index of each row, never decreasing
+UNIT_TOLERANCE = 1e-6  # a float32 row whose squared length differs less than this from one is a unit row
 
 
 @dataclass(frozen=True)
 class Space:
-    """`fingerprint` stands for whatever made the vectors; vectors of another one are refused even at the same `dim`."""
+    """A named set of comparable vectors.
+
+    `fingerprint` identifies the model and preprocessing that made the vectors. Vectors with another fingerprint are
+    rejected, even at the same `dim`.
+    """
 
     name: str
     dim: int
     fingerprint: str
 
     def check(self, other: "Space") -> None:
-        """Raise Damaged, naming both sides, unless `other` is this very space."""
+        """Raise IndexDamaged, which names both spaces, unless `other` equals this space."""
         if other != self:
-            raise Damaged(f"{other} does not belong to {self}: they were made by different builds", self.name)
+            raise IndexDamaged(f"{other} does not belong to {self}: different builds made them", self.name)
 
 
-@dataclass(slots=True)  # not frozen, which would make each cost a microsecond more
-class Hits:
-    """What a search of q queries found, best first.
+@dataclass(slots=True)  # not frozen, which would make each instance a microsecond slower to create
+class NearestItems:
+    """The results of q queries, best first.
 
-    `ids` [q, k] are item numbers, `scores` [q, k] cosines. Beyond `counts[q]` ids are -1, scores -inf: never an item.
+    `items` [q, k] are item indices, `scores` [q, k] cosines. Row q has `counts[q]` results; the remaining items are -1
+    and the remaining scores -inf.
     """
 
-    ids: NDArray[np.int64]
+    items: NDArray[np.int64]
     scores: NDArray[np.float32]
     counts: NDArray[np.int64]
 
+    @classmethod
+    def empty(cls, queries: int, k: int) -> "NearestItems":
+        """Return room for k results of each query, with no results yet."""
+        shape = (queries, k)
+        return cls(np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32), np.zeros(queries, np.int64))
 
-def sound_rows(vectors: NDArray[Any]) -> tuple[Vectors, NDArray[np.bool_]]:
-    """Unit rows [m, dim] of those vectors [n, dim] that have a direction, and which they are [n].
+    def fill(self, query: int, items: NDArray[np.integer[Any]], scores: NDArray[np.float32]) -> None:
+        """Store the results of one query, best first, at most k."""
+        count = len(items)
+        self.items[query, :count], self.scores[query, :count], self.counts[query] = items, scores, count
 
-    A row with NaN, an infinity or length zero has none and is left out; others are scaled to length one.
+
+def normalize_rows(vectors: NDArray[Any]) -> tuple[Vectors, NDArray[np.bool_]]:
+    """Scale rows [n, dim] to length one; return the m valid ones [m, dim] and a mask of which are valid [n].
+
+    A row that contains NaN or an infinity, or has length zero, has no direction and is dropped.
     """
     with np.errstate(invalid="ignore", over="ignore"):
         lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
-    sound = np.isfinite(lengths) & (lengths > 0)
-    if not sound.all():
-        vectors, lengths = vectors[sound], lengths[sound]
-    return (vectors / lengths[:, None]).astype(np.float32), sound
+    valid = np.isfinite(lengths) & (lengths > 0)
+    if not valid.all():
+        vectors, lengths = vectors[valid], lengths[valid]
+    return (vectors / lengths[:, None]).astype(np.float32), valid
 
 
-def check_queries(queries: NDArray[Any], dim: int, k: int) -> Vectors:
-    """Queries [q, dim] as unit rows; raises BadQuery for another shape, for rows without direction, and for k < 1."""
+def normalize_queries(queries: NDArray[Any], dim: int, k: int) -> Vectors:
+    """Return queries [q, dim] as unit rows; raises InvalidQuery for a wrong shape, a row without direction or k < 1."""
     if queries.shape == (1, dim) and queries.dtype == np.float32 and k > 0:
         query = queries[0]
-        if abs(query.dot(query) - 1) < UNIT:
-            return np.ascontiguousarray(queries)  # what nearly every request asks
+        if abs(query.dot(query) - 1) < UNIT_TOLERANCE:
+            return np.ascontiguousarray(queries)  # the common case: one query that is a unit row already
     if queries.ndim != 2 or queries.shape[1] != dim:
-        raise BadQuery(f"queries have shape {list(queries.shape)}, this space takes [q, {dim}]", "queries")
+        raise InvalidQuery(f"queries have shape {list(queries.shape)}, this space expects [q, {dim}]", "queries")
     if k < 1:
-        raise BadQuery(f"k is {k}: ask for at least 1", "k")
-    rows, sound = sound_rows(queries)
-    if not sound.all():
-        raise BadQuery(f"query {int(np.argmin(sound))} is zero, NaN or infinite: it points nowhere", "queries")
+        raise InvalidQuery(f"k is {k}, expected at least 1", "k")
+    rows, valid = normalize_rows(queries)
+    if not valid.all():
+        raise InvalidQuery(f"query {int(np.argmin(valid))} is zero, NaN or infinite and has no direction", "queries")
     return rows

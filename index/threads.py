@@ -1,4 +1,4 @@
-"""Threads: FAISS and BLAS each bring a pool of their own, and pools on the same cores block each other."""
+"""Limit threads: FAISS and BLAS each have a thread pool, and two pools on the same cores block each other."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +8,14 @@ from threadpoolctl import threadpool_limits
 
 
 def limit_threads(threads: int) -> None:
-    """Cap the threads of one search or one build, for the whole process."""
+    """Limit the threads of one search or one build, for the whole process."""
     faiss.omp_set_num_threads(threads)
     threadpool_limits(threads, user_api="blas")
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Search as a server does, whatever a build may use."""
+    """Search with one thread inside the block, as a server does."""
     before = faiss.omp_get_max_threads()
     with threadpool_limits(1, user_api="blas"):
         faiss.omp_set_num_threads(1)

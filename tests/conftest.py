@@ -23,6 +23,7 @@ from serve.demo.shop import make_shop
 from serve.jobs.build import build
 from serve.jobs.import_events import import_events
 from serve.jobs.train import train, train_scorer
+from serve.security.api_keys import disable_keys
 from serve.storage.database import METADATA
 from serve.storage.event_log import EventLog
 
@@ -55,6 +56,7 @@ def built(shop: Path) -> Settings:
     """Settings whose store holds a release of the drawn shop; read it, never write it."""
     settings = Settings(store=shop / "store")
     build(settings, shop / "catalog.csv")
+    disable_keys(settings.store)
     return settings
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.events import answer, click
+from helpers.events import click, impression
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,14 +13,15 @@ from embed.behaviour import Event, as_batch
 from serve import cli
 from serve.core.settings import Settings
 from serve.storage import bot_detection
-from serve.storage.bot_detection import habits_of, look, watch
+from serve.storage.bot_detection import find_bots, quarantine_bots, user_habits
 from serve.storage.erasure import UserPrivacy
 from serve.storage.event_log import EventLog, open_event_log
 from serve.storage.impression_log import ImpressionLog
+from serve.storage.quarantine import Quarantine
 
 T0 = 1767225600.0
 
-some_acts = st.lists(
+some_events = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 4), st.sampled_from(["click", "impression"]), st.integers(0, 400)),
     min_size=1,
     max_size=60,
@@ -31,11 +32,11 @@ def event(place: int, user: str, item: str, time: float, type_: str = "click") -
     return Event(f"{user}-{place}", user, item, type_, T0 + time)
 
 
-@given(some_acts)
+@given(some_events)
 @settings(max_examples=100, deadline=None)
-def test_habits_are_what_counting_says(acts: list[tuple[int, int, str, int]]) -> None:
-    events = [event(n, f"u{user}", f"i{item}", time, type_) for n, (user, item, type_, time) in enumerate(acts)]
-    users, habits, _ = habits_of([as_batch(events[:10]), as_batch(events[10:])])
+def test_habits_are_what_counting_says(rows: list[tuple[int, int, str, int]]) -> None:
+    events = [event(n, f"u{user}", f"i{item}", time, type_) for n, (user, item, type_, time) in enumerate(rows)]
+    users, habits, _ = user_habits([as_batch(events[:10]), as_batch(events[10:])])
     assert set(users) == {one.user_id for one in events if one.type == "click"}
     for user, row in zip(users, habits, strict=True):
         own = sorted((one for one in events if one.user_id == user and one.type == "click"), key=lambda e: e.timestamp)
@@ -70,34 +71,34 @@ def test_who_looks_like_a_robot_is_kept_but_not_learned_from(url: str, monkeypat
     store = EventLog(url)
     answers = ImpressionLog(store.database)
     fill(store)
-    answers.add([answer(1, "flood"), answer(2, "p1"), answer(3, None)])
+    answers.add([impression(1, "flood"), impression(2, "p1"), impression(3, None)])
     store.add([click(1, user="flood"), click(2, user="p1")])
-    monkeypatch.setattr(bot_detection, "MAX_A_MINUTE", 60)
-    found = {one.user_id: one.reason for one in watch(store)}
+    monkeypatch.setattr(bot_detection, "MAX_PER_MINUTE", 60)
+    found = {one.user_id: one.reason for one in quarantine_bots(store)}
     assert set(found) == {"flood", "clock", "fan", "strange"}
     assert "in a minute" in found["flood"]
-    assert "steady to 0%" in found["clock"]
-    assert "on one item in a day" in found["fan"]
+    assert "with 0% variation" in found["clock"]
+    assert "with one item in a day" in found["fan"]
     assert "unlike" in found["strange"] or "in a minute" in found["strange"]
     learned = {row["user_id"] for _, batch in store.batches() for row in batch.to_pylist()}
     assert learned == {f"p{person}" for person in range(150)}
     assert store.count("flood") == 401
-    assert {event.user_id for _, event in store.acts(0, 0.0)} == {"p1"}
+    assert {event.user_id for _, event in store.attributed_events(0, 0.0)} == {"p1"}
     assert [one.request_id for lot in answers.batches() for _, one in lot] == ["r2", "r3"]
-    assert store.release("flood")
-    assert not store.release("flood")
-    assert look(store) == []  # who was released is not taken again
+    assert Quarantine(store.database).release("flood")
+    assert not Quarantine(store.database).release("flood")
+    assert find_bots(store) == []  # who was released is not taken again
     assert "flood" in {row["user_id"] for _, batch in store.batches() for row in batch.to_pylist()}
-    assert [one.user_id for one in store.quarantined() if one.released] == ["flood"]
+    assert [one.user_id for one in Quarantine(store.database).entries() if one.released] == ["flood"]
     store.close()
 
 
 def test_an_erasure_reaches_the_quarantine(tmp_path: Path) -> None:
     store = EventLog(f"sqlite:///{tmp_path / 'e.db'}")
     fill(store)
-    watch(store)
+    quarantine_bots(store)
     UserPrivacy(store.database, tmp_path).erase("clock")
-    assert "clock" not in {one.user_id for one in store.quarantined()}
+    assert "clock" not in {one.user_id for one in Quarantine(store.database).entries()}
     store.close()
 
 
@@ -114,16 +115,16 @@ def test_the_command_line_looks_lists_and_releases(
             cli.main()
         return "".join(capfd.readouterr())
 
-    assert {one["user_id"] for one in json.loads(run("look", "--json"))} == {"flood", "clock", "fan", "strange"}
-    assert json.loads(run("look", "--json")) == []
-    assert "steady to 0%" in run("list")
+    assert {one["user_id"] for one in json.loads(run("scan", "--json"))} == {"flood", "clock", "fan", "strange"}
+    assert json.loads(run("scan", "--json")) == []
+    assert "with 0% variation" in run("list")
     assert "released" in run("release", "clock")
-    assert "there is no 'clock' in quarantine" in run("release", "clock")
+    assert "user 'clock' is not in quarantine" in run("release", "clock")
 
 
-def test_a_log_without_acts_has_nobody_to_judge(tmp_path: Path) -> None:
+def test_a_log_without_interactions_has_no_bots(tmp_path: Path) -> None:
     store = EventLog(f"sqlite:///{tmp_path / 'e.db'}")
-    assert look(store) == []
+    assert find_bots(store) == []
     store.add([event(0, "u", "i", 0, "impression")])
-    assert look(store) == []
+    assert find_bots(store) == []
     store.close()

@@ -12,19 +12,26 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from embed.alignment import photos as of_photos
+from embed.alignment import photo_adapter
+from embed.alignment.adapter_training import train_photo_adapter, train_text_adapter
 from embed.alignment.alignment import Alignment, AlignmentMetadata
-from embed.alignment.learning import learn_photos, learn_words
-from embed.alignment.pairs import SHARED_BY, Pairs, Photos, collect_pairs, collect_photos, products_of
-from embed.alignment.photos import adapted, adapter
-from embed.alignment.words import ranks
+from embed.alignment.pairs import (
+    MAX_SHARING,
+    ProductPhotos,
+    TextImagePairs,
+    collect_pairs,
+    collect_photos,
+    group_products,
+)
+from embed.alignment.photo_adapter import apply_photo_adapter, fit_photo_adapter
+from embed.alignment.text_adapter import image_ranks
 from embed.behaviour import Event
 from embed.catalogue import Catalogue, ingest
-from embed.compose import search_texts
 from embed.encode_job import encode_images
 from embed.encoders.encoder import unit_rows
 from embed.errors import Damaged, Missing
 from embed.images import ImageSource
+from embed.text_composition import search_texts
 from serve import cli
 from serve.core.errors import BadRequest
 from serve.core.settings import Settings
@@ -41,27 +48,27 @@ def facts(joint: bool = False) -> AlignmentMetadata:
     return AlignmentMetadata(image="i", words="w", joint=joint, items=1, pairs=1, photographed=1)
 
 
-def pairs_of(words: NDArray[Any], images: NDArray[Any]) -> Pairs:
+def pairs_of(words: NDArray[Any], images: NDArray[Any]) -> TextImagePairs:
     n = len(images)
     views = np.stack([unit_rows(words + 0.05 * RANDOM.normal(size=words.shape)) for _ in range(3)])
-    return Pairs(unit_rows(images), views, np.arange(n), np.arange(n), np.arange(3 * n).reshape(3, n))
+    return TextImagePairs(unit_rows(images), views, np.arange(n), np.arange(n), np.arange(3 * n).reshape(3, n))
 
 
 def test_words_that_tell_of_images_are_learned_and_those_that_do_not_are_left_alone(tmp_path: Path) -> None:
     words = RANDOM.normal(size=(300, 24)).astype(np.float32)
     images = words @ RANDOM.normal(size=(24, 40)).astype(np.float32)
     told = facts()
-    tensors = learn_words(pairs_of(words, images), told, tmp_path, "cpu", None)
+    tensors = train_text_adapter(pairs_of(words, images), told, tmp_path, "cpu", None)
     assert told.of_words is not None
     assert told.of_words.queries == 60
     assert told.of_words.before < 0.1
     assert told.of_words.after > 0.8
     assert told.of_words.better
     # What is kept is what was measured: without dropout, and with the mean and scale of the data.
-    found = Alignment(told, tensors).words(unit_rows(words))
-    assert (ranks(found, unit_rows(images), unit_rows(images)) <= 10).mean() > 0.9
+    found = Alignment(told, tensors).adapt_texts(unit_rows(words))
+    assert (image_ranks(found, unit_rows(images), unit_rows(images)) <= 10).mean() > 0.9
     told = facts()
-    assert learn_words(pairs_of(words, RANDOM.permutation(images)), told, tmp_path, "cpu", None) == {}
+    assert train_text_adapter(pairs_of(words, RANDOM.permutation(images)), told, tmp_path, "cpu", None) == {}
     assert told.of_words is not None
     assert not told.of_words.better
 
@@ -70,40 +77,40 @@ def test_in_a_joint_space_words_begin_where_the_encoder_puts_them(tmp_path: Path
     words = RANDOM.normal(size=(250, 24)).astype(np.float32)
     images = words + 0.1 * RANDOM.normal(size=words.shape).astype(np.float32)
     told = facts(joint=True)
-    tensors = learn_words(pairs_of(words, images), told, tmp_path, "cpu", None)
+    tensors = train_text_adapter(pairs_of(words, images), told, tmp_path, "cpu", None)
     assert told.of_words is not None
     assert told.of_words.before == 1  # nothing to gain
     assert tensors == {}
     bent = 0.4 * images + images @ np.linalg.qr(RANDOM.normal(size=(24, 24)))[0].astype(np.float32)
-    tensors = learn_words(pairs_of(words, bent), told := facts(joint=True), tmp_path, "cpu", None)
+    tensors = train_text_adapter(pairs_of(words, bent), told := facts(joint=True), tmp_path, "cpu", None)
     assert told.of_words is not None
     assert 0.1 < told.of_words.before < told.of_words.after
-    assert Alignment(told, tensors).takes_words
+    assert Alignment(told, tensors).has_text_adapter
 
 
-def photos_of(nuisance: float) -> Photos:
+def photos_of(nuisance: float) -> ProductPhotos:
     product = np.repeat(np.arange(80), 4)
     center = RANDOM.normal(size=(80, 32))
     light = RANDOM.normal(size=(320, 3)) @ RANDOM.normal(size=(3, 32))
     vectors = center[product] + nuisance * light + 0.3 * RANDOM.normal(size=(320, 32))
-    return Photos(unit_rows(vectors), product)
+    return ProductPhotos(unit_rows(vectors), product)
 
 
 def test_what_differs_between_photos_of_a_product_counts_less_also_for_products_not_learned_from() -> None:
     photos = photos_of(nuisance=4)
     told = facts()
-    tensors = learn_photos(photos, told)
+    tensors = train_photo_adapter(photos, told)
     assert told.of_photos is not None
     assert told.of_photos.better
     assert told.of_photos.after > told.of_photos.before + 0.2
     strange = photos_of(nuisance=0)
     plain = facts()
-    assert learn_photos(strange, plain) == {}
+    assert train_photo_adapter(strange, plain) == {}
     assert plain.of_photos is not None
     assert not plain.of_photos.better
     both = Alignment(told, tensors)
-    np.testing.assert_allclose(both.photos(photos.images), adapted(photos.images, tensors))
-    np.testing.assert_array_equal(Alignment(plain, {}).photos(photos.images), photos.images)
+    np.testing.assert_allclose(both.adapt_photos(photos.images), apply_photo_adapter(photos.images, tensors))
+    np.testing.assert_array_equal(Alignment(plain, {}).adapt_photos(photos.images), photos.images)
 
 
 def test_the_photo_adapter_is_the_inverse_of_the_covariance_within_products() -> None:
@@ -117,7 +124,7 @@ def test_the_photo_adapter_is_the_inverse_of_the_covariance_within_products() ->
     covariance = apart.T @ apart / len(apart)
     covariance /= np.trace(covariance) / 32
     shuffled = RANDOM.permutation(len(photos))
-    tensors = adapter(Photos(photos.images[shuffled], photos.product[shuffled]), 0.5)
+    tensors = fit_photo_adapter(ProductPhotos(photos.images[shuffled], photos.product[shuffled]), 0.5)
     np.testing.assert_allclose(
         tensors["photos_matrix"], 0.5 * np.linalg.inv(covariance + 0.5 * np.eye(32)), rtol=1e-3, atol=1e-4
     )
@@ -128,14 +135,14 @@ def test_ranks_are_those_of_a_naive_count(seed: int) -> None:
     random = np.random.default_rng(seed)
     product = random.integers(0, 4, 14)
     product[:8] = np.repeat(np.arange(4), 2)
-    photos = Photos(unit_rows(random.normal(size=(14, 3))), product)
+    photos = ProductPhotos(unit_rows(random.normal(size=(14, 3))), product)
     asked = random.permutation(14)[:6]
     queries = unit_rows(random.normal(size=(6, 3)))
-    for query, row, rank in zip(queries, asked, of_photos.ranks(queries, asked, photos), strict=True):
+    for query, row, rank in zip(queries, asked, photo_adapter.photo_ranks(queries, asked, photos), strict=True):
         scores = [(float(query @ photos.images[other]), product[other]) for other in range(14) if other != row]
         ordered = [of for _, of in sorted(scores, key=lambda pair: -pair[0])]
         assert rank == 1 + ordered.index(product[row])
-    for query, row, rank in zip(queries, asked, ranks(queries, photos.images[asked], photos.images), strict=True):
+    for query, row, rank in zip(queries, asked, image_ranks(queries, photos.images[asked], photos.images), strict=True):
         others = [float(query @ photos.images[other]) for other in range(14)]
         assert rank == 1 + sum(score > float(query @ photos.images[row]) + 1e-6 for score in others)
 
@@ -176,7 +183,7 @@ def small_catalogue(folder: Path) -> Catalogue:
         {"item_id": "e", "title": "Top", "images": ["white.png"], "attributes": {"item_group_id": ["G1"]}},
         {"item_id": "f", "images": ["green.png"], "attributes": {"item_group_id": ["G1"]}},
         {"item_id": "g", "title": "No photo at all", "images": ["gone.png"]},
-        *({"item_id": f"h{n}", "title": f"Thing {n}", "images": ["none.png"]} for n in range(SHARED_BY + 1)),
+        *({"item_id": f"h{n}", "title": f"Thing {n}", "images": ["none.png"]} for n in range(MAX_SHARING + 1)),
     ]
     (folder / "feed.jsonl").write_text("\n".join(map(json.dumps, rows)))
     ingest(folder / "feed.jsonl", folder / "store")
@@ -186,11 +193,11 @@ def small_catalogue(folder: Path) -> Catalogue:
 def test_variants_are_one_product_and_a_placeholder_makes_no_product_of_all(tmp_path: Path) -> None:
     catalogue = small_catalogue(tmp_path)
     images = encode_images(tmp_path / "store", catalogue, Corners(), ImageSource(tmp_path))
-    product = products_of(catalogue, images)
+    product = group_products(catalogue, images)
     named = dict(zip(catalogue.ids().to_pylist(), product.tolist(), strict=True))
     assert named["a"] == named["b"] == named["c"]  # a title, then a photo
     assert named["d"] == named["e"] == named["f"]  # a photo, then a group
-    assert len(set(named.values())) == 3 + SHARED_BY + 1
+    assert len(set(named.values())) == 3 + MAX_SHARING + 1
     pairs = collect_pairs(catalogue, images, product, Lengths(), 0)
     assert len(pairs) == 5  # f has no words, g no photo, h only what stands for none
     assert pairs.image[0] == pairs.image[2] != pairs.image[1]
@@ -205,12 +212,12 @@ def test_variants_are_one_product_and_a_placeholder_makes_no_product_of_all(tmp_
 
 def test_what_is_written_is_read_and_what_is_damaged_is_named(tmp_path: Path) -> None:
     photos = photos_of(nuisance=1)
-    made = Alignment(facts(), adapter(photos, 1.0))
+    made = Alignment(facts(), fit_photo_adapter(photos, 1.0))
     for name, data in made.files().items():
         (tmp_path / name).write_bytes(data)
     again = Alignment.open(tmp_path)
     assert again.fingerprint == made.fingerprint
-    np.testing.assert_array_equal(again.photos(photos.images), made.photos(photos.images))
+    np.testing.assert_array_equal(again.adapt_photos(photos.images), made.adapt_photos(photos.images))
     for name in made.files():
         kept = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(kept[:40])
@@ -231,12 +238,12 @@ def test_words_find_images_in_a_built_shop(built: Settings, monkeypatch: pytest.
     engine = open_engine(built)
     item = release.catalogue.item(0)
     found = engine.search(Query(k=10, text=search_texts(item)[0], spaces=["image"]))
-    assert item.item_id in [engine.view.text(one.item_index) for one in found]
+    assert item.item_id in [engine.snapshot.text(one.item_index) for one in found]
     assert set(found[0].retriever_scores) == {"image"}
     both = engine.search(Query(k=10, text=item.title))
     assert set(both[0].retriever_scores) == {"image", "text", "keywords"}
     # Kept as long as the catalogue is much the same: a second build learns nothing and publishes nothing.
-    monkeypatch.setattr("serve.jobs.align.learn", None)
+    monkeypatch.setattr("serve.jobs.align._learn", None)
     assert not build(built).published
 
 
@@ -251,12 +258,12 @@ def test_the_command_line_learns_anew_and_a_setting_turns_it_off(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code in (0, None)
-    assert "align words: recall@10 0.000 -> " in capfd.readouterr().out
+    assert "alignment of texts: recall@10 0.000 -> " in capfd.readouterr().out
     assert before == {path: path.read_bytes() for path in (store / "alignment" / "current").iterdir()}  # seeded
     plain = Settings(store=store, image_root=Path(images), align=False)
     assert build(plain).published
     engine = open_engine(plain)
-    with pytest.raises(BadRequest, match="takes words"):
+    with pytest.raises(BadRequest, match="takes text"):
         engine.search(Query(k=3, text="jacket", spaces=["image"]))
 
 
@@ -270,7 +277,7 @@ def test_words_that_only_shoppers_use_are_learned_from_their_clicks(built: Setti
     def found() -> int:
         engine = open_engine(configured)
         return sum(
-            engine.view.text(one.item_index) in called
+            engine.snapshot.text(one.item_index) in called
             for one in engine.search(Query(k=10, text="flimflam", spaces=["image"]))
         )
 

@@ -2,10 +2,11 @@
 
 import gzip
 import json
+import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 from embed.behaviour import EVENT_SCHEMA, EVENT_TYPES, Event, EventMapping, Signal, as_batch, clean_event, open_events
 from embed.errors import BadInput, Damaged, Missing
 from embed.records import Reject
+from serve.live.event_ingest import store_events
+from serve.storage.event_log import EventLog
 
 T0 = 1767225600.0  # 2026-01-01T00:00:00Z
 NOW = T0 + 86_400
@@ -221,9 +224,9 @@ def test_bad_lines_are_told_and_the_others_read(tmp_path: Path) -> None:
         ("[columns]\nuser_id = 3", "a table of texts"),
         ("columns = 'x'", "a table of texts"),
         ("format = 3", "a text in quotes"),
-        ("format = 'xml'", "known: csv"),
-        ("timezone = 'Mars/Olympus'", "no time zone"),
-        ("[columns", "not TOML"),
+        ("format = 'xml'", "use one of csv"),
+        ("timezone = 'Mars/Olympus'", "does not exist: use a name"),
+        ("[columns", "not valid TOML"),
     ],
 )
 def test_a_mistake_in_a_mapping_is_named(tmp_path: Path, text: str, said: str) -> None:
@@ -234,13 +237,13 @@ def test_a_mistake_in_a_mapping_is_named(tmp_path: Path, text: str, said: str) -
 
 
 def test_files_that_are_no_events_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(Missing, match="no events"):
+    with pytest.raises(Missing, match="does not exist"):
         read(tmp_path / "nothing.csv")
     with pytest.raises(BadInput, match="folder"):
         read(tmp_path)
     for name, content in (("a.jsonl", '{"x": 1}\n'), ("a.csv", "x,y\n1,2\n"), ("a.xml", "<events/>")):
         (tmp_path / name).write_text(content)
-        with pytest.raises(BadInput, match=r"user_id|is xml"):
+        with pytest.raises(BadInput, match=r"user_id|has format xml"):
             read(tmp_path / name)
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(Damaged):
@@ -251,3 +254,49 @@ def test_files_that_are_no_events_are_refused(tmp_path: Path) -> None:
 
 def test_a_batch_has_the_schema_even_of_nothing() -> None:
     assert as_batch([]).schema == as_batch(EVENTS).schema == EVENT_SCHEMA
+
+
+# ----------------------------------------------------------------------------------------------------------------- null
+
+
+def test_null_is_the_same_as_an_absent_field() -> None:
+    for name in CLICK.keys() | {"value", "request_id", "position", "session_id", "domain", "query"}:
+        absent = {key: value for key, value in CLICK.items() if key != name}
+        assert clean_event({**CLICK, name: None}, now=NOW) == clean_event(absent, now=NOW), name
+
+
+def test_null_in_a_file_is_the_same_as_an_absent_field(tmp_path: Path) -> None:
+    rows = [
+        {"user_id": "u1", "item_id": "1", "type": "click", "timestamp": T0, "value": None, "query": None},
+        {"user_id": "u1", "item_id": "2", "type": "click", "timestamp": None},
+        {"user_id": "u1", "item_id": "2", "type": "click"},
+    ]
+    file = tmp_path / "events.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with open_events(file, now=NOW) as events:
+        first, null, absent = events.entries
+    assert isinstance(first, Event)
+    assert (first.value, first.query) == (None, None)
+    assert isinstance(null, Reject)
+    assert isinstance(absent, Reject)
+    assert (null.code, null.field) == (absent.code, absent.field) == ("missing_time", "timestamp")
+    mapping = EventMapping(defaults={"timestamp": "2026-01-01T00:00:00Z"})
+    with open_events(file, mapping, now=NOW) as events:
+        assert [event.timestamp for event in events.entries if isinstance(event, Event)] == [T0] * 3
+
+
+def test_null_in_a_request_is_the_same_as_an_absent_field() -> None:
+    stored: list[Event] = []
+
+    class Log:
+        def add(self, events: list[Event]) -> list[bool]:
+            stored.extend(events)
+            return [True] * len(events)
+
+    rows = [{"user_id": "u1", "item_id": "1", "type": "click"}]
+    rows.append(dict.fromkeys(("timestamp", "value", "query", "domain", "position", "event_id")) | rows[0])
+    before = time.time()
+    results = store_events(cast(EventLog, Log()), rows, lambda _: True)
+    assert [result.status for result in results] == ["stored", "stored"]
+    assert before <= stored[0].timestamp == stored[1].timestamp <= time.time()
+    assert stored[0] == stored[1]

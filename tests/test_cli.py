@@ -116,7 +116,7 @@ def test_a_mistake_in_a_question_is_one_clear_line(run: Run, built: Settings, tm
         (("search", "shoe", "--like", "no-such-item"), "'no-such-item'"),
         (("search", "shoe", "--space", "tower"), "image, text"),
         (("search", " "), "blank"),
-        (("search",), "give text, image or like"),
+        (("search",), "send text, image or like"),
         (("search", "--image", page), "image"),
     ):
         code, printed, errors = run(*arguments, *store)

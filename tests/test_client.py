@@ -22,7 +22,6 @@ import orjson
 import pytest
 from helpers.service import ODD_IDS, Service, served
 
-from serve import client
 from serve.client import (
     AsyncClient,
     Client,
@@ -34,6 +33,7 @@ from serve.client import (
     Unavailable,
     Unreachable,
     Unreadable,
+    clients,
 )
 from serve.core.settings import Settings
 from serve.release.repository import open_current
@@ -45,6 +45,7 @@ from serve.storage.preferences import Preferences
 
 ROOT = Path(__file__).parents[1]
 KEY = "vtr_0123456789"
+IGNORED_FIELDS = {"request_id", "took_ms", "sources", "chances", "chance", "had", "shoppers"}
 REQUESTS = {
     "search": SearchRequest,
     "similar": SimilarRequest,
@@ -55,7 +56,7 @@ REQUESTS = {
     "rank": RankRequest,
     "audience": AudienceRequest,
     "copy": CopyRequest,
-    "preferences": Preferences,
+    "set_preferences": Preferences,
 }
 
 Ask = Callable[..., Any]
@@ -104,10 +105,10 @@ def picture(shop: Path) -> Path:
     return sorted((shop / "images").iterdir())[0]
 
 
-def told(answer: Any) -> dict[str, Any]:
-    """What an answer says, by where it says it, without what no two share."""
-    found = answer if isinstance(answer, dict) else answer.model_dump(mode="json", exclude_unset=True)
-    return {place: value for place, value in leaves(found) if place not in {".request_id", ".took_ms"}}
+def content(response: Any) -> dict[str, Any]:
+    """The values of a response by path, without those that differ each time and the fields of version 0.1."""
+    found = response if isinstance(response, dict) else response.model_dump(mode="json", exclude_unset=True)
+    return {path: value for path, value in leaves(found) if not IGNORED_FIELDS & {*path.split(".")}}
 
 
 def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
@@ -123,7 +124,7 @@ def test_each_operation_takes_what_its_request_has() -> None:
     with Client("http://127.0.0.1") as shop:
         for name, request in REQUESTS.items():
             taken = {parameter.rstrip("_") for parameter in inspect.signature(getattr(shop, name)).parameters}
-            in_path = {"related": {"item_id"}, "copy": {"item_id"}, "preferences": {"user_id"}}.get(name, set())
+            in_path = {"related": {"item_id"}, "copy": {"item_id"}, "set_preferences": {"user_id"}}.get(name, set())
             assert taken - in_path == {field.alias or of for of, field in request.model_fields.items()}, name
 
 
@@ -136,7 +137,7 @@ def test_questions_are_answered_as_over_http(
     everything: dict[str, Any] = {
         **{"text": "red shoe over $5", "like": [ids[0]], "unlike": [ids[1]], "weights": {"like": 2.0}},
         **{"exclude": ids[4:9], "spaces": ["image", "text"], "understand": False, "facets": ["category"]},
-        **{**narrow, **user, "personal": 2.0, "explain": True, "k": 4},
+        **{**narrow, **user, "personalization": 2.0, "explain": True, "k": 4},
     }
     across = {**user, "filter": {"available": True}, "exclude": ids[:2], "to": [], "k": 6}
     posted: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
@@ -154,7 +155,7 @@ def test_questions_are_answered_as_over_http(
     for name, path, given, body in posted:
         response = service.client.post(f"/v1/{path}", json=body or given)
         assert response.status_code == 200, (name, response.text)
-        assert told(ask(url, name, **given)) == pytest.approx(told(response.json()), abs=1e-3), name
+        assert content(ask(url, name, **given)) == pytest.approx(content(response.json()), abs=1e-3), name
     asked: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
         ("item", f"items/{ids[0]}", {"item_id": ids[0]}, {}),
         ("suggest", "suggest", {"q": "re", "k": 3}, {"q": "re", "k": 3}),
@@ -164,7 +165,7 @@ def test_questions_are_answered_as_over_http(
     for name, path, given, params in asked:
         response = service.client.get(f"/v1/{path}", params=params)
         assert response.status_code == 200, (name, response.text)
-        assert told(ask(url, name, **given)) == pytest.approx(told(response.json()), abs=1e-3), name
+        assert content(ask(url, name, **given)) == pytest.approx(content(response.json()), abs=1e-3), name
 
 
 def test_changes_are_made(service: Service, url: str, ask: Ask, ids: list[str]) -> None:
@@ -180,9 +181,9 @@ def test_changes_are_made(service: Service, url: str, ask: Ask, ids: list[str]) 
     assert [event.status for event in taken.events] == ["stored", "rejected"]
     known = ask(url, "user", user)
     assert (known.events, known.history[0]["event_id"]) == (1, taken.events[0].event_id)
-    assert ask(url, "preferences", user, blocked_brands=["Zainetto"]).preferences.blocked_brands == ["Zainetto"]
+    assert ask(url, "set_preferences", user, blocked_brands=["Zainetto"]).preferences.blocked_brands == ["Zainetto"]
     assert ask(url, "user", user).preferences.blocked_brands == ["Zainetto"]
-    assert ask(url, "forget", user).removed.events == 1
+    assert ask(url, "erase_user", user).removed.events == 1
     assert not ask(url, "user", user).known
     assert [row.status for row in ask(url, "delete_items", [odd]).items] == ["deleted"]
     with pytest.raises(NotFound):
@@ -252,8 +253,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         found.append(seconds)
 
-    monkeypatch.setattr(client, "time", SimpleNamespace(sleep=found.append))
-    monkeypatch.setattr(client, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(clients, "time", SimpleNamespace(sleep=found.append))
+    monkeypatch.setattr(clients, "asyncio", SimpleNamespace(sleep=sleep))
     return found
 
 
@@ -263,16 +264,16 @@ def test_a_busy_service_is_asked_again_when_it_says(ask: Ask, waits: list[float]
         assert ask(url, "search", text="x").items == []
     assert len(sent) == 3
     assert sent[0] == sent[1] == sent[2]
-    assert 7 <= waits[0] <= 7 + client.LONGEST_BACKOFF
-    assert 0 <= waits[1] <= client.LONGEST_BACKOFF
+    assert 7 <= waits[0] <= 7 + clients.MAX_BACKOFF
+    assert 0 <= waits[1] <= clients.MAX_BACKOFF
     with scripted(busy) as (url, sent), pytest.raises(Unavailable) as ended:
         ask(url, "ready")
-    assert len(sent) == 1 + client.MAX_REPEATS
+    assert len(sent) == 1 + clients.MAX_RETRIES
     assert ended.value.retry_after == 7
     soon = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 20))
     with scripted(http_answer(429, b"{}", f"Retry-After: {soon}"), GOOD) as (url, sent):
         ask(url, "search", text="x")
-    assert 15 < waits[-1] <= 20 + client.LONGEST_BACKOFF
+    assert 15 < waits[-1] <= 20 + clients.MAX_BACKOFF
 
 
 def test_who_is_to_come_much_later_is_told_at_once(ask: Ask, waits: list[float]) -> None:
@@ -287,8 +288,8 @@ def test_who_is_to_come_much_later_is_told_at_once(ask: Ask, waits: list[float])
         ("put_items", [{"item_id": "a"}]),
         ("patch_items", [{"item_id": "a"}]),
         ("delete_items", ["a"]),
-        ("forget", "u"),
-        ("preferences", "u"),
+        ("erase_user", "u"),
+        ("set_preferences", "u"),
         ("activate", "r"),
     ],
 )
@@ -317,7 +318,7 @@ def test_who_never_answers_is_not_waited_for(ask: Ask) -> None:
         ask(url, "ready", options={"timeout": 0.1})
     assert len(sent) == 1
     with scripted(SILENCE) as (url, _), pytest.raises(Unreachable, match="ReadTimeout"):
-        ask(url, "forget", "u", options={"change_timeout": 0.1})
+        ask(url, "erase_user", "u", options={"change_timeout": 0.1})
 
 
 def test_nobody_is_there(ask: Ask, waits: list[float]) -> None:
@@ -325,7 +326,7 @@ def test_nobody_is_there(ask: Ask, waits: list[float]) -> None:
         port = taken.getsockname()[1]
     with pytest.raises(Unreachable, match=f"127.0.0.1:{port}"):
         ask(f"http://someone:secret@127.0.0.1:{port}", "ready")
-    assert len(waits) == client.MAX_REPEATS
+    assert len(waits) == clients.MAX_RETRIES
 
 
 def test_the_key_is_sent_and_not_told(ask: Ask, caplog: pytest.LogCaptureFixture, waits: list[float]) -> None:
@@ -363,7 +364,7 @@ def test_a_key_opens_what_it_may(copied: Settings, ask: Ask, waits: list[float])
             assert refused.value.status == status
         with pytest.raises(TooMany) as much:
             [ask(url, "search", text="mug", options={"key": slow}) for _ in range(5)]
-        assert len(waits) == client.MAX_REPEATS
+        assert len(waits) == clients.MAX_RETRIES
         assert min(waits) >= 1
         assert much.value.retry_after is not None
 
@@ -396,7 +397,7 @@ def test_both_kinds_are_typed(tmp_path: Path) -> None:
     api = pytest.importorskip("mypy.api")
     (tmp_path / "use.py").write_text(TYPED)
     # Of what is imported only what says something of these types is looked at, which takes seconds and not a minute.
-    files = [str(tmp_path / "use.py"), *(str(ROOT / "serve" / file) for file in ("client.py", "http/contract.py"))]
+    files = [str(tmp_path / "use.py"), *(str(ROOT / "serve" / file) for file in ("client", "schemas"))]
     options = ["--config-file=", f"--cache-dir={tmp_path}", "--follow-imports=skip", "--warn-unused-ignores"]
     found, wrong, status = api.run([*options, *files])
     assert (status, wrong) == (0, ""), found

@@ -1,14 +1,17 @@
-"""The console in a real browser: journeys on a desk and on a phone, and what it promises whatever the service says."""
+"""The console in a real browser: journeys at two widths, errors, keys, a path prefix, and a store without a release."""
 
 import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import httpx
 import pytest
 from helpers.service import Service, good, served
 
@@ -90,7 +93,7 @@ def visit(browser: Any, service: Service, size: str) -> Iterator[Any]:
 def find(page: Any, words: str) -> None:
     page.get_by_role("combobox", name="Search").fill(words)
     page.keyboard.press("Enter")
-    expect(page.locator(".found h2")).to_have_text(re.compile(r"\d+ items?"))
+    expect(page.locator(".found h2")).to_have_text(re.compile(r"\d+ items?|No item"))
     settled(page)
 
 
@@ -124,8 +127,8 @@ def serious(page: Any) -> list[str]:
     return found
 
 
-def words(page: Any, shop: Path) -> None:
-    """Begin words, take a suggestion, keep to a category, go back."""
+def text_search(page: Any, shop: Path) -> None:
+    """Type, choose a suggestion, choose a category, go back."""
     titles(page)
     page.keyboard.press("/")
     expect(page.get_by_role("combobox", name="Search")).to_be_focused()
@@ -172,7 +175,7 @@ def photo(page: Any, shop: Path) -> None:
     expect(page.get_by_role("button", name="Remove the photo")).to_be_visible()
     page.get_by_role("button", name="Remove the photo").click()
     page.get_by_role("link", name="Vetrina").click()
-    expect(page.get_by_role("heading", name="In demand and new")).to_be_visible()
+    expect(page.get_by_role("heading", name="Popular and new")).to_be_visible()
     assert titles(page) == start
 
 
@@ -185,7 +188,13 @@ def neighbours(page: Any, shop: Path) -> None:
     dialog, heading = page.get_by_role("dialog", name="Item"), page.locator("#item h2")
     expect(heading).to_have_text(first.inner_text())
     expect(heading).to_be_focused()
-    rows = ["Alike in all", "Alike by image", "Alike by text", "Alike by behaviour (tower)", "Goes with it"]
+    rows = [
+        "Similar in all spaces",
+        "Similar by image",
+        "Similar by text",
+        "Similar by behaviour (tower)",
+        "Related items",
+    ]
     expect(dialog.locator(".around h3")).to_have_text(rows)
     settled(page)
     shown = [row.locator(".card").count() for row in dialog.locator(".around ul").all()]
@@ -231,61 +240,66 @@ def steer(page: Any, shop: Path) -> None:
 
 
 def recommend(page: Any, shop: Path) -> None:
-    """Clicks of somebody new change what is recommended, at once and with reasons; a known shopper has a past."""
-    page.get_by_role("link", name="UserHistory").click()
-    expect(page.get_by_role("heading", name="For somebody new")).to_be_visible()
+    """Clicks of a new user change the recommendations at once, with reasons in percent; another user has a history."""
+    page.get_by_role("link", name="User", exact=True).click()
+    expect(page.get_by_role("heading", name="Recommendations for a new user")).to_be_visible()
     before = titles(page)
     for count in (1, 2):
         page.get_by_role("button", name=re.compile("^Click: ")).nth(3).click()
-        expect(page.locator(".done .tried")).to_have_count(count)
+        expect(page.locator(".history .simulated")).to_have_count(count)
         settled(page)
     after = titles(page)
     assert after != before
     expect(page.locator(".found .sentence").first).to_contain_text("Because")
-    assert page.locator(".found .card").first.locator(".why li").count() > 1
-    while page.locator(".done .tried").count():
-        page.get_by_role("button", name=re.compile("^Take back")).first.click()
+    reasons = page.locator(".found .card").first.locator(".why li")
+    assert reasons.count() > 1
+    shares = reasons.locator(".figures").all_inner_texts()
+    assert all(re.fullmatch(r"[+−]\d+ %", share) for share in shares), shares
+    assert sum(int(share[1:-2]) for share in shares) <= 102  # of all reasons, of which the largest are shown
+    while page.locator(".history .simulated").count():
+        page.get_by_role("button", name=re.compile("^Undo")).first.click()
         settled(page)
     assert titles(page) == before
     if not page.locator(".recent").is_visible():
-        page.get_by_text("Lately active").click()
+        page.get_by_text("Recently active").click()
     known = page.locator(".recent button").nth(1)
     name = known.locator("span").first.inner_text()
     known.click()
-    expect(page.get_by_role("heading", name=f"For {name}", exact=True)).to_be_visible()
+    expect(page.get_by_role("heading", name=f"Recommendations for {name}", exact=True)).to_be_visible()
     assert titles(page) != before
     assert name not in page.url
     settled(page)
 
 
 def releases(page: Any, shop: Path) -> None:
-    """Look at what serves, let another release serve after a question, and go back."""
+    """Look at the active release, activate another one after a confirmation, and go back."""
     page.get_by_role("link", name="Releases").click()
     expect(page.get_by_role("heading", name="Index health")).to_be_visible()
     expect(page.get_by_role("rowheader")).to_have_text(["image", "text", "tower"])
+    expect(page.locator("td[data-name='Values per vector']").first).to_be_visible()
     serving, other = (page.locator("ul.releases a").nth(place).inner_text() for place in (0, 1))
-    expect(page.locator("#serving")).to_have_text(serving)
+    expect(page.locator("#release")).to_have_text(serving)
     page.get_by_role("button", name="Activate").first.click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
-    expect(page.locator("#serving")).to_have_text(serving)
+    expect(page.locator("#release")).to_have_text(serving)
     for next_ in (other, serving):
         row = page.locator("ul.releases li").filter(has_text=next_)
         row.get_by_role("button", name="Activate").click()
         page.get_by_role("dialog").get_by_role("button", name="Activate").click()
-        expect(page.locator("#serving")).to_have_text(next_)
-        expect(row.locator(".badge")).to_have_text("serving")
+        expect(page.locator("#release")).to_have_text(next_)
+        expect(row.locator(".badge")).to_have_text("active")
         settled(page)
 
 
 def compare(page: Any, shop: Path) -> None:
-    """The same words, then the same shopper, to two releases; what differs is marked."""
+    """Send the same text, then the same user, to two releases; differences are marked."""
     page.get_by_role("link", name="Compare").click()
-    page.get_by_role("textbox", name="Words").fill("striped mug")
+    page.get_by_role("textbox", name="Text").fill("striped mug")
     page.get_by_role("button", name="Compare").click()
-    expect(page.locator(".summary")).to_contain_text("of 30 in both")
+    expect(page.locator(".summary")).to_contain_text("of 30 items in both")
     expect(page.locator(".ranking")).to_have_count(2)
-    page.get_by_role("combobox", name="Left").select_option(index=2)  # from before anything was learned of shoppers
-    page.get_by_role("radio", name="The shopper").check()
+    page.get_by_role("combobox", name="Left").select_option(index=2)  # from before anything was learned from users
+    page.get_by_role("radio", name="Recommendations").check()
     page.get_by_role("combobox", name="Left").select_option(index=2)
     page.get_by_role("button", name="Compare").click()
     expect(page.locator(".ranking .badge").first).to_be_visible()
@@ -293,11 +307,11 @@ def compare(page: Any, shop: Path) -> None:
 
 
 def operate(page: Any, shop: Path) -> None:
-    """What the feed brought, what is hidden, and what goes on."""
+    """Look at the last feed, the hidden items and the activity."""
     page.get_by_role("link", name="Catalogue").click()
     expect(page.get_by_role("heading", name=f"Rejected rows ({REJECTED})")).to_be_visible()
     expect(page.locator(".tiles li")).to_have_text([f"{73 + REJECTED}read", "73kept", f"{REJECTED}rejected"])
-    expect(page.get_by_role("heading", name="Hidden by review (1)")).to_be_visible()
+    expect(page.get_by_role("heading", name="Items hidden by the content policy (1)")).to_be_visible()
     expect(page.get_by_text("a blocked word in its title")).to_be_visible()
     settled(page)
     page.get_by_role("link", name="Activity").click()
@@ -306,7 +320,7 @@ def operate(page: Any, shop: Path) -> None:
     settled(page)
 
 
-JOURNEYS = (words, photo, neighbours, steer, recommend, releases, compare, operate)
+JOURNEYS = (text_search, photo, neighbours, steer, recommend, releases, compare, operate)
 
 
 @pytest.fixture(scope="module")
@@ -390,20 +404,134 @@ def test_a_late_answer_does_not_replace_a_newer_one(opened: Any) -> None:
     assert titles(opened) == newer
 
 
-def test_what_the_service_refuses_is_told_in_its_words(opened: Any) -> None:
+def test_a_failed_search_shows_the_reason(opened: Any) -> None:
     opened.goto("/#/search?q=mug&min=9&max=nothing")
-    answer = "filter.price.lte"
-    expect(opened.get_by_role("alert")).to_contain_text(answer)
+    expect(opened.locator(".found h2")).to_have_text("Search failed")
+    expect(opened.get_by_role("alert")).to_contain_text("filter.price.lte")
+
+
+def test_the_count_is_of_items_that_match(opened: Any, service: Service) -> None:
+    """A search by similarity returns k items; the heading counts those that contain the words."""
+    body = {"text": "mug", "facets": ["available"], "k": 1}
+    counts = good(service.client.post("/v1/search", json=body))["facets"]["available"]
+    matching = sum(each["count"] for each in counts)
+    opened.goto("/#/search?q=mug")
+    expect(opened.locator(".found h2")).to_have_text(f"{matching} items contain the words")
+    expect(opened.locator(".found header .soft")).to_contain_text(
+        re.compile(r"7[23] items shown, the most similar first")
+    )
+    opened.goto("/#/search?q=zzqqxx")
+    expect(opened.locator(".found h2")).to_have_text("No item contains these words")
+
+
+def test_no_item_passes_the_filters(opened: Any) -> None:
+    opened.goto("/#/search?q=mug&brand=nobody")
+    expect(opened.locator(".found h2")).to_have_text("No items match")
+    opened.get_by_role("link", name="Search without filters").click()
+    expect(opened.locator(".found h2")).to_have_text(re.compile("items contain the words"))
+    expect(opened.locator(".found .empty")).to_have_count(0)
+
+
+def test_any_attribute_is_a_filter(opened: Any) -> None:
+    opened.goto("/#/search?q=mug")
+    settled(opened)
+    group = opened.locator(".facets details.attribute").filter(has=opened.locator("summary", has_text="color"))
+    group.locator("summary").click()
+    value = group.locator("label span").first.inner_text()
+    group.get_by_role("checkbox").first.check()
+    expect(opened.get_by_role("button", name=f"Remove color {value}")).to_be_visible()
+    settled(opened)
+    assert "attributes.color=" in opened.url
+    opened.locator(".found .whole").first.click()
+    expect(opened.locator("#item dl")).to_contain_text(value)
+
+
+def test_the_filters_can_be_skipped_by_keyboard(opened: Any) -> None:
+    opened.goto("/#/search?q=mug")
+    settled(opened)
+    opened.get_by_role("button", name="Search", exact=True).focus()
+    opened.keyboard.press("Tab")
+    expect(opened.get_by_role("link", name="Skip filters")).to_be_focused()
+    opened.keyboard.press("Enter")
+    expect(opened.locator(".found .whole").first).to_be_focused()
+
+
+def test_the_console_says_that_no_key_is_required(opened: Any) -> None:
+    expect(opened.get_by_text("no key required")).to_be_visible()
+
+
+def test_without_a_release_the_console_says_what_to_run(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    with served(Settings(store=tmp_path / "store")) as running, visit(browser, running, "phone") as page:
+        expect(page.get_by_role("heading", name="No release to serve")).to_be_visible()
+        expect(page.get_by_role("alert")).to_contain_text("no release")
+        expect(page.get_by_text("vetrina build FEED", exact=True)).to_be_visible()
+        assert serious(page) == []
+
+
+def test_it_works_below_a_path_prefix(browser: Any, service: Service) -> None:
+    """A proxy that publishes the service at /vetrina/ and strips the prefix; any other path is its own."""
+    with stripping_proxy(str(service.client.base_url)) as address:
+        context = browser.new_context(viewport=SIZES["desk"])
+        page = context.new_page()
+        failed: list[str] = []
+        page.on("response", lambda response: failed.append(response.url) if response.status >= 400 else None)
+        page.goto(f"{address}/vetrina/")
+        expect(page.locator(".found .picture img").first).to_be_visible()
+        find(page, "mug")
+        page.goto(f"{address}/vetrina/docs")
+        expect(page.locator(".opblock").first).to_be_visible()
+        context.close()
+    assert failed == []
+
+
+def test_the_console_of_a_prefix_needs_a_slash(store: Settings) -> None:
+    """Without it, the relative addresses of its files would leave the prefix."""
+    with served(store.model_copy(update={"root_path": "/vetrina"})) as running:
+        response = running.client.get("/vetrina")
+        assert (response.status_code, response.headers["location"]) == (307, "/vetrina/")
+        assert running.client.get("/vetrina/").status_code == running.client.get("/").status_code == 200
+
+
+@contextmanager
+def stripping_proxy(target: str) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def forward(self) -> None:
+            if not self.path.startswith("/vetrina/"):
+                self.send_error(404)
+                return
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            headers = {name: self.headers[name] for name in ("content-type", "authorization") if name in self.headers}
+            response = httpx.request(
+                self.command, target + self.path.removeprefix("/vetrina"), content=body, headers=headers, timeout=30
+            )
+            self.send_response(response.status_code)
+            self.send_header("content-type", response.headers["content-type"])
+            self.send_header("content-length", str(len(response.content)))
+            self.end_headers()
+            self.wfile.write(response.content)
+
+        do_GET = do_POST = forward  # noqa: N815
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_key_is_asked_for_once_and_kept_out_of_addresses(browser: Any, service: Service, store: Settings) -> None:
     secret = create_key(store.store, "console", ["query"])
     try:
         with visit(browser, service, "desk") as page:
-            expect(page.get_by_role("dialog", name="A key, please")).to_be_visible()
+            expect(page.get_by_role("dialog", name="API key required")).to_be_visible()
             page.get_by_role("textbox", name="Key").fill("vt_wrong")
             page.keyboard.press("Enter")
-            expect(page.get_by_text("The service does not know this key")).to_be_visible()
+            expect(page.get_by_text("The service does not accept this key")).to_be_visible()
             page.get_by_role("textbox", name="Key").fill(secret)
             page.keyboard.press("Enter")
             expect(page.locator(".found .picture img").first).to_be_visible()
@@ -416,6 +544,6 @@ def test_a_key_is_asked_for_once_and_kept_out_of_addresses(browser: Any, service
             assert page.evaluate("localStorage.length") == 0
             page.get_by_role("link", name="Releases").click()
             page.get_by_role("button", name="Use another key").click()
-            expect(page.get_by_role("dialog", name="A key, please")).to_be_visible()
+            expect(page.get_by_role("dialog", name="API key required")).to_be_visible()
     finally:
         revoke_key(store.store, "console")

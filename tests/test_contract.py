@@ -17,7 +17,7 @@ def test_answers_are_what_the_document_promises(copied: Settings) -> None:
     key = create_key(copied.store, "contract", ["admin"], rate=1_000_000)
     with served(copied) as service:
         base = str(service.client.base_url).rstrip("/")
-        counts = ask(base, key, [ids.text(number) for number in range(len(ids))], CASES, start=1)
+        counts = ask(base, key, [ids.item_id(number) for number in range(len(ids))], CASES, start=1)
     assert counts["cases"] >= CASES
     assert (counts["server_errors"], counts["schema_violations"]) == (0, 0)
     assert min(counts["status_200"], counts["status_422"], counts["status_404"]) > 10

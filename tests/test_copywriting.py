@@ -1,6 +1,7 @@
-"""Copy: what the catalogue does not support never gets out, whoever wrote it."""
+"""Generated texts: unsupported statements never get out, whichever generator made them."""
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,10 +18,14 @@ from embed.catalogue import Item
 from serve import cli
 from serve.campaigns.copywriter import Copywriter
 from serve.campaigns.fact_checker import FactChecker
-from serve.campaigns.templates import LANGUAGES, STYLES, compose
-from serve.campaigns.text_generators import KEY, Local
+from serve.campaigns.templates import LANGUAGES, STYLES, fill_template
+from serve.campaigns.text_generators import KEY, LocalGenerator
 from serve.core.errors import StoreUnavailable
-from serve.core.settings import CopySettings, Settings
+from serve.core.settings import Settings
+from serve.core.settings_sections import CopySettings
+from serve.jobs.write_copy import write_copies
+from serve.live.replica import open_engine
+from serve.live.runtime import ServiceRuntime
 from serve.release.repository import open_current
 
 ITEM = Item(
@@ -95,14 +100,14 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), m
     price=st.none() | st.floats(0, 1e6).map(lambda price: round(price, 2)),
 )  # fmt: skip
 @settings(max_examples=150, deadline=None)
-def test_the_grammar_says_nothing_that_is_not_there(
+def test_templates_have_no_unsupported_statements(
     title: str, brand: str, category: str, color: str, training_data: str, price: float | None
 ) -> None:
     attributes = {"color": (color,), "material": (training_data,)}
     item = Item("id", title, "", category, brand, price, "EUR", attributes=attributes)
     for style in STYLES:
         for language in LANGUAGES:
-            text = compose(item, style, language)
+            text = fill_template(item, style, language)
             found = {each.kind for each in FactChecker(("Zz",)).check(text, item)}
             # What an entry says of itself may still read like markup or be too long; nothing else may be wrong.
             assert found <= {"form", "instruction", "name"}, (text, found)
@@ -156,9 +161,9 @@ def test_an_endpoint_writes_and_what_it_makes_up_is_refused(
     assert "Ignore all previous" in json.loads(body["messages"][1]["content"].split("(JSON):\n")[1])["description"]
     with endpoint(saying("It is free, and made of silk.")) as (address, _):
         made = Copywriter(CopySettings(endpoint=address), BRANDS).write(ITEM, "ad", "en")
-    assert made.by == "grammar"
+    assert made.by == "template"
     assert {each.kind for each in made.refused} == {"material"}  # "free" the entry says itself
-    assert made.text == compose(ITEM, "ad", "en")
+    assert made.text == fill_template(ITEM, "ad", "en")
     assert "HD-7" in caplog.text
     assert "secret-key" not in caplog.text
 
@@ -167,13 +172,13 @@ def test_an_endpoint_writes_and_what_it_makes_up_is_refused(
     ("answer", "status"),
     [(saying("x"), 500), (lambda _: b"no json", 200), (lambda _: b"{}", 200), (lambda _: b"x" * 100_000, 200)],
 )
-def test_an_endpoint_that_fails_leaves_the_grammar(answer: Callable[[Any], bytes], status: int) -> None:
+def test_templates_replace_a_failing_endpoint(answer: Callable[[Any], bytes], status: int) -> None:
     with endpoint(answer, status) as (address, _):
         made = Copywriter(CopySettings(endpoint=address), BRANDS).write(ITEM, "title", "en")
-    assert made.by == "grammar"
-    assert made.refused[0].kind == "writer"
+    assert made.by == "template"
+    assert made.refused[0].kind == "generator"
     nobody = Copywriter(CopySettings(endpoint="http://127.0.0.1:9/v1", timeout_s=1), BRANDS)
-    assert nobody.write(ITEM, "title", "en").by == "grammar"
+    assert nobody.write(ITEM, "title", "en").by == "template"
 
 
 def test_a_local_model_is_asked_and_checked(tmp_path: Path) -> None:
@@ -186,13 +191,13 @@ def test_a_local_model_is_asked_and_checked(tmp_path: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[UNK]").save_pretrained(tmp_path)  # noqa: S106
     GPT2LMHeadModel(GPT2Config(vocab_size=3, n_positions=2048, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path)
     named = CopySettings(model=str(tmp_path))
-    said = Local(named).write(ITEM, "reason", "en", "")
+    said = LocalGenerator(named).write(ITEM, "reason", "en", "")
     assert set(said.split()) <= set(words)
     wrong = FactChecker(BRANDS).check(said, ITEM)
     made = Copywriter(named, BRANDS).write(ITEM, "reason", "en")
-    assert (made.by, list(made.refused)) == ("grammar" if wrong else "local", wrong)
-    assert made.text == (compose(ITEM, "reason", "en") if wrong else said)
-    nothing = Local(CopySettings(model=str(tmp_path / "nothing")))
+    assert (made.by, list(made.refused)) == ("template" if wrong else "local", wrong)
+    assert made.text == (fill_template(ITEM, "reason", "en") if wrong else said)
+    nothing = LocalGenerator(CopySettings(model=str(tmp_path / "nothing")))
     with pytest.raises(StoreUnavailable, match="cannot be loaded"):
         nothing.write(ITEM, "reason", "en", "")
 
@@ -211,7 +216,7 @@ def test_over_http_and_from_the_command_line(
 
         made = good(ask(all_ids[0], style="ad", language="de", segment="Kinder"))
         assert made["text"].startswith("Für Kinder: ")
-        assert (made["by"], made["refused"], made["item_id"]) == ("grammar", [], all_ids[0])
+        assert (made["by"], made["refused"], made["item_id"]) == ("template", [], all_ids[0])
         assert refused(ask(all_ids[0], style="poem"))["field"] == "style"
         assert refused(ask(all_ids[0], segment="<script>"))["field"] == "segment"
         assert refused(ask("nothing"), 404)["field"] == "item_id"
@@ -222,5 +227,28 @@ def test_over_http_and_from_the_command_line(
         cli.main()
     assert ended.value.code in (0, None)
     told = json.loads(capfd.readouterr().out)
-    assert (told["written"], told["by"], told["refused"]) == (len(all_ids), {"grammar": len(all_ids)}, 0)
+    assert (told["written"], told["by"], told["refused"]) == (len(all_ids), {"template": len(all_ids)}, 0)
     assert sorted(json.loads(line)["item_id"] for line in out.read_text().splitlines()) == sorted(all_ids)
+
+
+def test_copy_is_written_once_for_each_visible_item(built: Settings, tmp_path: Path) -> None:
+    """Also after live changes: not for deleted and hidden items, and not twice for changed ones."""
+    store = shutil.copytree(built.store, tmp_path / "store", symlinks=True)
+    configured = built.model_copy(update={"store": store})
+    runtime = ServiceRuntime(configured)
+    runtime.refresh()
+    ids = open_current(store).catalogue.ids().to_pylist()
+    renamed = {"item_id": ids[0], "title": "a red hat"}
+    new = {"item_id": "NEW", "title": "a blue tea pot"}
+    assert [result.status for result in runtime.items.put([renamed, new])] == ["updated", "created"]
+    assert [result.status for result in runtime.items.delete([ids[1]])] == ["deleted"]
+    hidden = open_engine(configured).snapshot.item(2)
+    (store / "review.toml").write_text(f"words = [{json.dumps(hidden.title)}]")
+    out = tmp_path / "copy.jsonl"
+    report = write_copies(configured, (), "title", "en", "", out)
+    written = [json.loads(line)["item_id"] for line in out.read_text().splitlines()]
+    snapshot = open_engine(configured).snapshot
+    visible = {item_id for item_id in (*ids, "NEW") if snapshot.item_index(item_id) is not None}
+    assert hidden.item_id not in visible
+    assert report.written == len(written) == len(visible)
+    assert set(written) == visible

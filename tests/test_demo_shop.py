@@ -13,21 +13,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from serve.core.units import DAY
 from serve.demo import make_shop
 from serve.demo.draw import Appearance, draw
-from serve.demo.goods import BRANDS, DAY, DAYS, KINDS, OPENING, make_goods
 from serve.demo.paint import COLOR_FAMILIES, COLORS, PATTERNS
+from serve.demo.products import BRANDS, DAYS, KINDS, OPENING, make_products
 from serve.demo.shapes import SHAPES
 from serve.demo.shop import COLUMNS
-from serve.demo.user_behaviour import TYPES
+from serve.demo.user_simulation import TYPES
 
-ITEMS, SHOPPERS = 60, 150
+ITEMS, USERS = 60, 150
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shop")
-    make_shop(folder, ITEMS, SHOPPERS)
+    make_shop(folder, ITEMS, USERS)
     return folder
 
 
@@ -123,22 +124,14 @@ def test_clicks_follow_the_taste_and_the_position(
     def share(type_: str, hit: str) -> float:
         hits = []
         for event in events:
-            personalization, row = users[event["user_id"]], catalog[event["item_id"]]
-            if event["type"] == type_ and not personalization["robot"]:
-                of_kind = kind_of[row["category"]] in personalization["kinds"]
-                hits.append(
-                    of_kind if hit == "kind" else json.loads(row["attributes"])["color"] in personalization["colors"]
-                )
+            profile, row = users[event["user_id"]], catalog[event["item_id"]]
+            if event["type"] == type_ and not profile["robot"]:
+                of_kind = kind_of[row["category"]] in profile["kinds"]
+                hits.append(of_kind if hit == "kind" else json.loads(row["attributes"])["color"] in profile["colors"])
         return float(np.mean(hits))
 
     probability = float(
-        np.mean(
-            [
-                len(personalization["kinds"]) / len(KINDS)
-                for personalization in users.values()
-                if not personalization["robot"]
-            ]
-        )
+        np.mean([len(profile["kinds"]) / len(KINDS) for profile in users.values() if not profile["robot"]])
     )
     assert share("impression", "kind") > 1.3 * probability
     assert share("click", "kind") > 1.5 * share("impression", "kind")
@@ -151,7 +144,7 @@ def test_clicks_follow_the_taste_and_the_position(
 def test_robots_view_at_a_steady_beat_and_buy_nothing(
     events: list[dict[str, Any]], users: dict[str, dict[str, Any]]
 ) -> None:
-    robots = [user for user, personalization in users.items() if personalization["robot"]]
+    robots = [user for user, profile in users.items() if profile["robot"]]
     assert robots
     for robot in robots:
         mine = [event for event in events if event["user_id"] == robot]
@@ -193,7 +186,7 @@ def test_second_photo_is_another_picture_of_the_same() -> None:
 
 
 def test_goods_of_any_number_and_colours_in_one_family() -> None:
-    assert len({good.item_id for good in make_goods(100, 1)}) == 100
+    assert len({product.item_id for product in make_products(100, 1)}) == 100
     assert sorted(color for family in COLOR_FAMILIES.values() for color in family) == sorted(COLORS)
 
 

@@ -41,5 +41,5 @@ def test_copies_are_grouped_and_variants_are_not(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code in (0, None)
-    assert "2 groups among 15 images" in capfd.readouterr().out
+    assert "2 groups among 15 photos" in capfd.readouterr().out
     assert {copy["item_id"] for line in out.open() for copy in json.loads(line)} == {"copy", "i3", "i5"}

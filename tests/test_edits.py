@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embed.catalogue.edits import Edit, compact, merge, read_edits, write_edits
+from embed.catalogue.edits import Edit, compact_edits, merge_edits, read_edits, write_edits
 from embed.catalogue.item import Item
 from embed.errors import Damaged
 
@@ -24,13 +24,13 @@ edits = st.lists(st.tuples(st.sampled_from(["a", "b"]), st.none() | patches | it
 
 @given(edits, st.integers(0, 12))
 def test_compacted_edits_come_to_the_same_on_every_feed(given_edits: list[Edit], newer_than: int) -> None:
-    compacted = compact(given_edits)
+    compacted = compact_edits(given_edits)
 
     def beyond(kept: list[Edit]) -> Any:
-        return merge(edit for edit in kept if edit.sequence > newer_than)
+        return merge_edits(edit for edit in kept if edit.sequence > newer_than)
 
     assert beyond(compacted) == beyond(given_edits)
-    assert compact(compacted) == compacted
+    assert compact_edits(compacted) == compacted
     assert len(compacted) <= 2 * (1 + 3), "an item's edits are at most one whole one and one by field"
 
 

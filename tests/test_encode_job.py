@@ -24,13 +24,12 @@ from PIL import Image
 
 from embed import encode_job
 from embed.catalogue import Catalogue, Item, ingest
-from embed.compose import DESCRIPTION, HEADLINE, compose_texts
 from embed.encode_job import SpaceVectors, encode_images, encode_texts
 from embed.encoders import Device, EncodedTexts, ImageEncoder, TextEncoder
 from embed.encoders.bundled import BundledImageEncoder
 from embed.encoders.gpu import JpegDecoder
-from embed.images import ImageSource
-from embed.images import host_throttle as polite
+from embed.images import ImageSource, host_throttle
+from embed.text_composition import DESCRIPTION, HEADLINE, compose_texts
 
 DIM = 8
 
@@ -262,7 +261,7 @@ class Cdn(BaseHTTPRequestHandler):
 def test_a_run_after_faults_of_the_network_encodes_exactly_what_was_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(polite, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(host_throttle, "FIRST_WAIT_S", 0.01)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Cdn)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     public, shop = "93.184.216.34", Shop(tmp_path)
@@ -308,7 +307,7 @@ def test_a_shop_without_any_image(tmp_path: Path) -> None:
 def test_batches_and_parts_are_cut_alike_and_progress_ends_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode_job, "PART", 8)
+    monkeypatch.setattr(encode_job, "PART_SIZE", 8)
     shop = Shop(tmp_path)
     for number in range(19):
         shop.draw(f"{number}.png", number)
@@ -381,13 +380,13 @@ def test_readers_run_only_so_far_ahead(tmp_path: Path, readers: int) -> None:
         shop.add(str(number), "n", f"{number}.png")
     encoder = FakeImages(pause=0.005)
     assert shop.images(encoder, readers=readers).encoded == 80
-    assert encoder.most_alive <= (encode_job.READ_AHEAD + encode_job.FLYING + 1) * encoder.batch + 1
+    assert encoder.most_alive <= (encode_job.READ_AHEAD_BATCHES + encode_job.MAX_IN_FLIGHT + 1) * encoder.batch + 1
 
 
 def test_an_error_of_the_encoder_ends_the_job_and_keeps_what_is_whole(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode_job, "PART", 4)
+    monkeypatch.setattr(encode_job, "PART_SIZE", 4)
 
     class Failing(FakeImages):
         def encode_images(self, prepared: Sequence[Any]) -> Any:
@@ -419,7 +418,7 @@ def big_shop(folder: Path) -> Shop:
 
 def work(folder: Path) -> None:
     """What the killed process does; it writes `done` at the end."""
-    encode_job.PART = 8
+    encode_job.PART_SIZE = 8
     shop = Shop(folder)
     catalogue = Catalogue.current(shop.store)
     print("ready", flush=True)

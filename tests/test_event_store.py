@@ -15,6 +15,8 @@ from embed.behaviour import Event, as_batch
 from serve.core.errors import BadRequest, StoreUnavailable
 from serve.storage import event_log
 from serve.storage.event_log import EventLog
+from serve.storage.event_statistics import EventStatistics
+from serve.storage.quarantine import Quarantine
 
 T0 = 1767225600.0
 
@@ -35,7 +37,7 @@ def everything(store: EventLog, after: int = 0) -> list[Event]:
 
 
 def test_what_is_added_comes_back_in_order(store: EventLog, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_log, "PAGE", 3)
+    monkeypatch.setattr(event_log, "PAGE_ROWS", 3)
     full = Event("full", "ü", "i/1", "rating", T0 + 0.25, -1.5, "r", 3, "s", "d", "q")
     events = [click(3), click(1), full, click(2)]
     assert store.add(events) == [True] * 4
@@ -69,14 +71,14 @@ def test_what_was_searched_for_and_then_taken_to_is_told_by_how_many_did(store: 
     words = [("mug", "i1", "a"), ("mug", "i1", "a"), ("mug", "i2", "a"), ("mug", "i2", "b"), ("cup", "i3", "c")]
     store.add([click(number, user, item_id=item, query=said) for number, (said, item, user) in enumerate(words)])
     store.add([click(9), click(10, query="lamp", type="impression"), click(11, "robot", query="mug", item_id="i1")])
-    store.quarantine({"robot": "many"})
-    assert store.searched(10) == [("mug", "i2"), ("cup", "i3"), ("mug", "i1")]
-    assert store.searched(1) == [("mug", "i2")]
+    Quarantine(store.database).add({"robot": "many"})
+    assert EventStatistics(store.database).query_interactions(10) == [("mug", "i2"), ("cup", "i3"), ("mug", "i1")]
+    assert EventStatistics(store.database).query_interactions(1) == [("mug", "i2")]
 
 
 def test_a_log_of_an_earlier_version_gets_the_columns_that_it_lacks(store: EventLog, url: str) -> None:
     store.add([click(1)])
-    with store.database.writing() as connection:
+    with store.database.transaction() as connection:
         connection.exec_driver_sql("ALTER TABLE events DROP COLUMN query")
     later = EventLog(url)
     assert later.add([click(2, query="mug")]) == [True]

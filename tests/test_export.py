@@ -147,7 +147,7 @@ def test_a_space_that_is_not_there_is_named(built: Settings, tmp_path: Path) -> 
 
 def test_the_command_line_writes_them(run: Run, built: Settings, tmp_path: Path) -> None:
     index = open_current(built.store).spaces["text"]
-    vectors = sum(len(index.rows_of(number)[0]) for number in range(72))
+    vectors = sum(len(index.item_rows(number)[0]) for number in range(72))
     for what, rows in (
         (["items"], 72),
         (["vectors", "--space", "text"], vectors),

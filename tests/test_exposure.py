@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from embed.behaviour import Holdout, Interactions
 from serve.core.settings import Settings
 from serve.engine.user_context import load_user_context
-from serve.evaluation.exposure import exposure, gini, seen_of
+from serve.evaluation.exposure import gini, item_exposure, measure_exposure
 from serve.live.replica import open_engine
-from serve.recommend.ranking.diversity import calibrate
-from serve.recommend.ranking.pipeline import LongTailQuota
+from serve.recommend.ranking.category_calibration import calibrate
+from serve.recommend.ranking.quotas import LongTailQuota
 from serve.storage.event_log import open_event_log
 
 
@@ -30,7 +30,7 @@ def test_a_place_counts_as_in_ndcg() -> None:
     ranked[0, :3] = [4, 1, 2]
     ranked[1, :1] = [4]
     ranked[1, 10:12] = [3, 3]  # beyond the first ten
-    np.testing.assert_allclose(seen_of(ranked, 6), [0, 1 / np.log2(3), 0.5, 0, 2, 0])
+    np.testing.assert_allclose(item_exposure(ranked, 6), [0, 1 / np.log2(3), 0.5, 0, 2, 0])
 
 
 def test_shares_are_of_items_of_likes_and_of_what_is_seen() -> None:
@@ -47,22 +47,22 @@ def test_shares_are_of_items_of_likes_and_of_what_is_seen() -> None:
     test = Holdout(history, np.array([0, 2]), np.array([0, 1]))
     ranked = np.full((1, 100), -1)
     ranked[0, :2] = [0, 3]
-    found = exposure({"a": ranked}, "a", test, {"brand": ["x", "x", "y", None], "seller": [None] * 4})
+    found = measure_exposure({"a": ranked}, "a", test, {"brand": ["x", "x", "y", None], "seller": [None] * 4})
     assert set(found.groups) == {"brand"}
     x, y = found.groups["brand"]
     assert (x.name, x.items, x.liked, x.seen) == ("x", pytest.approx(2 / 3, abs=1e-3), 1.0, 1.0)
     assert (y.items, y.liked, y.seen) == (pytest.approx(1 / 3, abs=1e-3), 0.0, 0.0)
-    many = exposure({"a": ranked}, "a", test, {"brand": ["a", "b", "c", "d"]}).groups["brand"]
+    many = measure_exposure({"a": ranked}, "a", test, {"brand": ["a", "b", "c", "d"]}).groups["brand"]
     assert sum(group.items for group in many) == pytest.approx(1)
 
 
 def test_the_tail_is_what_little_demand_goes_to() -> None:
     popularity = np.array([10, 1, 1, 8, 0, 2], np.float32)
-    tail = LongTailQuota.of(popularity, 0.5)
+    tail = LongTailQuota.from_popularity(popularity, 0.5)
     assert tail is not None
     assert tail.below == 8  # 10 and 8 have over half of 22
-    assert LongTailQuota.of(popularity, 0.0) is None
-    assert LongTailQuota.of(np.zeros(3, np.float32), 0.5) is None
+    assert LongTailQuota.from_popularity(popularity, 0.0) is None
+    assert LongTailQuota.from_popularity(np.zeros(3, np.float32), 0.5) is None
 
 
 def test_a_share_of_the_places_is_kept_for_the_tail(trained: Settings) -> None:
@@ -73,13 +73,13 @@ def test_a_share_of_the_places_is_kept_for_the_tail(trained: Settings) -> None:
         configured = trained.model_copy(update={"new_share": 0.0, **options})
         engine = open_engine(configured)
         known = [load_user_context(log, configured, user) for user in users]
-        return [[one.item_index for one in engine.recommend(of.events, 10, of.excluded)] for of in known], engine
+        return [[one.item_index for one in engine.recommend(of.events, 10, of.excluded_items)] for of in known], engine
 
     plain, engine = lists()
     kept, _ = lists(tail_share=0.6)
     log.close()
-    popularity = engine.view.release.behaviour.popularity
-    tail = LongTailQuota.of(popularity, 0.6)
+    popularity = engine.snapshot.release.behaviour.popularity
+    tail = LongTailQuota.from_popularity(popularity, 0.6)
     assert tail is not None
     counts = [sum(popularity[item] < tail.below for item in items) for items in kept]
     before = [sum(popularity[item] < tail.below for item in items) for items in plain]
@@ -123,11 +123,12 @@ def test_lists_mix_as_the_history_does(trained: Settings) -> None:
         distances = []
         for user in [f"u{number:05}" for number in range(1, 30)]:
             known = load_user_context(log, trained, user)
-            own = [engine.view.item(number).category for number in engine.user(known.events).item.tolist()]
+            own = [engine.snapshot.item(number).category for number in engine.user(known.events).item.tolist()]
             if not own:
                 continue
             shown = [
-                engine.view.item(one.item_index).category for one in engine.recommend(known.events, 10, known.excluded)
+                engine.snapshot.item(one.item_index).category
+                for one in engine.recommend(known.events, 10, known.excluded_items)
             ]
             names = set(own) | set(shown)
             distances.append(

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embed.catalogue import Item, as_batch
-from index.selection import Selection, Selections
+from index.item_mask import ItemMask, ItemMaskCache
 from serve.core.errors import BadRequest
 from serve.core.settings import Settings
 from serve.engine.engine import Engine
-from serve.engine.hybrid_search import places_among
+from serve.engine.hybrid_search import positions_among
 from serve.engine.query import Query
 from serve.live.replica import open_engine
 from serve.moderation.policy import ContentPolicy
@@ -89,7 +89,7 @@ def table_of(stock: list[Item], cuts: list[int]) -> Any:
 
 @given(items=st.sets(st.integers(0, 30)).map(sorted), wanted=st.lists(st.integers(0, 40)))
 def test_places_are_those_of_what_is_wanted_and_there(items: list[int], wanted: list[int]) -> None:
-    found = places_among(np.array(items, np.int64), wanted)
+    found = positions_among(np.array(items, np.int64), wanted)
     assert found.tolist() == [items.index(number) for number in wanted if number in items]
 
 
@@ -252,24 +252,24 @@ def test_a_selection_is_made_once(built: Settings) -> None:
     """Of a release, and of one with live changes on it, which leaves out what is gone."""
     release = open_current(built.store)
     changed = ReleaseOverlay(release)
-    changed.patch(release.ids.text(3), {"price": 1.0})
-    changed.delete(release.ids.text(5))
+    changed.patch(release.ids.item_id(3), {"price": 1.0})
+    changed.delete(release.ids.item_id(5))
     given_filter = {"price": {"gte": 1}, "available": True}
     first, again = (compile_filter(dict(order)) for order in (given_filter.items(), reversed(given_filter.items())))
     assert first is not None
     assert again is not None
-    for view in (Snapshot(release), changed.view(2, ContentPolicy())):
-        selection = view.selection(first)
-        assert view.selection(again) is selection
+    for snapshot in (Snapshot(release), changed.snapshot(2, ContentPolicy())):
+        selection = snapshot.selection(first)
+        assert snapshot.selection(again) is selection
         assert selection.count == int(selection.mask.sum()) > 0
     assert not selection.mask[5]
 
 
 def test_the_filters_asked_for_last_are_kept() -> None:
-    kept = Selections(most=2)
+    kept = ItemMaskCache(size=2)
 
-    def get(name: bytes) -> Selection:
-        return kept.get(name, lambda: Selection(np.ones(3, np.bool_)))
+    def get(name: bytes) -> ItemMask:
+        return kept.get(name, lambda: ItemMask(np.ones(3, np.bool_)))
 
     first, second = get(b"first"), get(b"second")
     assert get(b"first") is first
@@ -288,7 +288,7 @@ def engine(built: Settings) -> Engine:
 
 @pytest.fixture(scope="module")
 def stock(engine: Engine) -> list[Item]:
-    return [engine.view.item(number) for number in range(engine.view.items)]
+    return [engine.snapshot.item(number) for number in range(engine.snapshot.items)]
 
 
 @pytest.fixture(scope="module")

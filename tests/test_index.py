@@ -1,12 +1,6 @@
-"""Indexes: one contract for exact search and every FAISS family, files that are refused by name, ids both ways."""
+"""Indexes: one contract for exact search, every FAISS type, Milvus and the overlay; ties; building; tuning."""
 
-import io
-import pickle
-import random
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +8,21 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
+from helpers.indexes import DIM, build_folder, clustered, put, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index import faiss_index, gpu, ids, milvus_index, snapshot, tuning
-from index.array_file import load_array
-from index.errors import BadQuery, Damaged, Missing
-from index.exact import ExactIndex
-from index.faiss_index import FaissIndex, principal_axes
-from index.ids import open_ids, write_ids
-from index.index_types import TRAINING, candidates
-from index.overlay_index import Added, LiveIndex
+from index import gpu, index_folder, milvus_index, tuning
+from index.errors import IndexDamaged, InvalidQuery
+from index.exact_index import ExactIndex
+from index.faiss_files import principal_axes, read_index, write_index
+from index.faiss_index import FaissIndex
+from index.index_types import MIN_ROWS_PER_CENTROID, candidate_factories
+from index.item_mask import ItemMask
+from index.overlay_index import AddedRows, OverlayIndex
 from index.protocol import VectorIndex
-from index.selection import Selection
 from index.space import Space
+from index.top_k import TIE, top_k
 
 FACTORIES = (
     "HNSW32",
@@ -38,21 +33,9 @@ FACTORIES = (
     "IVF16,PQ8x4fs",
     "PCA12,IVF16,SQ8",
 )
-FAMILIES = ("Exact", *FACTORIES, "card IVF16,SQ8", "Milvus", "live Exact", "live IVF16,SQ8", "live Milvus")
-MIN_RECALL = 0.92  # what is built to find 0.95 of its own rows' neighbours finds of other queries'
-ITEMS, DIM = 900, 16
-
-
-def unit(rows: Any) -> Any:
-    rows = np.asarray(rows, np.float64)
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-
-def clustered(count: int, dim: int = DIM, seed: int = 0) -> Any:
-    """Rows around centres that are the same for every seed, as queries and items of one shop are."""
-    centres = np.random.default_rng(99).standard_normal((24, dim))
-    generator = np.random.default_rng(seed)
-    return unit(centres[generator.integers(24, size=count)] + 0.5 * generator.standard_normal((count, dim)))
+FAMILIES = ("Exact", *FACTORIES, "gpu IVF16,SQ8", "Milvus", "live Exact", "live IVF16,SQ8", "live Milvus")
+MIN_RECALL = 0.92  # of other queries; the indexes are built to find 0.95 of the neighbours of their own rows
+ITEMS = 900
 
 
 @dataclass
@@ -69,7 +52,7 @@ class Case:
         return self.index.items
 
     def oracle(self, query: Any, allowed: Any = None) -> list[tuple[int, float]]:
-        """(item, score) of all items, best first; scores equal in five digits are ties, which go by number."""
+        """(item, score) of all items, best first; scores equal in five digits are ties, ordered by item index."""
         scores = np.asarray(self.rows, np.float64) @ unit(query[None])[0].astype(np.float64)
         best: dict[int, float] = {}
         for owner, score in zip(self.owners.tolist(), scores.tolist(), strict=True):
@@ -77,30 +60,30 @@ class Case:
                 best[owner] = max(score, best.get(owner, -2.0))
         return sorted(best.items(), key=lambda one: (-round(one[1], 5), one[0]))
 
-    def selection(self, allowed: Any) -> Selection:
-        """A mask over items as a selection; those that are gone are never in one."""
+    def selection(self, allowed: Any) -> ItemMask:
+        """A mask over items, without the deleted items."""
         there = np.zeros(self.items, np.bool_)
         there[self.owners] = True
-        return Selection(allowed & there)
+        return ItemMask(allowed & there)
 
     def check(self, queries: Any, k: int, hits: Any, allowed: Any = None) -> None:
         """Whatever a search found, it is well formed: k items where there are so many, once, with their score."""
-        assert hits.ids.shape == hits.scores.shape == (len(queries), k)
+        assert hits.items.shape == hits.scores.shape == (len(queries), k)
         possible = np.unique(self.owners if allowed is None else self.owners[allowed[self.owners]])
         for query, count in enumerate(hits.counts.tolist()):
             assert count == min(k, len(possible))
-            found = hits.ids[query, :count]
+            found = hits.items[query, :count]
             assert len(set(found.tolist())) == count
             assert np.isin(found, possible).all()
             right = dict(self.oracle(queries[query]))
             np.testing.assert_allclose(hits.scores[query, :count], [right[item] for item in found.tolist()], atol=2e-6)
             assert (np.diff(hits.scores[query, :count]) <= 2e-6).all()
-            assert (hits.ids[query, count:] == -1).all()
+            assert (hits.items[query, count:] == -1).all()
             assert (hits.scores[query, count:] == -np.inf).all()
 
     def recall(self, queries: Any, hits: Any, k: int, allowed: Any = None) -> float:
         right = [{item for item, _ in self.oracle(query, allowed)[:k]} for query in queries]
-        shares = [len(truth & set(found.tolist())) / len(truth) for truth, found in zip(right, hits.ids, strict=True)]
+        shares = [len(truth & set(found.tolist())) / len(truth) for truth, found in zip(right, hits.items, strict=True)]
         return float(np.mean(shares))
 
 
@@ -109,54 +92,47 @@ def made(folder: Path, family: str, rows: Any, owners: Any = None, items: int | 
     rows = np.asarray(rows, np.float32)
     owners = np.arange(len(rows), dtype=np.int32) if owners is None else np.asarray(owners, np.int32)
     items = (int(owners[-1]) + 1 if len(owners) else 0) if items is None else items
-    if family.startswith("card "):
+    if family.startswith("gpu "):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(gpu, "card", StandIn)
-            return made(folder, family.removeprefix("card "), rows, owners, items)
+            patch.setattr(gpu, "find_gpu", GpuStandIn)
+            return made(folder, family.removeprefix("gpu "), rows, owners, items)
     if family.startswith("live "):
         return changed(folder, family.removeprefix("live "), rows, owners, items)
     labels = np.arange(1000, 1000 + len(rows), dtype=np.int32)
-    snapshot.build(folder / "index", Space("image", rows.shape[1], "abcd"), owners, labels, items, put(rows))
-    index = snapshot.open_index(folder / "index")
+    index_folder.build_index(folder / "index", Space("image", rows.shape[1], "abcd"), owners, labels, items, put(rows))
+    index = index_folder.open_index(folder / "index")
     assert isinstance(index, ExactIndex)
     if family == "Milvus":
         pytest.importorskip("milvus_lite", reason="milvus-lite is not installed: pip install 'vetrina[test]'")
-        of_engine = milvus_index.build(
+        of_engine = milvus_index.build_collection(
             str(folder / "shop.db"), "shop", index.space, index.owners, index.labels, items, index.vectors
         )
         return Case(of_engine, index.vectors, index.owners, True)
     if family != "Exact":
         tuned = tuning.retune(index.vectors, family)
         assert tuned is not None
-        faiss_index.write(tuned.raw, folder / "raw.faiss")
-        raw = faiss_index.read(folder / "raw.faiss", len(index.vectors), rows.shape[1])
+        write_index(tuned.raw, folder / "raw.faiss")
+        raw = read_index(folder / "raw.faiss", len(index.vectors), rows.shape[1])
         index = FaissIndex(index.space, family, raw, index.vectors, index.owners, index.labels, items, tuned.efforts)
     return Case(index, index.vectors, index.owners, family == "Exact")
 
 
-class StandIn:
-    """Stands in for a card where there is none: the same calls, answered by copies on the CPU."""
+class GpuStandIn:
+    """Stands in for a GPU where there is none: the same calls, answered by copies on the CPU."""
 
     def upload(self, index: Any) -> Any:
         return faiss.clone_index(index)
 
 
-def put(rows: Any) -> Callable[[Any], None]:
-    def fill(out: Any) -> None:
-        out[:] = rows
-
-    return fill
-
-
 def changed(folder: Path, family: str, rows: Any, owners: Any, items: int) -> Case:
-    """The last fifth of the items came live, one in five of the others was replaced or is gone, and so were some new.
+    """The last fifth of the items is added live; one in five of the others and some of the new ones are replaced.
 
-    Live, a replaced item has a number of its own, so that the case differs from its rows in numbers alone.
+    A replaced item gets an item index of its own, so that the case differs from its rows in item indices only.
     """
     first_new = items - items // 5
     before = owners < first_new
     base = made(folder, family, rows[before], owners[before], first_new).index
-    added, deleted = Added(base.space), []
+    added, deleted = AddedRows(base.space), []
     kept = [(int(owner), row) for owner, row in zip(owners, rows, strict=True) if owner < first_new and owner % 5]
     number = first_new
     for item in range(items):
@@ -171,7 +147,7 @@ def changed(folder: Path, family: str, rows: Any, owners: Any, items: int) -> Ca
                 added.append(number - first_new, (1000 + theirs).tolist(), rows[theirs])
             kept += [(number, rows[row]) for row in theirs]
             number += 1
-    index = LiveIndex(base, added.index(number - first_new), np.array(sorted(deleted), np.int64))
+    index = OverlayIndex(base, added.index(number - first_new), np.array(sorted(deleted), np.int64))
     vectors = np.array([row for _, row in kept], np.float32).reshape(-1, rows.shape[1])
     return Case(index, vectors, np.array([owner for owner, _ in kept], np.int64), family in ("Exact", "Milvus"))
 
@@ -180,7 +156,7 @@ def changed(folder: Path, family: str, rows: Any, owners: Any, items: int) -> Ca
 def few_queries() -> Iterator[None]:
     """Enough to choose an effort by where a figure is not the point."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "QUERIES", 120)
+        patch.setattr(tuning, "MAX_QUERIES", 120)
         yield
 
 
@@ -202,7 +178,7 @@ def test_k_items_come_out_once_with_their_best_score(case: Case, k: int) -> None
     case.check(queries, k, hits)
     assert case.recall(queries, hits, k) >= (1 if case.is_exact and k <= 10 else MIN_RECALL)
     if case.is_exact and k <= 10:  # further down, scores come so close that the oracle's five digits make ties of them
-        for query, found in zip(queries, hits.ids, strict=True):
+        for query, found in zip(queries, hits.items, strict=True):
             assert found.tolist() == [item for item, _ in case.oracle(query)[:k]]
 
 
@@ -229,14 +205,14 @@ def test_only_what_lies_far_from_the_query_is_allowed(case: Case) -> None:
 def test_answers_do_not_depend_on_the_batch_nor_on_the_length_of_the_query(case: Case) -> None:
     queries = clustered(30, seed=4)
     together = case.index.search(queries, 10)
-    alone = [case.index.search(query[None] * 7.5, 10).ids[0].tolist() for query in queries]
-    assert together.ids.tolist() == alone
-    assert case.index.search(queries[:0], 10).ids.shape == (0, 10)
+    alone = [case.index.search(query[None] * 7.5, 10).items[0].tolist() for query in queries]
+    assert together.items.tolist() == alone
+    assert case.index.search(queries[:0], 10).items.shape == (0, 10)
 
 
 @pytest.mark.parametrize("k", [0, -1])
 def test_k_below_one_is_refused(case: Case, k: int) -> None:
-    with pytest.raises(BadQuery, match="ask for at least 1"):
+    with pytest.raises(InvalidQuery, match="expected at least 1"):
         case.index.search(clustered(1), k)
 
 
@@ -246,13 +222,13 @@ def test_queries_without_direction_are_refused(case: Case, bad: float) -> None:
     queries[1, :] = 0
     queries[1, 2] = bad
     for asked, place in ((queries, 1), (queries[1:2], 0)):
-        with pytest.raises(BadQuery, match=f"query {place}"):
+        with pytest.raises(InvalidQuery, match=f"query {place}"):
             case.index.search(asked, 5)
 
 
 @pytest.mark.parametrize("shape", [(1, DIM - 1), (1, DIM + 1), (DIM,), (1, 1, DIM)])
 def test_queries_of_another_shape_are_refused(case: Case, shape: tuple[int, ...]) -> None:
-    with pytest.raises(BadQuery, match=f", {DIM}"):
+    with pytest.raises(InvalidQuery, match=f", {DIM}"):
         case.index.search(np.ones(shape, np.float32), 5)
 
 
@@ -260,24 +236,24 @@ def test_scores_rows_and_vectors_of_given_items(case: Case) -> None:
     query = clustered(1, seed=5)[0]
     right = dict(case.oracle(query))
     items = np.array(sorted({*right, *range(1, 200, 7)}))[::9]  # also some without rows
-    everything = case.index.scores_of_all(query)
+    everything = case.index.score_all_items(query)
     assert everything.shape == (case.items,)
-    for item, score in zip(items.tolist(), case.index.scores_of(query, items).tolist(), strict=True):
+    for item, score in zip(items.tolist(), case.index.score_items(query, items).tolist(), strict=True):
         assert score == pytest.approx(right.get(item, -np.inf), abs=1e-6)
         assert everything[item] == pytest.approx(right.get(item, -np.inf), abs=1e-6)
         theirs = case.rows[case.owners == item]
-        labels, vectors = case.index.rows_of(item)
+        labels, vectors = case.index.item_rows(item)
         if item in right:
             np.testing.assert_allclose(vectors, theirs, atol=1e-6)
-            np.testing.assert_allclose(case.index.vectors_of(np.array([item])), theirs[:1], atol=1e-6)
+            np.testing.assert_allclose(case.index.first_vectors(np.array([item])), theirs[:1], atol=1e-6)
             assert case.index.best_labels(query, [item])[0] == labels[int((theirs @ query).argmax())]
     nowhere = next(item for item in range(1, 200, 7) if item not in right)
     some = np.array([item, nowhere, items[0], item])
-    for vector, each in zip(case.index.vectors_of(some), some.tolist(), strict=True):
+    for vector, each in zip(case.index.first_vectors(some), some.tolist(), strict=True):
         theirs = case.rows[case.owners == each]
         np.testing.assert_allclose(vector, theirs[0] if len(theirs) else np.zeros_like(vector), atol=1e-6)
     assert case.index.best_labels(query, [nowhere])[0] is None
-    assert len(case.index.rows_of(nowhere)[0]) == 0
+    assert len(case.index.item_rows(nowhere)[0]) == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -291,18 +267,62 @@ def test_ties_go_by_item_number(tmp_path: Path, family: str) -> None:
         case = made(tmp_path / str(trial), family, rows)
         queries = unit(rows[twins[0]] + 0.1 * generator.standard_normal((40, 40)) / 6)
         same = np.unique(case.owners[(case.rows @ rows[twins[0]]) > 1 - 1e-5])
-        for found in case.index.search(queries, 20).ids:
+        for found in case.index.search(queries, 20).items:
             assert found[:6].tolist() == same.tolist()
 
 
 def test_scores_on_both_sides_of_any_limit_still_tie() -> None:
-    from index.exact import top
-
     items = np.arange(4, dtype=np.int32)
     for base in np.linspace(0.1, 0.9, 4001, dtype=np.float32):
         scores = np.array([base, np.nextafter(base, np.float32(2)), np.float32(-1), base], np.float32)
         for k in (1, 2, 3, 4):
-            assert top(scores, items, k).tolist() == [0, 1, 3, 2][:k]
+            assert top_k(scores, items, k, TIE).tolist() == [0, 1, 3, 2][:k]
+
+
+def test_small_gaps_do_not_chain_into_one_tie() -> None:
+    scores = np.linspace(0, 2e-5, 100, dtype=np.float32)
+    assert top_k(scores, np.arange(100), 5).tolist() == [99, 98, 97, 96, 95]
+    assert top_k(scores, np.arange(100), 5, TIE).tolist() == [95, 96, 97, 98, 99]
+    assert top_k(scores, np.arange(100), 6, TIE)[5] == 90  # the next tie starts below the first
+
+
+def ordered(scores: Any, items: Any, tie: float) -> list[int]:
+    """The positions of scores, best first: a tie takes all that are at most `tie` below its best."""
+    left = sorted(
+        (-float(score), int(item), position) for position, (score, item) in enumerate(zip(scores, items, strict=True))
+    )
+    order: list[int] = []
+    while left and left[0][0] < np.inf:
+        tied = [one for one in left if one[0] - left[0][0] <= tie]
+        order += [position for _, _, position in sorted(tied, key=lambda one: one[1])]
+        left = left[len(tied) :]
+    return order
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.one_of(st.floats(-1, 1, width=32), st.integers(-12, 12).map(lambda steps: steps * 4e-7), st.just(-np.inf)),
+        max_size=600,
+    ),
+    st.integers(1, 400),
+    st.sampled_from([0.0, TIE]),
+    st.integers(0, 3),
+)
+def test_nothing_comes_before_what_is_clearly_better(drawn: list[float], k: int, tie: float, seed: int) -> None:
+    scores = np.array(drawn, np.float32)
+    items = np.random.default_rng(seed).permutation(len(scores))
+    positions = top_k(scores, items, k, tie).tolist()
+    assert positions == ordered(scores, items, tie)[:k]
+    exact = scores.astype(np.float64)
+    worst = np.inf  # the worst score so far
+    for position in positions:
+        assert exact[position] - worst <= tie
+        worst = min(worst, exact[position])
+    missing = np.delete(exact, positions)
+    assert len(positions) == min(k, int((exact > -np.inf).sum()))
+    if len(positions) and len(missing):
+        assert missing.max() - worst <= tie
 
 
 @pytest.mark.parametrize("family", ["Exact", "live Exact"])
@@ -311,10 +331,10 @@ def test_no_row_and_one_row(tmp_path: Path, family: str) -> None:
     none = made(tmp_path / "none", family, np.empty((0, 4)), items=5)
     for allowed in (None, np.ones(none.items, np.bool_), np.zeros(none.items, np.bool_)):
         none.check(query, 3, none.index.search(query, 3, None if allowed is None else none.selection(allowed)), allowed)
-    assert not none.index.vectors_of(np.array([0])).any()
-    assert none.index.scores_of(query[0], np.arange(5)).tolist() == [-np.inf] * 5
+    assert not none.index.first_vectors(np.array([0])).any()
+    assert none.index.score_items(query[0], np.arange(5)).tolist() == [-np.inf] * 5
     one = made(tmp_path / "one", family, np.eye(1, 4), owners=[3], items=5)
-    assert one.index.search(query, 3).ids.tolist() == [[3, -1, -1]] * 2
+    assert one.index.search(query, 3).items.tolist() == [[3, -1, -1]] * 2
     assert one.index.search(query, 3, one.selection(np.arange(one.items) != 3)).counts.tolist() == [0, 0]
 
 
@@ -339,31 +359,12 @@ def test_exact_search_equals_a_naive_search(
     case = Case(index, vectors, owners, True)
     allowed = None if mask is None else np.array(mask)
     queries = np.array([query], np.float32)
-    hits = index.search(queries, k, None if allowed is None else Selection(allowed))
+    hits = index.search(queries, k, None if allowed is None else ItemMask(allowed))
     case.check(queries, k, hits, allowed)
-    assert hits.ids[0, : hits.counts[0]].tolist() == [item for item, _ in case.oracle(queries[0], allowed)[:k]]
+    assert hits.items[0, : hits.counts[0]].tolist() == [item for item, _ in case.oracle(queries[0], allowed)[:k]]
 
 
 # ------------------------------------------------------------------------------------------------------------ building
-
-
-def build(
-    folder: Path, rows: Any, factories: tuple[str, ...] = ("IVF16,SQ8",), earlier: Any = None, **limits: Any
-) -> tuple[ExactIndex, snapshot.IndexReport]:
-    """An index over `rows` as a build makes it where only these factories can be chosen; labels are 1000 + the row."""
-    owners = np.arange(len(rows), dtype=np.int32)
-    space = Space("image", rows.shape[1], "abcd")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "FLAT_BELOW", 100)
-        patch.setattr(tuning, "candidates", lambda *_: list(factories))
-        report = snapshot.build(folder, space, owners, owners + 1000, len(rows), put(rows), earlier=earlier, **limits)
-    index = snapshot.open_index(folder)
-    assert isinstance(index, ExactIndex)
-    assert snapshot.read_report(folder) == report
-    sample = snapshot.open_sample(folder)
-    assert len(sample) == min(snapshot.SAMPLE, report.rows)
-    assert {row.tobytes() for row in sample} <= {row.tobytes() for row in index.vectors}
-    return index, report
 
 
 @pytest.mark.parametrize("factory", ["Flat", "IVF4,SQ8", "HNSW32"])
@@ -373,19 +374,19 @@ def test_rows_without_direction_are_left_out_and_others_scaled(tmp_path: Path, f
     rows[7] = 0
     rows[11] *= 25
     rows[13, 5] = np.inf
-    index, report = build(tmp_path / "index", rows, (factory,))
+    index, report = build_folder(tmp_path / "index", rows, (factory,))
     assert (report.rows, report.rejected, report.items, report.factory) == (237, 3, 240, factory)
     np.testing.assert_allclose(np.linalg.norm(index.vectors, axis=1), 1, atol=1e-6)
     assert {3, 7, 13}.isdisjoint(index.owners.tolist())
     assert index.labels.tolist() == [1000 + owner for owner in index.owners.tolist()]
-    assert index.search(rows[11:12], 1).ids.tolist() == [[11]]
+    assert index.search(rows[11:12], 1).items.tolist() == [[11]]
     assert index.search(clustered(1), 240).counts.tolist() == [237]
     assert not list((tmp_path / "index").glob("*.tmp"))
 
 
 def test_a_build_gives_the_same_bytes_again(tmp_path: Path) -> None:
     for turn in ("one", "two"):
-        build(tmp_path / turn, clustered(600))
+        build_folder(tmp_path / turn, clustered(600))
     for name in ("vectors.npy", "owners.npy", "labels.npy", "index.faiss"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
 
@@ -394,13 +395,13 @@ def test_a_build_gives_the_same_bytes_again(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def tuned() -> tuning.Tuned:
+def tuned() -> tuning.TunedIndex:
     return tuning.tune(clustered(6000, 32), 0.95)
 
 
-def test_the_target_is_met_by_queries_that_had_no_part_in_the_choice(tuned: tuning.Tuned) -> None:
+def test_the_target_is_met_by_queries_that_had_no_part_in_the_choice(tuned: tuning.TunedIndex) -> None:
     rows, queries = clustered(6000, 32), clustered(300, 32, seed=8)
-    assert tuned.factory in candidates(6000, 32)
+    assert tuned.factory in candidate_factories(6000, 32)
     assert tuned.recall10 >= 0.95
     if tuned.raw is not None:
         numbers = np.arange(6000, dtype=np.int32)
@@ -408,26 +409,26 @@ def test_the_target_is_met_by_queries_that_had_no_part_in_the_choice(tuned: tuni
         case = Case(index, rows, numbers, False)
         assert case.recall(queries, index.search(queries, 10), 10) >= 0.92
     tried = {point.factory for point in tuned.curve}
-    assert tried == set(candidates(6000, 32))
+    assert tried == set(candidate_factories(6000, 32))
     reached = [point for point in tuned.curve if point.recall10 >= 0.96]
     assert tuned.queries_per_s >= 0.3 * max(point.queries_per_s for point in reached)
 
 
 def test_no_more_centroids_than_the_rows_can_train() -> None:
     for rows in (500, 6_000, 300_000, 10_000_000):
-        for factory in candidates(rows, 64):
+        for factory in candidate_factories(rows, 64):
             if factory.startswith("IVF"):
-                assert TRAINING * int(factory[3:].partition(",")[0].partition("_")[0]) <= rows
-    assert not [name for name in candidates(6000, 30) if "PQ" in name]  # 30 cannot be cut into fours
+                assert MIN_ROWS_PER_CENTROID * int(factory[3:].partition(",")[0].partition("_")[0]) <= rows
+    assert not [name for name in candidate_factories(6000, 30) if "PQ" in name]  # 30 cannot be cut into fours
 
 
 def test_rows_of_few_directions_are_projected_on_these() -> None:
     flat = np.random.default_rng(3).standard_normal((8, 64))
     rows = unit(clustered(5000, 8) @ flat + 0.01 * np.random.default_rng(4).standard_normal((5000, 64)))
-    assert tuning.narrow(rows) == [16]
-    assert tuning.narrow(clustered(5000, 64)) == [32]
-    assert tuning.narrow(unit(np.random.default_rng(5).standard_normal((5000, 64)))) == []
-    assert "PCA16,IVF64,SQ8" in candidates(5000, 64, [16])
+    assert tuning.projected_sizes(rows) == [16]
+    assert tuning.projected_sizes(clustered(5000, 64)) == [32]
+    assert tuning.projected_sizes(unit(np.random.default_rng(5).standard_normal((5000, 64)))) == []
+    assert "PCA16,IVF64,SQ8" in candidate_factories(5000, 64, [16])
     axes, held = principal_axes(rows)
     np.testing.assert_allclose(axes.T @ axes, np.eye(64), atol=1e-5)
     assert held[7] > 0.99
@@ -436,7 +437,7 @@ def test_rows_of_few_directions_are_projected_on_these() -> None:
 
 def test_few_rows_are_flat_and_the_report_says_so(tmp_path: Path) -> None:
     numbers = np.arange(200, dtype=np.int32)
-    report = snapshot.build(tmp_path / "i", Space("s", DIM, "f"), numbers, numbers, 200, put(clustered(200)))
+    report = index_folder.build_index(tmp_path / "i", Space("s", DIM, "f"), numbers, numbers, 200, put(clustered(200)))
     assert (report.factory, report.recall10, report.curve) == ("Flat", 1.0, ())
     assert "below 4,000 rows" in report.note
 
@@ -444,15 +445,15 @@ def test_few_rows_are_flat_and_the_report_says_so(tmp_path: Path) -> None:
 def test_the_memory_given_is_kept_and_one_too_small_is_refused_with_what_would_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tuning, "candidates", lambda *_: ["Flat", "IVF64,SQ8", "IVF64,RaBitQfs", "HNSW32"])
+    monkeypatch.setattr(tuning, "candidate_factories", lambda *_: ["Flat", "IVF64,SQ8", "IVF64,RaBitQfs", "HNSW32"])
     rows = clustered(6000, 32)
     small = tuning.tune(rows, 0.9, memory_budget=6000 * 40)
     assert small.bytes_per_vector <= 40
-    with pytest.raises(BadQuery, match=r"inside 1,000 bytes finds 0\.9 .*768,000 bytes") as caught:
+    with pytest.raises(InvalidQuery, match=r"within 1,000 bytes finds 0\.9 .*768,000 bytes") as caught:
         tuning.tune(rows, 0.9, memory_budget=1000)
     assert caught.value.field == "memory_budget"
     for target in (0, -0.5, 1.01, float("nan")):
-        with pytest.raises(BadQuery, match="recall_target"):
+        with pytest.raises(InvalidQuery, match="recall_target"):
             tuning.tune(rows, target)
 
 
@@ -467,30 +468,30 @@ def test_real_queries_decide_where_there_are_some() -> None:
 
 
 def test_an_earlier_choice_is_taken_over_while_the_rows_are_about_as_many(tmp_path: Path) -> None:
-    _, first = build(tmp_path / "first", clustered(1200), ("IVF8,SQ8", "IVF16,SQ8"))
-    _, again = build(tmp_path / "again", clustered(1500), ("HNSW32",), earlier=first)
+    _, first = build_folder(tmp_path / "first", clustered(1200), ("IVF8,SQ8", "IVF16,SQ8"))
+    _, again = build_folder(tmp_path / "again", clustered(1500), ("HNSW32",), earlier=first)
     assert (again.factory, again.curve, again.tuned_rows) == (first.factory, first.curve, 1200)
     assert "earlier build" in again.note
-    _, other = build(tmp_path / "other", clustered(3000), ("HNSW32",), earlier=first)
+    _, other = build_folder(tmp_path / "other", clustered(3000), ("HNSW32",), earlier=first)
     assert (other.factory, other.tuned_rows) == ("HNSW32", 3000)
-    _, harder = build(tmp_path / "harder", clustered(1500), ("HNSW32",), earlier=first, recall_target=0.9)
+    _, harder = build_folder(tmp_path / "harder", clustered(1500), ("HNSW32",), earlier=first, recall_target=0.9)
     assert harder.factory == "HNSW32"
 
 
 def test_effort_rises_where_items_have_several_rows(tmp_path: Path) -> None:
     owners = np.repeat(np.arange(500, dtype=np.int32), 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "FLAT_BELOW", 100)
-        patch.setattr(tuning, "candidates", lambda *_: ["IVF16,SQ8"])
+        patch.setattr(tuning, "MAX_FLAT_ROWS", 100)
+        patch.setattr(tuning, "candidate_factories", lambda *_: ["IVF16,SQ8"])
         space = Space("image", DIM, "abcd")
-        report = snapshot.build(tmp_path / "index", space, owners, owners, 500, put(clustered(2000)))
+        report = index_folder.build_index(tmp_path / "index", space, owners, owners, 500, put(clustered(2000)))
     assert report.recall10 >= 0.95
     assert [effort.reach for effort in report.efforts] == sorted(effort.reach for effort in report.efforts)
 
 
 @pytest.mark.parametrize("owners", [[0, 2, 1], [-1, 0, 1], [0, 1, 3]])
 def test_owners_that_do_not_fit_are_refused(tmp_path: Path, owners: list[int]) -> None:
-    with pytest.raises(BadQuery, match="owners"):
+    with pytest.raises(InvalidQuery, match="owners"):
         made(tmp_path, "Exact", clustered(3), owners, items=3)
     assert not (tmp_path / "index").exists()
 
@@ -499,193 +500,5 @@ def test_spaces_of_other_builds_do_not_mix() -> None:
     space = Space("image", 16, "abcd")
     space.check(Space("image", 16, "abcd"))
     for other in (Space("image", 16, "ef01"), Space("image", 32, "abcd"), Space("text", 16, "abcd")):
-        with pytest.raises(Damaged, match=r"ef01|32|text"):
+        with pytest.raises(IndexDamaged, match=r"ef01|32|text"):
             space.check(other)
-
-
-# ------------------------------------------------------------------------------------------------------------- damage
-
-
-def saved(array: Any) -> bytes:
-    out = io.BytesIO()
-    np.save(out, array, allow_pickle=True)
-    return out.getvalue()
-
-
-class Canary:
-    """Unpickling it creates a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return Path.touch, (self.path,)
-
-
-@pytest.fixture
-def sound(tmp_path: Path) -> Path:
-    build(tmp_path / "index", clustered(400), ("IVF8,SQ8",))
-    return tmp_path / "index"
-
-
-FILES = ("space.json", "owners.npy", "labels.npy", "vectors.npy", "index.faiss")
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_file_that_is_cut_empty_foreign_or_gone_is_refused_by_name(sound: Path, name: str) -> None:
-    path = sound / name
-    whole = path.read_bytes()
-    for damage in (b"", whole[:5], whole[: len(whole) // 2], b"<html>403</html>" * 40, b"PK\x03\x04" + bytes(300)):
-        path.write_bytes(damage)
-        with pytest.raises(Damaged, match=name) as caught:
-            snapshot.open_index(sound)
-        assert caught.value.field == name
-    path.unlink()
-    with pytest.raises(Missing, match=name):
-        snapshot.open_index(sound)
-    path.write_bytes(whole)
-    snapshot.open_index(sound)
-
-
-@pytest.mark.parametrize(
-    ("name", "array"),
-    [
-        ("owners.npy", np.arange(1, 401, dtype=np.int32)),
-        ("owners.npy", np.arange(-1, 399, dtype=np.int32)),
-        ("owners.npy", np.arange(400, dtype=np.int32)[::-1]),
-        ("owners.npy", np.arange(399, dtype=np.int32)),
-        ("owners.npy", np.arange(400, dtype=np.int64)),
-        ("labels.npy", np.zeros(401, np.int32)),
-        ("vectors.npy", np.zeros((400, DIM + 1), np.float32)),
-        ("vectors.npy", np.zeros((400, DIM), np.float64)),
-        ("vectors.npy", np.zeros((400, DIM), np.float16)),
-    ],
-)
-def test_arrays_of_another_index_are_refused_by_name(sound: Path, name: str, array: Any) -> None:
-    (sound / name).write_bytes(saved(array))
-    with pytest.raises(Damaged, match=name):
-        snapshot.open_index(sound)
-
-
-@pytest.mark.parametrize(("rows", "dim"), [(399, DIM), (400, DIM + 1)])
-def test_a_faiss_file_of_another_index_is_refused_by_name(sound: Path, rows: int, dim: int) -> None:
-    faiss_index.write(faiss_index.train(clustered(rows, dim), "Flat"), sound / "index.faiss")
-    with pytest.raises(Damaged, match=r"index\.faiss.*expected 400 of 16"):
-        snapshot.open_index(sound)
-
-
-def test_pickles_are_never_opened(sound: Path, tmp_path: Path) -> None:
-    canary = tmp_path / "EXECUTED"
-    for content in (saved(np.array([Canary(canary)], object)), pickle.dumps(Canary(canary))):
-        for name in FILES:
-            whole = (sound / name).read_bytes()
-            (sound / name).write_bytes(content)
-            with pytest.raises(Damaged, match=name):
-                snapshot.open_index(sound)
-            (sound / name).write_bytes(whole)
-    assert not canary.exists()
-
-
-def test_any_broken_array_header_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "owners.npy"
-    whole = saved(np.arange(20, dtype=np.int32))
-    probability = random.Random(0)
-    for _ in range(1500):
-        broken = bytearray(whole)
-        for _ in range(probability.choice([1, 1, 3])):
-            broken[probability.randrange(128)] = probability.randrange(256)
-        path.write_bytes(broken)
-        with suppress(Damaged):
-            assert load_array(path, np.int32, (20,)).shape == (20,)
-
-
-# ---------------------------------------------------------------------------------------------------------------- ids
-
-ODD = ["00123", "123", " 123", "", "a/b c?d#e%2F", "größe", "gro\u0308ße", "商品", "👟", "\u202eabc", "A", "a"]
-ODD.append("x" * 5000)
-
-
-def check_ids(folder: Path, wanted: list[str]) -> None:
-    assert write_ids(folder, iter(wanted)) == len(wanted)
-    opened = open_ids(folder)
-    assert len(opened) == len(wanted)
-    numbers = range(0, len(wanted), 1 + len(wanted) // 5000)
-    assert [opened.text(number) for number in numbers] == [wanted[number] for number in numbers]
-    assert [opened.item_index(wanted[number]) for number in numbers] == list(numbers)
-    for unknown in ("no such item", "1e5", "\ud800", "x" * 4999):
-        assert opened.item_index(unknown) is None
-    for beyond in (-1, len(wanted)):
-        with pytest.raises(IndexError, match=str(beyond)):
-            opened.text(beyond)
-
-
-@pytest.mark.parametrize("wanted", [ODD, [], ["one"], [f"item-{number}" for number in range(100_000)]])
-def test_ids_go_both_ways(tmp_path: Path, wanted: list[str]) -> None:
-    check_ids(tmp_path, wanted)
-
-
-@pytest.mark.parametrize("hashes", [1, 3])
-def test_ids_that_share_a_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hashes: int) -> None:
-    monkeypatch.setattr(ids, "_hash", lambda item_id: len(item_id) % hashes)
-    check_ids(tmp_path, ODD)
-    with pytest.raises(BadQuery, match="'twin' comes twice"):
-        write_ids(tmp_path, ["twin", "others", "in", "between", "twin"])
-
-
-def test_an_id_that_comes_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadQuery, match="'b' comes twice"):
-        write_ids(tmp_path, ["a", "b", "c", "b"])
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("name", ["ids.arrow", "ids_order.npy"])
-def test_damaged_ids_are_refused_by_name(tmp_path: Path, name: str) -> None:
-    write_ids(tmp_path, [f"item-{number}" for number in range(200)])
-    path = tmp_path / name
-    whole = path.read_bytes()
-    for damage in (b"", whole[:7], whole[: len(whole) // 2], whole[:-3], b"foreign" * 100):
-        path.write_bytes(damage)
-        with pytest.raises(Damaged, match=name):
-            open_ids(tmp_path)
-    path.unlink()
-    with pytest.raises(Missing, match=name):
-        open_ids(tmp_path)
-
-
-def test_ids_of_two_builds_do_not_mix(tmp_path: Path) -> None:
-    for name, count in (("short", 199), ("whole", 200)):
-        (tmp_path / name).mkdir()
-        write_ids(tmp_path / name, map(str, range(count)))
-    (tmp_path / "short/ids_order.npy").write_bytes((tmp_path / "whole/ids_order.npy").read_bytes())
-    with pytest.raises(Damaged, match=r"ids_order\.npy"):
-        open_ids(tmp_path / "short")
-
-
-# ------------------------------------------------------------------------------------------------------------- threads
-
-BOTH = """
-import {first}
-import {second}
-import faiss, numpy as np, torch
-from index.threads import limit_threads
-
-limit_threads(2)
-rows = np.random.default_rng(0).standard_normal((3000, 32)).astype(np.float32)
-index = faiss.index_factory(32, "IVF16,SQ8")
-index.train(rows)
-index.add(rows)
-for _ in range(3):
-    found = index.search(rows[:50], 1)[1]
-    product = torch.from_numpy(rows) @ torch.from_numpy(rows).T
-assert faiss.omp_get_max_threads() == 2
-print((product.argmax(1)[:50].numpy() == np.arange(50)).all(), (found[:, 0] == np.arange(50)).mean() > 0.9)
-"""
-
-
-@pytest.mark.parametrize(("first", "second"), [("torch", "faiss"), ("faiss", "torch")])
-def test_torch_and_faiss_may_be_imported_in_either_order(first: str, second: str) -> None:
-    """Each brings an OpenMP of its own; in one process they have crashed and hung before."""
-    command = [sys.executable, "-c", BOTH.format(first=first, second=second)]
-    folder = Path(__file__).parents[1]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stdout.split()) == (0, ["True", "True"]), done.stderr

@@ -14,13 +14,13 @@ from embed.behaviour import (
     Interactions,
     Signal,
     as_batch,
-    collect,
+    collect_interactions,
     leave_one_out,
     split_at,
     split_by_time,
 )
+from embed.behaviour.holdout_metrics import hits, ndcg, recall, reciprocal_rank
 from embed.behaviour.interactions import KINDS
-from embed.behaviour.ranking import hits, ndcg, recall, reciprocal_rank
 from serve.recommend.retrieval.user_history import UserHistory
 
 IDS = pa.array(["a", "b", "c"])
@@ -42,12 +42,12 @@ some_events = st.lists(
 @given(some_events)
 @settings(max_examples=200)
 def test_in_bulk_and_for_one_shopper_events_become_the_same(events: list[Event]) -> None:
-    interactions, collected = collect([as_batch(events[:7]), as_batch(events[7:])], IDS, SIGNAL)
+    interactions, collected = collect_interactions([as_batch(events[:7]), as_batch(events[7:])], IDS, SIGNAL)
     numbers = {"a": 0, "b": 1, "c": 2}
     for number, user in enumerate(interactions.users):
         of_user = sorted((event for event in events if event.user_id == user), key=lambda event: event.timestamp)
         expected = UserHistory.from_events(of_user, numbers.get, SIGNAL)
-        found = UserHistory.of(interactions, number)
+        found = UserHistory.from_interactions(interactions, number)
         for name in ("item", "kind", "time", "weight"):
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
     told = collected
@@ -72,7 +72,7 @@ def test_a_click_that_ends_in_a_purchase_is_one_interaction_and_dislikes_are_nev
         event("u", "a", "click", 13),
         event("u", "z", "purchase", 14),
     ]
-    found, told = collect([as_batch(events)], IDS, SIGNAL)
+    found, told = collect_interactions([as_batch(events)], IDS, SIGNAL)
     assert [KINDS[kind] for kind in found.kind] == ["purchase", "low rating", "dislike", "click"]
     assert found.item.tolist() == [0, 1, 2, 0]
     assert found.weight.tolist() == [3.0, 0.0, 0.0, 1.0]
@@ -82,7 +82,7 @@ def test_a_click_that_ends_in_a_purchase_is_one_interaction_and_dislikes_are_nev
 
 def test_a_flood_is_cut_to_its_last_interactions() -> None:
     events = [event("robot", "abc"[place % 3], "view", place) for place in range(500)]
-    found, told = collect([as_batch(events)], IDS, SIGNAL, most=100)
+    found, told = collect_interactions([as_batch(events)], IDS, SIGNAL, limit=100)
     assert (len(found), told.cut, found.time.min()) == (100, 400, 400.0)
 
 
@@ -126,7 +126,7 @@ def test_nothing_of_the_future_is_learned_from(given: Interactions, one: float, 
             had = {given.item[row] for row in rows if given.time[row] < start}
             liked = {given.item[row] for row in rows if start <= given.time[row] < end and given.weight[row] > 0}
             assert set(held.targets[held.starts[place] : held.starts[place + 1]].tolist()) == liked - had
-            assert set(UserHistory.of(held.history, place).item.tolist()) == had
+            assert set(UserHistory.from_interactions(held.history, place).item.tolist()) == had
             assert liked - had
 
 

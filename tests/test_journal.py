@@ -15,21 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index import journal as journal_module
-from index.errors import Damaged
-from index.journal import Journal, Record, prune, segment_starts
+from index.errors import IndexDamaged
+from index.journal import Journal, JournalRecord, prune_segments, segment_starts
 
 
-def write(folder: Path, *payloads: bytes, position: int = 0) -> list[Record]:
+def write(folder: Path, *payloads: bytes, position: int = 0) -> list[JournalRecord]:
     """Append as a process of its own would: open, read what is there after `position`, write."""
     journal = Journal(folder, position)
-    with journal.writing() as writer:
+    with journal.lock() as writer:
         list(journal.read())
         return writer.append(payloads)
 
 
 def rotate(folder: Path) -> None:
     journal = Journal(folder)
-    with journal.writing() as writer:
+    with journal.lock() as writer:
         list(journal.read())
         writer.rotate()
 
@@ -71,14 +71,14 @@ STEPS = st.lists(
 def test_records_come_in_order_and_once_from_every_position(steps: list[tuple[str, int, list[bytes] | None]]) -> None:
     """Three journals of one folder read, write and rotate in turn, each of them knowing only what it has read."""
     with TemporaryDirectory() as folder:
-        written: list[Record] = []
+        written: list[JournalRecord] = []
         journals = [Journal(Path(folder)) for _ in range(3)]
-        seen: list[list[Record]] = [[], [], []]
+        seen: list[list[JournalRecord]] = [[], [], []]
         for step, who, payloads in steps:
             if step == "read":
                 seen[who] += journals[who].read()
                 continue
-            with journals[who].writing() as writer:
+            with journals[who].lock() as writer:
                 seen[who] += journals[who].read()
                 assert seen[who] == written
                 if payloads is None:
@@ -98,7 +98,7 @@ def test_records_come_in_order_and_once_from_every_position(steps: list[tuple[st
 def test_who_has_not_read_what_others_wrote_may_not_write(tmp_path: Path) -> None:
     write(tmp_path, b"a")
     late = Journal(tmp_path)
-    with late.writing() as writer, pytest.raises(AssertionError, match="not read"):
+    with late.lock() as writer, pytest.raises(AssertionError, match="not read"):
         writer.append([b"b"])
     assert read(tmp_path) == [b"a"]
 
@@ -106,12 +106,12 @@ def test_who_has_not_read_what_others_wrote_may_not_write(tmp_path: Path) -> Non
 def test_time_never_falls_though_the_clock_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also over a rotation, and for a process that was started after it."""
     clock = iter([1000.0, 900.0, 800.0, 1100.0])
-    monkeypatch.setattr(journal_module.time, "time", lambda: next(clock))
+    monkeypatch.setattr("index.journal.time.time", lambda: next(clock))
     for payload in (b"a", b"b"):
         write(tmp_path, payload)
     rotate(tmp_path)
     last = Journal(tmp_path, position=2)  # as a server starts from a release that holds all so far
-    with last.writing() as writer:
+    with last.lock() as writer:
         assert list(last.read()) == []
         writer.append([b"c"])
     write(tmp_path, b"d")
@@ -171,12 +171,12 @@ def test_every_flipped_bit_is_refused_by_name(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         journal = Journal(tmp_path)
         seen = []
-        with pytest.raises(Damaged, match=path.name) as refused:  # noqa: PT012
+        with pytest.raises(IndexDamaged, match=path.name) as refused:  # noqa: PT012
             for record in journal.read():
                 seen.append(record)
         assert refused.value.field == path.name
         assert seen == (records[:1] if bit // 8 >= end_of_first else []), bit
-        with journal.writing() as writer, pytest.raises(Damaged, match=path.name):
+        with journal.lock() as writer, pytest.raises(IndexDamaged, match=path.name):
             writer.append([b"third"])
         assert path.read_bytes() == damaged
 
@@ -187,7 +187,7 @@ def test_a_missing_or_emptied_segment_is_refused(three: Path) -> None:
     for harm in (middle.unlink, lambda: middle.write_bytes(b""), lambda: middle.write_bytes(kept[: len(kept) // 2])):
         harm()
         seen = []
-        with pytest.raises(Damaged) as refused:  # noqa: PT012
+        with pytest.raises(IndexDamaged) as refused:  # noqa: PT012
             for record in Journal(three).read():
                 seen.append(record.payload)
         assert seen[:2] == [b"a", b"b"]
@@ -195,7 +195,7 @@ def test_a_missing_or_emptied_segment_is_refused(three: Path) -> None:
         assert read(three, 5) == [b"f", b"g"], "who needs nothing of it is not concerned"
         middle.write_bytes(kept)
     first.unlink()
-    with pytest.raises(Damaged, match="after 0"):
+    with pytest.raises(IndexDamaged, match="after 0"):
         read(three)
     assert read(three, 2) == [*map(bytes, zip(b"cdefg", strict=True))]
 
@@ -204,9 +204,9 @@ def test_a_segment_under_another_name_is_refused(three: Path) -> None:
     """Records are counted by what they say themselves, not by where they lie."""
     *_, last = segments(three)
     last.rename(last.with_name(f"{7:020d}.journal"))
-    with pytest.raises(Damaged):
+    with pytest.raises(IndexDamaged):
         read(three)
-    with pytest.raises(Damaged):
+    with pytest.raises(IndexDamaged):
         read(three, 6)
 
 
@@ -215,7 +215,7 @@ def test_a_segment_under_another_name_is_refused(three: Path) -> None:
 
 @pytest.mark.parametrize("needed_after", range(9))
 def test_pruning_keeps_what_is_needed_and_no_more(three: Path, needed_after: int) -> None:
-    prune(three, needed_after)
+    prune_segments(three, needed_after)
     assert segment_starts(three) == [start for start, last in ((1, 2), (3, 5), (6, 99)) if last > needed_after]
     for position in range(min(needed_after, 7), 8):
         assert read(three, position) == [*map(bytes, zip(b"abcdefg"[position:], strict=True))]
@@ -232,10 +232,10 @@ def test_a_reader_from_before_goes_on_though_what_it_has_read_is_gone(three: Pat
     for payload in [b"i", b"j"][:rotations]:
         rotate(three)
         since += write(three, payload)
-    prune(three, 7)
+    prune_segments(three, 7)
     assert segment_starts(three) == [8, 9, 10][: rotations + 1]
     assert list(reader.read()) == since
-    with reader.writing() as writer:
+    with reader.lock() as writer:
         since += writer.append([b"k"])
     assert list(Journal(three, 7).read()) == since
 
@@ -271,7 +271,7 @@ folder, name, times = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 chance = random.Random(name)
 journal = Journal(folder)
 for number in range(times):
-    with journal.writing() as writer:
+    with journal.lock() as writer:
         for _ in journal.read():
             pass
         if chance.random() < 0.1:
@@ -307,7 +307,7 @@ def test_writers_take_turns_without_gaps_and_readers_follow(tmp_path: Path) -> N
     with ThreadPoolExecutor(len(processes)) as pool:
         outputs = [pool.submit(process.communicate, b"go\n") for process in processes]
         reader = Journal(tmp_path)
-        followed: list[Record] = []
+        followed: list[JournalRecord] = []
         while not all(output.done() for output in outputs):
             followed += reader.read()
         followed += reader.read()

@@ -21,13 +21,20 @@ from serve.live.replica import open_engine
 from serve.live.runtime import ServiceRuntime
 from serve.recommend.retrieval import relation_graph
 from serve.recommend.retrieval.item_relations import FILE, ItemRelations, import_links, read_relations
-from serve.recommend.retrieval.relation_graph import BACKWARDS, ONWARD, STEPS, RelationGraph, RelationRetriever, kind_of
+from serve.recommend.retrieval.relation_graph import (
+    BACKWARDS,
+    CONTINUE,
+    STEPS,
+    RelationGraph,
+    RelationRetriever,
+    relation_kind,
+)
 from serve.recommend.retrieval.user_history import UserHistory
 from serve.storage.event_log import open_event_log
 
 
 def known(links: dict[str, dict[str, tuple[str, ...]]], categories: dict[str, str]) -> RelationGraph:
-    found = RelationGraph.of(ItemRelations(links), list(categories), list(categories.values()))
+    found = RelationGraph.build(ItemRelations(links), list(categories), list(categories.values()))
     assert found is not None
     return found
 
@@ -46,7 +53,7 @@ def test_links_are_propagated_as_a_walk_does() -> None:
     walk = both / np.maximum(both.sum(1, keepdims=True), 1e-9)
     expected = np.eye(12)
     for _ in range(STEPS):
-        expected = ONWARD * expected @ walk + (1 - ONWARD) * np.eye(12)
+        expected = CONTINUE * expected @ walk + (1 - CONTINUE) * np.eye(12)
     np.fill_diagonal(expected, 0)
     expected /= np.maximum(expected.max(1, keepdims=True), 1e-9)
     made = known({"related": table}, dict.fromkeys(names, "a"))
@@ -61,7 +68,7 @@ def test_links_are_propagated_as_a_walk_does() -> None:
 def test_an_item_without_links_has_those_of_what_shoppers_go_to() -> None:
     names = ["a", "b", "c", "d"]
     visited = sparse.csr_array(([1.0], ([3], [0])), (4, 4))  # from d shoppers go to a, which is linked to b
-    made = RelationGraph.of(ItemRelations({"related": {"a": ("b",)}}), names, [None] * 4, visited)
+    made = RelationGraph.build(ItemRelations({"related": {"a": ("b",)}}), names, [None] * 4, visited)
     assert made is not None
     assert made.linked("related", 3)[0].tolist() == [1]
     assert made.linked("related", 2)[0].tolist() == []
@@ -69,7 +76,7 @@ def test_an_item_without_links_has_those_of_what_shoppers_go_to() -> None:
 
 
 def test_only_the_strongest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relation_graph, "MOST", 3)
+    monkeypatch.setattr(relation_graph, "MAX_REACHED", 3)
     names = [f"i{number}" for number in range(9)]
     made = known({"related": {"i0": tuple(names[1:])}}, dict.fromkeys(names, "a"))
     assert len(made.linked("related", 0)[0]) <= 3
@@ -87,7 +94,7 @@ def test_categories_imply_for_items_without_a_link(tmp_path: Path) -> None:
     assert again.fingerprint == made.fingerprint
     np.testing.assert_array_equal(again.implied("crosssell", 3), implied)
     assert RelationGraph.open(tmp_path / "nothing") is None
-    assert RelationGraph.of(ItemRelations({"crosssell": {"x": ("y",)}}), ["a"], [None]) is None
+    assert RelationGraph.build(ItemRelations({"crosssell": {"x": ("y",)}}), ["a"], [None]) is None
 
 
 @pytest.mark.parametrize(
@@ -100,7 +107,7 @@ def test_categories_imply_for_items_without_a_link(tmp_path: Path) -> None:
     ],
 )
 def test_relations_are_of_three_kinds(relation: str, kind: str) -> None:
-    assert kind_of(relation) == kind
+    assert relation_kind(relation) == kind
 
 
 def test_complements_follow_what_was_taken_and_substitutes_what_was_looked_at() -> None:
@@ -116,8 +123,8 @@ def test_complements_follow_what_was_taken_and_substitutes_what_was_looked_at() 
         user = UserHistory(
             np.array([0]), np.array([KINDS.index(kind)]), np.array([0.0]), np.array([weight], np.float32)
         )
-        found = source.ask(user)
-        return [] if found is None else sorted(found.propose(10, None).tolist())
+        found = source.retrieve(user)
+        return [] if found is None else sorted(found.best(10, None).tolist())
 
     assert proposed("purchase") == proposed("cart") == [1, 3]
     assert proposed("view") == proposed("click") == [2, 3]
@@ -166,7 +173,7 @@ def test_links_of_products_become_those_of_their_items_and_answers(
     log.add([Event("v", "viewer", "M1-red", "view", 1767225600.0)])
     log.close()
     assert build(store).published
-    assert open_engine(store).view.release.behaviour.facts.knowledge
+    assert open_engine(store).snapshot.release.behaviour.metadata.knowledge
 
     with served(store) as service:
 
@@ -186,16 +193,16 @@ def test_links_of_products_become_those_of_their_items_and_answers(
             return found
 
         assert first("buyer")["item_id"].startswith("F1")
-        assert "the shop says" in first("buyer")["reasons"]["sentence"]
+        assert "the shop's relations" in first("buyer")["reasons"]["sentence"]
         assert first("viewer")["item_id"].startswith("M2")
     # What changes live goes with what it went with.
     live = ServiceRuntime(store)
     live.refresh()
-    live.put([{**ROWS[4], "title": "very red paper filter"}])
-    live.delete(["F1-blue"])
-    from serve.engine.related_items import related
+    live.items.put([{**ROWS[4], "title": "very red paper filter"}])
+    live.items.delete(["F1-blue"])
+    from serve.engine.related_items import related_items
 
-    found = [live.engine.view.text(one.item_index) for one in related(live.engine, "M1-red", 3, "accessory")]
+    found = [live.engine.snapshot.text(one.item_index) for one in related_items(live.engine, "M1-red", 3, "accessory")]
     assert found[0] == "F1-red"
     assert "F1-blue" not in found
 
@@ -217,5 +224,5 @@ def test_an_import_replaces_its_own_relations_only(store: Settings, tmp_path: Pa
     assert set(found["upsell"]) == {"M1-red", "M1-blue"}
     import_links(write_links(tmp_path / "c.csv", [("M1-red", "F1-red", "")]), catalogue, into, ("sku", "linked", ""))
     assert read_relations(into).related["related"] == {"M1-red": ("F1-red",)}
-    with pytest.raises(BadInput, match="no column other"):
+    with pytest.raises(BadInput, match="no column 'other'"):
         import_links(tmp_path / "c.csv", catalogue, into, ("sku", "other", ""))

@@ -17,12 +17,12 @@ from serve import cli
 from serve.core.errors import BadRequest, NotFound, StoreUnavailable
 from serve.core.settings import Settings
 from serve.evaluation import ab_report
-from serve.evaluation.release_gate import compare
+from serve.evaluation.release_gate import compare_releases
 from serve.jobs import update_scorer
 from serve.jobs.build import build, publish
 from serve.jobs.train import learn
-from serve.recommend.ranking.drift import BINS, MIN_SHARE, SCORE, Drift, Reference
-from serve.recommend.ranking.feature_builder import Layout
+from serve.recommend.ranking.drift import BINS, MIN_SHARE, SCORE, DriftIndex, DriftReference
+from serve.recommend.ranking.feature_builder import FeatureLayout
 from serve.recommend.ranking.scorer import Scorer
 from serve.release import ab_test
 from serve.release.manifest import Check, read_manifest
@@ -40,7 +40,7 @@ def scorer_of(release: Release) -> Scorer:
 
 
 def come_later(shop: Path, store: EventLog, days: float = 20.0) -> None:
-    """What shoppers did in the last days happens again after the end, to other shoppers."""
+    """The interactions of the last days happen again after the end, with other users."""
     rows = [json.loads(line) for line in (shop / "events.jsonl").open()]
     end = max(row["timestamp"] for row in rows)
     users = sorted({row["user_id"] for row in rows})
@@ -84,22 +84,22 @@ def test_the_scorer_goes_on_from_what_is_new_and_answers_if_it_is_no_worse(
     before = open_current(going_on.store)
     base = scorer_of(before)
     seen = []
-    monkeypatch.setattr(update_scorer, "compare", lambda *given: seen.append(given[1:3]) or worse(*given))
+    monkeypatch.setattr(update_scorer, "compare_releases", lambda *given: seen.append(given[1:3]) or worse(*given))
     report, built = learn(going_on)
-    assert not report.kept
+    assert not report.accepted
     assert built is None
     assert current_name(going_on.store) == before.name
     ((candidate, parent),) = seen
     assert scorer_of(candidate).fingerprint == report.fingerprint != base.fingerprint == scorer_of(parent).fingerprint
-    facts = scorer_of(candidate).facts
-    assert list(facts.heads) == list(base.facts.heads)
+    facts = scorer_of(candidate).metadata
+    assert list(facts.heads) == list(base.metadata.heads)
     # What is compared on was not learned from.
     store = open_event_log(going_on)
     last = max(time_ for _, lot in store.batches() for time_ in lot.column("timestamp").to_pylist())
-    assert base.facts.learned_until < facts.learned_until < last
+    assert base.metadata.learned_until < facts.learned_until < last
     store.close()
 
-    monkeypatch.setattr(update_scorer, "compare", better)
+    monkeypatch.setattr(update_scorer, "compare_releases", better)
     again, built = learn(going_on)
     assert again.fingerprint == report.fingerprint  # the same data, seed and start
     assert built is not None
@@ -114,14 +114,14 @@ def test_the_scorer_goes_on_from_what_is_new_and_answers_if_it_is_no_worse(
 
 
 def test_learning_that_is_killed_goes_on_to_the_same(going_on: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(update_scorer, "compare", worse)
+    monkeypatch.setattr(update_scorer, "compare_releases", worse)
     whole, _ = learn(going_on)
 
     class Killed(Exception):
         pass
 
     def kill(stage: str, done: float, total: float, unit: str) -> None:
-        if stage == "train it on all" and done > total / 2:
+        if stage == "train final scorer" and done > total / 2:
             raise Killed
 
     with pytest.raises(Killed):
@@ -141,19 +141,19 @@ def test_without_a_scorer_there_is_nothing_to_go_on_from(built: Settings) -> Non
 def test_the_gate_tells_a_worse_scorer_and_does_not_see_a_difference_in_the_same(
     going_on: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.evaluation.release_gate.MAX_ASKED", 100)
+    monkeypatch.setattr("serve.evaluation.release_gate.MAX_CASES", 100)
     release = open_current(going_on.store)
     scorer = scorer_of(release)
-    same = compare(going_on, release, release)
+    same = compare_releases(going_on, release, release)
     assert {check.name for check in same} == {"NDCG@10", "log-likelihood", "calibration error of click"}
     for check in same:
         assert check.parent == check.release
         assert not check.worse
         assert check.cases >= 20
-    turned = {head: of.model_copy(update={"slope": -of.slope}) for head, of in scorer.facts.heads.items()}
+    turned = {head: of.model_copy(update={"slope": -of.slope}) for head, of in scorer.metadata.heads.items()}
     files = {name: scorer._files[name] for name in scorer._files}
-    upside_down = Scorer(scorer.facts.model_copy(update={"heads": turned}), files)
-    found = {check.name: check for check in compare(going_on, release.with_scorer(upside_down), release)}
+    upside_down = Scorer(scorer.metadata.model_copy(update={"heads": turned}), files)
+    found = {check.name: check for check in compare_releases(going_on, release.with_scorer(upside_down), release)}
     for name in ("NDCG@10", "log-likelihood"):
         check = found[name]
         assert check.worse
@@ -165,28 +165,28 @@ def test_the_gate_tells_a_worse_scorer_and_does_not_see_a_difference_in_the_same
 def test_what_was_just_built_is_held_against_what_its_parts_measured(copied: Settings) -> None:
     release = open_current(copied.store)
     scorer = scorer_of(release)
-    assert compare(copied, release, release) == []
+    assert compare_releases(copied, release, release) == []
 
     def measured(auc: float, outcomes: int) -> Release:
         facts = {
-            head: of.model_copy(update={"auc": auc, "outcomes": outcomes}) for head, of in scorer.facts.heads.items()
+            head: of.model_copy(update={"auc": auc, "outcomes": outcomes}) for head, of in scorer.metadata.heads.items()
         }
-        return release.with_scorer(Scorer(scorer.facts.model_copy(update={"heads": facts}), scorer._files))
+        return release.with_scorer(Scorer(scorer.metadata.model_copy(update={"heads": facts}), scorer._files))
 
     good_one, poor, doubtful = measured(0.9, 10_000), measured(0.7, 10_000), measured(0.7, 20)
-    found = compare(copied, poor, good_one)
-    assert [check.name for check in found] == [f"AUC of {head}, when trained" for head in scorer.facts.heads]
+    found = compare_releases(copied, poor, good_one)
+    assert [check.name for check in found] == [f"AUC of {head} at training" for head in scorer.metadata.heads]
     assert all(check.worse for check in found)
     for release_, parent in ((good_one, poor), (doubtful, good_one)):
-        assert not any(check.worse for check in compare(copied, release_, parent))
+        assert not any(check.worse for check in compare_releases(copied, release_, parent))
     lenient = copied.model_copy(update={"gate": copied.gate.model_copy(update={"recorded": 1.0})})
-    assert not any(check.worse for check in compare(lenient, poor, good_one))
+    assert not any(check.worse for check in compare_releases(lenient, poor, good_one))
 
 
 def test_a_worse_release_waits_until_it_is_forced(
     copied: Settings, shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.jobs.build.compare", worse)
+    monkeypatch.setattr("serve.jobs.build.compare_releases", worse)
     first = open_current(copied.store)
     assert first.manifest.quality is not None
     assert 0 < first.manifest.quality.coverage10 <= 1
@@ -206,7 +206,7 @@ def test_a_worse_release_waits_until_it_is_forced(
     assert published
     assert current_name(copied.store) == held.manifest.release
     make_current(copied.store, first.name)
-    monkeypatch.setattr("serve.jobs.build.compare", better)
+    monkeypatch.setattr("serve.jobs.build.compare_releases", better)
     assert build(changed).published
     assert current_name(copied.store) == held.manifest.release
     with pytest.raises(NotFound, match="no release"):
@@ -243,7 +243,7 @@ def test_two_releases_answer_side_by_side_and_the_difference_is_reported(two: tu
         tried = next(f"probe {n}" for n in range(99) if test.bucket(f"probe {n}") == ab_test.TREATMENT)
         until(lambda: all(answered(one, tried)["release"] == other for one in (service, second)))
         expected: dict[str, list[float]] = {ab_test.CONTROL: [], ab_test.TREATMENT: []}
-        before = _counter(service, "vetrina_acts_total", bucket="treatment", head="click")
+        before = _counter(service, "vetrina_attributed_events_total", bucket="treatment", head="click")
         for number, user in enumerate(users):
             found = answered(service, user)
             bucket = test.bucket(user)
@@ -257,14 +257,14 @@ def test_two_releases_answer_side_by_side_and_the_difference_is_reported(two: tu
             assert good(service.search(**body, user_id=tried))["release"] == other
             assert good(service.search(**body))["release"] == current
         assert answered(service, None)["release"] == current
-        clicks = _counter(service, "vetrina_acts_total", bucket="treatment", head="click") - before
+        clicks = _counter(service, "vetrina_attributed_events_total", bucket="treatment", head="click") - before
         assert clicks == sum(expected[ab_test.TREATMENT])
         # A change is seen in both.
         deleted = answered(service, tried)["items"][0]["item_id"]
         good(service.client.delete(f"/v1/items/{deleted}"))
         for user in (tried, next(user for user in users if test.bucket(user) == ab_test.CONTROL)):
             assert deleted not in [item["item_id"] for item in answered(service, user, k=70)["items"]]
-        service.app.state.live.users.answers.settle_all()
+        service.app.state.live.users.impressions.wait_for_all()
         found_ = ab_report.report(configured)
         assert found_.arms["control"].releases == [current]
         control, treatment = (found_.arms[part] for part in ("control", "treatment"))
@@ -278,9 +278,9 @@ def test_two_releases_answer_side_by_side_and_the_difference_is_reported(two: tu
         assert control.means["click"] < treatment.means["click"]
         ab_test.stop(configured.store)
         until(lambda: all(answered(one, tried)["release"] == current for one in (service, second)))
-        loads = service.app.state.live._loaded
+        loads = service.app.state.live.release_watcher._loaded
         asked: list[str] = []
-        service.app.state.live._loaded = lambda name: asked.append(name) or loads(name)
+        service.app.state.live.release_watcher._loaded = lambda name: asked.append(name) or loads(name)
         ab_test.start(configured.store, "20200101T000000000-00000000", 0.5)
         until(lambda: bool(asked))
         time.sleep(0.5)
@@ -316,7 +316,7 @@ def replace_salt(test: ab_test.Experiment, salt: str) -> ab_test.Experiment:
     return test.model_copy(update={"salt": salt})
 
 
-LAYOUT = Layout(("image", "text"))
+LAYOUT = FeatureLayout(("image", "text"))
 
 
 @given(st.integers(0, 1000), st.floats(0, 3), st.floats(0, 0.5))
@@ -332,9 +332,10 @@ def test_drift_is_the_population_stability_index(seed: int, shift: float, missin
         return values, random.normal(size=count).astype(np.float32)
 
     then, now = some(3000, 0.0, 0.1), some(1000, shift, missing)
-    drift = Drift(Reference.model_validate_json(Reference.of(LAYOUT, *then).model_dump_json()), LAYOUT.names)
+    reference = DriftReference.measure(LAYOUT, *then)
+    drift = DriftIndex(DriftReference.model_validate_json(reference.model_dump_json()), LAYOUT.names)
     assert drift.indices() == {}
-    drift.shown(*now)
+    drift.record(*now)
     found = drift.indices()
     assert set(found) == {*LAYOUT.names, SCORE} - {"hour_sine", "hour_cosine", "position"}
 
@@ -353,32 +354,32 @@ def test_drift_is_the_population_stability_index(seed: int, shift: float, missin
 
 
 def test_the_service_tells_of_drift(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.live.drift_monitor.EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("serve.live.drift_monitor.PUBLISH_SECONDS", 0.0)
     name = current_name(copied.store)
     assert name is not None
     with served(copied) as service:
-        until(lambda: bool(service.app.state.live._watches))
+        until(lambda: bool(service.app.state.live.feedback_watcher.monitors))
         dear = {"price": {"gte": 80}}
         for number in range(60):
             answered(service, f"u{number:05}", k=10, filter=dear)
         until(lambda: _counter(service, "vetrina_drift_psi", feature="price", release=name) > 1)
         assert _counter(service, "vetrina_drift_alert", release=name) >= 1
         assert _counter(service, "vetrina_drift_psi", feature="history", release=name) < 5
-        assert _counter(service, "vetrina_answers_total", bucket="control", release=name) >= 60
+        assert _counter(service, "vetrina_responses_total", bucket="control", release=name) >= 60
 
 
-def test_nothing_is_put_down_to_who_wants_nothing_personal_and_heads_forget_with_the_shop(copied: Settings) -> None:
+def test_impressions_have_no_user_after_an_opt_out_and_heads_forget_erased_users(copied: Settings) -> None:
     online = copied.online.model_copy(update={"learn": True})
     configured = copied.model_copy(update={"online": online})
     scorer = scorer_of(open_current(copied.store))
     store = open_event_log(configured)
     with served(configured) as service:
-        feedback = service.app.state.live._feedback
+        feedback = service.app.state.live.feedback_watcher.learners
         for user in ("u00001", "u00002"):
             found = answered(service, user)
             act = {"user_id": user, "item_id": found["items"][0]["item_id"], "type": "purchase"}
             good(service.client.post("/v1/events", json={"events": [act | {"request_id": found["request_id"]}]}))
-        heads = len([head for head in scorer.facts.heads if head != "rating"])
+        heads = len([head for head in scorer.metadata.heads if head != "rating"])
         until(lambda: feedback[scorer.fingerprint].learned == 2 * heads)
         both = feedback[scorer.fingerprint].head.weights(time.time()).mean
         good(service.client.delete("/v1/users/u00002"))
@@ -387,7 +388,7 @@ def test_nothing_is_put_down_to_who_wants_nothing_personal_and_heads_forget_with
         assert np.abs(left).sum() < np.abs(both).sum()
         good(service.client.put("/v1/users/u00003/preferences", json={"personal": False}))
         found = answered(service, "u00003")
-        service.app.state.live.users.answers.settle_all()
+        service.app.state.live.users.impressions.wait_for_all()
         logged = {one.request_id: one for lot in ImpressionLog(store.database).batches() for _, one in lot}
         assert logged[found["request_id"]].user_id is None
     store.close()
@@ -406,7 +407,7 @@ def test_the_command_line_tries_publishes_and_compacts(
         return int(ended.value.code or 0), told.out, told.err
 
     assert run("ab", "report")[0] == 2
-    assert "answers everybody already" in run("ab", "start", current)[2]
+    assert "it is the active one" in run("ab", "start", current)[2]
     assert run("ab", "start", "20200101T000000000-00000000")[0] == 2
     code, told, _ = run("ab", "start", other, "--share", "0.25")
     assert (code, "25%" in told) == (0, True)
@@ -419,7 +420,7 @@ def test_the_command_line_tries_publishes_and_compacts(
     assert code == 0
     assert json.loads(told.splitlines()[-1])["published"]
     assert current_name(configured.store) == other
-    monkeypatch.setattr("serve.jobs.build.compare", worse)
+    monkeypatch.setattr("serve.jobs.build.compare_releases", worse)
     code, told, _ = run("publish", current)
     assert code == 1
     assert f"vetrina publish {current} --force" in told

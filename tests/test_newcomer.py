@@ -1,4 +1,4 @@
-"""The README's six commands, from an empty folder to one's own feed served with keys, run as they stand there."""
+"""The README's six commands, from an empty folder to an own feed served with keys, run as they are written."""
 
 import os
 import re
@@ -27,7 +27,7 @@ def test_the_six_commands_lead_to_a_feed_served_with_keys(tmp_path: Path) -> Non
 
     feed = tmp_path / "feed.csv"
     feed.write_text("item_id,title,price\n1,Red shoe,10 EUR\n2,Blue mug,5 EUR\n3,Green hat,7 EUR\n")
-    # What the commands would install is here: the clone is lent it, and nothing of it is older than what asks for it.
+    # The clone borrows this virtual environment, which is newer than its pyproject.toml, so nothing is installed.
     lend = f"ln -s {ROOT / '.venv'} .venv && touch -d @0 pyproject.toml"
     script = [commands[0].replace("ADDRESS", str(ROOT)), lend, f"cp {feed} feed.csv", *commands[1:-1]]
     git = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
@@ -51,9 +51,18 @@ def test_the_six_commands_lead_to_a_feed_served_with_keys(tmp_path: Path) -> Non
             until(lambda: is_ready(client))
             body = {"text": "something blue", "k": 1}
             assert client.post("/v1/search", json=body).status_code == 401
-            answer = client.post("/v1/search", json=body, headers={"authorization": f"Bearer {key}"})
-            assert [item["item_id"] for item in answer.json()["items"]] == ["2"]
-            assert client.get("/v1/users", headers={"authorization": f"Bearer {key}"}).status_code == 403
+            client.headers["authorization"] = f"Bearer {key}"
+            response = client.post("/v1/search", json=body)
+            assert [item["item_id"] for item in response.json()["items"]] == ["2"]
+            # The key also opens what the page's other calls and the views of the console need.
+            event = {"user_id": "u1", "item_id": "2", "type": "click"}
+            calls = [
+                client.post("/v1/events", json={"events": [event]}),
+                client.patch("/v1/items", json={"items": [{"item_id": "2", "price": 4.5}]}),
+                client.post("/v1/recommend", json={"user_id": "u1", "k": 2}),
+                *(client.get(path) for path in ("/v1/users", "/v1/users/u1", "/v1/releases", "/v1/activity", "/v1/me")),
+            ]
+            assert {call.status_code for call in calls} == {200}, [call.text for call in calls]
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)

@@ -1,4 +1,4 @@
-"""What whoever runs the service needs: shedding, partial answers, probes, traces, a quiet end, operating calls."""
+"""Operation of the service: load shedding, partial responses, recall monitor, traces, shutdown, operator requests."""
 
 import asyncio
 import os
@@ -22,111 +22,115 @@ from hypothesis import settings as tried
 from hypothesis import strategies as st
 from PIL import Image
 
-from index.exact import ExactIndex
-from index.selection import Selection
+from index.exact_index import ExactIndex
+from index.item_mask import ItemMask
 from index.space import Space
 from serve.core import request_context
-from serve.core.metrics import DROPPED, PROBE_FOUND, PROBED
-from serve.core.settings import Settings, Timeouts
-from serve.engine.recall_monitor import RecallMonitor, recalled
-from serve.http.middleware import load_shedding
-from serve.http.middleware.load_shedding import LEAST, WINDOW, LoadShedder
+from serve.core.metrics import IMPRESSIONS_DROPPED, PROBE_FOUND, PROBED
+from serve.core.settings import Settings
+from serve.core.settings_sections import Timeouts
+from serve.engine.recall_monitor import RecallMonitor, count_correct
+from serve.http.middleware import concurrency_limiter
+from serve.http.middleware.concurrency_limiter import MIN_LIMIT, WINDOW, ConcurrencyLimiter
 from serve.jobs.build import build
 from serve.release.repository import open_current
 from serve.storage.event_log import EventLog
+from serve.storage.event_statistics import EventStatistics
 from serve.storage.impression_log import ImpressionLog
+from serve.storage.store_database import FILE
 
 # ------------------------------------------------------------------------------------------------------------- shedding
 
 
-def driven(load: LoadShedder, service_time: float, offered: int, rounds: int) -> list[float]:
-    """The latencies of what is admitted of `offered` requests at once, on a core that answers them in turns."""
+def driven(limiter: ConcurrencyLimiter, service_time: float, offered: int, rounds: int) -> list[float]:
+    """The latencies of the admitted ones of `offered` requests at once, on a core that handles them in turn."""
     took = []
     for _ in range(rounds):
-        admitted = sum(load.admit() for _ in range(offered))
+        admitted = sum(limiter.admit() for _ in range(offered))
         for _ in range(admitted):
-            load.done(admitted * service_time)
+            limiter.finish(admitted * service_time)
             took.append(admitted * service_time)
     return took
 
 
 @pytest.mark.parametrize("service_time", [0.001, 0.004, 0.011])
-def test_what_is_admitted_settles_where_answers_are_just_in_time(service_time: float) -> None:
-    load = LoadShedder(0.1)
-    took = driven(load, service_time, offered=1000, rounds=600)
+def test_admission_settles_where_responses_are_just_in_time(service_time: float) -> None:
+    limiter = ConcurrencyLimiter(0.1)
+    took = driven(limiter, service_time, offered=1000, rounds=600)
     settled = took[len(took) // 2 :]
     assert np.quantile(settled, 0.99) <= 0.1 * 1.1 + service_time
     assert np.mean(settled) >= 0.75 * min(
-        0.1, service_time * load_shedding.MOST
-    )  # and no more is refused than has to be
-    assert load.in_flight == 0
+        0.1, service_time * concurrency_limiter.MAX_LIMIT
+    )  # and no more than necessary is refused
+    assert limiter.in_flight == 0
 
 
-def test_few_requests_are_never_refused_however_slow_they_are() -> None:
-    load = LoadShedder(0.1)
-    driven(load, 5.0, offered=LEAST, rounds=20 * WINDOW)
-    assert [load.admit() for _ in range(LEAST + 1)] == [True] * LEAST + [False]
+def test_few_requests_are_always_admitted_however_slow() -> None:
+    limiter = ConcurrencyLimiter(0.1)
+    driven(limiter, 5.0, offered=MIN_LIMIT, rounds=20 * WINDOW)
+    assert [limiter.admit() for _ in range(MIN_LIMIT + 1)] == [True] * MIN_LIMIT + [False]
 
 
-def test_an_event_loop_that_is_late_sheds() -> None:
+def test_a_late_event_loop_sheds_load() -> None:
     async def blocked() -> tuple[bool, bool]:
-        load = LoadShedder(0.05)
-        load.start()
+        limiter = ConcurrencyLimiter(0.05)
+        limiter.start()
         await asyncio.sleep(0.05)
-        for _ in range(LEAST):
-            assert load.admit()
-        before = load.admit()
+        for _ in range(MIN_LIMIT):
+            assert limiter.admit()
+        before = limiter.admit()
         await asyncio.sleep(0)
-        time.sleep(0.3)  # what holds the loop
+        time.sleep(0.3)  # blocks the loop
         await asyncio.sleep(0.02)
-        after = load.admit()
-        load.stop()
+        after = limiter.admit()
+        limiter.stop()
         return before, after
 
     assert asyncio.run(blocked()) == (True, False)
 
 
-def test_beyond_what_can_be_done_requests_are_refused_at_once_and_say_when_to_come_again(
+def test_requests_beyond_the_limit_are_refused_at_once_with_retry_after(
     copied: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hold = threading.Event()
     with served(copied) as service:
-        engine = type(service.app.state.live.engine)
+        engine = service.app.state.live.engine
         recommend = engine.recommend
         monkeypatch.setattr(engine, "recommend", lambda *of, **named: (hold.wait(30), recommend(*of, **named))[1])
         with ThreadPoolExecutor(60) as pool:
             asked = [pool.submit(service.client.post, "/v1/recommend", json={"k": 3}) for _ in range(60)]
-            until(lambda: sum(each.done() for each in asked) >= 60 - load_shedding.FIRST)
-            assert service.client.get("/healthz").status_code == 200  # these are always answered
+            until(lambda: sum(each.done() for each in asked) >= 60 - concurrency_limiter.INITIAL_LIMIT)
+            assert service.client.get("/healthz").status_code == 200  # always admitted
             assert service.client.get("/readyz").status_code == 200
             metrics = service.client.get("/metrics").text
             hold.set()
             answers = [each.result() for each in asked]
         shed = [answer for answer in answers if answer.status_code == 503]
-        assert len(shed) == 60 - load_shedding.FIRST
+        assert len(shed) == 60 - concurrency_limiter.INITIAL_LIMIT
         assert {refused(answer, 503)["code"] for answer in shed} == {"busy"}
         assert all(answer.headers["retry-after"] == "1" for answer in shed)
         assert all(good(answer)["items"] for answer in answers if answer.status_code != 503)
-        assert f"vetrina_in_flight {float(load_shedding.FIRST)}" in metrics
+        assert f"vetrina_in_flight {float(concurrency_limiter.INITIAL_LIMIT)}" in metrics
         assert "vetrina_shed_total" in metrics
 
 
-# ------------------------------------------------------------------------------------------------------ partial answers
+# ---------------------------------------------------------------------------------------------------- partial responses
 
 
-def test_a_late_answer_goes_out_as_it_is_and_says_so(copied: Settings) -> None:
+def test_a_late_response_is_partial(copied: Settings) -> None:
     body = {"user_id": "u00001", "k": 5}
     with served(copied) as service:
         whole = good(service.client.post("/v1/recommend", json=body))
         assert (whole["ranked_by"], whole.get("partial", [])) == ("scorer", [])
-    with served(copied.model_copy(update={"timeouts": Timeouts(answer=1e-6)})) as service:
+    with served(copied.model_copy(update={"timeouts": Timeouts(response=1e-6)})) as service:
         late = good(service.client.post("/v1/recommend", json=body))
         assert (late["ranked_by"], late["partial"]) == ("retrievers", ["scorer"])
         assert len(late["items"]) == 5
-        assert 'vetrina_partial_total{left_out="scorer"}' in service.client.get("/metrics").text
+        assert 'vetrina_partial_total{missing="scorer"}' in service.client.get("/metrics").text
 
 
-def test_a_database_that_does_not_answer_costs_the_history_and_not_the_answer(copied: Settings, postgres: str) -> None:
+def test_an_unresponsive_database_costs_the_history_and_not_the_response(copied: Settings, postgres: str) -> None:
+    (copied.store / FILE).unlink()  # it takes another database
     configured = copied.model_copy(update={"events_url": postgres, "timeouts": Timeouts(events=0.2)})
     store = EventLog(postgres)
     with served(configured) as service:
@@ -137,67 +141,68 @@ def test_a_database_that_does_not_answer_costs_the_history_and_not_the_answer(co
         good(service.client.put("/v1/users/ann/preferences", json=wishes))
         before = good(service.client.post("/v1/recommend", json={"user_id": "ann", "k": 72}))
         assert not [one for one in before["items"] if one["category"].startswith("Mugs")]
-        with store.database.writing() as connection:
+        with store.database.transaction() as connection:
             connection.exec_driver_sql("LOCK TABLE events, preferences IN ACCESS EXCLUSIVE MODE")
             during = good(service.client.post("/v1/recommend", json={"user_id": "ann", "k": 72}))
             stranger = good(service.client.post("/v1/recommend", json={"user_id": "bob", "k": 5}))
             anybody = good(service.client.post("/v1/recommend", json={"history": [{"item_id": item}], "k": 5}))
         assert during["partial"] == stranger["partial"] == ["events"]
-        assert not [one for one in during["items"] if one["category"].startswith("Mugs")]  # as wished before
+        assert not [one for one in during["items"] if one["category"].startswith("Mugs")]  # by preferences read before
         assert "partial" not in anybody
         after = good(service.client.post("/v1/recommend", json={"user_id": "bob", "k": 5}))
         assert "partial" not in after
     store.close()
 
 
-def test_a_space_that_does_not_answer_is_left_out(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    from index.errors import Missing
+def test_an_unresponsive_space_is_omitted(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from index.errors import IndexMissing
 
     with served(copied) as service:
-        view = service.app.state.live.engine.view
+        snapshot = service.app.state.live.engine.snapshot
 
         def deleted(*_: Any, **__: Any) -> Any:
-            raise Missing("the engine is gone", "image")
+            raise IndexMissing("the engine is gone", "image")
 
-        monkeypatch.setattr(view.spaces["image"], "scores_of_all", deleted)
-        monkeypatch.setattr(view.spaces["image"], "search", deleted)
-        monkeypatch.setattr(view.spaces["image"], "factory", "HNSW")
+        monkeypatch.setattr(snapshot.spaces["image"], "score_all_items", deleted)
+        monkeypatch.setattr(snapshot.spaces["image"], "search", deleted)
+        monkeypatch.setattr(snapshot.spaces["image"], "factory", "HNSW")
         found = good(service.search(text="shoe"))
         assert found["partial"] == ["image"]
         assert set(found["items"][0]["retriever_scores"]) == {"text", "keywords"}
         assert refused(service.search(text="shoe", spaces=["image"]), 503)["message"] == "the engine is gone"
 
 
-# --------------------------------------------------------------------------------------------------------- recall probe
+# ------------------------------------------------------------------------------------------------------- recall monitor
 
 
 @tried(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10_000), few=st.booleans())
-def test_the_probe_counts_what_is_among_the_nearest(seed: int, few: bool) -> None:
+def test_the_recall_monitor_counts_true_nearest_neighbours(seed: int, few: bool) -> None:
     random = np.random.default_rng(seed)
     vectors = random.integers(-2, 3, (40, 4)).astype(np.float32)  # with ties
     vectors[~vectors.any(1)] = 1
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     index = ExactIndex(Space("s", 4, "f"), vectors, np.arange(40, dtype=np.int32), np.zeros(40, np.int32), 40)
     mask = random.random(40) < 0.6 if few else np.ones(40, np.bool_)
-    allowed = Selection(mask) if few else None
+    allowed = ItemMask(mask) if few else None
     query = random.normal(size=4).astype(np.float32)
     found = random.permutation(np.flatnonzero(mask))[:10]
     scores = vectors @ query
     least = np.sort(scores[mask])[-len(found)]
     expected = int((scores[found] >= least - 1e-6).sum())
-    assert abs(recalled(index, query, found, allowed) - expected) <= int((np.abs(scores[found] - least) < 1e-5).sum())
+    ties = int((np.abs(scores[found] - least) < 1e-5).sum())
+    assert abs(count_correct(index, query, found, allowed) - expected) <= ties
 
 
-def test_live_queries_are_probed_and_nothing_waits_for_it() -> None:
+def test_live_queries_are_sampled_in_the_background() -> None:
     vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     index = ExactIndex(Space("probed", 8, "f"), vectors, np.arange(50, dtype=np.int32), np.zeros(50, np.int32), 50)
-    truth = index.search(vectors[:1], 10).ids[0]
+    truth = index.search(vectors[:1], 10).items[0]
     missed = np.concatenate([truth[:7], np.setdiff1d(np.arange(50), truth)[:3]])
     probe = RecallMonitor(seconds=1e-9)
     probe.start()
-    for found in (truth, missed, truth[:3]):  # fewer than ten are no sample
+    for found in (truth, missed, truth[:3]):  # fewer than ten are not sampled
         probe.offer("probed", index, vectors[0], found, None)
     probe.stop()
     assert PROBED.labels("probed")._value.get() == 20
@@ -207,7 +212,7 @@ def test_live_queries_are_probed_and_nothing_waits_for_it() -> None:
 # --------------------------------------------------------------------------------------------------------------- traces
 
 
-def test_requests_and_their_stages_are_spans_without_shoppers(trained: Settings) -> None:
+def test_requests_and_their_stages_are_spans_without_user_ids(trained: Settings) -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -233,14 +238,14 @@ def test_requests_and_their_stages_are_spans_without_shoppers(trained: Settings)
     assert request.attributes["vetrina.request_id"] == answer["request_id"]  # type: ignore[index]
     assert request.attributes["http.response.status_code"] == 200  # type: ignore[index]
     inside = {span.name for span in spans if span.context.trace_id == int(trace, 16)}
-    assert {"events", "candidates", "rank", "answer"} < inside
+    assert {"events", "candidates", "rank", "response"} < inside
     assert "u00001" not in "".join(span.to_json() for span in spans)
 
 
-# -------------------------------------------------------------------------------------------------- the process's end
+# ------------------------------------------------------------------------------------------------------------- shutdown
 
 
-def test_a_service_that_is_told_to_end_answers_what_it_has_begun(trained: Settings) -> None:
+def test_a_terminated_service_completes_its_requests(trained: Settings) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -258,7 +263,7 @@ def test_a_service_that_is_told_to_end_answers_what_it_has_begun(trained: Settin
             wire.sendall(head.encode() + body[:5])
             time.sleep(0.3)  # it is being read
             process.send_signal(signal.SIGTERM)
-            until(lambda: not answers(f"http://127.0.0.1:{port}/healthz"))  # nobody new is let in
+            until(lambda: not answers(f"http://127.0.0.1:{port}/healthz"))  # no new connection is accepted
             wire.sendall(body[5:])
             assert wire.recv(100).startswith(b"HTTP/1.1 200")
         assert process.wait(60) in (0, -signal.SIGTERM)
@@ -276,10 +281,10 @@ def answers(url: str) -> bool:
         return False
 
 
-# ----------------------------------------------------------------------------------------------------- operating calls
+# ---------------------------------------------------------------------------------------------------- operator requests
 
 
-def test_two_releases_are_asked_the_same_and_nothing_of_it_is_logged(copied: Settings) -> None:
+def test_two_releases_are_compared_without_impressions(copied: Settings) -> None:
     with served(copied) as service:
         first = good(service.client.get("/v1/releases"))["release"]
         good(service.client.put("/v1/items", json={"items": [{"item_id": "NEW", "title": "Unheard-of flurb"}]}))
@@ -308,13 +313,13 @@ def test_two_releases_are_asked_the_same_and_nothing_of_it_is_logged(copied: Set
         assert refused(service.client.get("/v1/releases/..%2F..%2Fetc"), 404)
 
 
-def test_what_became_of_the_feed_and_what_goes_on_is_told(tmp_path: Path) -> None:
+def test_catalogue_report_and_activity(tmp_path: Path) -> None:
     feed = tmp_path / "feed.csv"
     feed.write_text("item_id,title\n" + "".join(f"{n},thing {n}\n" for n in range(5)) + ",no id\n6,\n0,again\n")
     configured = Settings(store=tmp_path / "store")
     build(configured, feed)
     with served(configured) as service:
-        dropped = good(service.client.get("/v1/activity"))["answers_dropped"]  # since this process began
+        dropped = good(service.client.get("/v1/activity"))["answers_dropped"]  # since the start of this process
         told = good(service.client.get("/v1/catalogue"))
         assert (told["report"]["read"], told["report"]["kept"], told["total"]) == (8, 5, 3)
         assert {reject["code"] for reject in told["rejects"]} == {"missing_id", "nothing_to_embed", "duplicate_id"}
@@ -330,24 +335,24 @@ def test_what_became_of_the_feed_and_what_goes_on_is_told(tmp_path: Path) -> Non
         assert sorted(rates) == [("cart", 1), ("click", 4)]
         assert activity["experiment"] is None
         assert activity["answers_dropped"] == dropped
-        DROPPED.inc()
+        IMPRESSIONS_DROPPED.inc()
         assert good(service.client.get("/v1/activity"))["answers_dropped"] == dropped + 1
 
 
-def test_rates_of_events_are_by_the_hour_in_either_database(url: str) -> None:
+def test_event_rates_are_by_hour_in_either_database(url: str) -> None:
     from embed.behaviour import Event
 
     store = EventLog(url)
     hour = int(time.time() // 3600) - 5
     times = [hour * 3600, hour * 3600 + 3599.9, (hour + 1) * 3600, (hour - 100) * 3600]
     store.add([Event(f"e{n}", "u", "i", "click", at) for n, at in enumerate(times)])
-    assert store.rates(hour * 3600) == [(hour, "click", 2), (hour + 1, "click", 1)]
-    assert [(user, count) for user, count, _ in store.active(10)] == [("u", 4)]
+    assert EventStatistics(store.database).hourly_counts(hour * 3600) == [(hour, "click", 2), (hour + 1, "click", 1)]
+    assert [(user, count) for user, count, _ in EventStatistics(store.database).active_users(10)] == [("u", 4)]
     store.close()
 
 
-def test_photos_of_items_are_shown_small_and_only_where_they_may_come_from(copied: Settings, tmp_path: Path) -> None:
-    first = open_current(copied.store).ids.text(0)
+def test_item_photos_are_thumbnails_from_allowed_sources_only(copied: Settings, tmp_path: Path) -> None:
+    first = open_current(copied.store).ids.item_id(0)
     (tmp_path / "secret.png").write_bytes(b"")
     with served(copied) as service:
         shown = service.client.get(f"/v1/items/{first}/image?size=64")
@@ -365,7 +370,7 @@ def test_photos_of_items_are_shown_small_and_only_where_they_may_come_from(copie
             assert refused(service.client.get(f"/v1/items/s{n}/image"), 404)["field"] == "image"
 
 
-def test_readiness_is_a_release_that_answers(tmp_path: Path) -> None:
+def test_ready_is_a_service_with_a_release(tmp_path: Path) -> None:
     with served(Settings(store=tmp_path / "store")) as service:
         assert service.client.get("/healthz").status_code == 200
         assert "vetrina build" in refused(service.client.get("/readyz"), 503)["message"]
@@ -375,12 +380,12 @@ def test_readiness_is_a_release_that_answers(tmp_path: Path) -> None:
         until(lambda: service.client.get("/readyz").status_code == 200)
 
 
-def test_who_only_looks_on_leaves_no_trace(copied: Settings) -> None:
+def test_requests_with_log_false_leave_no_impression(copied: Settings) -> None:
     with served(copied) as service:
         store = ImpressionLog(service.app.state.live.users.events.database)
 
         def logged() -> int:
-            service.app.state.live.users.answers.settle_all()
+            service.app.state.live.users.impressions.wait_for_all()
             return sum(len(lot) for lot in store.batches())
 
         before = logged()

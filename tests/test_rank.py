@@ -20,23 +20,25 @@ from embed.training_loop import fit
 from serve.core.errors import BadRequest
 from serve.core.ranking_settings import HEADS, ScorerSettings
 from serve.recommend.ranking.diversity import diversify
-from serve.recommend.ranking.feature_builder import HISTORY, FeatureBuilder, Features, Layout, RankingContext
-from serve.recommend.ranking.impressions import HORIZON, INTERACTIONS, read_impressions
-from serve.recommend.ranking.item_features import TAG_GROUPS, ItemSignals, Tags
+from serve.recommend.ranking.feature import HISTORY, FeatureContext
+from serve.recommend.ranking.feature_builder import FeatureBuilder, FeatureLayout, FeatureMatrix
+from serve.recommend.ranking.impressions import HEAD_EVENTS, HORIZON, read_impressions
+from serve.recommend.ranking.item_signals import TAG_GROUPS, ItemSignals, ItemTags
 from serve.recommend.ranking.merchandising_rules import ActiveRules, RulesFile, read_rules
-from serve.recommend.ranking.pipeline import RankingPipeline, spread
+from serve.recommend.ranking.pipeline import RankingPipeline
+from serve.recommend.ranking.quotas import apply_quota
 from serve.recommend.ranking.scorer import HeadMetrics, Scorer, ScorerMetadata
 from serve.recommend.retrieval.candidates import CandidateGenerator
 from serve.recommend.retrieval.covisitation import Covisitation
 from serve.recommend.retrieval.item_relations import ItemRelations, read_relations
-from serve.recommend.retrieval.retrievers import FixedRetriever, ranked
-from serve.recommend.retrieval.score_blend import LinearScoreModel
+from serve.recommend.retrieval.linear_score_model import LinearScoreModel
+from serve.recommend.retrieval.retriever_results import StaticRetriever, order_by_score
 from serve.training.onnx_export import export
 from serve.training.ranking_examples import Examples, LabelledList
 from serve.training.scorer_trainer import Calibration, ScorerTrainer
 from serve.training.scorer_validation import auc, calibration_error
 
-LAYOUT = Layout(("image", "text"))
+LAYOUT = FeatureLayout(("image", "text"))
 VALUES = {"click": 1.0, "purchase": 10.0}
 IDS = pa.array([f"i{number}" for number in range(4)])
 
@@ -74,7 +76,7 @@ def test_an_act_is_put_down_to_the_latest_showing_before_it(rows: list[tuple[int
         if before and event.type != "impression" and event.timestamp < NOW + 30 * step + HORIZON:
             liked = event.type != "rating" or (event.value or 0) >= 4
             expected[event.user_id, event.item_id, max(before)] |= {
-                head for head in HEADS if event.type in INTERACTIONS[head] and liked
+                head for head in HEADS if event.type in HEAD_EVENTS[head] and liked
             }
     told: dict[tuple[str, str, float], set[str]] = {}
     for number in range(len(found)):
@@ -94,13 +96,15 @@ def facts(tags: list[list[int]]) -> ItemSignals:
     starts = np.concatenate([[0], np.cumsum([len(of) for of in tags])]).astype(np.int64)
     numbers = np.array([tag for of in tags for tag in of], np.int64)
     prices = np.arange(count, dtype=np.float32)
-    return ItemSignals(prices, np.zeros(count, np.float32), np.full(count, np.nan), Tags(numbers, starts, GROUP_OF_TAG))
+    return ItemSignals(
+        prices, np.zeros(count, np.float32), np.full(count, np.nan), ItemTags(numbers, starts, GROUP_OF_TAG)
+    )
 
 
 @given(tags_of_items, tags_of_items)
 @settings(max_examples=200, deadline=None)
 def test_shared_tags_are_counted(items: list[list[int]], others: list[list[int]]) -> None:
-    found = facts(items).shared(facts(others))
+    found = facts(items).shared_tags(facts(others))
     assert found.shape == (len(items), len(others), len(TAG_GROUPS))
     for one, tags in enumerate(items):
         for other, theirs in enumerate(others):
@@ -109,9 +113,9 @@ def test_shared_tags_are_counted(items: list[list[int]], others: list[list[int]]
                 share = sum(tag in theirs for tag in own) / len(own) if own else 0
                 assert found[one, other, group] == pytest.approx(share)
     order = np.arange(len(items))[::-1]
-    np.testing.assert_array_equal(facts(items).of(order).shared(facts(others)), found[order])
+    np.testing.assert_array_equal(facts(items).take(order).shared_tags(facts(others)), found[order])
     np.testing.assert_array_equal(
-        ItemSignals.joined([facts(items), facts(others)]).of(order).shared(facts(others)), found[order]
+        ItemSignals.concatenate([facts(items), facts(others)]).take(order).shared_tags(facts(others)), found[order]
     )
 
 
@@ -121,10 +125,10 @@ def test_covisits_by_pair_are_what_a_history_of_one_reaches(
     rows: list[tuple[int, int, float, float]], history: list[int]
 ) -> None:
     counted = Covisitation.count(interactions(rows), NOW, 30.0)
-    pairs = counted.pairs(np.array([*history, -1], np.int64), np.arange(8))
+    pairs = counted.score_pairs(np.array([*history, -1], np.int64), np.arange(8))
     assert not pairs[:, -1].any()
     for place, item in enumerate(history):
-        reached, scores = counted.reached(np.array([item]), np.ones(1, np.float32))
+        reached, scores = counted.score_history(np.array([item]), np.ones(1, np.float32))
         expected = np.zeros(8, np.float32)
         expected[reached] = scores
         np.testing.assert_allclose(pairs[:, place], expected)
@@ -163,7 +167,7 @@ def drawn(rows: int, seed: int = 0, sampled: float = 1.0) -> Examples:
 
 def test_rows_count_by_the_inverse_of_place_and_propensity_where_that_is_wanted() -> None:
     rows = 4
-    features = Features(
+    features = FeatureMatrix(
         np.zeros((rows, len(LAYOUT.names)), np.float32),
         np.zeros((rows, 0, len(LAYOUT.channels)), np.float32),
         np.empty(0, np.int64),
@@ -193,7 +197,7 @@ def test_rows_count_by_the_inverse_of_place_and_propensity_where_that_is_wanted(
 def trained(folder: Path, examples: Examples, epochs: int = 6) -> ScorerTrainer:
     torch.set_num_threads(1)
     trainer = ScorerTrainer(
-        ScorerSettings(epochs=epochs, rows=128, learning_rate=0.01),
+        ScorerSettings(epochs=epochs, batch_size=128, learning_rate=0.01),
         LAYOUT,
         examples,
         ["click", "purchase"],
@@ -211,7 +215,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[ScorerTrainer, Sc
         spaces=LAYOUT.spaces,
         columns=LAYOUT.names,
         towers="t",
-        usual_place=trainer.usual_place,
+        usual_position=trainer.usual_position,
         heads={name: HeadMetrics(**head) for name in ("click", "purchase")},
         rows=6000,
         cases=6000,
@@ -221,11 +225,11 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[ScorerTrainer, Sc
     return trainer, Scorer(told, export(trainer.network))
 
 
-def some_features(seed: int, m: int = 20, h: int = 7) -> Features:
+def some_features(seed: int, m: int = 20, h: int = 7) -> FeatureMatrix:
     random = np.random.default_rng(seed)
     values = random.normal(size=(m, len(LAYOUT.names))).astype(np.float32)
     values[random.random(values.shape) < 0.2] = np.nan
-    return Features(
+    return FeatureMatrix(
         values,
         random.normal(size=(m, h, len(LAYOUT.channels))).astype(np.float32),
         random.integers(0, len(KINDS), h),
@@ -256,14 +260,14 @@ def test_training_goes_on_after_a_kill_as_if_there_had_been_none(tmp_path: Path)
     examples = drawn(1500)
     straight = trained(tmp_path / "straight", examples, epochs=4)
     broken = ScorerTrainer(
-        ScorerSettings(epochs=4, rows=128, learning_rate=0.01),
+        ScorerSettings(epochs=4, batch_size=128, learning_rate=0.01),
         LAYOUT,
         examples,
         ["click", "purchase"],
         LinearScoreModel(),
     )
     with pytest.raises(KeyboardInterrupt):
-        fit(broken, tmp_path / "broken", 4, told=lambda epoch, _: interrupt() if epoch == 2 else None)
+        fit(broken, tmp_path / "broken", 4, on_epoch=lambda epoch, _: interrupt() if epoch == 2 else None)
     again = trained(tmp_path / "broken", examples, epochs=4)
     for one, other in zip(straight.network.state_dict().values(), again.network.state_dict().values(), strict=True):
         assert torch.equal(one, other)
@@ -313,9 +317,9 @@ def test_parts_add_up_to_the_score(learned: tuple[ScorerTrainer, Scorer]) -> Non
     for seed in range(50):
         features = some_features(seed, m=20, h=seed % HISTORY)
         explained = scorer.explain(features, VALUES)
-        np.testing.assert_allclose(explained.scores.total, scorer.score(features, VALUES).total, atol=1e-4)
+        np.testing.assert_allclose(explained.output.total, scorer.score(features, VALUES).total, atol=1e-4)
         total = explained.base + explained.groups.sum(1) + explained.history.sum(1)
-        np.testing.assert_allclose(total, explained.scores.total, atol=1e-4)
+        np.testing.assert_allclose(total, explained.output.total, atol=1e-4)
 
 
 def test_what_is_not_known_adds_nothing_and_no_score_is_ever_nan(learned: tuple[ScorerTrainer, Scorer]) -> None:
@@ -354,7 +358,7 @@ def test_scorers_are_kept_whole_and_refused_with_a_flipped_bit(
 
 @given(st.lists(st.booleans(), max_size=40), st.integers(0, 40), st.sampled_from([0.0, 0.1, 0.25, 0.5]))
 def test_a_share_of_the_places_is_kept_for_what_nobody_had(new: list[bool], k: int, share: float) -> None:
-    order = spread(np.array(new, np.bool_), share, k).tolist()
+    order = apply_quota(np.array(new, np.bool_), share, k).tolist()
     assert len(order) == len(set(order)) == min(k, len(new))
     for kind in (True, False):  # among their like nothing changes places
         of_kind = [place for place in order if new[place] == kind]
@@ -376,7 +380,10 @@ def test_each_item_of_a_diverse_list_is_the_best_next_one(seed: int, m: int, k: 
     scores = random.normal(size=m).astype(np.float32)
     spaces = [unit(random.normal(size=(m, 4))), unit(random.normal(size=(m, 3)))]
     spaces[1][random.random(m) < 0.3] = 0
-    order = diversify(scores, spaces, k, diversity).tolist()
+    diverse = diversify(scores, spaces, k, diversity)
+    order = diverse.order.tolist()
+    assert (np.diff(diverse.gains[order]) <= 0).all()
+    assert diverse.gains.max() == diverse.gains[order[0]]
     assert len(order) == len(set(order)) == min(k, m)
     relevance = (scores - scores.min()) / (np.ptp(scores) or 1) if np.ptp(scores) else np.ones(m)
 
@@ -447,10 +454,10 @@ def test_rules_act_in_their_order_and_are_named(tmp_path: Path) -> None:
     acting = ActiveRules(read_rules(file), NOW, mask_of, column, np.full(8, np.nan), number_of, str, ItemRelations())
     ranked = small_shop(None).recommend(user_history([]), 7, np.array([3]), NOW, rules=acting)
     # By popularity 7 6 5 4 2 1 0; 5 is hidden, 6 and 0 come first, 1 is the third of its brand, 0 is pinned to 2.
-    assert ranked.found.items.tolist() == [6, 0, 7, 4, 2, 1]
+    assert ranked.items.tolist() == [6, 0, 7, 4, 2, 1]
     assert ranked.rules == {6: ["own brand"], 0: ["own brand", "offer"]}
     again = small_shop(None).recommend(user_history([]), 4, np.array([3, 6, 4]), NOW, rules=acting)
-    assert again.found.items.tolist() == [7, 0, 2, 1]
+    assert again.items.tolist() == [7, 0, 2, 1]
 
 
 def test_rules_may_be_for_who_bought_something_and_for_what_is_new(tmp_path: Path) -> None:
@@ -467,9 +474,9 @@ def test_rules_may_be_for_who_bought_something_and_for_what_is_new(tmp_path: Pat
     bought, looked = user_history([1]), user_history([1])
     bought.kind[:] = KINDS.index("purchase")
     found = small_shop(None).recommend(looked, 7, np.array([1]), NOW, rules=acting)
-    assert found.found.items.tolist() == [6, 5, 4, 3, 2, 0, 7]
+    assert found.items.tolist() == [6, 5, 4, 3, 2, 0, 7]
     found = small_shop(None).recommend(bought, 7, np.array([1]), NOW, rules=acting)
-    assert found.found.items.tolist() == [2, 6, 5, 4, 3, 0, 7]
+    assert found.items.tolist() == [2, 6, 5, 4, 3, 0, 7]
     assert found.rules == {2: ["fits"], 7: ["old"]}
 
 
@@ -494,15 +501,15 @@ def test_a_rule_may_go_by_the_shops_table_of_relations(tmp_path: Path) -> None:
             rules, NOW, lambda _: np.ones(8, np.bool_), lambda *_: [], np.zeros(8), number_of, str, related
         )
         found = small_shop(None).recommend(of, 7, np.array([1]), NOW, rules=acting)
-        return int(found.found.items[0]), found.rules
+        return int(found.items[0]), found.rules
 
     assert first(user_history([1])) == (7, {})
     assert first(bought) == (2, {2: ["fits"]})
-    assert book.current()[1].excluded == 1
+    assert book.current()[1].skipped == 1
     table.write_text("item_id,relation,related_id\n1,accessory,3\n")
     assert first(bought) == (3, {3: ["fits"]})
     table.write_text("item_id,related_id\n1,4\n")
-    with pytest.raises(BadInput, match="no column relation"):
+    with pytest.raises(BadInput, match="no column 'relation'"):
         read_relations(table)
     assert first(bought) == (3, {3: ["fits"]})
 
@@ -513,12 +520,12 @@ def test_a_rule_may_go_by_the_shops_table_of_relations(tmp_path: Path) -> None:
         ("[[rule]]\nname = 'a'\ndo = 'hid'", r"rule 1 \('a'\): do"),
         ("[[rule]]\nname = 'a'\ndo = 'hide'", "hide needs where"),
         ("[[rule]]\nname = 'a'\ndo = 'pin'", "pin needs items"),
-        ("[[rule]]\nname = 'a'\ndo = 'cap'\nfactor = 2.0", "factor says nothing with do = 'cap'"),
-        ("[[rule]]\nname = 'a'\ndo = 'hide'\nwhere = { colour = 'red' }", "there is no column 'colour'"),
+        ("[[rule]]\nname = 'a'\ndo = 'cap'\nfactor = 2.0", "factor has no effect with do = 'cap'"),
+        ("[[rule]]\nname = 'a'\ndo = 'hide'\nwhere = { colour = 'red' }", "unknown column 'colour'"),
         ("[[rule]]\nname = 'a'\ndo = 'cap'\nfrom = 2026-01-02\nuntil = 2026-01-01", "is not after"),
-        ("[[rules]]\nname = 'a'", "rules are written as"),
-        ("[[rule]\n", "is no TOML"),
-        ("rule = 3", "each as"),
+        ("[[rules]]\nname = 'a'", "write each rule as"),
+        ("[[rule]\n", "is not valid TOML"),
+        ("rule = 3", "each written as"),
     ],
 )
 def test_a_mistake_in_the_rules_is_named_and_the_rules_of_before_stay(tmp_path: Path, text: str, said: str) -> None:
@@ -537,7 +544,7 @@ def test_a_mistake_in_the_rules_is_named_and_the_rules_of_before_stay(tmp_path: 
 class _Failing:
     """Stands in for a scorer that fails for a request."""
 
-    def score(self, features: Features, values: Mapping[str, float]) -> Any:
+    def score(self, features: FeatureMatrix, values: Mapping[str, float]) -> Any:
         raise RuntimeError("no such input")
 
 
@@ -545,29 +552,35 @@ def small_shop(scorer: Any) -> RankingPipeline:
     rows = [(user, (user + step) % 8, float(step), 1.0) for user in range(5) for step in range(4)]
     counted = Covisitation.count(interactions(rows), NOW, 30.0)
     scores = np.arange(8, dtype=np.float32)
-    recommender = CandidateGenerator({"popularity": FixedRetriever(scores, ranked(scores))}, LinearScoreModel(), 8)
-    maker = FeatureBuilder({}, facts([[1 + number] for number in range(8)]).of, counted, LinearScoreModel().smoothing)
-    return RankingPipeline(recommender, maker, scorer, VALUES)
+    recommender = CandidateGenerator(
+        {"popularity": StaticRetriever(scores, order_by_score(scores))}, LinearScoreModel(), 8
+    )
+    builder = FeatureBuilder(
+        {}, facts([[1 + number] for number in range(8)]).take, counted, LinearScoreModel().smoothing
+    )
+    return RankingPipeline(recommender, builder, scorer, VALUES)
 
 
 def test_where_the_scorer_fails_the_blended_order_stands(caplog: pytest.LogCaptureFixture) -> None:
     ranker = small_shop(_Failing())
     found = ranker.recommend(user_history([3, 5]), 4, np.array([3, 5]), NOW)
-    assert found.scores is None
-    assert found.found.items.tolist() == [7, 6, 4, 2]
-    assert ranker.rank(user_history([]), np.array([1, 4]), NOW).found.items.tolist() == [4, 1]
+    assert found.output is None
+    assert found.items.tolist() == [7, 6, 4, 2]
+    assert ranker.rank(user_history([]), np.array([1, 4]), NOW).items.tolist() == [4, 1]
     assert ranker.failures == 2
-    assert "the blended order stands" in caplog.text
+    assert "the order of the linear score model stands" in caplog.text
 
 
 def test_features_say_what_is_known_and_nan_for_what_is_not() -> None:
     counted = Covisitation.count(interactions([(0, 1, 0.0, 1.0), (0, 2, 0.0, 1.0)]), NOW, 30.0)
-    maker = FeatureBuilder({}, facts([[1, 4]] * 4 + [[2, 5]] * 4).of, counted, LinearScoreModel().smoothing)
+    builder = FeatureBuilder({}, facts([[1, 4]] * 4 + [[2, 5]] * 4).take, counted, LinearScoreModel().smoothing)
     scores = np.array([0, 5, 3, 0, 0, 0, 0, 2], np.float32)
-    recommender = CandidateGenerator({"popularity": FixedRetriever(scores, ranked(scores))}, LinearScoreModel(), 8)
-    found = recommender.candidates(user_history([1]), 10, np.array([1]), also=np.array([5]))
-    made = maker.make(user_history([1]), found, RankingContext(NOW))
-    names = maker.layout.names
+    recommender = CandidateGenerator(
+        {"popularity": StaticRetriever(scores, order_by_score(scores))}, LinearScoreModel(), 8
+    )
+    found = recommender.generate(user_history([1]), 10, np.array([1]), extra=np.array([5]))
+    made = builder.build(user_history([1]), found, FeatureContext(NOW))
+    names = builder.layout.names
     told = {
         number: dict(zip(names, row, strict=True))
         for number, row in zip(found.items.tolist(), made.values.tolist(), strict=True)
@@ -580,6 +593,6 @@ def test_features_say_what_is_known_and_nan_for_what_is_not() -> None:
     assert (told[2]["category_last"], told[7]["category_last"]) == (1, 0)
     assert told[7]["price_against_usual"] == 6
     assert all(np.isnan(row[name]) for row in told.values() for name in ("position", "hour_sine", "age"))
-    nobody = maker.make(user_history([]), found, RankingContext(NOW))
+    nobody = builder.build(user_history([]), found, FeatureContext(NOW))
     assert np.isnan(nobody.values[:, names.index("category_last")]).all()
-    assert nobody.pairs.shape == (len(found.items), 0, len(maker.layout.channels))
+    assert nobody.pairs.shape == (len(found.items), 0, len(builder.layout.channels))

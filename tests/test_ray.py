@@ -13,7 +13,7 @@ from ray._private.state import actors
 
 from embed import ray_job
 from embed.errors import Missing
-from embed.vector_store import UserContext
+from embed.vector_store import KeySet
 from serve.core.settings import Settings
 from serve.jobs.build import encode_catalogue, ingest_feed
 
@@ -56,7 +56,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator["cluster_utils.Cluster"
 def test_a_killed_node_changes_nothing_in_the_store(
     cluster: "cluster_utils.Cluster", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_job, "BLOCK", 5)
+    monkeypatch.setattr(ray_job, "BLOCK_SIZE", 5)
     (tmp_path / "alone").mkdir()
     (tmp_path / "together").mkdir()
     alone, together = shop(tmp_path / "alone"), shop(tmp_path / "together")
@@ -92,7 +92,7 @@ def test_a_worker_leaves_out_what_is_known() -> None:
     for count in (0, 1, 40):
         keys = np.random.default_rng(count).bytes(16 * count)
         known = {keys[at : at + 16] for at in range(0, 16 * count, 16)} | ({b"\1" * 15 + b"\0"} if count else set())
-        table = UserContext(np.frombuffer(b"".join(known), "V16"))
+        table = KeySet(np.frombuffer(b"".join(known), "V16"))
         assert all(key in table for key in known)
         assert b"\2" * 16 not in table
         assert b"\1" * 15 + b"\1" not in table
@@ -105,4 +105,4 @@ def test_without_a_cluster_where_one_is_named(tmp_path: Path, monkeypatch: pytes
 
 
 def test_what_workers_give_is_read_as_one_process_gives_it() -> None:
-    assert list(ray_job._images([pa.table([[]] * 8, schema=ray_job._SEEN)]))[-1].keys == []
+    assert list(ray_job._image_results([pa.table([[]] * 8, schema=ray_job._RESULT)]))[-1].keys == []

@@ -6,22 +6,25 @@ from helpers.behaviour import NOW, interactions, some_rows, user_history
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index.exact import ExactIndex
-from index.selection import Selection
+from index.exact_index import ExactIndex
+from index.item_mask import ItemMask
 from index.space import Space
+from serve.core.units import DAY
+from serve.recommend.retrieval.arrivals import score_arrivals
 from serve.recommend.retrieval.candidates import CandidateGenerator
-from serve.recommend.retrieval.covisitation import BACKWARDS, DAY, FADE, FROM_POWER, TO_POWER, Covisitation
-from serve.recommend.retrieval.retrievers import (
-    ContentRetriever,
+from serve.recommend.retrieval.content import ContentRetriever
+from serve.recommend.retrieval.covisitation import (
+    BACKWARDS,
+    FROM_POWER,
+    HISTORY_FADE,
+    TO_POWER,
+    Covisitation,
     CovisitationRetriever,
-    FixedRetriever,
-    ItemRenumbering,
-    Retriever,
-    arrivals,
-    popularity,
-    ranked,
 )
-from serve.recommend.retrieval.score_blend import BlendExample, LinearScoreModel, fit
+from serve.recommend.retrieval.linear_score_model import LinearScoreModel, ScoreModelExample, fit
+from serve.recommend.retrieval.popularity import count_popularity
+from serve.recommend.retrieval.retriever import ItemIndexMapping, Retriever
+from serve.recommend.retrieval.retriever_results import StaticRetriever, order_by_score
 
 
 @given(some_rows, st.lists(st.tuples(st.integers(0, 7), st.sampled_from([0.0, 1.0])), max_size=6))
@@ -51,9 +54,9 @@ def test_covisitation_counts_what_others_went_to(
     np.fill_diagonal(matrix, 0)
     expected = np.zeros(8)
     for back, (item, weight) in enumerate(reversed(history)):
-        expected += FADE**back * (weight > 0) * matrix[item]
+        expected += HISTORY_FADE**back * (weight > 0) * matrix[item]
     asked = user_history([item for item, _ in history], [weight for _, weight in history])
-    reached, scores = Covisitation.count(given_, NOW, half_life).reached(asked.item, asked.weight)
+    reached, scores = Covisitation.count(given_, NOW, half_life).score_history(asked.item, asked.weight)
     assert (np.diff(reached) > 0).all()
     found = np.zeros(8, np.float32)
     found[reached] = scores
@@ -63,14 +66,14 @@ def test_covisitation_counts_what_others_went_to(
 def test_popularity_counts_shoppers_so_that_a_robot_counts_once() -> None:
     robot = [(0, 1, 0.0, 1.0)] * 500
     people = [(user, 2, 0.0, 1.0) for user in range(1, 4)] + [(4, 3, 14.0, 1.0), (5, 4, 0.0, 0.0)]
-    found = popularity(interactions(robot + people), NOW, 14.0)
+    found = count_popularity(interactions(robot + people), NOW, 14.0)
     assert found.tolist() == pytest.approx([0, 1, 3, 0.5, 0, 0, 0, 0])
-    assert ranked(found).tolist() == [2, 1, 3]
+    assert order_by_score(found).tolist() == [2, 1, 3]
 
 
 def test_arrivals_fade_and_an_unknown_age_is_none() -> None:
     seen = NOW - DAY * np.array([0.0, 14.0, 1000.0, np.nan])
-    assert arrivals(seen, NOW, 14.0).tolist() == pytest.approx([1, 0.5, 0, 0])
+    assert score_arrivals(seen, NOW, 14.0).tolist() == pytest.approx([1, 0.5, 0, 0])
 
 
 def exact(items: int = 8, dim: int = 4, name: str = "text") -> ExactIndex:
@@ -83,17 +86,17 @@ def exact(items: int = 8, dim: int = 4, name: str = "text") -> ExactIndex:
 def test_content_neighbours_come_of_what_was_liked_not_of_what_was_disliked() -> None:
     index = exact()
     source = ContentRetriever({"text": index}, {"text": index.vectors}, {"text": 1.0})
-    liked = source.ask(user_history([3, 5], [1.0, 0.0]))
+    liked = source.retrieve(user_history([3, 5], [1.0, 0.0]))
     assert liked is not None
-    assert liked.propose(1, None).tolist() == [3]
-    only_disliked = source.ask(user_history([5], [0.0]))
+    assert liked.best(1, None).tolist() == [3]
+    only_disliked = source.retrieve(user_history([5], [0.0]))
     assert only_disliked is None
-    assert source.ask(user_history([])) is None
+    assert source.retrieve(user_history([])) is None
 
 
-def retrievers(scores: dict[str, list[float]], numbering: ItemRenumbering | None = None) -> dict[str, Retriever]:
+def retrievers(scores: dict[str, list[float]], index_mapping: ItemIndexMapping | None = None) -> dict[str, Retriever]:
     return {
-        name: FixedRetriever(np.array(of, np.float32), ranked(np.array(of, np.float32)), numbering)
+        name: StaticRetriever(np.array(of, np.float32), order_by_score(np.array(of, np.float32)), index_mapping)
         for name, of in scores.items()
     }
 
@@ -115,12 +118,12 @@ def test_k_come_whenever_there_are_k_best_first_and_nothing_that_may_not(
     gone_items = np.array(sorted(deleted), np.int64)
     # What is gone is in no order of a source, as its numbering says.
     now = np.array([-1 if item in deleted else item for item in range(8)])
-    numbering = ItemRenumbering(np.arange(8), now)
+    index_mapping = ItemIndexMapping(np.arange(8), now)
     recommender = CandidateGenerator(
-        retrievers({"popularity": popular, "arrivals": new}, numbering), score_model, 8, gone_items
+        retrievers({"popularity": popular, "arrivals": new}, index_mapping), score_model, 8, gone_items
     )
     wanted = np.array(sorted(excluded), np.int64)
-    found = recommender.recommend(user_history([]), k, wanted, None if allowed is None else Selection(mask))
+    found = recommender.recommend(user_history([]), k, wanted, None if allowed is None else ItemMask(mask))
     total = np.log(np.array(popular) / 0.5 + 1) + 2 * np.array(new)
     may = [item for item in range(8) if mask[item] and item not in excluded | deleted]
     proposed = [item for item in may if popular[item] or new[item]]
@@ -132,19 +135,19 @@ def test_k_come_whenever_there_are_k_best_first_and_nothing_that_may_not(
 
 def test_items_that_live_changes_renumbered_keep_what_is_known_of_them() -> None:
     """Item 2 was put anew and is number 8 now; item 0 is gone; item 9 is new."""
-    numbering = ItemRenumbering(
-        before=np.array([0, 1, 2, 3, 4, 5, 6, 7, 2, -1]), now=np.array([-1, 1, 8, 3, 4, 5, 6, 7])
+    index_mapping = ItemIndexMapping(
+        to_release=np.array([0, 1, 2, 3, 4, 5, 6, 7, 2, -1]), to_snapshot=np.array([-1, 1, 8, 3, 4, 5, 6, 7])
     )
     scores = np.array([9, 1, 5, 0, 0, 0, 0, 0], np.float32)
-    answer = FixedRetriever(scores, ranked(scores), numbering).ask(user_history([]))
+    answer = StaticRetriever(scores, order_by_score(scores), index_mapping).retrieve(user_history([]))
     assert answer is not None
-    assert answer.propose(10, None).tolist() == [8, 1]
+    assert answer.best(10, None).tolist() == [8, 1]
     assert answer.scores(np.array([1, 8, 9])).tolist() == [1, 5, 0]
     counted = Covisitation.count(interactions([(0, 2, 2.0, 1.0), (0, 3, 1.0, 1.0)]), NOW)
-    reached = CovisitationRetriever(counted, numbering).ask(user_history([8]))
+    reached = CovisitationRetriever(counted, index_mapping).retrieve(user_history([8]))
     assert reached is not None
-    assert reached.propose(10, None).tolist() == [3]
-    assert CovisitationRetriever(counted, numbering).ask(user_history([9])) is None
+    assert reached.best(10, None).tolist() == [3]
+    assert CovisitationRetriever(counted, index_mapping).retrieve(user_history([9])) is None
 
 
 def test_the_blend_finds_what_each_source_is_worth() -> None:
@@ -157,7 +160,9 @@ def test_the_blend_finds_what_each_source_is_worth() -> None:
         noise = random.normal(size=30).astype(np.float32)
         utility = 4 * cosine + 1.5 * np.log(counts / 0.5 + 1) + random.gumbel(size=30)
         cases.append(
-            BlendExample({"tower": cosine, "covisitation": counts, "content": noise}, np.arange(30) == utility.argmax())
+            ScoreModelExample(
+                {"tower": cosine, "covisitation": counts, "content": noise}, np.arange(30) == utility.argmax()
+            )
         )
     score_model = fit(cases, ["tower", "covisitation", "content"])
     assert score_model.weights["tower"] == pytest.approx(4, rel=0.1)
@@ -175,7 +180,7 @@ def test_what_nobody_had_is_taken_for_what_counts_say_on_average() -> None:
         counts = random.exponential(3.0, 30).astype(np.float32)
         utility = np.log(counts / 0.5 + 1) + random.gumbel(size=30)
         new = random.random(30) < 0.2
-        cases.append(BlendExample({"popularity": np.where(new, 0, counts)}, np.arange(30) == utility.argmax()))
+        cases.append(ScoreModelExample({"popularity": np.where(new, 0, counts)}, np.arange(30) == utility.argmax()))
     score_model = fit(cases, ["popularity"])
     total = score_model.total({"popularity": np.array([0, 0.4, 1.7, 6], np.float32)}, 4)
     assert total[1] < total[0] < total[3]
@@ -184,5 +189,6 @@ def test_what_nobody_had_is_taken_for_what_counts_say_on_average() -> None:
 
 def test_cases_that_hold_nothing_liked_teach_nothing() -> None:
     assert (
-        fit([BlendExample({"tower": np.ones(3, np.float32)}, np.zeros(3, np.bool_))], ["tower"]) == LinearScoreModel()
+        fit([ScoreModelExample({"tower": np.ones(3, np.float32)}, np.zeros(3, np.bool_))], ["tower"])
+        == LinearScoreModel()
     )

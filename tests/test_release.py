@@ -60,7 +60,7 @@ def rebuild(settings: Settings, titles: list[str], force: bool = False) -> Build
 
 def ids_found(engine_of: Settings, text: str) -> list[str]:
     engine = open_engine(engine_of)
-    return [engine.view.text(found.item_index) for found in engine.search(Query(k=3, text=text))]
+    return [engine.snapshot.text(found.item_index) for found in engine.search(Query(k=3, text=text))]
 
 
 def test_a_release_holds_what_a_request_needs(built: Settings) -> None:
@@ -68,8 +68,8 @@ def test_a_release_holds_what_a_request_needs(built: Settings) -> None:
     assert release.manifest.items == len(release.catalogue) == len(release.ids) == 72
     assert set(release.spaces) == {"image", "text"}
     for number in range(72):
-        assert release.ids.item_index(release.ids.text(number)) == number
-        assert release.catalogue.item(number).item_id == release.ids.text(number)
+        assert release.ids.item_index(release.ids.item_id(number)) == number
+        assert release.catalogue.item(number).item_id == release.ids.item_id(number)
     for name, space in release.manifest.spaces.items():
         assert space.recall10 >= 0.95
         assert space.rejected == space.failed == 0
@@ -181,7 +181,7 @@ def test_every_damaged_file_is_refused_by_name_and_the_old_release_goes_on(built
     shutil.copytree(releases_folder(store) / old.name, newer)
     make_current(store, newer.name)
     live.refresh()
-    assert live.engine.view.release.name == old.name
+    assert live.engine.snapshot.release.name == old.name
     assert live.engine.search(Query(k=1, text="red shoe"))
     wrong = [finding for finding in examine(settings) if finding.state == "wrong"]
     assert any(newer.name in finding.detail and "manifest.json" in finding.detail for finding in wrong)
@@ -254,11 +254,11 @@ def test_another_fingerprint_is_refused_with_both_sides_named(small: Settings, m
 def test_one_job_at_a_time(small: Settings) -> None:
     with (small.store / ".build.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(StoreUnavailable, match="another build"):
+        with pytest.raises(StoreUnavailable, match="another job"):
             build(small)
-        with pytest.raises(StoreUnavailable, match="another build"):
+        with pytest.raises(StoreUnavailable, match="another job"):
             encode_catalogue(small)
-        with pytest.raises(StoreUnavailable, match="another build"):
+        with pytest.raises(StoreUnavailable, match="another job"):
             ingest_feed(small, small.store.parent / "feed.csv")
     assert not build(small).published
 
@@ -266,7 +266,7 @@ def test_one_job_at_a_time(small: Settings) -> None:
 def test_a_feed_that_would_gut_the_shop_leaves_it_as_it_was(small: Settings) -> None:
     before = current_name(small.store)
     for titles in ([], TITLES[:2]):
-        with pytest.raises(BadInput, match="more than half"):
+        with pytest.raises(BadInput, match="less than half"):
             rebuild(small, titles)
         assert current_name(small.store) == before
         assert len(open_current(small.store).catalogue) == 6
@@ -282,14 +282,14 @@ def test_images_that_are_gone_do_not_take_the_space_out_of_the_shop(shop: Path, 
         feed.write_text("".join(line for number, line in enumerate(file) if number <= 4))
     settings = Settings(store=tmp_path / "store", image_root=tmp_path)
     (tmp_path / "images").symlink_to(shop / "images")
-    with pytest.raises(BadRequest, match="no image"):  # links out of the image root are refused
+    with pytest.raises(BadRequest, match="photos could not be read"):  # links out of the image root are refused
         build(settings, write_feed(tmp_path / "other.csv", ["images/x.jpg"], "item_id,image"))
     (tmp_path / "images").unlink()
     shutil.copytree(shop / "images", tmp_path / "images")
     first = build(settings, feed).manifest
     assert set(first.spaces) == {"image", "text"}
     shutil.rmtree(tmp_path / "images")
-    with pytest.raises(BadRequest, match="space image would have 0 rows"):
+    with pytest.raises(BadRequest, match="photos could not be read"):
         build(settings, feed)
     assert current_name(settings.store) == first.release
     assert set(build(settings, feed, force=True).manifest.spaces) == {"text"}
@@ -381,11 +381,11 @@ def test_a_release_that_is_let_go_takes_no_memory_and_still_answers(built: Setti
                 total += int(line.split()[1])
         return total
 
-    rows = {name: index.rows_of(5)[1].copy() for name, index in release.spaces.items()}
+    rows = {name: index.item_rows(5)[1].copy() for name, index in release.spaces.items()}
     item = release.catalogue.item(5)
     assert mapped() > 0
     release.let_go()
     assert mapped() == 0
     for name, expected in rows.items():
-        np.testing.assert_array_equal(release.spaces[name].rows_of(5)[1], expected)
+        np.testing.assert_array_equal(release.spaces[name].item_rows(5)[1], expected)
     assert release.catalogue.item(5) == item

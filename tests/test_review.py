@@ -15,7 +15,8 @@ from PIL import Image
 
 from embed.catalogue import Item, as_batch
 from serve.core.errors import BadRequest
-from serve.core.settings import ReviewSettings, Settings
+from serve.core.settings import Settings
+from serve.core.settings_sections import ReviewSettings
 from serve.jobs.build import build
 from serve.moderation.policy import BlockList, ContentPolicy, read_block_list
 
@@ -58,6 +59,15 @@ def test_what_is_hidden_is_what_the_list_says(rows: list[tuple[str, str, str | N
     hidden = policy.hidden(as_table(items))
     assert sorted(hidden) == [row for row, item in enumerate(items) if naive(item)]
     assert all(hidden.values())
+
+
+@pytest.mark.parametrize("listed", ["Arms", "Arms/", "Arms//"])
+def test_a_category_is_blocked_with_all_below_it_however_it_is_written(listed: str) -> None:
+    items = [Item(str(row), category=name) for row, name in enumerate(["Arms", "Arms/Guns", "Armsmith", "Toys/Arms"])]
+    assert ContentPolicy(BlockList(categories=[listed])).hidden(as_table(items)) == {
+        0: "category 'Arms' is blocked",
+        1: "category 'Arms' is blocked",
+    }
 
 
 def as_table(items: list[Item]) -> object:
@@ -130,7 +140,7 @@ def test_what_is_hidden_comes_out_nowhere_until_the_list_says_otherwise(
         assert "N1" in printed
 
         (copied.store / "review.toml").write_text("words = [")  # a slip of the pen changes nothing
-        until(lambda: "stays" in caplog.text)
+        until(lambda: "stays in force" in caplog.text)
         assert "N1" not in shown()
         (copied.store / "review.toml").unlink()
         until(lambda: mugs | {"N1"} <= shown())

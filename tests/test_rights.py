@@ -1,4 +1,4 @@
-"""The shopper's rights: preferences hold in every answer, and erasure leaves nothing, in backups neither."""
+"""Privacy: every response respects the preferences of its user, and an erasure leaves nothing, also not in backups."""
 
 import json
 import shutil
@@ -8,17 +8,20 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers.events import answer
+from helpers.events import impression
 from helpers.service import Service, good, served
 
 from embed.behaviour import Event
 from serve import cli
 from serve.core.settings import Settings
 from serve.jobs.export_candidates import write_candidates
+from serve.storage.campaign_contacts import CampaignContacts
 from serve.storage.erasure import FILE, UserPrivacy, replay_erasures
 from serve.storage.event_log import EventLog, open_event_log
 from serve.storage.impression_log import ImpressionLog
 from serve.storage.preferences import Preferences
+from serve.storage.quarantine import Quarantine
+from serve.storage.store_database import open_database
 
 WHO = "anna.privata@example.org"
 T0 = 1767225600.0
@@ -44,24 +47,24 @@ def fill(events: EventLog, answers: ImpressionLog) -> None:
         ]
         some.append(Event(f"of-anna-{lot}", WHO, f"secret-wish-{lot}", "purchase", T0 + lot, request_id=f"anna-{lot}"))
         events.add([some[place] for place in random.permutation(len(some))])
-        answers.add([answer(1000 * lot + number, f"user{number}") for number in range(5)])
-        answers.add([answer(1000 * lot + 500, WHO, items=[f"shown-to-anna-{lot}", "b", "c"])])
+        answers.add([impression(1000 * lot + number, f"user{number}") for number in range(5)])
+        answers.add([impression(1000 * lot + 500, WHO, items=[f"shown-to-anna-{lot}", "b", "c"])])
 
 
 def test_nothing_is_left_of_who_is_erased(url: str, tmp_path: Path) -> None:
     events = EventLog(url)
     answers, rights = ImpressionLog(events.database), UserPrivacy(events.database, tmp_path)
     fill(events, answers)
-    rights.prefer(WHO, Preferences(blocked_brands=["Brand of Anna"]))
+    rights.set_preferences(WHO, Preferences(blocked_brands=["Brand of Anna"]))
     assert rights.preferences(WHO).blocked_brands == ["Brand of Anna"]
     count = events.count()
     removed = rights.erase(WHO)
-    assert (removed.events, removed.answers, removed.preferences) == (40, 40, 1)
+    assert (removed.events, removed.impressions, removed.preferences) == (40, 40, 1)
     assert events.count() == count - 40
     assert events.count(WHO) == 0
     assert WHO not in set(events.users())
     assert rights.preferences(WHO) == Preferences()
-    assert rights.catch_up() == 0
+    assert rights.replay() == 0
     if url.startswith("sqlite"):
         assert traces(tmp_path, [WHO, "of-anna", "secret-wish", "shown-to-anna", "Brand of Anna"]) == []
         assert traces(tmp_path, ["user299"])
@@ -78,7 +81,7 @@ def test_an_erasure_reaches_a_backup_that_is_restored(tmp_path: Path) -> None:
     shutil.copy(settings.store / "events.sqlite", backup)
     events = open_event_log(settings)
     UserPrivacy(events.database, settings.store).erase(WHO)
-    events.add([Event("new", WHO, "i", "click", 4e9)])  # who comes back is a shopper like any other
+    events.add([Event("new", WHO, "i", "click", 4e9)])  # a user who returns is a user like any other
     events.close()
     assert replay_erasures(settings) == 0
     for file in settings.store.glob("events.sqlite*"):
@@ -97,11 +100,44 @@ def test_an_erasure_reaches_a_backup_that_is_restored(tmp_path: Path) -> None:
     assert WHO not in (settings.store / FILE).read_text()
 
 
+def test_a_replayed_erasure_finds_users_wherever_they_have_data(url: str, tmp_path: Path) -> None:
+    settings = Settings(store=tmp_path / "store", events_url=url)
+    users = ["with-preferences", "with-impressions", "with-contacts", "in-quarantine"]
+
+    def add() -> None:
+        database = open_database(settings)
+        UserPrivacy(database, settings.store).set_preferences(users[0], Preferences(blocked_brands=["b"]))
+        ImpressionLog(database).add([impression(1, users[1], at=T0 - impression(1).timestamp)])
+        CampaignContacts(database).add("c", [users[2]], now=T0)
+        Quarantine(database).add({users[3]: "a bot"})
+        database.close()
+
+    add()
+    database = open_database(settings)
+    for user in users:
+        UserPrivacy(database, settings.store).erase(user)
+    with database.transaction() as connection:  # as a backup from before the erasures
+        connection.exec_driver_sql("DELETE FROM erasures")
+    database.close()
+    add()
+    with (settings.store / FILE).open("a") as file:  # a time after the quarantine began
+        file.write((settings.store / FILE).read_text().splitlines()[3].replace('"at":', '"at":9') + "\n")
+    assert replay_erasures(settings) == 3
+    assert replay_erasures(settings) == 0
+    database = open_database(settings)
+    privacy = UserPrivacy(database, settings.store)
+    assert privacy.preferences(users[0]) == Preferences()
+    assert ImpressionLog(database).users() == CampaignContacts(database).users() == set()
+    assert Quarantine(database).entries() == []
+    assert privacy.count_erasures() == 5
+    database.close()
+
+
 def ids(service: Service, url: str, **body: Any) -> list[str]:
     return [item["item_id"] for item in good(service.client.post(url, json=body))["items"]]
 
 
-def test_every_answer_keeps_to_what_the_shopper_wants(
+def test_every_response_respects_the_preferences(
     copied: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with served(copied) as service, served(copied) as other:
@@ -149,7 +185,8 @@ def test_a_forgotten_user_is_unknown_everywhere_at_once(copied: Settings) -> Non
         good(service.client.post("/v1/events", json={"events": [act]}))
         ids(service, "/v1/recommend", user_id=WHO)
         removed = good(service.client.delete(f"/v1/users/{WHO}"))["removed"]
-        assert removed == {"events": 1, "answers": 1, "preferences": 0, "contacts": 0}
+        assert removed.pop("answers") == removed["impressions"]  # the old name
+        assert removed == {"events": 1, "impressions": 1, "preferences": 0, "contacts": 0}
         assert good(other.client.get(f"/v1/users/{WHO}"))["known"] is False
     assert traces(copied.store, [WHO, "secret-event"]) == []
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from embed.behaviour import Interactions, leave_one_out
 from embed.catalogue import Item
 from embed.errors import Damaged, Missing
-from embed.towers.batches import batches, windows
-from embed.towers.features import Content, ItemFeatures, Vocabulary
-from embed.towers.model import Sizes, UserTower
-from embed.towers.settings import TowerSettings
-from embed.towers.training import Trainer, fit, validate
+from embed.towers.batches import cut_windows, iterate_batches
+from embed.towers.tower_features import Content, ItemFeatures, Vocabulary
+from embed.towers.tower_network import EmbeddingSizes, UserTower
+from embed.towers.tower_settings import TowerSettings
+from embed.towers.tower_training import TowerTrainer, fit, validate
 from embed.towers.two_tower_model import TrainedTowers
 
 ITEMS, KINDS_OF_ITEMS = 60, 6
@@ -53,7 +53,7 @@ def test_an_epoch_predicts_every_next_item_once_from_what_came_before(
     given_ = sequences(lengths)
     random = np.random.default_rng(0)
     found: Counter[tuple[int, int]] = Counter()
-    for batch in batches(given_, windows(given_, history), tokens, random):
+    for batch in iterate_batches(given_, cut_windows(given_, history), tokens, random):
         rows, longest = batch.target.shape
         assert longest <= history
         assert rows * longest <= max(tokens, longest)
@@ -97,15 +97,15 @@ def features(without: tuple[int, ...] = ()) -> ItemFeatures:
     )
 
 
-def trainer(content: bool = True, ids: bool = True, without: tuple[int, ...] = (), epochs: int = 12) -> Trainer:
+def trainer(content: bool = True, ids: bool = True, without: tuple[int, ...] = (), epochs: int = 12) -> TowerTrainer:
     torch.set_num_threads(1)  # the last bits of what is learned depend on it
     split = leave_one_out(sequences([12] * 80))
-    sizes = Sizes(ITEMS if ids else 0, content={"text": 4} if content else {}, price=False)
+    sizes = EmbeddingSizes(ITEMS if ids else 0, content={"text": 4} if content else {}, price=False)
     found = features(without)
     if not content:
         found = ItemFeatures(found.identity, {}, found.tags, found.tag_starts, found.price)
     train = split.train.where(~np.isin(split.train.item, without))
-    return Trainer(SMALL.model_copy(update={"epochs": epochs}), sizes, found, train)
+    return TowerTrainer(SMALL.model_copy(update={"epochs": epochs}), sizes, found, train)
 
 
 @pytest.mark.parametrize(("content", "ids"), [(True, True), (False, True), (True, False)])
@@ -165,7 +165,7 @@ def kill_again_and_again(folder: Path) -> None:
         told, tell = os.pipe()
         child = os.fork()
         if child == 0:
-            fit(trainer(epochs=3 * KILLS), held, folder, told=lambda *_: os.write(tell, b"."))  # noqa: B023
+            fit(trainer(epochs=3 * KILLS), held, folder, on_epoch=lambda *_: os.write(tell, b"."))  # noqa: B023
             os._exit(1)  # nobody killed it
         os.close(tell)
         os.read(told, 1)
@@ -195,7 +195,7 @@ def test_kills_change_nothing_of_what_is_learned(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     fit(trainer(), None, tmp_path, epochs=1)
-    with pytest.raises(ValueError, match="is of another training"):
+    with pytest.raises(ValueError, match="belongs to another training"):
         fit(trainer(content=False), None, tmp_path, epochs=2)
 
 
@@ -211,15 +211,15 @@ def test_towers_are_kept_whole_and_refused_with_a_flipped_bit(tmp_path: Path) ->
     content = features().content
     vocabulary = Vocabulary.learn(items, {"text": (4, "print")})
     made = vocabulary.features(items, content)
-    sizes = Sizes(ITEMS, len(vocabulary.tags), {"text": 4}, price=True)
-    learner = Trainer(SMALL, sizes, made, sequences([9] * 20))
+    sizes = EmbeddingSizes(ITEMS, len(vocabulary.tags), {"text": 4}, price=True)
+    learner = TowerTrainer(SMALL, sizes, made, sequences([9] * 20))
     learner.train_epoch(0)
     trained = learner.trained(vocabulary, {"blend": {}})
     folder = trained.save(tmp_path)
     assert folder.name == trained.fingerprint
     opened = TrainedTowers.open(folder)
     assert opened.fingerprint == trained.fingerprint
-    np.testing.assert_array_equal(opened.vectors_of(items, content), trained.item_vectors(made))
+    np.testing.assert_array_equal(opened.encode_items(items, content), trained.item_vectors(made))
     for name in ("towers.json", "weights.safetensors", "items.json"):
         data = (folder / name).read_bytes()
         (folder / name).write_bytes(data[:50] + bytes([data[50] ^ 4]) + data[51:])

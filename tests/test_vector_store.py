@@ -60,7 +60,7 @@ def test_what_was_appended_comes_back(
             stored.update(fresh)
     store = opened(folder) if reopen else store
     assert len(store) == len(stored)
-    known = store.known(as_keys(content_key(str(name)) for name in asked))
+    known = store.contains(as_keys(content_key(str(name)) for name in asked))
     assert known.tolist() == [name in stored for name in asked]
     there = [name for name in asked if name in stored]  # with repeats, in any order
     np.testing.assert_array_equal(gathered(store, there), np.array([vector_for(name) for name in there]).reshape(-1, 3))
@@ -153,7 +153,7 @@ def test_threads_may_look_up_keys_while_parts_are_added(tmp_path: Path) -> None:
         seen = 0
         try:
             while not done.is_set():
-                known = store.known(asked)
+                known = store.contains(asked)
                 count = int(known.sum())
                 if count < seen or not known[:count].all():
                     raise AssertionError(f"{count} keys known, in order, after {seen}")

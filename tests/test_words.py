@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from embed.behaviour import Event
 from embed.catalogue import Catalogue, ingest
-from index.errors import Damaged
-from index.lexical import K1, AddedTexts, B, open_lexical, write_lexical
+from index.errors import IndexDamaged
+from index.keyword_index import K1, B, KeywordOverlay, open_keyword_index, write_keyword_index
 from serve.core.errors import StoreUnavailable
 from serve.core.settings import Settings
 from serve.engine.query import Query
@@ -25,10 +25,10 @@ from serve.live.replica import open_engine
 from serve.live.runtime import ServiceRuntime
 from serve.release.repository import open_current
 from serve.search.analyzer import Analyzer, fold
-from serve.search.facets import counted, facet_of
-from serve.search.fusion_weights import FEWEST, learn_weights
+from serve.search.facets import build_facet, count_facet
+from serve.search.fusion_weights import MIN_SEARCHES, learn_weights
 from serve.search.price_parser import parse_price_bounds
-from serve.search.vocabulary import SearchVocabulary, write_words
+from serve.search.vocabulary import SearchVocabulary, write_vocabulary
 from serve.storage.event_log import open_event_log
 
 ENGLISH = Analyzer("english")
@@ -60,23 +60,23 @@ def test_scores_are_those_of_the_formula(
 ) -> None:
     folder = tmp_path_factory.mktemp("lexical") / "postings"
     lengths = [sum(text.values()) for text in texts]
-    write_lexical(folder, zip(texts, lengths, strict=True))
-    index = open_lexical(folder)
+    write_keyword_index(folder, zip(texts, lengths, strict=True))
+    index = open_keyword_index(folder)
     assert index.items == len(texts)
     if texts:
         np.testing.assert_allclose(index.scores(wanted), bm25(texts, lengths, wanted), rtol=1e-5, atol=1e-6)
         # What comes later is weighed as what was there: the same text gets the same score.
-        added = AddedTexts(index)
+        added = KeywordOverlay(index)
         for number, (text, length) in enumerate(zip(texts, lengths, strict=True)):
             added.append(number, text, length)
         np.testing.assert_allclose(added.scores(wanted, len(texts)), index.scores(wanted), rtol=1e-5, atol=1e-6)
         for term in range(1, 14):
             holding = [number for number, text in enumerate(texts) if term in text]
-            assert index.holding(term).tolist() == added.holding(term, len(texts)).tolist() == holding
-            assert index.frequency(term) == len(holding)
+            assert index.items_with_term(term).tolist() == added.items_with_term(term, len(texts)).tolist() == holding
+            assert index.document_frequency(term) == len(holding)
     (folder / "terms.npy").write_bytes(b"PK\x03\x04")
-    with pytest.raises(Damaged, match=r"terms\.npy"):
-        open_lexical(folder)
+    with pytest.raises(IndexDamaged, match=r"terms\.npy"):
+        open_keyword_index(folder)
 
 
 # --------------------------------------------------------------------------------------------------------- the words
@@ -118,26 +118,26 @@ def lexicon(tmp_path_factory: pytest.TempPathFactory) -> SearchVocabulary:
     rows = [{"item_id": f"HD{number:02}", "title": title} for number, title in enumerate(titles * 2)]
     (folder / "feed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     ingest(folder / "feed.jsonl", folder / "store")
-    write_words(folder / "words", Catalogue.current(folder / "store"), "english", [("hoodie with zip", 5)])
+    write_vocabulary(folder / "words", Catalogue.current(folder / "store"), "english", [("hoodie with zip", 5)])
     return SearchVocabulary(folder / "words")
 
 
 def test_misspelled_words_are_corrected_and_right_ones_are_not(lexicon: SearchVocabulary) -> None:
-    assert lexicon.ask("hodie blak").corrected == {"hodie": "hoodie", "blak": "black"}
-    assert lexicon.ask("hodie blak").text == "hoodie black"
+    assert lexicon.parse("hodie blak").corrected == {"hodie": "hoodie", "blak": "black"}
+    assert lexicon.parse("hodie blak").text == "hoodie black"
     for right in ("hoodies Black", "HD01", "wallplate", "xyzzy gorp", "bag"):
-        assert lexicon.ask(right).corrected == {}
-        assert lexicon.ask(right).text == right
+        assert lexicon.parse(right).corrected == {}
+        assert lexicon.parse(right).text == right
 
 
 def test_words_match_written_apart_or_together(lexicon: SearchVocabulary) -> None:
     def found(text: str) -> set[int]:
-        return set(np.flatnonzero(lexicon.index.scores(lexicon.ask(text).terms)).tolist())
+        return set(np.flatnonzero(lexicon.index.scores(lexicon.parse(text).terms)).tolist())
 
     assert found("wallplate") == found("wall plate") == {2, 3, 8, 9}
     assert found("back pack") == found("backpack") == {4, 10}
-    assert lexicon.index.scores(lexicon.ask("hd03").terms).argmax() == 3
-    scores = lexicon.index.scores(lexicon.ask("grey wall plate").terms)
+    assert lexicon.index.scores(lexicon.parse("hd03").terms).argmax() == 3
+    scores = lexicon.index.scores(lexicon.parse("grey wall plate").terms)
     assert scores.argmax() == 2
 
 
@@ -152,7 +152,7 @@ def test_suggestions_are_what_titles_say_and_shoppers_search(lexicon: SearchVoca
 @given(text=st.text(max_size=60))
 @settings(max_examples=300, deadline=None)
 def test_any_text_can_be_asked_and_begun(lexicon: SearchVocabulary, text: str) -> None:
-    asked = lexicon.ask(text)
+    asked = lexicon.parse(text)
     assert np.isfinite(lexicon.index.scores(asked.terms)).all()
     lexicon.suggest(text, 3)
     assert parse_price_bounds(text).filter == {} or any(each.isdigit() for each in text)
@@ -288,16 +288,18 @@ def test_what_changes_live_is_found_by_its_words_at_once(tmp_path: Path) -> None
 
     def found(text: str) -> list[str]:
         engine = live.engine
-        return [engine.view.text(one.item_index) for one in engine.search(Query(k=50, text=text, spaces=["keywords"]))]
+        return [
+            engine.snapshot.text(one.item_index) for one in engine.search(Query(k=50, text=text, spaces=["keywords"]))
+        ]
 
     def colors(text: str) -> dict[Any, int]:
         return {each["value"]: each["count"] for each in live.engine.facets(Query(k=1, text=text), ["color"])["color"]}
 
     assert found("umbrella") == []
-    live.put([{**ROWS[0], "item_id": "UM99", "title": "Purple umbrella", "attributes": {"color": ["purple"]}}])
+    live.items.put([{**ROWS[0], "item_id": "UM99", "title": "Purple umbrella", "attributes": {"color": ["purple"]}}])
     changed = {"title": "green rucksack", "category": "Shop/rucksacks", "attributes": {"color": ["green"]}}
-    live.put([{**ROWS[4], **changed}])
-    live.delete([ROWS[5]["item_id"]])
+    live.items.put([{**ROWS[4], **changed}])
+    live.items.delete([ROWS[5]["item_id"]])
     assert found("umbrella") == found("UM99") == ["UM99"]
     assert found("rucksack") == [ROWS[4]["item_id"]]
     assert sorted(found("backpack")) == sorted(row["item_id"] for row in ROWS[6:8])
@@ -321,7 +323,7 @@ def test_facets_are_a_plain_count(small: Settings) -> None:
             for value in (item.attributes["color"] if name == "color" else [getattr(item, name)])
         )
         assert {
-            each["value"]: each["count"] for each in counted(facet_of(catalogue, name), name, chosen, [])
+            each["value"]: each["count"] for each in count_facet(build_facet(catalogue, name), name, chosen, [])
         } == expected
 
 
@@ -337,21 +339,21 @@ def test_sources_count_by_what_shoppers_took_to_if_that_is_surely_better() -> No
         noise = np.random.default_rng(int(query[1:]))
         good_one, bad_one = noise.normal(size=(2, 50)).astype(np.float32)
         good_one[taken[query]] += 3
-        return {"text": bad_one, "words": good_one}
+        return {"text": bad_one, "keywords": good_one}
 
-    learned = learn_weights(searches, scores_of, ("text", "words"))
+    learned = learn_weights(searches, scores_of, ("text", "keywords"))
     assert learned is not None
     assert learned.weights["keywords"] > 1.4
     assert learned.after > learned.before + 0.1
 
     def noise_of(query: str) -> dict[str, Any]:
-        return dict(zip(("text", "words"), np.random.default_rng(int(query[1:])).normal(size=(2, 50)), strict=True))
+        return dict(zip(("text", "keywords"), np.random.default_rng(int(query[1:])).normal(size=(2, 50)), strict=True))
 
-    even = learn_weights(searches, noise_of, ("text", "words"))
+    even = learn_weights(searches, noise_of, ("text", "keywords"))
     assert even is not None
-    assert even.weights == {"text": 1.0, "words": 1.0}
+    assert even.weights == {"text": 1.0, "keywords": 1.0}
     assert even.after == even.before
-    assert learn_weights(searches[: FEWEST - 1], scores_of, ("text", "words")) is None
+    assert learn_weights(searches[: MIN_SEARCHES - 1], scores_of, ("text", "keywords")) is None
 
 
 def test_a_build_learns_weights_and_suggestions_from_searches(tmp_path: Path) -> None:
@@ -376,9 +378,9 @@ def test_a_build_learns_weights_and_suggestions_from_searches(tmp_path: Path) ->
     log.close()
     weighed = build(configured).manifest.fusion_weights
     assert weighed is not None
-    assert weighed.searches > FEWEST
+    assert weighed.searches > MIN_SEARCHES
     assert weighed.after >= weighed.before
     assert sum(weighed.weights.values()) == pytest.approx(len(weighed.weights), abs=0.01)
-    words = open_engine(configured).view.release.words
+    words = open_engine(configured).snapshot.release.words
     assert words.suggest("dotted m", 3) == ["dotted mug"]
     assert words.suggest("mr x", 3) == []  # of two shoppers only

@@ -1,1 +1,1 @@
-"""Adapters of queries, learned from a shop's own catalogue: how its words and photos enter the image space."""
+"""Query adapters: how texts and photos are mapped into the image space, learned from the shop's catalogue."""

@@ -1,12 +1,12 @@
-"""What an alignment learns from: images of items, words that a shopper may look for them by, and which product each is.
+"""Training data of an alignment: images of items, texts that a user may search for them with, and their products.
 
-Of a product's variants (colours, sizes) some must not be learned from while others are measured with, so products are
-told apart first: items that share a title, an image, or what feeds call an item group.
+Variants of a product (colours, sizes) must not be split between training and test data. So items are first grouped into
+products: items that share a title, an image, or an item group of the feed.
 """
 
 import re
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -16,22 +16,23 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from embed.catalogue import Catalogue, Item
-from embed.compose import VIEWS, search_texts
 from embed.encode_job import SpaceVectors
 from embed.encoders import TextEncoder, Vectors
+from embed.progress import Progress
+from embed.text_composition import TEXT_VIEWS, search_texts
 
 MAX_PAIRS = 10_000
 MAX_PHOTOS = 20_000
-SHARED_BY = 50  # items that may share an image or title as variants do; what more share says nothing of any
+MAX_SHARING = 50  # items that may share an image or title, as variants do; one that more share is a placeholder
 GROUP_NAMES = frozenset({"item_group_id", "parent_sku", "parent_id", "group_id"})
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """n times an item and words: unit vectors [n, d] of its first image, of v ways to put the words [v, n, d_words].
+class TextImagePairs:
+    """n pairs of image and text: unit vectors of an item's first image [n, d] and of v texts for it [v, n, d_words].
 
-    `product` [n] is the item's; equal numbers in `image` [n] are the same image, in `text` [v, n] the same words.
+    `product` [n] is the item's product. Equal values in `image` [n] mean the same image, in `text` [v, n] the same
+    text.
     """
 
     images: Vectors
@@ -44,14 +45,14 @@ class Pairs:
         return len(self.images)
 
     @property
-    def pictures(self) -> Vectors:
-        """Each image once."""
+    def distinct_images(self) -> Vectors:
+        """The vectors of the images, each once."""
         return self.images[np.unique(self.image, return_index=True)[1]]
 
-    def of(self, products: NDArray[np.int64]) -> "Pairs":
-        """Those of some products."""
+    def select(self, products: NDArray[np.int64]) -> "TextImagePairs":
+        """Return the pairs of some products."""
         chosen = np.isin(self.product, products)
-        return Pairs(
+        return TextImagePairs(
             self.images[chosen],
             self.words[:, chosen],
             self.product[chosen],
@@ -61,8 +62,8 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Photos:
-    """n different photos of products that have several: unit vectors [n, d], and the product [n] of each."""
+class ProductPhotos:
+    """n distinct photos of products with several photos: unit vectors [n, d], and the product [n] of each."""
 
     images: Vectors
     product: NDArray[np.int64]
@@ -70,27 +71,27 @@ class Photos:
     def __len__(self) -> int:
         return len(self.images)
 
-    def of(self, products: NDArray[np.int64]) -> "Photos":
-        """Those of some products."""
+    def select(self, products: NDArray[np.int64]) -> "ProductPhotos":
+        """Return the photos of some products."""
         chosen = np.isin(self.product, products)
-        return Photos(self.images[chosen], self.product[chosen])
+        return ProductPhotos(self.images[chosen], self.product[chosen])
 
 
-def products_of(catalogue: Catalogue, images: SpaceVectors) -> NDArray[np.int64]:
-    """The number of each item's product, [items]."""
+def group_products(catalogue: Catalogue, images: SpaceVectors) -> NDArray[np.int64]:
+    """Group items into products; return the index of each item's product, [items]."""
     rows, names = array("q"), array("Q")
-    for row, item in enumerate(_items(catalogue)):
-        for name in _shared_names(item):
+    for row, item in enumerate(catalogue.items()):
+        for name in _product_names(item):
             rows.append(row)
             names.append(
                 int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
             )
     owners = np.concatenate([np.array(rows, np.int64), images.owners])
     halves = images.keys.view(np.uint64).reshape(-1, 2)[:, 0]
-    _, shared, sharing = np.unique(np.concatenate([names, halves]), return_inverse=True, return_counts=True)
-    few = sharing[shared] <= SHARED_BY
+    _, name_index, sharing = np.unique(np.concatenate([names, halves]), return_inverse=True, return_counts=True)
+    few = sharing[name_index] <= MAX_SHARING
     size = len(catalogue) + len(sharing)
-    edges = (np.ones(int(few.sum()), np.bool_), (owners[few], len(catalogue) + shared[few]))
+    edges = (np.ones(int(few.sum()), np.bool_), (owners[few], len(catalogue) + name_index[few]))
     _, labels = connected_components(coo_array(edges, (size, size)), directed=False)
     return np.asarray(labels[: len(catalogue)], np.int64)
 
@@ -102,43 +103,55 @@ def collect_pairs(
     encoder: TextEncoder,
     seed: int,
     progress: Progress | None = None,
-    searched: Sequence[tuple[int, str]] = (),
-) -> Pairs:
-    """At most 10,000 items with image, chosen at random, that have words; an image that over 50 share is nobody's.
+    searches: Sequence[tuple[int, str]] = (),
+) -> TextImagePairs:
+    """Collect training pairs from at most 10,000 items with image and text, chosen at random.
 
-    And pairs of their own of what was `searched` for: the catalogue row that a shopper then took to, and the words.
+    An image that over 50 items share is not used.
+
+    Args:
+        catalogue: The items.
+        images: The rows of the image space.
+        products: Product of each item [items], as `group_products` returns it.
+        encoder: Encodes the texts.
+        seed: Seed of the choice.
+        progress: Called with texts done and texts in total.
+        searches: Further pairs: the catalogue row that a user interacted with after a search, and the query.
+
+    Returns:
+        The pairs.
     """
     _, image, sharing = np.unique(images.keys, return_inverse=True, return_counts=True)
     first = np.full(len(catalogue), -1, np.int64)
-    usable = np.flatnonzero(sharing[image] <= SHARED_BY)[::-1]
-    first[images.owners[usable]] = usable  # the earliest, as it is written last
-    wanted = np.zeros(len(catalogue), np.bool_)
-    wanted[np.random.default_rng(seed).permutation(np.flatnonzero(first >= 0))[:MAX_PAIRS]] = True
-    said = {row: search_texts(item) for row, item in enumerate(_items(catalogue)) if wanted[row]}
-    texts = [(row, views) for row, views in said.items() if views]
-    texts += [(row, [query] * VIEWS) for row, query in searched if first[row] >= 0]
-    chosen = np.array([row for row, _ in texts], np.int64)
-    numbers: dict[str, int] = {}
-    text = np.array([[numbers.setdefault(view, len(numbers)) for view in views] for _, views in texts], np.int64)
-    words = np.empty((len(numbers), encoder.dim), np.float32)
-    listed = list(numbers)
-    for start in range(0, len(listed), 1024):
-        words[start : start + 1024] = encoder.encode_texts(listed[start : start + 1024]).vectors
+    usable = np.flatnonzero(sharing[image] <= MAX_SHARING)[::-1]
+    first[images.owners[usable]] = usable  # the first image of each item, because it is written last
+    chosen = np.zeros(len(catalogue), np.bool_)
+    chosen[np.random.default_rng(seed).permutation(np.flatnonzero(first >= 0))[:MAX_PAIRS]] = True
+    texts = [(row, search_texts(item)) for row, item in enumerate(catalogue.items()) if chosen[row]]
+    texts = [(row, views) for row, views in texts if views]
+    texts += [(row, [query] * TEXT_VIEWS) for row, query in searches if first[row] >= 0]
+    items = np.array([row for row, _ in texts], np.int64)
+    ids: dict[str, int] = {}
+    text = np.array([[ids.setdefault(view, len(ids)) for view in views] for _, views in texts], np.int64)
+    words = np.empty((len(ids), encoder.dim), np.float32)
+    distinct = list(ids)
+    for start in range(0, len(distinct), 1024):
+        words[start : start + 1024] = encoder.encode_texts(distinct[start : start + 1024]).vectors
         if progress:
-            progress(min(start + 1024, len(listed)), len(listed))
-    rows = first[chosen]
+            progress(min(start + 1024, len(distinct)), len(distinct))
+    rows = first[items]
     vectors = np.empty((len(rows), images.dim), np.float32)
     images.store.gather(images.keys[rows], vectors)
-    text = text.reshape(len(chosen), VIEWS).T
-    return Pairs(vectors, words[text], products[chosen], image[rows], text)
+    text = text.reshape(len(items), TEXT_VIEWS).T
+    return TextImagePairs(vectors, words[text], products[items], image[rows], text)
 
 
-def collect_photos(images: SpaceVectors, products: NDArray[np.int64], seed: int) -> Photos:
-    """At most 20,000 different photos of products that have several, whole products chosen at random."""
+def collect_photos(images: SpaceVectors, products: NDArray[np.int64], seed: int) -> ProductPhotos:
+    """Collect at most 20,000 distinct photos of products with several, whole products chosen at random."""
     _, image, sharing = np.unique(images.keys, return_inverse=True, return_counts=True)
-    row = np.flatnonzero(sharing[image] <= SHARED_BY)
-    _, once = np.unique(np.stack([products[images.owners[row]], image[row]]), axis=1, return_index=True)
-    row = row[np.sort(once)]
+    row = np.flatnonzero(sharing[image] <= MAX_SHARING)
+    _, distinct = np.unique(np.stack([products[images.owners[row]], image[row]]), axis=1, return_index=True)
+    row = row[np.sort(distinct)]
     product = products[images.owners[row]]
     several = np.flatnonzero(np.bincount(product) > 1)
     several = np.random.default_rng(seed).permutation(several)
@@ -146,15 +159,11 @@ def collect_photos(images: SpaceVectors, products: NDArray[np.int64], seed: int)
     row = row[np.isin(product, several[np.cumsum(counts) <= MAX_PHOTOS])]
     vectors = np.empty((len(row), images.dim), np.float32)
     images.store.gather(images.keys[row], vectors)
-    return Photos(vectors, products[images.owners[row]])
+    return ProductPhotos(vectors, products[images.owners[row]])
 
 
-def _items(catalogue: Catalogue) -> Iterator[Item]:
-    for batch in catalogue.batches():
-        yield from batch
-
-
-def _shared_names(item: Item) -> Iterator[str]:
+def _product_names(item: Item) -> Iterator[str]:
+    """Yield the names that items of one product share."""
     if item.title:
         yield "title " + re.sub(r"\s+", " ", item.title).casefold()
     for name, values in item.attributes.items():

@@ -1,4 +1,4 @@
-"""The event: a user did something to an item at a time; what kinds there are and what each says of taste."""
+"""The event: a user interacted with an item at a time. Defines the event types and how strong a signal each is."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -7,17 +7,18 @@ from typing import Any
 
 import pyarrow as pa
 
+DAY = 86_400.0  # seconds
 EVENT_TYPES = ("impression", "view", "click", "cart", "purchase", "rating", "dislike")
 
 
 @dataclass(slots=True)
 class Event:
-    """One event after cleaning. `timestamp` is in epoch seconds, UTC; `value` is a rating's, or an amount, or
-    of an impression how likely it was that this item was shown at this place, 0 to 1.
+    """One event after cleaning. `timestamp` is in epoch seconds, UTC.
 
-    `event_id` makes an event one, however often it is sent; where a file has none it is made of what the event says.
-    `request_id` and `position` name the answer, and the place in it, that the event followed; `query` is what the user
-    had searched for, in lower case.
+    `value` is the value of a rating, an amount, or, for an impression, the probability (0 to 1) that this item was
+    shown at this position. `event_id` identifies the event however often it is sent; without one in the file, it is a
+    hash of the event's content. `request_id` and `position` are the response, and the position in it, that the event
+    followed. `query` is the user's search query, in lower case.
     """
 
     event_id: str
@@ -53,7 +54,7 @@ _ROW = attrgetter(*EVENT_SCHEMA.names)
 
 
 def as_batch(events: Iterable[Event]) -> Any:
-    """Events as a pyarrow.RecordBatch with the columns of EVENT_SCHEMA."""
+    """Convert events to a pyarrow.RecordBatch with the columns of EVENT_SCHEMA."""
     rows = list(map(_ROW, events))
     columns = zip(*rows, strict=True) if rows else [[] for _ in EVENT_SCHEMA]
     arrays = [pa.array(list(values), part.type) for values, part in zip(columns, EVENT_SCHEMA, strict=True)]
@@ -62,9 +63,9 @@ def as_batch(events: Iterable[Event]) -> Any:
 
 @dataclass(frozen=True)
 class Signal:
-    """How much an event says for an item: nothing for impressions, dislikes, and ratings below `liked_from`.
+    """How strong a positive signal an event is. Impressions, dislikes and ratings below `liked_from` are none.
 
-    `weights` are by event type. A rating that is high enough counts as `weights["rating"]`, whatever its value.
+    `weights` are by event type. Every rating from `liked_from` up counts as `weights["rating"]`, whatever its value.
     """
 
     weights: Mapping[str, float] = field(
@@ -73,7 +74,7 @@ class Signal:
     liked_from: float = 4.0
 
     def weight(self, type_: str, value: float | None) -> float:
-        """The weight of an event as a positive signal; 0 for one that is none."""
+        """Return the weight of an event as a positive signal, 0 for an event that is not one."""
         if type_ == "rating" and (value is None or value < self.liked_from):
             return 0.0
         return self.weights.get(type_, 0.0)

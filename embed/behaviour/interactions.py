@@ -1,13 +1,14 @@
-"""Interactions: events as arrays, each shopper's in order of time; what models learn from and sources count.
+"""Interactions: events as arrays, in order of time for each user. Models learn from them and retrievers count them.
 
 An event becomes an interaction by these rules:
 
-- **Impressions** are none: nothing was done.
-- **Unknown items** are parked: they stay in the event log, are counted, and take part once the catalogue has them.
-- **Signs of one act** are one interaction: what follows on the same item at once (click, view, cart, purchase) is
-  merged into the strongest of it, at the time of the first.
-- **Dislikes and low ratings** are interactions of weight 0: the model may see them, and nothing learns to propose them.
-- **Robots and floods** are cut to their last `most` interactions a shopper.
+- **Impressions** are not interactions: the user did nothing.
+- **Unknown items** are pending: their events stay in the event log, are counted, and are used once the catalogue has
+  the item.
+- **Consecutive events** of a user on one item (click, view, cart, purchase) are merged into one interaction: the
+  strongest event, at the time of the first.
+- **Dislikes and low ratings** are interactions of weight 0: models may read them, but never learn to recommend them.
+- **Bots and floods**: only the last `limit` interactions of each user are kept.
 """
 
 from collections.abc import Iterable
@@ -20,19 +21,20 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from embed.behaviour.event import EVENT_TYPES, Signal
+from embed.ragged import make_offsets, range_indices
 
 KINDS = ("view", "click", "cart", "purchase", "rating", "low rating", "dislike")
-"""What an interaction is. A rating below what counts as liked is a kind of its own."""
+"""Kinds of interactions. A rating below `Signal.liked_from` is a kind of its own."""
 
-MOST = 1000
+MAX_PER_USER = 1000
 
 
 @dataclass(frozen=True)
 class Interactions:
-    """n interactions of m shoppers with items 0 to `items` - 1, by shopper and then by time.
+    """n interactions of m users with items 0 to `items` - 1, sorted by user and then by time.
 
-    Those of shopper u are rows `starts[u]` to `starts[u + 1]` - 1. `kind` [n] numbers KINDS, `time` [n] is in epoch
-    seconds, `weight` [n] says how much each tells for its item, 0 for what does not.
+    Rows `starts[u]` to `starts[u + 1]` - 1 belong to user u. `kind` [n] is an index in KINDS, `time` [n] is in epoch
+    seconds, and `weight` [n] is the strength as a positive signal, 0 for an interaction that is not one.
     """
 
     users: NDArray[np.object_]  # [m], ids
@@ -48,34 +50,36 @@ class Interactions:
 
     @property
     def user(self) -> NDArray[np.int64]:
-        """The number of each interaction's shopper, [n]."""
+        """The index of each interaction's user, [n]."""
         return np.repeat(np.arange(len(self.users)), np.diff(self.starts))
 
     def where(self, mask: NDArray[np.bool_]) -> "Interactions":
-        """Those that the mask [n] holds for, of the same shoppers."""
-        starts = np.concatenate([[0], np.cumsum(mask)])[self.starts]
+        """Return the interactions selected by a mask [n]; the users stay the same."""
+        starts = make_offsets(mask)[self.starts]
         return Interactions(
             self.users, self.items, starts, self.item[mask], self.kind[mask], self.time[mask], self.weight[mask]
         )
 
-    def of(self, users: NDArray[np.int64]) -> "Interactions":
-        """Those of some shoppers, in the order given."""
+    def select_users(self, users: NDArray[np.int64]) -> "Interactions":
+        """Return the interactions of some users, by index, in the order given."""
         lengths = np.diff(self.starts)[users]
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        rows = np.repeat(self.starts[users] - starts[:-1], lengths) + np.arange(starts[-1])
+        starts, rows = make_offsets(lengths), range_indices(self.starts[users], lengths)
         return Interactions(
             self.users[users], self.items, starts, self.item[rows], self.kind[rows], self.time[rows], self.weight[rows]
         )
 
-    def last(self, most: int) -> "Interactions":
-        """The last `most` of each shopper."""
-        place_from_end = np.repeat(self.starts[1:], np.diff(self.starts)) - np.arange(len(self))
-        return self.where(place_from_end <= most)
+    def last(self, limit: int) -> "Interactions":
+        """Return at most the last `limit` interactions of each user."""
+        position_from_end = np.repeat(self.starts[1:], np.diff(self.starts)) - np.arange(len(self))
+        return self.where(position_from_end <= limit)
 
 
 @dataclass(frozen=True)
-class Collected:
-    """What became of the events: `events` = interactions + impressions + parked + merged + cut."""
+class InteractionCounts:
+    """Counts of events by outcome: `events` = interactions + impressions + pending + merged + cut.
+
+    `pending_items` is the number of items that the catalogue lacks; `cut` counts interactions beyond a user's limit.
+    """
 
     events: int
     interactions: int
@@ -86,48 +90,55 @@ class Collected:
     cut: int
 
 
-def collect(
-    batches: Iterable[Any], item_ids: Any, signal: Signal | None = None, most: int = MOST
-) -> tuple[Interactions, Collected]:
-    """Interactions from pyarrow.RecordBatches of EVENT_SCHEMA with the items of a catalogue (pyarrow strings, [items]).
+def collect_interactions(
+    batches: Iterable[Any], item_ids: Any, signal: Signal | None = None, limit: int = MAX_PER_USER
+) -> tuple[Interactions, InteractionCounts]:
+    """Turn cleaned events into interactions.
 
-    Raises nothing on its own: events were cleaned when they came in.
+    Args:
+        batches: Events, as pyarrow.RecordBatches with the columns of EVENT_SCHEMA.
+        item_ids: Ids of the catalogue's items, as pyarrow strings [items].
+        signal: Weights of the events.
+        limit: Maximum of interactions per user.
+
+    Returns:
+        The interactions, and counts of what happened to the events.
     """
     signal = signal or Signal()
-    wanted = ["user_id", "item_id", "type", "timestamp", "value"]
+    names = ["user_id", "item_id", "type", "timestamp", "value"]
     tables = []
     events = impressions = 0
     for batch in batches:
-        table = pa.table({name: batch.column(name) for name in wanted})
+        table = pa.table({name: batch.column(name) for name in names})
         events += len(table)
         table = table.filter(pc.not_equal(table["type"], "impression"))
         impressions += batch.num_rows - len(table)
         tables.append(table)
-    schema = pa.schema([(name, pa.float64() if name in ("timestamp", "value") else pa.string()) for name in wanted])
+    schema = pa.schema([(name, pa.float64() if name in ("timestamp", "value") else pa.string()) for name in names])
     table = pa.concat_tables([*tables, schema.empty_table()])
-    place = pc.index_in(table["item_id"], value_set=item_ids)
-    known = pc.is_valid(place)
-    unknown = table.filter(pc.invert(known))
-    table, place = table.filter(known), place.filter(known)
+    index = pc.index_in(table["item_id"], value_set=item_ids)
+    in_catalogue = pc.is_valid(index)
+    unknown = table.filter(pc.invert(in_catalogue))
+    table, index = table.filter(in_catalogue), index.filter(in_catalogue)
     encoded = pc.dictionary_encode(table["user_id"].combine_chunks())
-    of_user = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    item = place.to_numpy().astype(np.int32)
+    user = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    item = index.to_numpy().astype(np.int32)
     time = table["timestamp"].to_numpy()
     kind, weight = _kinds(table, signal)
-    order = np.lexsort((time, of_user))  # events of one second stay in the order they came
-    of_user, item, time, kind, weight = of_user[order], item[order], time[order], kind[order], weight[order]
+    order = np.lexsort((time, user))  # events of one second stay in order of arrival
+    user, item, time, kind, weight = user[order], item[order], time[order], kind[order], weight[order]
 
     first = np.ones(len(item), np.bool_)
-    first[1:] = (of_user[1:] != of_user[:-1]) | (item[1:] != item[:-1])
+    first[1:] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
     groups = np.cumsum(first) - 1
-    # The strongest of a group speaks for it, a dislike before anything else, the first of equals.
+    # The strongest event represents its group: a dislike before all others, and the first of equals.
     strength = np.where(kind == KINDS.index("dislike"), np.inf, weight)
     strongest = np.lexsort((np.arange(len(item)), -strength, groups))[np.flatnonzero(first)]
     users = encoded.dictionary.to_numpy(zero_copy_only=False)
-    starts = np.concatenate([[0], np.cumsum(np.bincount(of_user[first], minlength=len(users)))])
+    starts = make_offsets(np.bincount(user[first], minlength=len(users)))
     merged = Interactions(users, len(item_ids), starts, item[first], kind[strongest], time[first], weight[strongest])
-    kept = merged.last(most)
-    return kept, Collected(
+    kept = merged.last(limit)
+    return kept, InteractionCounts(
         events,
         len(kept),
         impressions,
@@ -138,20 +149,20 @@ def collect(
     )
 
 
-def kind_of(type_: str, weight: float) -> int | None:
-    """The number in KINDS of an event of this type and weight, or None for an impression."""
+def kind_index(type_: str, weight: float) -> int | None:
+    """Return the index in KINDS of an event with this type and weight, or None for an impression."""
     if type_ == "impression":
         return None
     return KINDS.index("low rating" if type_ == "rating" and weight == 0 else type_)
 
 
 def _kinds(table: Any, signal: Signal) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Kind and weight of each event."""
-    numbers = pc.index_in(table["type"], value_set=pa.array(EVENT_TYPES)).to_numpy()
-    rated = numbers == EVENT_TYPES.index("rating")
+    """Return the kind and the weight of each event."""
+    types = pc.index_in(table["type"], value_set=pa.array(EVENT_TYPES)).to_numpy()
+    rated = types == EVENT_TYPES.index("rating")
     liked = np.nan_to_num(table["value"].to_numpy(), nan=-np.inf) >= signal.liked_from
     weights = np.array([signal.weight(type_, np.inf) for type_ in EVENT_TYPES], np.float32)
-    weight = np.where(rated & ~liked, 0, weights[numbers])
+    weight = np.where(rated & ~liked, 0, weights[types])
     kinds = np.array([-1 if type_ == "impression" else KINDS.index(type_) for type_ in EVENT_TYPES])
-    kind = np.where(rated & ~liked, KINDS.index("low rating"), kinds[numbers])
+    kind = np.where(rated & ~liked, KINDS.index("low rating"), kinds[types])
     return kind.astype(np.int8), weight.astype(np.float32)

@@ -1,16 +1,16 @@
-"""Splits: what may be learned from, and what is held out to measure on.
+"""Splits interactions into training data and held-out data.
 
-**By time** (the default). Everything before a moment is learned from, for all shoppers alike; held out is what came at
-or after it. These rules keep the future out:
+**By time** (the default). Interactions before a moment are training data, those at or after it are held out. These
+rules keep the future out of training:
 
-- one moment for everybody: no shopper's later purchases tell what another one will buy;
-- a held-out shopper is known by the events before that moment only, and by none where there are none;
-- popularity, co-visitation and both towers are made of what came before the moment; the catalogue is as it is, since an
-  item's words and photos are known when it is put on sale;
-- choices (epochs, weights of sources) are made on a validation time that lies before the test time.
+- the moment is the same for all users, so no user's later purchases reveal what another one will buy;
+- the history of a held-out user contains only events before the moment, and may be empty;
+- popularity, co-visitation and both towers use only events before the moment. The catalogue is the current one, because
+  an item's texts and photos exist when it goes on sale;
+- epochs and retriever weights are chosen on a validation period that lies before the test period.
 
-**Leave-one-out**, as public benchmarks do: of each shopper the last interaction is the test, the one before it the
-validation. It mixes times between shoppers, and so flatters popularity; figures of it compare only to others of it.
+**Leave-one-out**, as in public benchmarks: the last interaction of each user is the test, the one before it the
+validation. It mixes times between users and therefore favors popularity; its figures compare only with each other.
 """
 
 from dataclasses import dataclass
@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed.behaviour.interactions import Interactions
+from embed.ragged import make_offsets, range_indices
 
 
 @dataclass(frozen=True)
 class Holdout:
-    """What is to be found: of each of m shoppers the `history` before, and the distinct items liked after.
+    """Held-out data: for each of m users the `history` before a moment, and the distinct items liked after it.
 
-    The targets of shopper u are `targets[starts[u]:starts[u + 1]]`. None of them is in the shopper's history.
+    The targets of user u are `targets[starts[u]:starts[u + 1]]`. None of them is in the user's history.
     """
 
     history: Interactions
@@ -35,23 +36,22 @@ class Holdout:
     def __len__(self) -> int:
         return len(self.history.users)
 
-    def some(self, most: int, seed: int) -> "Holdout":
-        """At most so many of the shoppers, drawn with the seed."""
-        if len(self) <= most:
+    def sample(self, limit: int, seed: int) -> "Holdout":
+        """Return at most `limit` of the users, drawn with a seed."""
+        if len(self) <= limit:
             return self
-        return self.of(np.sort(np.random.default_rng(seed).choice(len(self), most, replace=False)))
+        return self.select_users(np.sort(np.random.default_rng(seed).choice(len(self), limit, replace=False)))
 
-    def of(self, users: NDArray[np.int64]) -> "Holdout":
-        """Some of the shoppers, in the order given."""
+    def select_users(self, users: NDArray[np.int64]) -> "Holdout":
+        """Return some of the users, by index, in the order given."""
         lengths = np.diff(self.starts)[users]
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        rows = np.repeat(self.starts[users] - starts[:-1], lengths) + np.arange(starts[-1])
-        return Holdout(self.history.of(users), starts, self.targets[rows])
+        rows = range_indices(self.starts[users], lengths)
+        return Holdout(self.history.select_users(users), make_offsets(lengths), self.targets[rows])
 
 
 @dataclass(frozen=True)
 class Split:
-    """`train` to learn from; `validation` and `test` to measure on, which begin at the two moments (epoch seconds)."""
+    """Training, validation and test data. The two moments, in epoch seconds, are where validation and test begin."""
 
     validation_from: float
     test_from: float
@@ -63,7 +63,7 @@ class Split:
 
 
 def split_by_time(interactions: Interactions, validation: float = 0.1, test: float = 0.1) -> Split:
-    """The last `test` of all liked interactions and the `validation` before those are held out, by moments in time."""
+    """Hold out the last share `test` of all liked interactions, and the share `validation` before them, by time."""
     liked = np.sort(interactions.time[interactions.weight > 0])
     first, second = (
         float(liked[int(len(liked) * (1 - share))]) if share and len(liked) else np.inf
@@ -73,7 +73,7 @@ def split_by_time(interactions: Interactions, validation: float = 0.1, test: flo
 
 
 def split_at(interactions: Interactions, validation_from: float, test_from: float) -> Split:
-    """Validation from one moment (epoch seconds) until before the other, test from there on."""
+    """Split at two moments in epoch seconds: validation begins at the first, test at the second."""
     train = interactions.where(interactions.time < validation_from)
     before_test = interactions.where(interactions.time < test_from)
     during = (interactions.time >= validation_from) & (interactions.time < test_from)
@@ -82,14 +82,14 @@ def split_at(interactions: Interactions, validation_from: float, test_from: floa
 
 
 def leave_one_out(interactions: Interactions) -> Split:
-    """The last interaction of each shopper is the test, the one before the validation; those of fewer than 3 train."""
+    """Hold out each user's last interaction as test and the one before as validation, for users with 3 or more."""
     lengths = np.diff(interactions.starts)
     from_end = np.repeat(interactions.starts[1:], lengths) - np.arange(len(interactions))
     enough = np.repeat(lengths >= 3, lengths)
     is_test, is_validation = (from_end == 1) & enough, (from_end == 2) & enough
     before_test = interactions.where(~is_test)
     train = interactions.where(~is_test & ~is_validation)
-    latest = float(interactions.time.max(initial=0.0))  # there is no one moment: nothing is older than another thing
+    latest = float(interactions.time.max(initial=0.0))  # there is no common moment: count all items as equally old
     return _split((latest, latest), train, interactions.where(is_validation), before_test, interactions.where(is_test))
 
 
@@ -101,30 +101,29 @@ def _split(
     test: Interactions,
 ) -> Split:
     held = _holdout(train, validation), _holdout(before_test, test)
-    report: dict[str, int | float] = {"train_interactions": len(train), "train_shoppers": _shoppers(train)}
-    known = np.zeros(train.items, np.bool_)
-    known[train.item] = True
+    report: dict[str, int | float] = {"train_interactions": len(train), "train_users": _active_users(train)}
+    trained = np.zeros(train.items, np.bool_)
+    trained[train.item] = True
     for name, part in zip(("validation", "test"), held, strict=True):
         report |= {
-            f"{name}_shoppers": len(part),
+            f"{name}_users": len(part),
             f"{name}_targets": len(part.targets),
-            f"{name}_cold_shoppers": int((np.diff(part.history.starts) == 0).sum()),
-            f"{name}_cold_targets": int((~known[part.targets]).sum()),
+            f"{name}_cold_users": int((np.diff(part.history.starts) == 0).sum()),
+            f"{name}_cold_targets": int((~trained[part.targets]).sum()),
         }
-        known[before_test.item] = True
+        trained[before_test.item] = True
     return Split(*moments, train, held[0], before_test, held[1], report)
 
 
 def _holdout(before: Interactions, after: Interactions) -> Holdout:
-    """Liked items of `after` that are new to the shopper, each once."""
+    """Hold out the liked items of `after` that are new to the user, each once."""
     liked = after.where(after.weight > 0)
     pairs = np.unique(liked.user * liked.items + liked.item)
     pairs = pairs[~np.isin(pairs, before.user * before.items + before.item)]
     user = pairs // max(1, liked.items)
     users, counts = np.unique(user, return_counts=True)
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    return Holdout(before.of(users), starts, (pairs % max(1, liked.items)).astype(np.int32))
+    return Holdout(before.select_users(users), make_offsets(counts), (pairs % max(1, liked.items)).astype(np.int32))
 
 
-def _shoppers(interactions: Interactions) -> int:
+def _active_users(interactions: Interactions) -> int:
     return int((np.diff(interactions.starts) > 0).sum())

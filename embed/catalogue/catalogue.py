@@ -1,4 +1,4 @@
-"""The catalogue on disk: cleaned items in one Arrow file, memory-mapped, read by row, column or batch."""
+"""The catalogue on disk: cleaned items in one memory-mapped Arrow file, read by row, column or batch."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ ITEMS_FILE = "items.arrow"
 
 
 class Catalogue:
-    """Items in feed order; `version` names their content. Opening costs no memory: rows are read where they lie."""
+    """Items in feed order; `version` identifies their content. Opening takes no memory: rows are read in place."""
 
     def __init__(self, folder: Path, table: Any) -> None:
         self.version = folder.name
@@ -29,33 +29,33 @@ class Catalogue:
 
     @classmethod
     def current(cls, store: Path) -> "Catalogue":
-        """The catalogue the store's last ingest published; raises Missing if there was none."""
+        """Open the catalogue that the store's last ingest published; raises Missing if there is none."""
         link = store / "catalogue" / "current"
         if not link.is_dir():
-            raise Missing(f"{store} holds no catalogue yet: ingest a feed first", "store")
+            raise Missing(f"store {store} has no catalogue: ingest a feed first", "store")
         return cls.open(link)
 
     @classmethod
     def open(cls, path: Path) -> "Catalogue":
-        """The catalogue in a version's folder; raises Missing, or Damaged for a file cut or of another build."""
+        """Open the catalogue in a version's folder; raises Missing, or Damaged for a truncated or incompatible file."""
         folder = path.resolve()
         file = folder / ITEMS_FILE
         if not file.is_file():
-            raise Missing(f"there is no catalogue {path}", "catalogue")
+            raise Missing(f"catalogue {path} does not exist", "catalogue")
         try:
             table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
             table.validate()
         except (pa.ArrowException, OSError) as error:
-            raise Damaged(f"{file} is cut or altered ({error}); ingest the feed again", "catalogue") from error
+            raise Damaged(f"{file} is truncated or altered ({error}): ingest the feed again", "catalogue") from error
         if not table.schema.equals(ITEM_SCHEMA):
-            raise Damaged(f"{file} was written with other columns than this version reads; ingest the feed again")
+            raise Damaged(f"{file} does not have the columns that this version reads: ingest the feed again")
         return cls(folder, table)
 
     def __len__(self) -> int:
         return self._starts[-1]
 
     def item(self, row: int) -> Item:
-        """The item in a row, from 0; raises IndexError beyond the last."""
+        """Return the item in a row, counted from 0; raises IndexError beyond the last row."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of a catalogue of {len(self)}")
         batch = bisect_right(self._starts, row) - 1
@@ -63,35 +63,40 @@ class Catalogue:
         return _item(*(column[offset].as_py() for column in self._columns[batch]))
 
     def ids(self) -> Any:
-        """Every item's id, in order: a pyarrow.ChunkedArray of strings."""
+        """Return the ids of all items in order, as a pyarrow.ChunkedArray of strings."""
         return self.column("item_id")
 
     def column(self, name: str) -> Any:
-        """One column of ITEM_SCHEMA as a pyarrow.ChunkedArray, without copying; KeyError if there is none such."""
+        """Return a column of ITEM_SCHEMA as a pyarrow.ChunkedArray, without copying; raises KeyError."""
         return self._table.column(name)
 
     def batches(self) -> Iterator[list[Item]]:
-        """All items in order, some thousands at a time."""
+        """Yield all items in order, in lists of some thousands."""
         for batch in self._batches:
             yield as_items(batch)
 
+    def items(self) -> Iterator[Item]:
+        """Yield all items in order."""
+        for batch in self.batches():
+            yield from batch
+
     def record_batches(self) -> Iterator[Any]:
-        """The same as pyarrow.RecordBatches."""
+        """Yield all items in order, as pyarrow.RecordBatches."""
         yield from self._batches
 
     @property
     def table(self) -> Any:
-        """All items as a pyarrow.Table with the columns of ITEM_SCHEMA, where they lie."""
+        """All items as a pyarrow.Table with the columns of ITEM_SCHEMA, read in place."""
         return self._table
 
 
 def as_items(batch: Any) -> list[Item]:
-    """The items of a pyarrow.RecordBatch with the columns of ITEM_SCHEMA."""
+    """Convert a pyarrow.RecordBatch with the columns of ITEM_SCHEMA to items."""
     return [_item(*row) for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)]
 
 
 def as_batch(items: Sequence[Item]) -> Any:
-    """Items as a pyarrow.RecordBatch with the columns of ITEM_SCHEMA."""
+    """Convert items to a pyarrow.RecordBatch with the columns of ITEM_SCHEMA."""
     rows = [{**asdict(item), "attributes": list(item.attributes.items())} for item in items]
     return pa.RecordBatch.from_pylist(rows, schema=ITEM_SCHEMA)
 

@@ -1,7 +1,7 @@
-"""Edits: changes of single items since the feed, kept beside the catalogue that has them.
+"""Edits: changes of single items made since the feed, stored beside the catalogue that contains them.
 
-A feed undoes what it is newer than; so that it undoes nothing else, however often it is read, those that are newer are
-made again on what comes of it.
+A feed overrides the edits that are older than it. Newer edits are applied again after every ingest, so that reading an
+old feed again does not undo them.
 """
 
 import hashlib
@@ -17,39 +17,40 @@ from embed.catalogue.catalogue import as_batch, as_items
 from embed.catalogue.item import Item
 from embed.errors import Damaged
 
-BATCH = 16_384
+BATCH_SIZE = 16_384
 
-Change = Item | Mapping[str, Any] | None
-"""A whole item, the fields of one that changed, or None where it is gone."""
+ItemChange = Item | Mapping[str, Any] | None
+"""A whole item, the changed fields of an item, or None for a deleted item."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One change of one item; `sequence` and `at` (epoch seconds) are those of its record in the journal."""
+    """A change of one item; `sequence` and `at` (epoch seconds) come from its record in the journal."""
 
     sequence: int
     at: float
     item_id: str
-    change: Change
+    change: ItemChange
 
 
 def apply_patch(item: Item, fields: Mapping[str, Any]) -> Item:
-    """The item with some of its fields changed."""
+    """Return the item with some fields changed."""
     return replace(item, **fields)
 
 
-def compact(edits: Iterable[Edit]) -> list[Edit]:
-    """The edits, in order, without what later ones make void."""
-    kept: dict[str, list[Edit]] = {}
+def compact_edits(edits: Iterable[Edit]) -> list[Edit]:
+    """Return the edits in order, without those that later ones override."""
+    by_item: dict[str, list[Edit]] = {}
     for edit in edits:
-        earlier = kept.get(edit.item_id, []) if isinstance(edit.change, Mapping) else []
-        kept[edit.item_id] = [*(left for each in earlier if (left := _without(each, edit))), edit]
-    return sorted((edit for of_item in kept.values() for edit in of_item), key=lambda edit: edit.sequence)
+        earlier = by_item.get(edit.item_id, []) if isinstance(edit.change, Mapping) else []
+        remaining = [rest for other in earlier if (rest := _without_fields(other, edit))]
+        by_item[edit.item_id] = [*remaining, edit]
+    return sorted((edit for edits in by_item.values() for edit in edits), key=lambda edit: edit.sequence)
 
 
-def merge(edits: Iterable[Edit]) -> dict[str, Change]:
-    """What the edits come to, by item id."""
-    changes: dict[str, Change] = {}
+def merge_edits(edits: Iterable[Edit]) -> dict[str, ItemChange]:
+    """Combine the edits of each item into one change, by item id."""
+    changes: dict[str, ItemChange] = {}
     for edit in edits:
         before = changes.get(edit.item_id, {})
         if not isinstance(edit.change, Mapping):
@@ -61,45 +62,48 @@ def merge(edits: Iterable[Edit]) -> dict[str, Change]:
     return changes
 
 
-def write_changed(writer: Any, batches: Iterable[Any], changes: Mapping[str, Change]) -> tuple[Counter[str], bytes]:
-    """Write items, in pyarrow.RecordBatches, with changes by id: an item that is put keeps its place, or comes last.
+def write_with_changes(
+    writer: Any, batches: Iterable[Any], changes: Mapping[str, ItemChange]
+) -> tuple[Counter[str], bytes]:
+    """Write items, given as pyarrow.RecordBatches, with changes by item id applied.
 
-    Returns how many items were put, patched and deleted, and a digest of these; what makes no difference is not told.
+    An item that is replaced keeps its position; a new one comes last. Returns how many items were put, patched and
+    deleted, and a digest of these changes. Changes without effect are not counted.
     """
-    waiting = dict(changes)
+    pending = dict(changes)
     counts: Counter[str] = Counter()
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
 
-    def tell(item_id: str, changed: Item | None) -> None:
+    def count(item_id: str, changed: Item | None) -> None:
         kind = "put" if isinstance(changes[item_id], Item) else "patched"
         counts[kind if changed else "deleted"] += 1
-        told.update(orjson.dumps([item_id, asdict(changed) if changed else None]))
+        digest.update(orjson.dumps([item_id, asdict(changed) if changed else None]))
 
     for batch in batches:
-        if waiting.keys().isdisjoint(batch.column(0).to_pylist()):
+        if pending.keys().isdisjoint(batch.column(0).to_pylist()):
             writer.write_batch(batch)
             continue
-        kept = []
+        items = []
         for item in as_items(batch):
-            changed = _changed(item, waiting.pop(item.item_id)) if item.item_id in waiting else item
+            changed = _apply(item, pending.pop(item.item_id)) if item.item_id in pending else item
             if changed is not None:
-                kept.append(changed)
+                items.append(changed)
             if changed != item:
-                tell(item.item_id, changed)
-        if kept:
-            writer.write_batch(as_batch(kept))
-    added = [change for change in waiting.values() if isinstance(change, Item)]
-    for start in range(0, len(added), BATCH):
-        writer.write_batch(as_batch(added[start : start + BATCH]))
+                count(item.item_id, changed)
+        if items:
+            writer.write_batch(as_batch(items))
+    added = [change for change in pending.values() if isinstance(change, Item)]
+    for start in range(0, len(added), BATCH_SIZE):
+        writer.write_batch(as_batch(added[start : start + BATCH_SIZE]))
     for item in added:
-        tell(item.item_id, item)
-    return counts, told.digest()
+        count(item.item_id, item)
+    return counts, digest.digest()
 
 
 def write_edits(folder: Path, edits: Iterable[Edit]) -> str:
-    """Write edits into a folder; the name of their file, which carries its hash. No edits need no file: an empty name.
+    """Write edits to a file in a folder and return its name, which carries its hash; without edits, an empty name.
 
-    One a line: the record's sequence and time, the item's id, and the whole item, the changed fields, or null.
+    Each line holds the record's sequence and time, the item's id, and the whole item, the changed fields, or null.
     """
     data = b"".join(
         orjson.dumps(
@@ -115,18 +119,18 @@ def write_edits(folder: Path, edits: Iterable[Edit]) -> str:
     )
     if not data:
         return ""
-    name = _name(data)
+    name = _file_name(data)
     (folder / name).write_bytes(data)
     return name
 
 
 def read_edits(path: Path) -> list[Edit]:
-    """The edits in a file; raises Damaged naming it where they are not what was written."""
+    """Read the edits of a file; raises Damaged, naming the file, if it is not what was written."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({error.strerror}): ingest the feed again", path.name) from error
-    if _name(data) != path.name:
+    if _file_name(data) != path.name:
         raise Damaged(f"{path} is not what was written: ingest the feed again", path.name)
     edits = []
     for line in data.splitlines():
@@ -135,17 +139,17 @@ def read_edits(path: Path) -> list[Edit]:
     return edits
 
 
-def _changed(item: Item, change: Change) -> Item | None:
+def _apply(item: Item, change: ItemChange) -> Item | None:
     return change if isinstance(change, Item) or change is None else apply_patch(item, change)
 
 
-def _without(earlier: Edit, later: Edit) -> Edit | None:
-    """What is left of an edit after a later one that changes fields; None where nothing is."""
+def _without_fields(earlier: Edit, later: Edit) -> Edit | None:
+    """Return an edit without the fields that a later edit changes; None if no field remains."""
     if not isinstance(earlier.change, Mapping) or not isinstance(later.change, Mapping):
         return earlier
     fields = {name: value for name, value in earlier.change.items() if name not in later.change}
     return replace(earlier, change=fields) if fields else None
 
 
-def _name(data: bytes) -> str:
+def _file_name(data: bytes) -> str:
     return f"edits-{hashlib.blake2b(data, digest_size=16).hexdigest()}.jsonl"

@@ -1,4 +1,4 @@
-"""Text of an HTML description; text without real markup stays as it is, however many `<` and `&` it holds."""
+"""Extracts the text of HTML descriptions. Text without markup stays as it is, even with many `<` and `&`."""
 
 import html
 import re
@@ -6,10 +6,10 @@ from html.entities import html5
 
 
 def html_to_text(text: str) -> str:
-    """The words of `text` without tags, comments, scripts and styles, one space between them.
+    """Return the words of `text` without tags, comments, scripts and styles, separated by single spaces.
 
-    A tag counts if its name is known and its attributes are well formed; without one, `text` is returned unchanged.
-    Block tags become spaces; inline tags (`b`, `sub`) vanish, unless a word would run into a price. Linear in time.
+    Only tags with an HTML name and well-formed attributes count; without any, `text` is returned unchanged. Block tags
+    become spaces. Inline tags (`b`, `sub`) disappear, unless a word would run into a price. Takes linear time.
     """
     if "<" not in text or not _TAG.search(text):
         return text
@@ -17,7 +17,7 @@ def html_to_text(text: str) -> str:
     parts, position = [], 0
     for tag in _TAG.finditer(text):
         if tag.start() < position:
-            continue  # inside something already dropped
+            continue  # inside content that is dropped
         parts.append(text[position : tag.start()])
         name = (tag["name"] or "").lower()
         position = tag.end()
@@ -29,16 +29,16 @@ def html_to_text(text: str) -> str:
             position = close_at + 3 if close_at >= 0 else len(text)
         parts.append(_INLINE if name in _INLINE_TAGS else " ")
     parts.append(text[position:])
-    plain = _ENTITY.sub(_decoded, "".join(parts))
+    plain = _ENTITY.sub(_decode_entity, "".join(parts))
     plain = re.sub(rf"(?<=\w){_INLINE}+(?=[$€£¥₹₩₽₺])", " ", plain).replace(_INLINE, "")
     return " ".join(plain.split())
 
 
-def _decoded(entity: re.Match[str]) -> str:
+def _decode_entity(entity: re.Match[str]) -> str:
     return html.unescape(entity[0]) if entity[0][1] == "#" else html5.get(entity[0][1:], entity[0])
 
 
-_INLINE = "\ufdd0"  # a noncharacter: marks where an inline tag stood
+_INLINE = "\ufdd0"  # a Unicode noncharacter that marks the position of an inline tag
 _DROPPED = frozenset({"script", "style", "template", "noscript", "iframe", "svg"})
 _INLINE_NAMES = (
     "a|abbr|b|bdi|bdo|big|cite|code|del|dfn|em|font|i|ins|kbd|label|mark|q|s|samp|small|span|strike|strong|sub|sup|tt|"

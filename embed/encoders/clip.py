@@ -1,6 +1,6 @@
-"""CLIP through open_clip: one space that takes photos and words. Weights by tag, or from a local file.
+"""CLIP from open_clip: one space for photos and texts, with weights by tag or from a local file.
 
-On CPU both towers are exported once and run through OpenVINO, on a GPU through torch, in bf16.
+On CPU both towers are exported once and run in OpenVINO; on a GPU they run in torch, in bf16.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,18 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from embed.encoders.cpu_model import CpuModel, log_slow
+from embed.encoders.cpu_model import CpuModel, warn_slow_model
 from embed.encoders.device import Device
 from embed.encoders.encoder import (
     EncodedTexts,
     Prepared,
     Vectors,
-    in_batches,
+    encode_in_batches,
     make_fingerprint,
     unit_rows,
     weights_hash,
 )
-from embed.encoders.gpu import GpuModel, JpegDecoder, stacked
+from embed.encoders.gpu import GpuModel, JpegDecoder, stack_images
 from embed.errors import BadInput, Damaged, Missing
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class ClipEncoder:
-    """`MODEL/PRETRAINED` of open_clip, where PRETRAINED is a tag of its table or the path of a weights file."""
+    """The encoder `MODEL/PRETRAINED` of open_clip; PRETRAINED is a tag of open_clip or the path of a weights file."""
 
     def __init__(self, spec: str, device: Device) -> None:
         import open_clip
@@ -42,18 +42,18 @@ class ClipEncoder:
         if model_name not in open_clip.list_models():
             raise BadInput(f"open_clip has no model {model_name!r}: use one of open_clip.list_models()", "encoder")
         if not pretrained:
-            raise BadInput(f"open_clip:{spec} names no weights: write open_clip:MODEL/TAG or MODEL/FILE", "encoder")
-        self._check_weights_known(model_name, pretrained)
+            raise BadInput(f"open_clip:{spec} has no weights: write MODEL/TAG or MODEL/FILE", "encoder")
+        self._check_weights_exist(model_name, pretrained)
         try:
             model, _, preprocess = open_clip.create_model_and_transforms(
                 model_name, pretrained=pretrained, device=device.kind, weights_only=True
             )
-        except Exception as error:  # every reader of weights has errors of its own
+        except Exception as error:  # every reader of weights has its own errors
             if Path(pretrained).is_file():
                 raise Damaged(f"{pretrained} does not hold the weights of {model_name} ({error})", "encoder") from error
             raise Missing(
-                f"the weights of open_clip:{spec} could not be loaded ({error}): where there is no hub, give a local "
-                f"file, open_clip:{model_name}//path/to/weights.safetensors",
+                f"the weights of open_clip:{spec} cannot be loaded ({error}): without a hub, give a local file, "
+                f"open_clip:{model_name}//path/to/weights.safetensors",
                 "encoder",
             ) from error
         model.eval()
@@ -68,45 +68,52 @@ class ClipEncoder:
         image_size = model.visual.image_size
         self.shrink_to = max(image_size) if isinstance(image_size, tuple) else int(image_size)
         *steps, _, normalize = preprocess.transforms  # the last two: to a tensor of 0..1, and to a mean of 0
-        self.prepare = partial(_prepared, steps)
-        self.decode = JpegDecoder(partial(_scaled, steps)) if device.kind == "cuda" else None
+        self.prepare = partial(_prepare, steps)
+        self.decode = JpegDecoder(partial(_scale_on_gpu, steps)) if device.kind == "cuda" else None
         self.fingerprint = make_fingerprint(
             model=model_name,
             weights=weights_hash(model.state_dict().items()),
             preprocessing=f"{preprocess};tokens={self.context_length}",
         )
-        of_images, of_texts = self._towers(model, normalize)
+        image_tower, text_tower = self._towers(model, normalize)
         blank = self.prepare(Image.new("RGB", (self.shrink_to, self.shrink_to)))
-        self._of_images, self._of_texts = self._on_torch(of_images), self._on_torch(of_texts)
-        self.dim = self._of_images(np.stack([blank])).shape[1]
+        self._run_images, self._run_texts = self._run_in_torch(image_tower), self._run_in_torch(text_tower)
+        self.dim = self._run_images(np.stack([blank])).shape[1]
         if device.kind == "cpu":
             tokens = self._tokenizer(["a red shoe", ""]).numpy()
             try:
-                faster = self._on_openvino("image", of_images, np.stack([blank, blank + 50]))
-                self._of_texts = self._on_openvino("text", of_texts, tokens)
-                self._of_images = faster
-            except Exception as error:  # of some of the many models: then it is slower
-                log_slow(self.name, error)
+                faster = self._run_in_openvino("image", image_tower, np.stack([blank, blank + 50]))
+                self._run_texts = self._run_in_openvino("text", text_tower, tokens)
+                self._run_images = faster
+            except Exception as error:  # some models cannot be exported; they run more slowly
+                warn_slow_model(self.name, error)
 
     def encode_images(self, prepared: Sequence[Prepared]) -> Vectors:
-        """n arrays [side, side, 3] to [n, dim] unit rows."""
-        return in_batches(prepared, self._size, self.dim, lambda batch: self._of_images(stacked(batch)), self._streams)
+        """Encode n arrays [side, side, 3] as unit rows [n, dim]."""
+
+        def run(batch: Sequence[Prepared]) -> Vectors:
+            return self._run_images(stack_images(batch))
+
+        return encode_in_batches(prepared, self._size, self.dim, run, self._streams)
 
     def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
-        """n texts to [n, dim] unit rows; CLIP reads 77 tokens, the start and end marks included."""
+        """Encode n texts as unit rows [n, dim]; CLIP reads 77 tokens, including the start and end tokens."""
+
+        def run(batch: Sequence[NDArray[Any]]) -> Vectors:
+            return self._run_texts(np.stack(batch))
+
         truncated = sum(self._length(text) > self.context_length for text in texts)
         tokens = self._tokenizer(list(texts)).numpy()  # [n, context_length]
-        rows = list(tokens)
-        vectors = in_batches(rows, self._size, self.dim, lambda batch: self._of_texts(np.stack(batch)), self._streams)
+        vectors = encode_in_batches(list(tokens), self._size, self.dim, run, self._streams)
         return EncodedTexts(vectors, truncated)
 
     def _length(self, text: str) -> int:
-        """How many tokens a text has, the marks included."""
-        if hasattr(self._tokenizer, "encode"):  # open_clip's own tokenizer; others wrap one of transformers
+        """Return the number of tokens of a text, including the start and end tokens."""
+        if hasattr(self._tokenizer, "encode"):  # open_clip's tokenizer; others wrap one of transformers
             return len(self._tokenizer.encode(text)) + 2
         return len(self._tokenizer.tokenizer(text)["input_ids"])
 
-    def _on_torch(self, tower: "Module") -> Callable[..., Vectors]:
+    def _run_in_torch(self, tower: "Module") -> Callable[..., Vectors]:
         import torch
 
         if self._device.kind == "cuda":
@@ -119,7 +126,7 @@ class ClipEncoder:
 
         return run
 
-    def _on_openvino(self, name: str, tower: "Module", example: NDArray[Any]) -> Callable[[NDArray[Any]], Vectors]:
+    def _run_in_openvino(self, name: str, tower: "Module", example: NDArray[Any]) -> Callable[[NDArray[Any]], Vectors]:
         import torch
 
         def make() -> "tuple[Module, dict[str, Any], dict[str, dict[int, Any]]]":
@@ -130,27 +137,27 @@ class ClipEncoder:
 
     @staticmethod
     def _towers(model: Any, normalize: Any) -> "tuple[Module, Module]":
-        """uint8 pixels [n, height, width, 3], and tokens [n, context_length], to vectors [n, dim].
+        """Make the two towers: uint8 pixels [n, height, width, 3] and tokens [n, context_length] to vectors [n, dim].
 
-        Scaling the pixels is part of the model: a quarter of the bytes to move, and no work for those who decode.
+        The pixels are normalized in the model, so that a quarter of the bytes is moved and decoders have less work.
         """
         import torch
 
-        class OfImages(torch.nn.Module):
+        class ImageTower(torch.nn.Module):
             def __init__(self) -> None:
                 super().__init__()
                 self.model = model
 
             def forward(self, batch: torch.Tensor) -> torch.Tensor:
                 pixels = batch.permute(0, 3, 1, 2).float() / 255  # [n, 3, height, width]
-                mean, std = (  # no buffers, which would be rounded with the weights
+                mean, std = (  # not buffers, which would be rounded with the weights
                     torch.tensor(each, device=batch.device).reshape(3, 1, 1) for each in (normalize.mean, normalize.std)
                 )
                 pixels = ((pixels - mean) / std).to(next(model.visual.parameters()).dtype)
                 vectors: torch.Tensor = self.model.encode_image(pixels)
                 return vectors
 
-        class OfTexts(torch.nn.Module):
+        class TextTower(torch.nn.Module):
             def __init__(self) -> None:
                 super().__init__()
                 self.model = model
@@ -159,33 +166,35 @@ class ClipEncoder:
                 vectors: torch.Tensor = self.model.encode_text(batch)
                 return vectors
 
-        return OfImages(), OfTexts()
+        return ImageTower(), TextTower()
 
     @staticmethod
-    def _check_weights_known(model_name: str, pretrained: str) -> None:
-        """A path must exist and a tag be known, or open_clip would go on with random weights or an unclear error."""
+    def _check_weights_exist(model_name: str, pretrained: str) -> None:
+        """Raise for a missing file or unknown tag; open_clip would use random weights or fail with an unclear error."""
         import open_clip
 
         looks_like_path = "/" in pretrained or "." in pretrained
         if looks_like_path and not Path(pretrained).is_file():
-            raise Missing(f"there is no weights file {pretrained!r}", "encoder")
+            raise Missing(f"weights file {pretrained!r} does not exist", "encoder")
         tags = open_clip.list_pretrained_tags_by_model(model_name)
         if not looks_like_path and pretrained not in tags:
-            raise BadInput(f"open_clip knows no weights {pretrained!r} for {model_name}: {', '.join(tags)}", "encoder")
+            raise BadInput(
+                f"open_clip has no weights {pretrained!r} for {model_name}: use one of {', '.join(tags)}", "encoder"
+            )
 
 
-def _prepared(steps: Sequence[Callable[[Image.Image], Image.Image]], image: Image.Image) -> Prepared:
-    """RGB image to uint8 [side, side, 3], by open_clip's own steps."""
+def _prepare(steps: Sequence[Callable[[Image.Image], Image.Image]], image: Image.Image) -> Prepared:
+    """Convert an RGB image to uint8 [side, side, 3], with open_clip's steps."""
     for step in steps:
         image = step(image)
     return np.asarray(image)
 
 
-def _scaled(steps: Sequence[Callable[["Tensor"], "Tensor"]], images: "Tensor") -> "Tensor":
-    """The same for images of one size [n, 3, height, width] on a card, which are RGB already."""
+def _scale_on_gpu(steps: Sequence[Callable[["Tensor"], "Tensor"]], images: "Tensor") -> "Tensor":
+    """Do the same for RGB images of one size [n, 3, height, width] on a GPU."""
     from torch.nn import Module
 
     for step in steps:
-        if isinstance(step, Module):  # others make a picture of Pillow RGB
+        if isinstance(step, Module):  # the other steps convert Pillow images to RGB
             images = step(images)
     return images.permute(0, 2, 3, 1)

@@ -1,4 +1,4 @@
-"""Where a model runs: device, precision and batch size, chosen by what the machine has."""
+"""The device that a model runs on, with its precision and batch size, chosen by the machine's hardware."""
 
 import os
 from dataclasses import dataclass
@@ -9,46 +9,47 @@ from embed.errors import BadInput
 
 @dataclass(frozen=True)
 class Device:
-    """`kind` is `cuda` or `cpu`; `threads` is how many CPU threads one model may use."""
+    """A device: `kind` is `cuda` or `cpu`; `threads` is the number of CPU threads that a model may use."""
 
     kind: str
     threads: int
 
     @property
     def half(self) -> bool:
-        """Whether PyTorch runs models in bf16: on GPU only, where it is both faster and accurate enough."""
+        """Whether PyTorch runs models in bf16: only on GPU, where it is faster and accurate enough."""
         return self.kind == "cuda"
 
     @property
     def streams(self) -> int:
-        """How many batches are encoded at once: on CPU one to a thread."""
+        """Number of batches that are encoded at once: on CPU one per thread."""
         return self.threads if self.kind == "cpu" else 1
 
     @property
     def together(self) -> int:
-        """How many batches an encoder is best given together: few of the streams then wait for the last one."""
+        """Number of batches to pass to an encoder at once, so that few streams wait for the last one."""
         return 4 * self.streams if self.streams > 1 else 1
 
     def batch(self, cpu: int, cuda: int) -> int:
+        """Return the batch size for this kind of device."""
         return cuda if self.kind == "cuda" else cpu
 
 
-def choose_device(wanted: str = "auto", threads: int = 0) -> Device:
-    """The device named by `wanted`: `auto` takes a CUDA card where there is one. `threads` 0 means all cores."""
+def choose_device(requested: str = "auto", threads: int = 0) -> Device:
+    """Choose a device: `auto` takes a CUDA GPU if there is one. `threads` 0 means all cores; raises BadInput."""
     threads = threads or len(os.sched_getaffinity(0))
-    if wanted not in {"auto", "cpu", "cuda"}:
-        raise BadInput(f"device {wanted!r} is not known: use auto, cpu or cuda", "device")
-    if wanted == "cpu" or (wanted == "auto" and not _has_nvidia_node()):
+    if requested not in {"auto", "cpu", "cuda"}:
+        raise BadInput(f"device {requested!r} is unknown: use auto, cpu or cuda", "device")
+    if requested == "cpu" or (requested == "auto" and not _has_nvidia_node()):
         return Device("cpu", threads)
     import torch
 
     if torch.cuda.is_available():
         return Device("cuda", threads)
-    if wanted == "cuda":
-        raise BadInput("device 'cuda' was asked for, but torch sees no CUDA card here: use auto or cpu", "device")
+    if requested == "cuda":
+        raise BadInput("device 'cuda' is not available: torch finds no CUDA GPU; use auto or cpu", "device")
     return Device("cpu", threads)
 
 
 def _has_nvidia_node() -> bool:
-    """Importing torch costs seconds, which a machine without any card need not spend to learn that it has none."""
+    """Return whether the machine has an NVIDIA GPU, without importing torch, which takes seconds."""
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()

@@ -1,4 +1,4 @@
-"""What an encoder is: the two protocols, the space they make, and the fingerprint that keeps spaces apart."""
+"""The encoder protocols, the fingerprints that tell spaces apart, and helpers that all encoders share."""
 
 import hashlib
 from collections import deque
@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 Vectors = NDArray[np.float32]  # [n, dim], unit rows
-Prepared = Any  # one image as the model takes it: an array [height, width, 3], or such a tensor on the card
+Prepared = Any  # one image as the model takes it: an array [height, width, 3], or such a tensor on the GPU
 
 Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """Vectors [n, dim] of n texts, and how many of the texts were longer than the model reads."""
+    """Vectors [n, dim] of n texts, and how many texts were longer than the model reads."""
 
     vectors: Vectors
     truncated: int
 
 
 class Encoder(Protocol):
-    """What image and text encoders share. `name` is the string that a setting names it by."""
+    """The common part of image and text encoders. `name` is its name in the settings."""
 
     name: str
     dim: int
@@ -36,35 +36,38 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class ImageEncoder(Encoder, Protocol):
-    """Images to unit vectors. `prepare` is cheap, thread-safe and picklable: it runs where images are decoded."""
+    """Encodes images as unit vectors. `prepare` is cheap, thread-safe and picklable: it runs in the readers."""
 
-    shrink_to: int  # the side in pixels beyond which a photo need not be decoded any larger
+    shrink_to: int  # pixels of a side, beyond which a larger decoded photo has no effect
     batch: int  # images that are encoded together
 
     @property
     def decode(self) -> Callable[[Sequence[bytes]], Sequence[Prepared | None]] | None:
-        """Plain JPEGs to prepared images where the model runs, None for one that is not decoded there; None on CPU."""
+        """Decoder of plain JPEGs on the model's device, which returns None for an image that it cannot decode.
+
+        None on CPU.
+        """
 
     def prepare(self, image: Image) -> Prepared:
-        """RGB image to the array the model takes."""
+        """Convert an RGB image to the array that the model takes."""
         ...
 
     def encode_images(self, prepared: Sequence[Prepared]) -> Vectors:
-        """n prepared images to [n, dim] unit rows, float32."""
+        """Encode n prepared images as unit rows [n, dim], float32."""
         ...
 
 
 @runtime_checkable
 class TextEncoder(Encoder, Protocol):
-    """Texts to unit vectors; what exceeds the model's length is cut and counted."""
+    """Encodes texts as unit vectors; texts beyond the model's length are cut and counted."""
 
     def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
-        """n texts to [n, dim] unit rows, float32."""
+        """Encode n texts as unit rows [n, dim], float32."""
         ...
 
 
 def make_fingerprint(**ingredients: str) -> str:
-    """Name of a space's maker: changes when model, weights or preprocessing do, and only then."""
+    """Return the fingerprint of a space. It changes when model, weights or preprocessing change, and only then."""
     digest = hashlib.blake2b(digest_size=8)
     for name in sorted(ingredients):
         digest.update(f"{name}={ingredients[name]}\n".encode())
@@ -72,7 +75,7 @@ def make_fingerprint(**ingredients: str) -> str:
 
 
 def weights_hash(tensors: Iterable[tuple[str, Any]]) -> str:
-    """Hash of a torch state dict's items: names, shapes and bytes, whatever file they came from."""
+    """Hash the items of a torch state dict: names, shapes and bytes, independent of their file."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
         array = tensor.detach().cpu().contiguous()
@@ -82,14 +85,14 @@ def weights_hash(tensors: Iterable[tuple[str, Any]]) -> str:
 
 
 def unit_rows(vectors: NDArray[Any]) -> Vectors:
-    """Rows scaled to length one, as float32; a zero row stays zero."""
+    """Scale rows to length one, as float32; a zero row stays zero."""
     rows = np.asarray(vectors, dtype=np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: Vectors = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
     return unit
 
 
-def in_batches(
+def encode_in_batches(
     parts: Sequence[Part],
     size: int,
     dim: int,
@@ -97,21 +100,29 @@ def in_batches(
     streams: int = 1,
     widths: Sequence[int] | None = None,
 ) -> Vectors:
-    """Vectors [n, dim] of n `parts`, run in batches of at most `size`, `streams` of them at once.
+    """Encode parts in batches. With one stream, the batch size is halved when the device's memory runs out.
 
-    With `widths` [n] a batch has parts of one width only, so that what surrounds a part changes not a bit of its
-    vector. With one stream the size is halved when the device's memory runs out.
+    Args:
+        parts: n texts or images, in the form that `run` takes.
+        size: Maximum size of a batch.
+        dim: Dimension of the vectors.
+        run: Encodes one batch.
+        streams: Batches that run at once.
+        widths: Width of each part [n]; a batch then has parts of one width only, so that the vector of a part does not
+            depend, even in its last bit, on the other parts of its batch.
+
+    Returns:
+        Vectors [n, dim].
     """
     vectors = np.empty((len(parts), dim), np.float32)
     order = range(len(parts)) if widths is None else sorted(range(len(parts)), key=widths.__getitem__)
-    alike = [list(order)] if widths is None else [list(rows) for _, rows in groupby(order, widths.__getitem__)]
-    batches = deque(rows[start : start + size] for rows in alike for start in range(0, len(rows), size))
+    groups = [list(order)] if widths is None else [list(rows) for _, rows in groupby(order, widths.__getitem__)]
+    batches = deque(rows[start : start + size] for rows in groups for start in range(0, len(rows), size))
     if streams > 1 and len(batches) > 1:
         with ThreadPoolExecutor(streams, thread_name_prefix="encoder") as pool:
-            for rows, found in zip(
-                batches, pool.map(lambda rows: run([parts[at] for at in rows]), batches), strict=True
-            ):
-                vectors[rows] = found
+            encoded = pool.map(lambda rows: run([parts[row] for row in rows]), batches)
+            for rows, batch_vectors in zip(batches, encoded, strict=True):
+                vectors[rows] = batch_vectors
         return vectors
     while batches:
         rows = batches.popleft()
@@ -119,8 +130,8 @@ def in_batches(
             batches.appendleft(rows[size:])
             rows = rows[:size]
         try:
-            vectors[rows] = run([parts[at] for at in rows])
-        except RuntimeError as error:  # torch.OutOfMemoryError is one; matched by name so that torch stays unimported
+            vectors[rows] = run([parts[row] for row in rows])
+        except RuntimeError as error:  # such as torch.OutOfMemoryError; matched by name to avoid importing torch
             if type(error).__name__ != "OutOfMemoryError" or len(rows) == 1:
                 raise
             size = len(rows) // 2
@@ -129,7 +140,7 @@ def in_batches(
 
 
 def padded_width(tokens: int, limit: int) -> int:
-    """How wide a text of so many tokens is made: up to a multiple of 16, as few widths are enough, or the limit."""
+    """Return the padded width of a text: the next multiple of 16, to have few widths, or the limit."""
     return min(-(-tokens // 16) * 16, limit)
 
 

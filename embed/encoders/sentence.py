@@ -1,6 +1,6 @@
-"""Sentence encoders through sentence-transformers, by name or from a local folder.
+"""Sentence encoders from sentence-transformers, by name or from a local folder.
 
-On CPU the model is exported once and run through OpenVINO, on a GPU through the library, in bf16.
+On CPU the model is exported once and runs in OpenVINO; on a GPU it runs in the library, in bf16.
 """
 
 import sys
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embed.encoders.cpu_model import CpuModel, log_slow
+from embed.encoders.cpu_model import CpuModel, warn_slow_model
 from embed.encoders.device import Device
 from embed.encoders.encoder import (
     EncodedTexts,
     Vectors,
-    in_batches,
+    encode_in_batches,
     make_fingerprint,
     padded_width,
     unit_rows,
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 
 class SentenceEncoder:
-    """Any sentence-transformers model; no code that comes with a model is run."""
+    """A sentence-transformers model. Code that comes with a model is never run."""
 
     def __init__(self, model: str, device: Device) -> None:
         import torch
         from sentence_transformers import SentenceTransformer
 
         if not model:
-            raise BadInput("st: names no model: write st:NAME or st:/path/to/folder", "encoder")
+            raise BadInput("encoder st: has no model name: write st:NAME or st:/path/to/folder", "encoder")
         if model.startswith((".", "/")) and not Path(model).is_dir():
-            raise Missing(f"there is no model folder {model!r}", "encoder")
+            raise Missing(f"model folder {model!r} does not exist", "encoder")
         try:
             self._model = SentenceTransformer(
                 model,
@@ -45,19 +45,19 @@ class SentenceEncoder:
                 trust_remote_code=False,
                 model_kwargs={"torch_dtype": torch.bfloat16} if device.half else {},
             )
-        except Exception as error:  # every part of a model has errors of its own
+        except Exception as error:  # every part of a model has its own errors
             if Path(model).is_dir():
-                raise Damaged(f"{model} is no whole sentence-transformers model ({error})", "encoder") from error
+                raise Damaged(f"{model} is not a complete sentence-transformers model ({error})", "encoder") from error
             raise Missing(
-                f"the model st:{model} is not on this machine and could not be fetched: copy its folder here and "
-                "write st:/path/to/folder",
+                f"model st:{model} is not on this machine and cannot be downloaded: copy its folder here and write "
+                "st:/path/to/folder",
                 "encoder",
             ) from error
         if device.kind == "cpu":
             torch.set_num_threads(device.threads)
         self.name = f"st:{model}"
         self._size, self._streams = device.batch(cpu=8, cuda=512), device.streams
-        self.dim = self._by_the_library([""]).shape[1]
+        self.dim = self._encode_in_library([""]).shape[1]
         self.fingerprint = make_fingerprint(
             model=type(self._model[0].auto_model).__name__,
             weights=weights_hash(self._model.state_dict().items()),
@@ -65,44 +65,47 @@ class SentenceEncoder:
         )
         self._limit = self._model.max_seq_length or sys.maxsize  # tokens it reads
         self._exported: CpuModel | None = None
-        if device.kind == "cpu" and not self._model.default_prompt_name:  # what a prompt does only the library knows
+        if device.kind == "cpu" and not self._model.default_prompt_name:  # only the library applies prompts
             try:
                 self._exported = CpuModel(f"sentence-{self.fingerprint}", self._streams, self._make)
-            except Exception as error:  # of some of the many models: then it is slower
-                log_slow(self.name, error)
+            except Exception as error:  # some models cannot be exported; they run more slowly
+                warn_slow_model(self.name, error)
 
     def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
-        """n texts to [n, dim] unit rows, by the library's own pooling."""
-        # One by one, as some tokenizers take no empty list.
+        """Encode n texts as unit rows [n, dim], with the library's pooling."""
+        # One by one, because some tokenizers do not accept an empty list.
         tokenized = [self._model.tokenizer(text, truncation=False, verbose=False)["input_ids"] for text in texts]
         truncated = sum(len(tokens) > self._limit for tokens in tokenized)
         if self._exported is None:
-            return EncodedTexts(in_batches(texts, 4096, self.dim, self._by_the_library), truncated)
-        # Texts of like length share a batch, so that little of it is padding.
+            return EncodedTexts(encode_in_batches(texts, 4096, self.dim, self._encode_in_library), truncated)
+        # Texts of similar length share a batch, which keeps padding low.
         widths = [padded_width(len(tokens), self._limit) for tokens in tokenized]
-        vectors = in_batches(texts, self._size, self.dim, self._by_openvino, self._streams, widths)
+        vectors = encode_in_batches(texts, self._size, self.dim, self._encode_in_openvino, self._streams, widths)
         return EncodedTexts(vectors, truncated)
 
-    def _by_the_library(self, texts: Sequence[str]) -> Vectors:
+    def _encode_in_library(self, texts: Sequence[str]) -> Vectors:
         return unit_rows(
             self._model.encode(list(texts), batch_size=self._size, convert_to_numpy=True, show_progress_bar=False)
         )
 
-    def _by_openvino(self, texts: Sequence[str]) -> Vectors:
+    def _encode_in_openvino(self, texts: Sequence[str]) -> Vectors:
         assert self._exported is not None  # noqa: S101
         tokens = {name: tensor.numpy() for name, tensor in self._tokens(texts).items()}
         length = tokens["input_ids"].shape[1]
-        more = padded_width(length, self._limit) - length
+        extra = padded_width(length, self._limit) - length
         padding = {"input_ids": self._model.tokenizer.pad_token_id or 0, "attention_mask": 0}
         return unit_rows(
             self._exported(
-                **{name: np.pad(of, ((0, 0), (0, more)), constant_values=padding[name]) for name, of in tokens.items()}
+                **{
+                    name: np.pad(values, ((0, 0), (0, extra)), constant_values=padding[name])
+                    for name, values in tokens.items()
+                }
             )
         )
 
     def _tokens(self, texts: Sequence[str]) -> dict[str, Any]:
-        found = self._model.tokenize(list(texts))
-        return {name: found[name] for name in ("input_ids", "attention_mask")}
+        tokens = self._model.tokenize(list(texts))
+        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
 
     def _make(self) -> "tuple[Module, dict[str, Any], dict[str, dict[int, Any]]]":
         import torch
@@ -113,8 +116,8 @@ class SentenceEncoder:
                 self.model = model
 
             def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-                found = self.model({"input_ids": input_ids, "attention_mask": attention_mask})
-                vectors: torch.Tensor = found["sentence_embedding"]
+                outputs = self.model({"input_ids": input_ids, "attention_mask": attention_mask})
+                vectors: torch.Tensor = outputs["sentence_embedding"]
                 return vectors
 
         example = self._tokens(["a red shoe for men, warm and light", "shoe"])

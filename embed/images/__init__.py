@@ -1,4 +1,4 @@
-"""Images from anywhere, made safe: `fetch` gets the bytes, `decode` turns them into upright sRGB pixels."""
+"""Safe image loading: `fetch` reads the bytes, `decode` turns them into upright sRGB pixels."""
 
 from embed.images.decode import DEFAULT_LIMITS, ImageLimits, ImageRefused, decode_image, is_plain_jpeg
 from embed.images.fetch import ImageSource

@@ -1,4 +1,4 @@
-"""Bytes of any picture a shop may send -> one upright RGB image in sRGB, or a refusal that says why."""
+"""Decodes the bytes of any image to one upright RGB image in sRGB, or refuses it with a reason."""
 
 import io
 from dataclasses import dataclass
@@ -11,29 +11,29 @@ from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 from embed.errors import BadInput
 
 RefusalCode = Literal[
-    "empty", "not_an_image", "unsupported_format", "truncated",  # what the bytes are
-    "too_many_bytes", "too_many_pixels", "too_many_scans", "too_small", "bad_ratio",  # what they would cost or give
-    "outside_root", "not_found", "unreadable",  # where a path leads
-    "fetch_forbidden", "fetch_failed",  # where a URL leads
+    "empty", "not_an_image", "unsupported_format", "truncated",  # content
+    "too_many_bytes", "too_many_pixels", "too_many_scans", "too_small", "bad_ratio",  # size
+    "outside_root", "not_found", "unreadable",  # paths
+    "fetch_forbidden", "fetch_failed",  # URLs
 ]  # fmt: skip
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")
 
 
 class ImageRefused(BadInput):
-    """An image that is not taken in; `code` is for machines, the message for people."""
+    """An image is refused; `code` is for programs, the message for people."""
 
     def __init__(self, code: RefusalCode, message: str, field: str = "image") -> None:
         super().__init__(message, field)
         self.code = code
 
     def __reduce__(self) -> tuple[type["ImageRefused"], tuple[RefusalCode, str, str]]:
-        return type(self), (self.code, self.message, self.field)  # so that it survives a process pool
+        return type(self), (self.code, self.message, self.field)  # supports pickling, for process pools
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What one image may cost. Sides are in pixels; tracking pixels and hairlines are below `min_side`."""
+    """Limits of one image. Sides are in pixels; `min_side` excludes tracking pixels and hairlines."""
 
     max_bytes: int = 20 * 2**20
     max_pixels: int = 50_000_000
@@ -48,15 +48,15 @@ DEFAULT_LIMITS = ImageLimits()
 def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, shrink_to: int | None = None) -> Image.Image:
     """Decode the first frame to an RGB image: upright, in sRGB, transparency on white.
 
-    `shrink_to` (pixels) is a hint for whoever scales down afterwards: a JPEG may then come out at 1/2, 1/4 or 1/8 of
-    its size, which is several times cheaper, with both sides still at least `2 * shrink_to`.
+    `shrink_to` (pixels) is a hint for callers that scale down afterwards: a JPEG may then be decoded at 1/2, 1/4 or 1/8
+    of its size, several times faster, with both sides still at least `2 * shrink_to`.
 
-    Raises ImageRefused. Nothing is decoded before the header's size is within `limits`.
+    Raises ImageRefused. Nothing is decoded before the size in the header is checked against `limits`.
     """
     if not data:
         raise ImageRefused("empty", "the image is empty (0 bytes): send the file's content")
     if len(data) > limits.max_bytes:
-        raise ImageRefused("too_many_bytes", f"the image has {len(data)} bytes; at most {limits.max_bytes} are read")
+        raise ImageRefused("too_many_bytes", f"the image has {len(data)} bytes; at most {limits.max_bytes} are allowed")
     # In a JPEG's coded data 0xff is always escaped, so this counts scans (and those of a preview or two).
     if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > limits.max_scans:
         raise ImageRefused("too_many_scans", f"the JPEG has over {limits.max_scans} scans: save it as a plain JPEG")
@@ -65,15 +65,15 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, shrink_to: i
     if shrink_to is not None:
         image.draft(None, (2 * shrink_to, 2 * shrink_to))  # does nothing for all but JPEG
     _load(image)
-    turn = _turn(image)
+    transpose = _upright_transpose(image)
     rgb = _to_rgb(image)
-    return rgb if turn is None else rgb.transpose(turn)
+    return rgb if transpose is None else rgb.transpose(transpose)
 
 
 def is_plain_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> bool:
-    """Whether any decoder makes the same of it: a whole JPEG, gray or YCbCr, upright, in sRGB, within `limits`.
+    """Return whether all decoders agree on an image: a complete JPEG, gray or YCbCr, upright, in sRGB, within `limits`.
 
-    A decoder on a card gives half a photo without a word, turns nothing and knows no colour profiles.
+    A GPU decoder returns half a photo without an error, does not rotate, and ignores colour profiles.
     """
     if not (data.startswith(b"\xff\xd8\xff") and data.endswith(b"\xff\xd9") and len(data) <= limits.max_bytes):
         return False
@@ -87,30 +87,35 @@ def is_plain_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> bool:
         image.mode in ("L", "RGB")
         and image.info.get("adobe_transform") != 0
         and data.count(b"\xff\xda") <= limits.max_scans
-        and _turn(image) is None
+        and _upright_transpose(image) is None
         and (not profile or (len(profile) <= _MAX_PROFILE and _to_srgb(profile, image.mode) is None))
     )
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
-    """Read the header. Pillow's parsers raise nearly any type on hostile bytes, hence the wide net around just them;
-    MemoryError goes through, as it says something about the machine."""
+    """Read the header.
+
+    Pillow's parsers raise nearly any exception on hostile bytes, so all are caught here. MemoryError is not, because it
+    concerns the machine.
+    """
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except MemoryError:
         raise
     except UnidentifiedImageError:
         raise _unidentified(data) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own, far higher limit
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own, much higher limit
         raise ImageRefused("too_many_pixels", f"the image is too large: {error}") from None
     except Exception as error:
-        raise ImageRefused("truncated", f"the image's header is cut short or damaged ({error})") from error
+        raise ImageRefused("truncated", f"the image's header is truncated or damaged ({error})") from error
 
 
 def _check_size(width: int, height: int, limits: ImageLimits) -> None:
     size = f"the image is {width}x{height} pixels"
     if width * height > limits.max_pixels:
-        raise ImageRefused("too_many_pixels", f"{size}; at most {limits.max_pixels} in all: send a smaller one")
+        raise ImageRefused(
+            "too_many_pixels", f"{size}; at most {limits.max_pixels} are allowed in total: send a smaller image"
+        )
     if max(width, height) > limits.max_ratio * min(width, height):
         raise ImageRefused("bad_ratio", f"{size}; one side may be at most {limits.max_ratio:g} times the other")
     if min(width, height) < limits.min_side:
@@ -118,18 +123,20 @@ def _check_size(width: int, height: int, limits: ImageLimits) -> None:
 
 
 def _load(image: ImageFile.ImageFile) -> None:
-    """Decode the pixels, whole or not at all."""
+    """Decode all pixels, or raise ImageRefused."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise RuntimeError("something set PIL.ImageFile.LOAD_TRUNCATED_IMAGES: half a photo would be read as a whole")
+        raise RuntimeError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set: half a photo would be read as a whole one; unset it"
+        )
     try:
         image.load()
     except MemoryError:
         raise
     except Exception as error:  # as in _open: codecs on hostile bytes
-        raise ImageRefused("truncated", f"the image is cut short or damaged ({error})") from error
+        raise ImageRefused("truncated", f"the image is truncated or damaged ({error})") from error
 
 
-_TURNS = {
+_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -140,10 +147,10 @@ _TURNS = {
 }
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What brings the image upright, by EXIF tag 0x112; damaged EXIF is no reason to refuse good pixels."""
+def _upright_transpose(image: Image.Image) -> Image.Transpose | None:
+    """Return the transpose that turns the image upright, by EXIF tag 0x112; damaged EXIF is ignored."""
     try:
-        return _TURNS.get(image.getexif().get(0x0112, 1))
+        return _TRANSPOSES.get(image.getexif().get(0x0112, 1))
     except MemoryError:
         raise
     except Exception:
@@ -152,24 +159,24 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
-    clear = image.has_transparency_data
-    if image.mode == "RGB" and not clear and not profile:
-        return image  # by far the most usual
+    transparent = image.has_transparency_data
+    if image.mode == "RGB" and not transparent and not profile:
+        return image  # by far the most common case
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image, clear = _to_8_bits(image), False
+        image, transparent = _to_8_bits(image), False
     alpha = None
-    if clear:
+    if transparent:
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
-    if image.mode not in ("RGB", "L", "CMYK"):  # these three an ICC profile may describe
+    if image.mode not in ("RGB", "L", "CMYK"):  # ICC profiles exist for these three
         try:
             image = image.convert("RGB")
         except ValueError:
-            raise ImageRefused("unsupported_format", f"pixels in {image.mode} are not read: save as RGB") from None
+            raise ImageRefused("unsupported_format", f"pixel mode {image.mode} is not supported: save as RGB") from None
     transform = _to_srgb(profile, image.mode) if isinstance(profile, bytes) and len(profile) <= _MAX_PROFILE else None
     rgb = image.convert("RGB") if transform is None else ImageCms.applyTransform(image, transform)
     if rgb is None or alpha is None:
-        return rgb or image  # applyTransform gives None only in place
+        return rgb or image  # applyTransform returns None only in place
     white = Image.new("RGB", rgb.size, "white")
     white.paste(rgb, mask=alpha)
     return white
@@ -178,9 +185,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 _MAX_PROFILE = 4 * 2**20  # bytes; the largest printer profiles have 2 to 3 MB
 
 
-@lru_cache(maxsize=8)  # a shop's photos share a handful of profiles, and building a transform costs milliseconds
+@lru_cache(maxsize=8)  # a shop's photos share a few profiles, and building a transform takes milliseconds
 def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """None: already sRGB by its own name, or no usable profile for this mode; the pixels then stay as they are."""
+    """Return the transform to sRGB; None, to leave the pixels, if the profile is sRGB by its name or unusable."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if "srgb" in ImageCms.getProfileDescription(source).lower():
@@ -191,10 +198,10 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Grays of 16 or 32 bits or floats -> 8 bits. Pillow's own conversion clips at 255 and leaves a white sheet.
+    """Convert grays of 16 or 32 bits or floats to 8 bits. Pillow's own conversion clips at 255, which gives white.
 
-    16 bits are divided by 256. The others have no agreed white: it is the first of 1, 255, 65535 that nothing exceeds,
-    and where that fails (negative or larger values) their own range is stretched.
+    16-bit values are divided by 256. The others have no agreed white: the first of 1, 255, 65535 that no value exceeds
+    is taken; with negative or larger values, the range of the values is stretched.
     """
     values = np.asarray(image)  # [height, width]
     if image.mode.startswith("I;16"):
@@ -207,9 +214,9 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values - low) * (255 / (high - low or 1.0))).astype(np.uint8))
 
 
-_OUR_FORMATS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")  # and by the bytes from the ninth on:
-_OUR_CONTAINERS = (b"WEBP", b"avif", b"avis")
-_OTHER_FORMATS = {
+_SUPPORTED_FORMATS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")  # at the start; from byte 8 on:
+_SUPPORTED_CONTAINERS = (b"WEBP", b"avif", b"avis")
+_UNSUPPORTED_FORMATS = {
     b"8BPS": "PSD",
     b"%PDF": "PDF",
     b"%!PS": "PostScript",
@@ -221,17 +228,17 @@ _OTHER_FORMATS = {
 
 
 def _unidentified(data: bytes) -> ImageRefused:
-    """Say what the bytes are instead, as a feed's author cannot see it from a file called .jpg."""
-    if data.startswith(_OUR_FORMATS) or data[8:12] in _OUR_CONTAINERS:
-        return ImageRefused("truncated", "the image's header is cut short or damaged")
+    """Make a refusal that names the actual format, which a feed's author cannot tell from a file named .jpg."""
+    if data.startswith(_SUPPORTED_FORMATS) or data[8:12] in _SUPPORTED_CONTAINERS:
+        return ImageRefused("truncated", "the image's header is truncated or damaged")
     head = data[:4096].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith((b"<!doctype html", b"<html")):
-        return ImageRefused("not_an_image", "not an image: an HTML page, such as a server's error page saved as one")
+        return ImageRefused("not_an_image", "not an image but an HTML page, such as a saved error page")
     if b"<svg" in head:
-        return ImageRefused("unsupported_format", "SVG drawings are never rendered: export it as PNG or JPEG")
-    other = next((name for magic, name in _OTHER_FORMATS.items() if data.startswith(magic)), None)
+        return ImageRefused("unsupported_format", "SVG is not supported: export as PNG or JPEG")
+    other = next((name for magic, name in _UNSUPPORTED_FORMATS.items() if data.startswith(magic)), None)
     if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
         other = "HEIC"
     if other is not None:
-        return ImageRefused("unsupported_format", f"{other} is not read: use one of {', '.join(FORMATS)}")
-    return ImageRefused("not_an_image", f"not an image, or damaged beyond knowing: use one of {', '.join(FORMATS)}")
+        return ImageRefused("unsupported_format", f"{other} is not supported: use one of {', '.join(FORMATS)}")
+    return ImageRefused("not_an_image", f"not an image, or unrecognizable: use one of {', '.join(FORMATS)}")

@@ -1,20 +1,20 @@
-"""Files of records, whatever is recorded in them: CSV, JSONL or Parquet, plain or gzipped, read as a stream."""
+"""Streaming readers of record files: CSV, JSONL or Parquet, plain or gzipped."""
 
 from embed.records.delimited import DelimitedReader
-from embed.records.mapping_file import known_names, plain_name, read_toml
-from embed.records.reader import Parquet, RecordFile, open_source, read_jsonl, read_parquet, read_table
+from embed.records.mapping_file import check_names, normalize_name, read_toml
 from embed.records.record import MAX_RECORD, Record, Reject
+from embed.records.record_reader import ParquetRows, RecordFile, open_record_file, read_jsonl, read_parquet, read_table
 
 __all__ = [
     "MAX_RECORD",
     "DelimitedReader",
-    "Parquet",
+    "ParquetRows",
     "Record",
     "RecordFile",
     "Reject",
-    "known_names",
-    "open_source",
-    "plain_name",
+    "check_names",
+    "normalize_name",
+    "open_record_file",
     "read_jsonl",
     "read_parquet",
     "read_table",

@@ -1,4 +1,4 @@
-"""Mapping files: TOML that says which name means what; a name unknown is refused with the one likely meant."""
+"""Reads mapping files (TOML) and checks their names; an unknown name is refused with a suggestion."""
 
 import difflib
 import tomllib
@@ -10,24 +10,25 @@ from embed.errors import BadInput, Missing
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """What a mapping file says; raises Missing, or BadInput where it is not TOML."""
+    """Read a mapping file; raises Missing, or BadInput if it is not valid TOML."""
     if not path.is_file():
-        raise Missing(f"there is no mapping {path}", "mapping")
+        raise Missing(f"mapping file {path} does not exist", "mapping")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path.name} is not TOML: {error}", "mapping") from error
+        raise BadInput(f"{path.name} is not valid TOML: {error}", "mapping") from error
 
 
-def plain_name(column: str) -> str:
-    """A column's name as names are compared."""
+def normalize_name(column: str) -> str:
+    """Return a column's name in the form in which names are compared."""
     return column.strip().lower().replace(" ", "_").removeprefix("g:")
 
 
-def known_names(given: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Raise BadInput, saying `where`, for a name that is not among the known ones."""
-    for key in given:
-        if key not in (known := list(known)):
-            close = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-            raise BadInput(f"{where} does not know {key!r}; {hint}", key)
+def check_names(names: Iterable[str], valid: Iterable[str], where: str) -> None:
+    """Raise BadInput, naming the place `where`, for a name that is not valid."""
+    valid = list(valid)
+    for name in names:
+        if name not in valid:
+            close = difflib.get_close_matches(name, valid, 1)
+            hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(valid)}"
+            raise BadInput(f"{where}: unknown name {name!r}; {hint}", name)

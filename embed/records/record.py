@@ -1,15 +1,15 @@
-"""What a file of records gives: a record as read, or a reject."""
+"""Records of a file, and rejects."""
 
 from dataclasses import dataclass
 from typing import Any
 
-# A CSV record or a JSON line beyond this many characters is rejected: memory stays bounded whatever the feed holds.
+# Characters of a CSV record or JSON line; longer ones are rejected, so that memory stays bounded.
 MAX_RECORD = 1 << 20
 
 
 @dataclass(slots=True)
 class Record:
-    """One record under the feed's own column names. `line` is the line, row or element it starts on, from 1."""
+    """A record under the file's own column names. `line` is the line, row or element where it starts, from 1."""
 
     line: int
     values: dict[str, Any]
@@ -17,7 +17,7 @@ class Record:
 
 @dataclass(slots=True)
 class Reject:
-    """A record that was not taken, and why; `code` is for counting, `reason` is for people."""
+    """A rejected record; `code` is for programs, `reason` for people."""
 
     line: int
     code: str

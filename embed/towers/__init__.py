@@ -1,1 +1,1 @@
-"""The two towers: items and shoppers in one space; their model, their training, and what is trained."""
+"""The two-tower model: items and users in one space. Its network, its training and the trained model."""

@@ -1,9 +1,8 @@
-"""The audience of an item or a creative: who most likely wants it, whom it must not reach, and what to expect.
+"""The audience of an item or a creative: which users will most probably interact, and which must not be contacted.
 
-Shoppers are found by their taste in the towers' space (serve.campaigns.user_vectors): an item is where the towers
-place it,
-also one that nobody had; a creative of words and a photo is where the items are that it resembles most. Those come
-first who are most likely to act (serve.campaigns.conversion_model).
+Users are compared by their vectors in the tower space (serve.campaigns.user_vectors). An item is where the towers place
+it, even a new one; a creative of text and a photo is where the most similar items are. Users come in the order of their
+predicted probability of an interaction (serve.campaigns.conversion_model).
 """
 
 import hashlib
@@ -15,23 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.campaigns.user_table import UserTableCache
-from serve.campaigns.user_vectors import unit
+from serve.campaigns.user_vectors import unit_rows
 from serve.core.errors import BadRequest
+from serve.core.units import DAY
 from serve.engine.engine import Engine
-from serve.engine.query import Query, direction_of
-from serve.recommend.retrieval.retrievers import TOWER
+from serve.engine.query import Query, weighted_direction
+from serve.recommend.retrieval.retriever import TOWER
 from serve.storage.campaign_contacts import CampaignContacts
 from serve.storage.erasure import UserPrivacy
 from serve.storage.event_log import EventLog
+from serve.storage.event_statistics import EventStatistics
 
-RESEMBLED = 20  # items that say where a creative is
-STEPS = 20  # of the curve
-DAY = 86_400.0
+SIMILAR_ITEMS = 20  # that place a creative
+CURVE_POINTS = 20
 
 
 @dataclass(frozen=True)
-class Cap:
-    """Nobody is reached more than `times` in `days`, by whichever campaign."""
+class FrequencyCap:
+    """A limit over all campaigns: at most `times` contacts per user within `days`."""
 
     times: int
     days: float
@@ -39,10 +39,10 @@ class Cap:
 
 @dataclass(frozen=True)
 class AudienceQuery:
-    """An item's id, or a creative of words and a photo; how many shoppers, and for which campaign.
+    """A query for an audience of `size` users, for an item id, or for a creative of text and a photo.
 
-    The share `holdout` of them is told apart, not to be reached, so that what a campaign brings can be measured. Who
-    had the item is left out unless `again`.
+    The share `holdout` of the members is held out: not to be contacted, to measure the effect of a campaign. Users who
+    already interacted with the item are excluded unless `again`.
     """
 
     size: int
@@ -50,14 +50,14 @@ class AudienceQuery:
     text: str | None = None
     image: bytes | None = None
     campaign: str = ""
-    cap: Cap | None = None
+    cap: FrequencyCap | None = None
     holdout: float = 0.0
     again: bool = False
 
 
 @dataclass(frozen=True)
-class Member:
-    """A shopper of an audience: how near to what is offered, and the probability of acting on it."""
+class AudienceMember:
+    """A user of an audience: the cosine to the item or creative, and the predicted probability of an interaction."""
 
     user_id: str
     score: float
@@ -67,79 +67,90 @@ class Member:
 
 @dataclass(frozen=True)
 class Audience:
-    """The members, the likeliest first, what was left out and why, and how many acts to expect of the first so many."""
+    """The members, most probable first, how many of all users were excluded and why, and expected interactions.
 
-    members: Sequence[Member]
+    `curve` has points of audience size and expected interactions.
+    """
+
+    members: Sequence[AudienceMember]
     users: int
     opted_out: int
     capped: int
-    had: int
+    already_interacted: int
     curve: Sequence[tuple[int, float]]
 
 
-class Audiences:
-    """Finds audiences in a log of events; safe in several threads."""
+class AudienceFinder:
+    """Finds audiences among the users of an event log; safe in several threads."""
 
-    def __init__(self, events: EventLog, rights: UserPrivacy, table: UserTableCache) -> None:
-        self._events, self._rights, self._table = events, rights, table
+    def __init__(self, events: EventLog, privacy: UserPrivacy, table: UserTableCache) -> None:
+        self._statistics, self._privacy, self._table = EventStatistics(events.database), privacy, table
         self._contacts = CampaignContacts(events.database)
 
-    def find(self, engine: Engine, wanted: AudienceQuery, now: float | None = None) -> Audience:
-        """Who most likely wants it; raises BadRequest where nothing is offered or there is no user model."""
-        if (wanted.item_id is None) == (wanted.text is None and wanted.image is None):
-            raise BadRequest("an audience is of one item, or of a creative: give item_id, or text and image", "item_id")
+    def find(self, engine: Engine, query: AudienceQuery, now: float | None = None) -> Audience:
+        """Find the audience of an item or a creative.
+
+        Raises BadRequest where the query has neither or both, or where the release has no user model.
+        """
+        if (query.item_id is None) == (query.text is None and query.image is None):
+            raise BadRequest("send either item_id, or text and image of a creative", "item_id")
         users = self._table.current(engine)
-        cosines = users.vectors @ unit((self._place(engine, wanted) - users.center)[None])[0]
-        probabilities = users.response.probabilities(cosines, users.counts, users.likes)
-        out = {name: users.among(who) for name, who in self._left_out(wanted, now).items()}
-        allowed = np.flatnonzero(~np.any(list(out.values()), axis=0))
-        order = allowed[np.argsort(-probabilities[allowed], kind="stable")][: wanted.size]
-        held = [self._is_held_out(wanted, users.ids[place]) for place in order]
+        direction = unit_rows((self._position(engine, query) - users.center)[None])[0]
+        cosines = users.vectors @ direction
+        probabilities = users.conversion_model.probabilities(cosines, users.counts, users.likes)
+        excluded = {reason: users.mask(user_ids) for reason, user_ids in self._excluded(query, now).items()}
+        allowed = np.flatnonzero(~np.any(list(excluded.values()), axis=0))
+        rows = allowed[np.argsort(-probabilities[allowed], kind="stable")][: query.size]
         members = [
-            Member(users.ids[place], round(float(cosines[place]), 4), round(float(probabilities[place]), 6), held_out)
-            for place, held_out in zip(order.tolist(), held, strict=True)
+            AudienceMember(
+                users.ids[row],
+                round(float(cosines[row]), 4),
+                round(float(probabilities[row]), 6),
+                self._is_held_out(query, users.ids[row]),
+            )
+            for row in rows.tolist()
         ]
-        left = {name: int(mask.sum()) for name, mask in out.items()}
-        return Audience(
-            members, len(users), left["opted_out"], left["capped"], left["had"], _curve(probabilities[order])
-        )
+        counts = {reason: int(mask.sum()) for reason, mask in excluded.items()}
+        return Audience(members, len(users), **counts, curve=_curve(probabilities[rows]))
 
     def record(self, campaign: str, audience: Audience) -> None:
-        """Put down that a campaign reaches the members who are not held out."""
+        """Record that a campaign contacts the members who are not held out."""
         self._contacts.add(campaign, [member.user_id for member in audience.members if not member.held_out])
 
-    def _place(self, engine: Engine, wanted: AudienceQuery) -> NDArray[np.float32]:
-        """Where what is offered is in the tower space, [width]."""
-        tower = engine.view.tower
-        assert tower is not None  # noqa: S101  whoever has towers has their space
-        if wanted.item_id is not None:
-            vector: NDArray[np.float32] = tower.vectors_of(np.array([engine.item_index(wanted.item_id)]))[0]
+    def _position(self, engine: Engine, query: AudienceQuery) -> NDArray[np.float32]:
+        """Return the vector of an item or creative in the tower space, [width]."""
+        tower = engine.snapshot.tower
+        assert tower is not None  # noqa: S101  a release with a user model has a tower space
+        if query.item_id is not None:
+            vector: NDArray[np.float32] = tower.first_vectors(np.array([engine.item_index(query.item_id)]))[0]
             return vector
-        alike = engine.search(Query(k=RESEMBLED, text=wanted.text, image=wanted.image))
-        vectors = tower.vectors_of(np.sort(np.array([one.item_index for one in alike], np.int64)))
-        direction = direction_of([vector for vector in vectors if vector.any()], [1.0] * len(vectors))
+        similar = engine.search(Query(k=SIMILAR_ITEMS, text=query.text, image=query.image))
+        vectors = tower.first_vectors(np.sort(np.array([hit.item_index for hit in similar], np.int64)))
+        known = [vector for vector in vectors if vector.any()]  # an item without a vector has zeros
+        direction = weighted_direction(known, [1.0] * len(known)) if known else None
         if direction is None:
-            raise BadRequest(f"nothing here resembles it in the space {TOWER}: give other words", "text")
+            raise BadRequest(f"no item similar to the creative has a vector in space {TOWER}: change the text", "text")
         return direction
 
-    def _left_out(self, wanted: AudienceQuery, now: float | None) -> dict[str, set[str]]:
-        """Who must not be reached, by why; who opted out is asked for at every call."""
+    def _excluded(self, query: AudienceQuery, now: float | None) -> dict[str, set[str]]:
+        """Return the users who must not be contacted, by reason; opt-outs are read at each call."""
         at = time.time() if now is None else now
-        capped = set() if wanted.cap is None else self._contacts.reached(wanted.cap.times, at - wanted.cap.days * DAY)
-        had = set() if wanted.item_id is None or wanted.again else self._events.users_of(wanted.item_id)
-        return {"opted_out": self._rights.opted_out(), "capped": capped, "had": had}
+        capped = set() if query.cap is None else self._contacts.reached(query.cap.times, at - query.cap.days * DAY)
+        skips_interacted = query.item_id is not None and not query.again
+        interacted = self._statistics.item_users(query.item_id or "") if skips_interacted else set()
+        return {"opted_out": self._privacy.opted_out_users(), "capped": capped, "already_interacted": interacted}
 
     @staticmethod
-    def _is_held_out(wanted: AudienceQuery, user_id: str) -> bool:
-        """Always the same for a user and a campaign."""
-        digest = hashlib.blake2b(f"{wanted.campaign}\0{user_id}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") < wanted.holdout * 2**64
+    def _is_held_out(query: AudienceQuery, user_id: str) -> bool:
+        """Return whether a user is held out: always the same for a user and a campaign."""
+        digest = hashlib.blake2b(f"{query.campaign}\0{user_id}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") < query.holdout * 2**64
 
 
 def _curve(probabilities: NDArray[np.float64]) -> list[tuple[int, float]]:
-    """How many acts can be expected of the first so many members."""
+    """Return audience sizes with the expected interactions of the first so many members."""
     if not len(probabilities):
         return []
-    sizes = np.unique(np.linspace(1, len(probabilities), STEPS).round().astype(int))
+    sizes = np.unique(np.linspace(1, len(probabilities), CURVE_POINTS).round().astype(int))
     expected = np.cumsum(probabilities)
     return [(int(size), round(float(expected[size - 1]), 4)) for size in sizes]

@@ -1,10 +1,11 @@
-"""Audiences as Parquet, for whatever sends the messages."""
+"""Writes audiences as Parquet files, for the systems that send the messages."""
 
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embed.durable import atomic_path
 from serve.campaigns.audience import Audience
 
 SCHEMA = pa.schema(
@@ -20,18 +21,20 @@ SCHEMA = pa.schema(
 
 
 def write_audience(file: Path, audience: Audience, campaign: str) -> None:
-    """Write the members, the likeliest first; whole or not at all."""
+    """Write the members, most probable first, as a whole file or none.
+
+    The column `place` is the rank from 1, `chance` the predicted probability of an interaction.
+    """
     rows = [
         {
             "user_id": member.user_id,
-            "place": place,
+            "place": rank,
             "score": member.score,
             "chance": member.probability,
             "held_out": member.held_out,
             "campaign": campaign,
         }
-        for place, member in enumerate(audience.members, 1)
+        for rank, member in enumerate(audience.members, 1)
     ]
-    fresh = file.with_name(f".{file.name}.tmp")
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), fresh)
-    fresh.replace(file)
+    with atomic_path(file) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary)

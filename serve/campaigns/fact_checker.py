@@ -1,9 +1,9 @@
-"""The checker: what a text states that an item's catalogue entry does not support.
+"""The fact checker: finds statements of a text that an item's catalogue entry does not support.
 
-Whoever wrote it, a text may name numbers, colours, materials, brands and claims only if the item's own entry has them:
-in its title, description, attributes, category, brand or price. Words of colour, material and claim are listed here in
-five languages; each list counts as one meaning, so that `schwarz` is supported by `black`. Links, markup and what reads
-like an instruction are never supported.
+A text from any generator may name numbers, colours, materials, brands and claims only if the item's own entry has them:
+in its title, description, attributes, category, brand or price. The words for colours, materials and claims are listed
+here in five languages. Words of one group have the same meaning, so `schwarz` is supported by `black`. Links, markup
+and instructions are never supported.
 """
 
 import html
@@ -15,7 +15,7 @@ from functools import cached_property
 from embed.catalogue import Item
 from serve.search.analyzer import fold
 
-MOST = 400  # characters
+MAX_LENGTH = 400  # characters
 
 _COLORS = """
 black schwarz noir negro nero|white weiss blanc blanco bianco|red rot rouge rojo rosso|blue blau bleu azul blu
@@ -69,12 +69,12 @@ _NAMES = re.compile(r"\b[^\W\d_][\w&'’.-]*")
 
 
 def _folded(text: str) -> str:
-    """Lower case without accents, but umlauts as two letters: `für` is no fur."""
+    """Return lower case without accents, but umlauts as two letters, so that `für` does not match `fur`."""
     return fold(text.casefold().translate(_UMLAUTS))
 
 
 def _meanings(text: str) -> dict[str, str]:
-    """Each word with the first of its meaning, folded."""
+    """Return each word with the first word of its group, folded."""
     groups = [group.split() for line in text.strip().splitlines() for group in line.split("|")]
     return {_folded(word): _folded(group[0]) for group in groups for word in group}
 
@@ -83,71 +83,79 @@ COLORS, MATERIALS, CLAIMS = _meanings(_COLORS), _meanings(_MATERIALS), _meanings
 
 
 @dataclass(frozen=True)
-class Unsupported:
-    """What a text states without support: its kind, and the words."""
+class UnsupportedStatement:
+    """A statement of a text that the item does not support: its kind, and its words."""
 
     kind: str
     words: str
 
 
 class FactChecker:
-    """Checks texts of items of a shop, whose `brands` are known."""
+    """Checks texts for the items of a shop; `brands` are all of its brands."""
 
     def __init__(self, brands: Collection[str] = ()) -> None:
         self._brands = {_plain(brand): brand for brand in brands if _plain(brand)}
 
-    def check(self, text: str, item: Item, also: str = "", language: str = "en") -> list[Unsupported]:
-        """What `text` states that neither the item's entry nor `also`, the caller's own words, support.
+    def check(self, text: str, item: Item, also: str = "", language: str = "en") -> list[UnsupportedStatement]:
+        """Return the unsupported statements of a text.
 
-        Names that no list knows are told by their capital, but not in German, where every noun has one.
+        Unlisted names are recognized by their capital letter, except in German, where every noun has one.
+
+        Args:
+            text: the text to check.
+            item: the item; its catalogue entry supports statements.
+            also: the caller's own words, which support statements too.
+            language: the language of the text.
         """
-        known, text = _Known(item, also), _unmarked(text)
-        found = []
-        if not text.strip() or len(text) > MOST or not text.replace("\n", " ").isprintable():
-            found.append(Unsupported("form", f"{len(text)} characters: a short plain text is wanted"))
-        if said := _INSTRUCTIONS.search(text):
-            found.append(Unsupported("instruction", said[0]))
-        found += [Unsupported("number", number) for number in _NUMBER.findall(text) if not known.has_number(number)]
+        entry, text = _CatalogueEntry(item, also), _plain_text(text)
+        statements = []
+        if not text.strip() or len(text) > MAX_LENGTH or not text.replace("\n", " ").isprintable():
+            statements.append(UnsupportedStatement("form", f"{len(text)} characters: must be a short plain text"))
+        if match := _INSTRUCTIONS.search(text):
+            statements.append(UnsupportedStatement("instruction", match[0]))
+        statements += [
+            UnsupportedStatement("number", number) for number in _NUMBER.findall(text) if not entry.has_number(number)
+        ]
         words = _words(text)
         for kind, meanings in (("colour", COLORS), ("material", MATERIALS), ("claim", CLAIMS)):
             for word in words:
                 meaning = _meaning(word, meanings)
-                if meaning is not None and meaning not in known.meanings(kind, meanings) and word not in known.words:
-                    found.append(Unsupported(kind, word))
+                if meaning is not None and meaning not in entry.meanings(kind, meanings) and word not in entry.words:
+                    statements.append(UnsupportedStatement(kind, word))
         plain = _plain(text)
-        found += [
-            Unsupported("claim", phrase)
+        statements += [
+            UnsupportedStatement("claim", phrase)
             for phrase in _CLAIM_PHRASES
-            if f" {phrase} " in f" {plain} " and phrase not in known.plain
+            if f" {phrase} " in f" {plain} " and phrase not in entry.plain
         ]
-        found += [
-            Unsupported("brand", brand)
+        statements += [
+            UnsupportedStatement("brand", brand)
             for name, brand in self._brands.items()
-            if f" {name} " in f" {plain} " and f" {name} " not in f" {known.plain} "
+            if f" {name} " in f" {plain} " and f" {name} " not in f" {entry.plain} "
         ]
-        found += [
-            Unsupported("material", said)
-            for said in _MADE_OF.findall(text)
-            if not any(word in known.words for word in _words(said) if len(word) > 2)
+        statements += [
+            UnsupportedStatement("material", material)
+            for material in _MADE_OF.findall(text)
+            if not any(word in entry.words for word in _words(material) if len(word) > 2)
         ]
         if language != "de":
-            found += [Unsupported("name", name) for name in _strange_names(text, known)]
-        return list(dict.fromkeys(found))
+            statements += [UnsupportedStatement("name", name) for name in _unknown_names(text, entry)]
+        return list(dict.fromkeys(statements))
 
 
-class _Known:
-    """What an item's entry says."""
+class _CatalogueEntry:
+    """The text, words and numbers of an item's catalogue entry."""
 
     def __init__(self, item: Item, also: str) -> None:
         values = [value for each in item.attributes.values() for value in each]
         own = [item.title, item.description, item.category, item.brand, item.item_id, item.currency]
-        self.text = " ".join(_unmarked(part) for part in [*own, *item.attributes, *values, also] if part)
+        self.text = " ".join(_plain_text(part) for part in [*own, *item.attributes, *values, also] if part)
         self.plain = _plain(self.text)
         self.words = frozenset(_words(self.text))
         self._numbers = {_value(number) for number in _NUMBER.findall(self.text)} - {None}
         if item.price is not None:
             self._numbers.add(round(item.price, 2))
-        self._said: dict[str, frozenset[str]] = {}
+        self._meanings: dict[str, frozenset[str]] = {}
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -157,32 +165,32 @@ class _Known:
         return _value(number) in self._numbers
 
     def meanings(self, kind: str, meanings: dict[str, str]) -> frozenset[str]:
-        """The colours, materials or claims that are said."""
-        if kind not in self._said:
-            self._said[kind] = frozenset(found for word in self.words if (found := _meaning(word, meanings)))
-        return self._said[kind]
+        """Return the colours, materials or claims of the entry."""
+        if kind not in self._meanings:
+            self._meanings[kind] = frozenset(found for word in self.words if (found := _meaning(word, meanings)))
+        return self._meanings[kind]
 
 
-def _unmarked(text: str) -> str:
-    """Text as it reads: without entities, and without the signs of trademarks."""
+def _plain_text(text: str) -> str:
+    """Return text without HTML entities and trademark signs."""
     return re.sub("[™®©℠]", "", html.unescape(text))
 
 
-def _strange_names(text: str, known: _Known) -> list[str]:
-    """Capitalised words within a sentence that the entry does not have: brands and names that no list knows."""
-    found = []
+def _unknown_names(text: str, entry: _CatalogueEntry) -> list[str]:
+    """Return capitalised words within sentences that the entry does not have: unlisted brands and names."""
+    names = []
     for sentence in re.split(r"(?<=[.!?:])\s+|\n", text):
-        for place, said in enumerate(_NAMES.findall(sentence)):
-            word = said.rstrip(".-")
+        for position, match in enumerate(_NAMES.findall(sentence)):
+            word = match.rstrip(".-")
             plain = _plain(word)
-            capital = word[:1].isupper() and (place > 0 or word.isupper()) and len(word) > 2
-            if capital and plain and not all(part in known.names for part in plain.split()):
-                found.append(word)
-    return found
+            capital = word[:1].isupper() and (position > 0 or word.isupper()) and len(word) > 2
+            if capital and plain and not all(part in entry.names for part in plain.split()):
+                names.append(word)
+    return names
 
 
 def _meaning(word: str, meanings: dict[str, str]) -> str | None:
-    """The meaning of a word, also with a common ending."""
+    """Return the meaning of a word, also with a common ending."""
     for ending in ("", "s", "es", "e", "en", "er", "em", "n", "a", "o", "os", "as", "ne", "y", "ish"):
         if word.endswith(ending) and (found := meanings.get(word.removesuffix(ending) if ending else word)):
             return found
@@ -195,12 +203,12 @@ def _words(text: str) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """A text's words, folded, with one blank between them."""
+    """Return a text's words, folded, with one space between them."""
     return " ".join(re.findall(r"\w+", fold(text)))
 
 
 def _value(number: str) -> float | None:
-    """A number however it is punctuated: 1,299.00 and 1.299,00 are one."""
+    """Return the value of a number in any punctuation: 1,299.00 and 1.299,00 are equal."""
     text = number
     if "," in text and "." in text:
         decimal = max(text.rfind(","), text.rfind("."))

@@ -1,6 +1,6 @@
-"""The grammar: titles, reasons and advertisements put together from an item's entry, in five languages.
+"""Templates: titles, reasons and advertisements from an item's catalogue entry, in five languages.
 
-It states nothing but what the entry has: the title, the colour, the material, what kind of thing it is, the price.
+They state only what the entry has: title, colour, material, category and price.
 """
 
 import html
@@ -18,12 +18,12 @@ MAX_TITLE = 160
 
 
 class Phrases(NamedTuple):
-    """How a language says what an entry has."""
+    """The phrases of a language."""
 
     color: str
-    training_data: str
+    material: str
     segment: str
-    kind: str
+    category: str
 
 
 _PHRASES: Mapping[str, Phrases] = {
@@ -35,8 +35,15 @@ _PHRASES: Mapping[str, Phrases] = {
 }
 
 
-def compose(item: Item, style: str, language: str, segment: str = "") -> str:
-    """A text of a style for an item, in a language; a `segment` of shoppers is spoken to in reasons and ads."""
+def fill_template(item: Item, style: str, language: str, segment: str = "") -> str:
+    """Return a text for an item.
+
+    Args:
+        item: the item.
+        style: the kind of text: title, reason or ad.
+        language: the language of the text.
+        segment: the user segment that reasons and advertisements address, if any.
+    """
     phrases = _PHRASES[language]
     title = _clean(item.title or item.category or item.item_id)[:MAX_TITLE].strip()
     if item.brand and _clean(item.brand).casefold() not in title.casefold():
@@ -48,28 +55,28 @@ def compose(item: Item, style: str, language: str, segment: str = "") -> str:
     if style == "title":
         return colored
     price = "" if item.price is None else _money(item, language)
-    kind = _clean((item.category or "").rpartition("/")[2])
+    category = _clean((item.category or "").rpartition("/")[2])
     parts = [f"{colored}."]
-    if kind and kind.casefold() not in title.casefold():
-        parts.append(phrases.kind.format(kind))
+    if category and category.casefold() not in title.casefold():
+        parts.append(phrases.category.format(category))
     if style == "ad" and (materials := _values(item, _MATERIALS)[:MAX_MATERIALS]):
-        parts.append(phrases.training_data.format(", ".join(materials)))
+        parts.append(phrases.material.format(", ".join(materials)))
     if price:
         parts.append(f"{price}.")
-    told = " ".join(parts)
-    return phrases.segment.format(segment) + told if segment else told
+    text = " ".join(parts)
+    return phrases.segment.format(segment) + text if segment else text
 
 
 def _values(item: Item, names: tuple[str, ...]) -> list[str]:
-    """An item's values of an attribute by any of its names, each once."""
-    found = [
+    """Return an item's values of an attribute under any of its names, each once."""
+    cleaned = [
         _clean(value)
         for name, values in item.attributes.items()
         if name.casefold() in names
         for value in values
         if value
     ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(cleaned))
 
 
 def _first(item: Item, names: tuple[str, ...]) -> str:

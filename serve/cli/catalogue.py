@@ -1,12 +1,13 @@
-"""From a feed to a release, and what releases there are."""
+"""Commands that make and manage releases: build, ingest, encode, align, duplicates, publish, releases, rollback."""
 
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Group
 
-from serve.cli.render import results as show
+from serve.cli.render import catalogue as render
 from serve.cli.terminal import (
     FeedFile,
     Force,
@@ -18,7 +19,7 @@ from serve.cli.terminal import (
     app,
     bars,
     index_app,
-    out,
+    print_next,
     print_result,
 )
 from serve.core.errors import BadRequest
@@ -26,14 +27,43 @@ from serve.core.settings import load_settings
 
 
 class Engine(StrEnum):
-    """What an encode job runs on."""
+    """Where an encode job runs."""
 
     LOCAL = "local"
     RAY = "ray"
 
 
-@app.command("ingest")
-def ingest_command(
+@app.command()
+def build(
+    feed: Annotated[
+        Path | None,
+        typer.Argument(exists=True, dir_okay=False, help="Feed of items.", show_default="the catalogue in the store"),
+    ] = None,
+    store: Store = None,
+    mapping: MappingFile = None,
+    format_: Format = None,
+    images: Images = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Build and publish a release.
+
+    Ingests the feed, encodes items, builds indexes and publishes. Repeats only the steps whose input changed.
+    """
+    from serve.jobs.build import build as run
+
+    settings = load_settings(store=store, mapping=mapping, image_root=images)
+    with bars(json) as progress:
+        report = run(settings, feed, format_, force, progress)
+    print_result(json, render.build_figures(report, settings), lambda _: render.build_report(report, settings))
+    if report.refused:
+        raise typer.Exit(1)
+    learn = [] if report.manifest.behaviour.events else ["events FILE"]
+    print_next(json, settings, "search TEXT", *learn, "serve")
+
+
+@app.command()
+def ingest(
     feed: FeedFile,
     store: Store = None,
     mapping: MappingFile = None,
@@ -41,13 +71,17 @@ def ingest_command(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Read a feed into the store's catalogue: clean, reject with reasons, report."""
+    """Read a feed into the catalogue.
+
+    Cleans its records, and rejects invalid ones with a reason.
+    """
     from serve.jobs.build import ingest_feed
 
     settings = load_settings(store=store, mapping=mapping)
     with bars(json) as progress:
         report = ingest_feed(settings, feed, format_, force, progress)
-    print_result(json, report, show.ingest_report)
+    print_result(json, report, render.ingest_report)
+    print_next(json, settings, "encode", "build")
 
 
 @app.command()
@@ -55,52 +89,63 @@ def encode(
     store: Store = None,
     images: Images = None,
     engine: Annotated[
-        Engine, typer.Option(help="local, or ray: the cluster of RAY_ADDRESS, or every processor and card here")
+        Engine,
+        typer.Option(
+            help="Where to run: here, or on the Ray cluster of RAY_ADDRESS (default: all CPUs and GPUs here)."
+        ),
     ] = Engine.LOCAL,
     json: Json = False,
 ) -> None:
-    """Encode what is new in the catalogue into the vector store."""
+    """Encode new texts and photos."""
     from serve.jobs.build import encode_catalogue
 
     settings = load_settings(store=store, image_root=images)
     with bars(json) as progress:
         spaces = encode_catalogue(settings, progress, engine.value)
-    print_result(json, [show.space_figures(space) for space in spaces], show.encoded)
+    print_result(json, [render.space_figures(space, settings) for space in spaces], render.encoding)
+    print_next(json, settings, "build")
 
 
 @app.command()
 def align(
     lora: Annotated[
-        bool, typer.Option("--lora", help="fine-tune the CLIP model itself: for those with a card")
+        bool, typer.Option("--lora", help="Fine-tune the CLIP image encoder instead (LoRA); needs a GPU.")
     ] = False,
     store: Store = None,
     images: Images = None,
     json: Json = False,
 ) -> None:
-    """Learn anew from the catalogue how words and photos enter the image space; then build."""
+    """Learn how queries match photos.
+
+    Learns from the catalogue's photos and texts how texts and photos enter the image space. The next build uses it.
+    """
     from serve.jobs.build import align_catalogue, fine_tune_catalogue
 
     settings = load_settings(store=store, image_root=images)
     if lora:
         with bars(json) as progress:
             tuned = fine_tune_catalogue(settings, progress)
-        print_result(json, tuned, lambda _: show.fine_tuned(settings.image_encoder, tuned))
+        print_result(json, tuned, lambda _: render.fine_tuning(settings.image_encoder, tuned))
         return
     with bars(json) as progress:
         report = align_catalogue(settings, progress)
-    print_result(json, report, lambda _: show.alignment(report.facts))
-    if not json:
-        out.print("the next vetrina build takes it into its release")
+    print_result(json, report, lambda _: render.alignment(report.facts))
+    print_next(json, settings, "build")
 
 
 @app.command()
 def duplicates(
-    out_file: Annotated[Path, typer.Option("--out", help="the groups, one a line, as JSON")] = Path("duplicates.jsonl"),
+    out_file: Annotated[Path, typer.Option("--out", help="JSONL file to write, one group per line.")] = Path(
+        "duplicates.jsonl"
+    ),
     store: Store = None,
     images: Images = None,
     json: Json = False,
 ) -> None:
-    """Find images that several items share, also scaled or compressed again, and write the groups down."""
+    """Find items with the same photo.
+
+    Also finds photos that were scaled or compressed again.
+    """
     from dataclasses import asdict
 
     import orjson
@@ -110,46 +155,24 @@ def duplicates(
     settings = load_settings(store=store, image_root=images)
     with bars(json) as progress:
         report = find_duplicates(settings, progress)
-    lines = [orjson.dumps([asdict(copy) for copy in group]) + b"\n" for group in report.groups]
+    lines = [orjson.dumps([asdict(image) for image in group]) + b"\n" for group in report.groups]
     out_file.write_bytes(b"".join(lines))
-    print_result(json, report, show.duplicates)
-    if not json:
-        out.print(f"written to {out_file}")
-
-
-@app.command()
-def build(
-    feed: Annotated[
-        Path | None, typer.Argument(exists=True, dir_okay=False, help="without it, the store's catalogue")
-    ] = None,
-    store: Store = None,
-    mapping: MappingFile = None,
-    format_: Format = None,
-    images: Images = None,
-    force: Force = False,
-    json: Json = False,
-) -> None:
-    """Feed to release in one go: ingest, encode, index, publish. Redoes only what changed."""
-    from serve.jobs.build import build as run
-
-    settings = load_settings(store=store, mapping=mapping, image_root=images)
-    with bars(json) as progress:
-        report = run(settings, feed, format_, force, progress)
-    print_result(json, show.build_figures(report), lambda _: show.build_report(report))
-    if report.refused:
-        raise typer.Exit(1)
+    print_result(json, report, lambda _: Group(render.duplicates(report), f"written to {out_file}"))
 
 
 @app.command()
 def publish(
-    release: Annotated[
-        str | None, typer.Argument(help="the release that is to answer", show_default="the newest")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="also where it is worse than the current one")] = False,
+    release: Annotated[str | None, typer.Argument(help="Name of the release.", show_default="the newest")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Publish even where it measures worse than the active release.")
+    ] = False,
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Let a release answer unless it measures worse than the current one; exit code 1 where it does."""
+    """Publish a release.
+
+    Exit code 1 where it measures worse than the active release, and is therefore not published.
+    """
     from serve.jobs.build import publish as run
     from serve.release.repository import release_names
 
@@ -157,14 +180,14 @@ def publish(
     name = release or next(iter(release_names(settings.store)), "")
     with bars(json) as progress:
         checks, published = run(settings, name, force, progress)
-    print_result(json, {"release": name, "published": published, "checks": checks}, show.published)
+    print_result(json, {"release": name, "published": published, "checks": checks}, render.publication)
     if not published:
         raise typer.Exit(1)
 
 
 @app.command()
 def releases(store: Store = None, json: Json = False) -> None:
-    """The releases on disk and which one answers."""
+    """List the releases on disk."""
     from serve.release.repository import current_name, list_manifests
 
     settings = load_settings(store=store)
@@ -173,44 +196,57 @@ def releases(store: Store = None, json: Json = False) -> None:
         {"current": manifest.release == current, **manifest.model_dump(mode="json", exclude={"files"})}
         for manifest in list_manifests(settings.store)
     ]
-    print_result(json, listed, show.releases)
+    print_result(json, listed, render.releases)
 
 
 @app.command()
 def rollback(
     release: Annotated[
-        str | None, typer.Argument(help="the release that is to answer", show_default="the one before the current")
+        str | None, typer.Argument(help="Name of the release.", show_default="the one before the active release")
     ] = None,
     store: Store = None,
+    json: Json = False,
 ) -> None:
-    """Let an earlier release answer again; live changes stay. Servers follow within a second."""
+    """Activate an earlier release.
+
+    Live changes stay. Running services follow within a second.
+    """
     from serve.release.repository import make_current, open_release, release_before
     from serve.security import audit_log
 
     settings = load_settings(store=store)
     name = release or release_before(settings.store)
-    open_release(settings.store, name)  # checked before anything moves
+    open_release(settings.store, name)  # checked before anything changes
     make_current(settings.store, name)
-    audit_log.note(settings.store, "rollback", audit_log.operator(), release=name)
-    out.print(f"[bold green]release {name} answers now[/]", markup=True)
+    audit_log.record(settings.store, "rollback", audit_log.command_line_user(), release=name)
+    print_result(json, {"release": name}, lambda _: f"release {name} is active")
 
 
 @index_app.command("curve")
 def index_curve(
-    space: Annotated[str | None, typer.Option(help="one space; without it, each")] = None,
-    out_file: Annotated[Path, typer.Option("--out", help="the picture, PNG or SVG")] = Path("index-curve.png"),
+    space: Annotated[str | None, typer.Option(help="Space to draw.", show_default="all spaces")] = None,
+    out_file: Annotated[Path, typer.Option("--out", help="PNG or SVG file to write.")] = Path("index-curve.png"),
     store: Store = None,
+    json: Json = False,
 ) -> None:
-    """Draw what the tuning measured: recall against queries a second, and what was chosen."""
+    """Draw recall against query rate.
+
+    Shows every index that the build tried for a space, and the one that it chose.
+    """
     from serve.cli.render.plots import draw_curves
     from serve.release.repository import open_current
 
     settings = load_settings(store=store)
     manifest = open_current(settings.store).manifest
     if space is not None and space not in manifest.indexes:
-        raise BadRequest(f"there is no space {space!r}: this release has {', '.join(manifest.indexes)}", "space")
+        raise BadRequest(f"invalid space {space!r}: this release has {', '.join(manifest.indexes)}", "space")
     spaces = {name: entry for name, entry in manifest.indexes.items() if space in (None, name)}
-    for name, entry in spaces.items():
-        out.print(f"{name}: {entry.note}")
-    if draw_curves(spaces, out_file):
-        out.print(f"drawn in {out_file}")
+    drawn = draw_curves(spaces, out_file)
+    figures = {"spaces": {name: entry.note for name, entry in spaces.items()}, "file": str(out_file) if drawn else None}
+    print_result(
+        json,
+        figures,
+        lambda _: Group(
+            *(f"{name}: {entry.note}" for name, entry in spaces.items()), *([f"drawn in {out_file}"] if drawn else [])
+        ),
+    )

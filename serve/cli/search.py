@@ -1,4 +1,4 @@
-"""What is asked of a release: search, similar, recommend, candidates, rules."""
+"""Commands that search and recommend: search, similar, related, recommend, candidates, rules."""
 
 import os
 from collections.abc import Callable
@@ -8,20 +8,33 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from serve.cli.render import results as show
-from serve.cli.terminal import Explain, Json, K, Spaces, Store, User, Where, app, bars, print_result, rules_app
+from serve.cli.render import results as render
+from serve.cli.terminal import (
+    Explain,
+    Filter,
+    Json,
+    K,
+    Spaces,
+    Store,
+    User,
+    app,
+    bars,
+    print_next,
+    print_result,
+    rules_app,
+)
 from serve.core.errors import BadRequest
 from serve.core.settings import Settings, load_settings
 
 
 @app.command()
 def search(
-    text: Annotated[str | None, typer.Argument(help="words to search for")] = None,
-    image: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="a photo to search for")] = None,
-    like: Annotated[list[str] | None, typer.Option(help="an item to look like; repeat it for several")] = None,
-    unlike: Annotated[list[str] | None, typer.Option(help="an item not to look like")] = None,
-    filter_: Where = None,
-    facet: Annotated[list[str] | None, typer.Option(help="a column or attribute to count; repeat it")] = None,
+    text: Annotated[str | None, typer.Argument(help="Text to search for.")] = None,
+    image: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Photo to search for.")] = None,
+    like: Annotated[list[str] | None, typer.Option(help="Id of an item to look like; repeatable.")] = None,
+    unlike: Annotated[list[str] | None, typer.Option(help="Id of an item not to look like; repeatable.")] = None,
+    filter_: Filter = None,
+    facet: Annotated[list[str] | None, typer.Option(help="Column or attribute to count; repeatable.")] = None,
     space: Spaces = None,
     user: User = None,
     explain: Explain = False,
@@ -29,9 +42,12 @@ def search(
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Search by words, a photo, items to look like, or all of them together."""
+    """Search by text, photo or items.
+
+    Text, a photo and items can be combined in one search.
+    """
     from serve.engine.query import Query
-    from serve.engine.response import answer_search, respond
+    from serve.engine.response import local_response, search_body
     from serve.live.replica import open_engine
 
     photo = image.read_bytes() if image else None
@@ -46,16 +62,16 @@ def search(
     )
     settings = load_settings(store=store)
     engine = open_engine(settings)
-    found = respond(
-        engine, lambda: answer_search(engine, query, _personalization(settings, user, explain), facets=facet or ())
+    response = local_response(
+        engine, lambda: search_body(engine, query, _personalization(settings, user, explain), facets=facet or ())
     )
-    print_result(json, found, show.search)
+    print_result(json, response, render.search_results)
 
 
 @app.command()
 def similar(
-    item_ids: Annotated[list[str], typer.Argument(help="one item id or several")],
-    filter_: Where = None,
+    item_ids: Annotated[list[str], typer.Argument(help="Ids of one or more items.")],
+    filter_: Filter = None,
     space: Spaces = None,
     user: User = None,
     explain: Explain = False,
@@ -63,120 +79,146 @@ def similar(
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Items like the given ones."""
-    wanted, settings = _read_filter(filter_), load_settings(store=store)
-    answer = _ask(
+    """Find similar items."""
+    conditions, settings = _read_filter(filter_), load_settings(store=store)
+    response = _respond(
         settings,
         lambda engine: engine.similar(
-            item_ids, k, space or (), wanted, personalization=_personalization(settings, user, explain)
+            item_ids, k, space or (), conditions, personalization=_personalization(settings, user, explain)
         ),
     )
-    print_result(json, answer, show.answer)
+    print_result(json, response, render.results)
 
 
 @app.command()
 def related(
-    item_id: Annotated[str, typer.Argument(help="an item's id")],
-    relation: Annotated[str | None, typer.Option(help="one relation of the shop's table")] = None,
-    kind: Annotated[str | None, typer.Option(help="complement, substitute or related")] = None,
-    filter_: Where = None,
+    item_id: Annotated[str, typer.Argument(help="Id of an item.")],
+    relation: Annotated[str | None, typer.Option(help="Name of one relation.", show_default="all relations")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="Kind of relations: complement, substitute or related.", show_default="all kinds")
+    ] = None,
+    filter_: Filter = None,
     k: K = 10,
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """What goes with an item, by the shop's own relations and what they imply."""
-    from serve.engine.related_items import related as find_related
+    """Find related and complementary items.
 
-    wanted, settings = _read_filter(filter_), load_settings(store=store)
-    answer = _ask(settings, lambda engine: find_related(engine, item_id, k, relation, kind, wanted))
-    print_result(json, answer, show.answer)
+    They come from the relations that the shop imported or configured, and from what these imply.
+    """
+    from serve.engine.related_items import related_items
+
+    conditions, settings = _read_filter(filter_), load_settings(store=store)
+    response = _respond(settings, lambda engine: related_items(engine, item_id, k, relation, kind, conditions))
+    print_result(json, response, render.results)
 
 
 @app.command()
 def relations(
-    links: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV or TSV of links between items")],
-    item: Annotated[str, typer.Option(help="the column of one item")] = "item_id",
-    other: Annotated[str, typer.Option(help="the column of the other")] = "related_id",
-    relation: Annotated[str, typer.Option(help="the column of the relation; empty where all are related")] = "relation",
-    by: Annotated[str, typer.Option(help="attribute by which they are named, as parent_sku, if not by id")] = "",
+    links: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV or TSV file of links between items.")],
+    item: Annotated[str, typer.Option(help="Column of the item.")] = "item_id",
+    other: Annotated[str, typer.Option(help="Column of the related item.")] = "related_id",
+    relation: Annotated[
+        str, typer.Option(help="Column of the relation's name; empty if all links are of the relation related.")
+    ] = "relation",
+    by: Annotated[
+        str, typer.Option(help="Attribute that names the items, such as parent_sku.", show_default="the item id")
+    ] = "",
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Take a merchandiser's links in; the next build knows them."""
+    """Import links between items.
+
+    The next build uses them.
+    """
     from embed.catalogue import Catalogue
     from serve.recommend.ranking.merchandising_rules import rules_file
     from serve.recommend.retrieval.item_relations import FILE, import_links
 
     settings = load_settings(store=store)
-    into = rules_file(settings).parent / FILE
-    found = import_links(links, Catalogue.current(settings.store), into, (item, other, relation), by)
-    print_result(json, found, show.links)
+    file = rules_file(settings).parent / FILE
+    report = import_links(links, Catalogue.current(settings.store), file, (item, other, relation), by)
+    print_result(json, report, render.imported_links)
+    print_next(json, settings, "build")
 
 
 @app.command()
 def recommend(
-    user: Annotated[str | None, typer.Argument(help="whose events count; without one, --item")] = None,
-    item: Annotated[list[str] | None, typer.Option(help="an item clicked just now; repeat it for several")] = None,
-    filter_: Where = None,
-    from_: Annotated[list[str] | None, typer.Option("--from", help="only what was done in this domain")] = None,
-    to: Annotated[list[str] | None, typer.Option(help="only items of this domain; repeat it for several")] = None,
+    user: Annotated[str | None, typer.Argument(help="User to recommend for; optional with --item.")] = None,
+    item: Annotated[list[str] | None, typer.Option(help="Id of an item clicked just now; repeatable.")] = None,
+    filter_: Filter = None,
+    from_: Annotated[
+        list[str] | None,
+        typer.Option("--from", help="Domain whose events count; repeatable.", show_default="all domains"),
+    ] = None,
+    to: Annotated[
+        list[str] | None, typer.Option(help="Domain of the items; repeatable.", show_default="all domains")
+    ] = None,
     explain: Explain = False,
     k: K = 10,
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """What a shopper will want next, by what was done so far."""
-    from serve.engine.engine import in_domains
+    """Recommend items to a user."""
+    from serve.engine.recommend_engine import restrict_to_domains
     from serve.engine.user_context import load_user_context
     from serve.storage.event_log import open_event_log
 
     settings = load_settings(store=store)
-    wanted = in_domains(_read_filter(filter_), to or ())
-    known = load_user_context(
-        open_event_log(settings), settings, user, [{"item_id": of, "type": "click"} for of in item or ()]
-    )
-    answer = _ask(
+    conditions = restrict_to_domains(_read_filter(filter_), to or ())
+    clicks = [{"item_id": item_id, "type": "click"} for item_id in item or ()]
+    context = load_user_context(open_event_log(settings), settings, user, clicks)
+    response = _respond(
         settings,
         lambda engine: engine.recommend(
-            engine.done_in(known.events, from_) if from_ else known.events,
+            engine.events_in_domains(context.events, from_) if from_ else context.events,
             k,
-            known.excluded,
-            wanted,
+            context.excluded_items,
+            conditions,
             explain,
-            blocked=known.preferences.blocked,
+            explore=None if context.preferences.explore else False,
+            blocked=context.preferences.blocked,
         ),
     )
-    print_result(json, answer, show.answer)
+    print_result(json, response, render.results)
 
 
 @app.command()
 def candidates(
-    out_file: Annotated[Path, typer.Option("--out", help="Parquet file: user_id, item_id, place, score, by source")],
+    out_file: Annotated[
+        Path, typer.Option("--out", help="Parquet file to write: user_id, item_id, place, score, score per retriever.")
+    ],
     users: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="text file, one user a line; without it, all")
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Text file of user ids, one per line.", show_default="all users"
+        ),
     ] = None,
-    filter_: Where = None,
-    k: Annotated[int, typer.Option("-k", min=1, max=5000, help="candidates of each user")] = 100,
+    filter_: Filter = None,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, max=5000, help="Candidates per user.")] = 100,
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Candidates of many users at once, in a file for other services."""
+    """Export candidates of many users."""
     from serve.jobs.export_candidates import write_candidates
 
     settings = load_settings(store=store)
-    wanted = _read_filter(filter_)
+    conditions = _read_filter(filter_)
     with bars(json) as progress:
-        report = write_candidates(settings, out_file, users, k, wanted, progress)
-    print_result(json, report, show.candidates_report)
+        report = write_candidates(settings, out_file, users, k, conditions, progress)
+    print_result(json, report, render.candidates_report)
 
 
 @rules_app.command("check")
 def rules_check(
-    file: Annotated[Path | None, typer.Argument(help="without it, the rules of the store")] = None,
+    file: Annotated[Path | None, typer.Argument(help="File of rules.", show_default="rules.toml in the store")] = None,
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """Whether a file of rules is right, and which of them hold now."""
+    """Validate a file of rules.
+
+    Lists the rules, and which of them are active now.
+    """
     from time import time
 
     from serve.recommend.ranking.merchandising_rules import read_rules, rules_file
@@ -186,59 +228,63 @@ def rules_check(
     path = file or rules_file(settings)
     rules = read_rules(path)
     read_relations(path.parent / FILE)
-    listed = [{"name": rule.name, "do": rule.do, "holds": rule.holds(time())} for rule in rules]
-    print_result(json, listed, show.rules)
+    listed = [{"name": rule.name, "do": rule.do, "holds": rule.is_active(time())} for rule in rules]
+    print_result(json, listed, render.rules)
 
 
 @rules_app.command("try")
 def rules_try(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="the rules to try; nothing is changed")],
-    user: Annotated[str, typer.Argument(help="the shopper to try them on")],
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="File of rules; nothing is changed.")],
+    user: Annotated[str, typer.Argument(help="User to recommend for.")],
     k: K = 10,
     store: Store = None,
     json: Json = False,
 ) -> None:
-    """What a file of rules would change in a shopper's recommendations."""
+    """Preview rules for a user."""
     from serve.engine.user_context import load_user_context
     from serve.recommend.ranking.merchandising_rules import read_rules
     from serve.storage.event_log import open_event_log
 
     settings = load_settings(store=store)
     read_rules(file)
-    known = load_user_context(open_event_log(settings), settings, user)
+    context = load_user_context(open_event_log(settings), settings, user)
     with_rules, without = (settings.model_copy(update={"rules": rules}) for rules in (file, Path(os.devnull)))
-    answers = {
-        name: _ask(of, lambda engine: engine.recommend(known.events, k, known.excluded))
-        for name, of in (("without", without), ("with", with_rules))
+    responses = {
+        name: _respond(
+            variant,
+            lambda engine: engine.recommend(
+                context.events, k, context.excluded_items, explore=False, blocked=context.preferences.blocked
+            ),
+        )
+        for name, variant in (("without", without), ("with", with_rules))
     }
-    print_result(json, answers, show.rules_tried)
+    print_result(json, responses, render.rules_comparison)
 
 
-def _ask(settings: Settings, question: Callable[[Any], Any]) -> dict[str, Any]:
-    from serve.engine.response import ask
+def _respond(settings: Settings, find: Callable[[Any], Any]) -> dict[str, Any]:
+    from serve.engine.response import local_hits_response
     from serve.live.replica import open_engine
 
-    return ask(open_engine(settings), question)
+    return local_hits_response(open_engine(settings), find)
 
 
 def _personalization(settings: Settings, user: str | None, explain: bool) -> Any:
-    """For whom a search is; None for nobody in particular."""
-    from serve.engine.engine import PersonalizationContext
-    from serve.engine.user_context import load_user_context
+    """Return the context that personalizes a search; None without a user."""
+    from serve.engine.user_context import PersonalizationContext, load_user_context
     from serve.storage.event_log import open_event_log
 
     if user is None:
         return None
-    return PersonalizationContext.of(
+    return PersonalizationContext.from_user(
         load_user_context(open_event_log(settings), settings, user), settings.personalization, explain
     )
 
 
 def _read_filter(text: str | None) -> dict[str, Any]:
     try:
-        found = orjson.loads(text or "{}")
+        conditions = orjson.loads(text or "{}")
     except orjson.JSONDecodeError as error:
-        raise BadRequest(f"filter is not JSON: {error}", "filter") from error
-    if not isinstance(found, dict):
-        raise BadRequest(f"filter is {text}: give an object of conditions", "filter")
-    return found
+        raise BadRequest(f"invalid filter {text!r}: it is not JSON ({error})", "filter") from error
+    if not isinstance(conditions, dict):
+        raise BadRequest(f"invalid filter {text!r}: use a JSON object of conditions", "filter")
+    return conditions

@@ -1,11 +1,12 @@
-"""The error tree of the room, and how errors of all rooms look to a caller.
+"""The error tree of `serve`, and how the errors of all packages look to a caller.
 
 ServeError
-├── BadRequest   the caller's mistake (422): names the field, the value and the fix
-├── NotFound     a thing that is not there (404): an item, a release
-└── Broken       a release or store that cannot be used (503): names the file
+├── BadRequest            the request or a setting is invalid (422): the message names the field, the value and the fix
+├── NotFound              a requested item or release does not exist (404)
+└── StoreUnavailable      a release, store or database cannot be used (503): the message names the file and the fix
+    └── WrongDatabase     the database belongs to another store
 
-Anything else that escapes the room is a bug of ours (500).
+Any other exception that reaches the service is an internal error (500).
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from index import errors as index_errors
 
 
 class ServeError(Exception):
-    """Root of the room's errors; `field` names the argument or file at fault, `code` is for programs."""
+    """Root of the error tree; `field` names the invalid argument or file, `code` identifies the error to programs."""
 
     status = 500
 
@@ -23,30 +24,34 @@ class ServeError(Exception):
         super().__init__(message)
         self.message = message
         self.field = field
-        self.code = code or _snake(type(self).__name__)
+        self.code = code or _snake_case(type(self).__name__)
 
 
 class BadRequest(ServeError):
-    """The caller's mistake; the message names the field, the value and the fix."""
+    """The request or a setting is invalid; the message names the field, the value and the fix."""
 
     status = 422
 
 
 class NotFound(ServeError):
-    """Something that was asked for is not there."""
+    """A requested item, user or release does not exist."""
 
     status = 404
 
 
 class StoreUnavailable(ServeError):
-    """A release or store that cannot be used; the message names the file and the way out."""
+    """A release, store or database cannot be used; the message names the file and the fix."""
 
     status = 503
 
 
+class WrongDatabase(StoreUnavailable):
+    """The database belongs to another store; the message names both and the fix."""
+
+
 @dataclass(frozen=True)
 class ErrorResponse:
-    """An error as a caller sees it."""
+    """An error as a caller sees it: HTTP status, code, message, and the invalid field."""
 
     status: int
     code: str
@@ -54,25 +59,25 @@ class ErrorResponse:
     field: str
 
 
-EXPECTED = (ServeError, EmbedError, index_errors.IndexFault)
+EXPECTED = (ServeError, EmbedError, index_errors.VectorIndexError)
 
 
 def error_response(error: Exception) -> ErrorResponse:
-    """What to tell the caller of one of the `EXPECTED` errors, whichever room it comes from."""
+    """Convert one of the `EXPECTED` errors, of any package, to what a caller sees."""
     if isinstance(error, ServeError):
         return ErrorResponse(error.status, error.code, error.message, error.field)
-    if isinstance(error, BadInput | index_errors.BadQuery):
+    if isinstance(error, BadInput | index_errors.InvalidQuery):
         return ErrorResponse(422, getattr(error, "code", "bad_request"), error.message, error.field)
-    if isinstance(error, EmbedError | index_errors.IndexFault):
-        kind = "missing" if isinstance(error, Missing | index_errors.Missing) else "damaged"
-        return ErrorResponse(503, kind, error.message, error.field)
+    if isinstance(error, EmbedError | index_errors.VectorIndexError):
+        code = "missing" if isinstance(error, Missing | index_errors.IndexMissing) else "damaged"
+        return ErrorResponse(503, code, error.message, error.field)
     raise TypeError(f"{type(error).__name__} is not an expected error") from error
 
 
-def writable(text: str) -> str:
-    """The text as it can be sent: half a surrogate pair, which a caller's JSON may hold, cannot be written as UTF-8."""
+def escape_surrogates(text: str) -> str:
+    """Escape half surrogate pairs, which JSON can contain but UTF-8 cannot, so that the text can be sent."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _snake(name: str) -> str:
+def _snake_case(name: str) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")

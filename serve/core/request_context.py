@@ -1,7 +1,7 @@
-"""The request that is being answered: its id, how long its stages take, and what was left out for lack of time.
+"""The current request: its id, the durations of its stages, and the parts that its response omits for lack of time.
 
-Every stage that waits for something outside has a timeout of its own. An answer that is late already is not refined any
-further, and says so: `partial` names what it goes without.
+Every stage that waits for another system has its own timeout. A response that is late already is not refined further;
+its field `partial` names what is missing.
 """
 
 import time
@@ -9,61 +9,61 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from secrets import token_hex
 from types import TracebackType
 from typing import Any
-from uuid import uuid4
 
 from serve.core.metrics import PARTIAL, STAGES
 
-STAGE_NAMES = ("events", "encode", "words", "search", "candidates", "rank", "answer")
+STAGE_NAMES = ("events", "encode", "keywords", "search", "candidates", "rank", "response")
 _TIMERS = {name: STAGES.labels(name) for name in STAGE_NAMES}
 _tracer: Any = None  # of OpenTelemetry, where it is on
 
 
 @dataclass
 class RequestContext:
-    """A request: the id it is logged and answered by, when it is late (monotonic), and what its answer goes without."""
+    """A request: its id in logs and responses, the monotonic time from which it is late, and the parts it omits."""
 
-    id: str = field(default_factory=lambda: uuid4().hex)
+    id: str = field(default_factory=lambda: token_hex(16))
     late_from: float = float("inf")
     partial: list[str] = field(default_factory=list)
 
 
-_CURRENT: ContextVar[RequestContext | None] = ContextVar("answering", default=None)
+_CURRENT: ContextVar[RequestContext | None] = ContextVar("request", default=None)
 
 
-def begin_request(answering: RequestContext) -> None:
-    """From here on, in this context and in threads that are started for it, this request is being answered."""
-    _CURRENT.set(answering)
+def begin_request(context: RequestContext) -> None:
+    """Make a request the current one, in this context and in threads that are started for it."""
+    _CURRENT.set(context)
 
 
 def current() -> RequestContext:
-    """The request that is being answered; outside of the service one of its own."""
+    """Return the current request; outside of the service, a new one."""
     return _CURRENT.get() or RequestContext()
 
 
 def request_id() -> str:
-    """The id of the request that is being answered, empty where none is."""
-    answering = _CURRENT.get()
-    return "" if answering is None else answering.id
+    """Return the id of the current request, or an empty string."""
+    context = _CURRENT.get()
+    return "" if context is None else context.id
 
 
 def is_late() -> bool:
-    """Whether the answer should go out as it is."""
-    answering = _CURRENT.get()
-    return answering is not None and time.monotonic() > answering.late_from
+    """Return whether the response should be sent without further refinement."""
+    context = _CURRENT.get()
+    return context is not None and time.monotonic() > context.late_from
 
 
-def mark_partial(what: str) -> None:
-    """Say that the answer goes without something."""
-    PARTIAL.labels(what).inc()
-    answering = _CURRENT.get()
-    if answering is not None and what not in answering.partial:
-        answering.partial.append(what)
+def mark_partial(part: str) -> None:
+    """Record that the response omits a part."""
+    PARTIAL.labels(part).inc()
+    context = _CURRENT.get()
+    if context is not None and part not in context.partial:
+        context.partial.append(part)
 
 
 class stage:  # noqa: N801  read as a statement: with stage("rank")
-    """Times a stage of a request, and traces it where OpenTelemetry is on."""
+    """Times a stage of a request, and traces it if OpenTelemetry is on."""
 
     __slots__ = ("_name", "_span", "_started")
 
@@ -71,7 +71,7 @@ class stage:  # noqa: N801  read as a statement: with stage("rank")
         self._name = name
 
     def __enter__(self) -> None:
-        self._span = span(self._name)
+        self._span = _stage_span(self._name)
         self._span.__enter__()
         self._started = time.perf_counter()
 
@@ -82,22 +82,24 @@ class stage:  # noqa: N801  read as a statement: with stage("rank")
         self._span.__exit__(kind, error, trace)
 
 
-def span(name: str) -> AbstractContextManager[Any]:
-    """A span of OpenTelemetry; nothing where that is off."""
-    return nullcontext() if _tracer is None else _tracer.start_as_current_span(name)
+def trace_with(tracer: Any) -> None:
+    """Trace requests and stages with an OpenTelemetry tracer; None stops tracing."""
+    global _tracer  # noqa: PLW0603  one for the process, as OpenTelemetry's own
+    _tracer = tracer
+
+
+def is_tracing() -> bool:
+    """Return whether requests and stages are traced."""
+    return _tracer is not None
 
 
 def request_span(headers: Mapping[str, str]) -> AbstractContextManager[Any]:
-    """The span of a request, in the trace that its headers tell of, if they do."""
-    if _tracer is None:
-        return nullcontext()
+    """Return the span of a request, as a child of the trace that its headers name; only while tracing is on."""
     from opentelemetry.propagate import extract
     from opentelemetry.trace import SpanKind
 
     return _tracer.start_as_current_span("request", context=extract(headers), kind=SpanKind.SERVER)  # type: ignore[no-any-return]
 
 
-def trace_with(tracer: Any) -> None:
-    """Trace stages with a tracer of OpenTelemetry, None to stop."""
-    global _tracer  # noqa: PLW0603  one for the process, as OpenTelemetry's own
-    _tracer = tracer
+def _stage_span(name: str) -> AbstractContextManager[Any]:
+    return nullcontext() if _tracer is None else _tracer.start_as_current_span(name)

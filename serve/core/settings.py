@@ -1,11 +1,15 @@
-"""Settings: `vetrina.toml`, then `VETRINA_*` variables, then what the command line or a caller says."""
+"""Settings of a store: from `vetrina.toml`, then from VETRINA_* variables, then from the command line or the caller.
+
+A later source overrides an earlier one.
+"""
 
 import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -17,17 +21,26 @@ from pydantic_settings import (
 
 from embed.behaviour import EVENT_TYPES, Signal
 from embed.images import ImageLimits
-from embed.towers.settings import TowerSettings
+from embed.towers.tower_settings import TowerSettings
 from serve.core.errors import BadRequest
 from serve.core.languages import LANGUAGES
 from serve.core.ranking_settings import HEADS, ScorerSettings
+from serve.core.settings_sections import (
+    CopySettings,
+    ExploreSettings,
+    GateSettings,
+    HalfLives,
+    OnlineSettings,
+    ReviewSettings,
+    Timeouts,
+)
 
-SERVED = "VETRINA_SERVED"  # the settings of the service as JSON, for its worker processes
-RATES = "VETRINA_RATES"  # the file in which worker processes count the keys' requests together
-# Variables that begin with VETRINA_ and are read elsewhere.
+SETTINGS_VARIABLE = "VETRINA_SERVED"  # the settings of the service as JSON, for its worker processes
+RATES_VARIABLE = "VETRINA_RATES"  # the file in which all worker processes count the requests of API keys
+# Variables that begin with VETRINA_ and are not settings.
 OTHER_VARIABLES = {
-    RATES,
-    SERVED,
+    RATES_VARIABLE,
+    SETTINGS_VARIABLE,
     "VETRINA_CACHE",
     "VETRINA_CONFIG",
     "VETRINA_COPY_KEY",
@@ -38,201 +51,155 @@ OTHER_VARIABLES = {
 }
 
 
-RETRIEVERS = ("tower", "covisitation", "popularity", "arrivals", "content", "knowledge")
-"""What proposes recommendations: see serve.recommend.retrieval.retrievers."""
-
-
 RENAMED = {
+    "explore.floor": "explore.min_relative_score",
     "leave_out": "exclude_interactions",
+    "liked_from": "min_liked_rating",
     "log_answers": "log_impressions",
+    "online.most_a_day": "online.max_daily_responses",
     "personal": "personalization",
+    "scorer.cases": "scorer.max_lists",
+    "scorer.hard": "scorer.hard_negatives",
+    "scorer.hide": "scorer.group_dropout",
+    "scorer.random": "scorer.random_negatives",
+    "scorer.rows": "scorer.batch_size",
     "source_weights": "retriever_weights",
+    "timeouts.answer": "timeouts.response",
 }
-"""Settings of version 0.1 by their names there, which are still accepted, and their present names."""
+"""Old names of settings, of version 0.1, which are still accepted in `vetrina.toml` and variables."""
 
 
-class HalfLives(BaseModel):
-    """Days after which what was counted counts half."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    covisitation: float = Field(60.0, gt=0)
-    popularity: float = Field(14.0, gt=0)
-    arrivals: float = Field(14.0, gt=0)
-
-
-class OnlineSettings(BaseModel):
-    """How the scorer learns between its trainings, from what comes of answers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    learn: bool = True
-    prior: float = Field(500.0, gt=0, description="items shown after which what they say counts half")
-    half_life_days: float = Field(7.0, gt=0)
-    most_a_day: int = Field(20, ge=1, description="answers to one shopper that are learned from in a day")
-
-
-class ExploreSettings(BaseModel):
-    """Whether recommendations also show what is not quite the best by what is known."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    policy: Literal["plackett_luce", "thompson"] = "plackett_luce"
-    share: float = Field(0.0, ge=0, le=1, description="of the recommendations that do not say themselves")
-    temperature: float = Field(0.2, gt=0, le=10, description="of a drawn list; little is close to the best order")
-    floor: float = Field(0.8, ge=0, le=1, description="least score beside that of the k-th best of what may be drawn")
-
-
-class CopySettings(BaseModel):
-    """Who writes texts for items: the grammar, unless an endpoint or a model is named."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    endpoint: str = Field("", description="address of a server with OpenAI's chat completions, as http://host:8080/v1")
-    model: str = Field(
-        "", description="the endpoint's model; without an endpoint a transformers model's folder or name"
-    )
-    temperature: float = Field(0.3, ge=0, le=2)
-    timeout_s: float = Field(20.0, gt=0, le=300)
-
-
-class ReviewSettings(BaseModel):
-    """Who judges images before they are shown; words and categories stand in review.toml in the store."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    classifier: str = Field("", description="module:function from Pillow images to probabilities, asked of each image")
-    threshold: float = Field(0.5, gt=0, le=1, description="probability from which an item is not shown")
-
-
-class Timeouts(BaseModel):
-    """Seconds that a request waits, by what for."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    body: float = Field(30.0, gt=0, le=3600, description="for a request's body to arrive")
-    events: float = Field(1.0, gt=0, le=60, description="for what a database on another machine knows of a shopper")
-    answer: float = Field(1.0, gt=0, le=60, description="until an answer goes out as it is, without being reranked")
-    stop: int = Field(30, ge=1, le=600, description="for requests that are under way when the service ends")
-
-
-class GateSettings(BaseModel):
-    """By how much a release may measure worse than the one before it and still be published."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    margin: float = Field(0.05, ge=0, le=1, description="share of a figure that both have for the same shoppers")
-    calibration: float = Field(0.02, ge=0, le=1, description="of the calibration error of clicks")
-    recorded: float = Field(0.2, ge=0, le=1, description="share of figures that each has from its own training")
-    recall: float = Field(0.05, ge=0, le=1, description="of an index's recall@10 below the target")
-
-
-def _known_language(name: str) -> str:
+def _check_language(name: str) -> str:
     if name not in LANGUAGES:
-        raise ValueError(f"language is one of {', '.join(LANGUAGES)}")
+        raise ValueError(f"unknown language: use {', '.join(LANGUAGES)}")
     return name
 
 
 class Settings(BaseSettings):
-    """Every setting with its default; an unknown key or variable is an error."""
+    """All settings with their defaults; an unknown key or variable is an error."""
 
     model_config = SettingsConfigDict(env_prefix="VETRINA_", extra="forbid", env_nested_delimiter="__")
 
-    store: Path = Field(Path("store"), description="the one folder that holds everything")
-    image_encoder: str = Field("bundled", description="bundled, or open_clip:MODEL/WEIGHTS")
-    text_encoder: str = Field("bundled", description="bundled, or st:MODEL")
+    store: Path = Field(Path("store"), description="folder of all data: catalogue, vectors, releases, events, keys")
+    image_encoder: str = Field("bundled", description="encoder of the image space: bundled, or open_clip:MODEL/WEIGHTS")
+    text_encoder: str = Field("bundled", description="encoder of the text space: bundled, or st:MODEL")
     align: bool = Field(
-        True, description="whether builds learn from the catalogue how words and photos enter the image space"
+        True, description="whether builds adapt the image space to the words and photos of the catalogue"
     )
-    language: Annotated[str, AfterValidator(_known_language)] = Field(
-        "english", description="of the catalogue's words, whose endings are cut; none leaves them"
+    language: Annotated[str, AfterValidator(_check_language)] = Field(
+        "english", description="language of the catalogue, for stemming; none turns stemming off"
     )
-    device: str = Field("auto", description="auto, cpu or cuda")
+    device: str = Field("auto", description="device of models: auto, cpu or cuda; auto is cuda if there is a GPU")
     threads: int = Field(0, ge=0, description="threads of one model or index call; 0 is one for each core")
-    mapping: Path | None = Field(None, description="mapping file for a feed with its own column names")
-    image_root: Path | None = Field(None, description="folder of local images; without it the feed's own folder")
-    allow_http_images: bool = Field(False, description="whether http(s) images are fetched")
-    image_stores: list[Literal["s3", "gs", "az"]] = Field([], description="object stores that images are read from")
-    max_image_bytes: int = Field(20 << 20, gt=0)
-    max_image_pixels: int = Field(50_000_000, gt=0)
-    keep_releases: int = Field(3, ge=1, description="how many releases stay on disk")
+    mapping: Path | None = Field(None, description="mapping file for a feed with its own column names; empty for none")
+    image_root: Path | None = Field(None, description="folder of local images; default is the feed's own folder")
+    allow_http_images: bool = Field(False, description="whether images are fetched from http and https URLs")
+    image_stores: list[Literal["s3", "gs", "az"]] = Field(
+        [], description="object stores that images are read from; default none"
+    )
+    max_image_bytes: int = Field(20 << 20, gt=0, description="maximum size of an image file in bytes")
+    max_image_pixels: int = Field(50_000_000, gt=0, description="maximum size of a decoded image in pixels")
+    keep_releases: int = Field(3, ge=1, description="number of releases that stay on disk")
     space_weights: dict[str, Annotated[float, Field(gt=0, le=100)]] = Field(
         {"image": 1.0, "text": 1.0, "keywords": 1.0},
-        description="how much each space, and words as they are spelled, count when a request fuses several",
+        description="weight of each vector space, and of keyword search, when a request fuses several",
     )
-    events_url: str = Field("", description="database of the events; without it SQLite in the store")
+    events_url: str = Field("", description="URL of the event database; empty is the SQLite file in the store")
     event_weights: dict[str, Annotated[float, Field(ge=0, le=100)]] = Field(
         {"view": 0.5, "click": 1.0, "cart": 2.0, "purchase": 3.0, "rating": 1.0},
-        description="how much each type of event says for its item; types that are not named say nothing",
+        description="weight of each event type as a positive signal; types without a weight do not count",
     )
-    liked_from: float = Field(4.0, description="the rating from which an item counts as liked")
-    half_lives: HalfLives = HalfLives()
+    min_liked_rating: float = Field(4.0, description="rating from which an item counts as liked")
+    half_lives: HalfLives = Field(HalfLives(), description="half-lives of events")
     retriever_weights: dict[str, Annotated[float, Field(ge=0, le=100)]] = Field(
-        {}, description="factors on what the sources of recommendations learned to weigh; 0 turns one off"
+        {}, description="factor on the learned weight of a retriever, 1 if not set; 0 turns the retriever off"
     )
     exclude_interactions: list[Literal["seen", "cart", "purchase"]] = Field(
-        ["seen", "cart", "purchase"], description="what recommendations leave out: items seen, in the cart, bought"
+        ["seen", "cart", "purchase"],
+        description="items of the user that recommendations exclude: seen, in the cart, or bought",
     )
-    rules: Path | None = Field(None, description="the shop's rules; without it rules.toml in the store, if it is there")
+    rules: Path | None = Field(
+        None, description="file of merchandising rules; default is rules.toml in the store, if any"
+    )
     new_share: float = Field(
-        0.1, ge=0, le=0.5, description="share of the places in recommendations for items that nobody had yet"
+        0.1, ge=0, le=0.5, description="share of recommended positions for items without interactions"
     )
     tail_share: float = Field(
-        0.0, ge=0, le=0.9, description="share of the places in recommendations for items that few shoppers know yet"
+        0.0, ge=0, le=0.9, description="share of recommended positions for long-tail items, which few users know"
     )
     calibration: float = Field(
-        0.0, ge=0, le=1, description="how much recommendations keep to the categories of the shopper's own history"
+        0.0, ge=0, le=1, description="how closely recommendations follow the categories of the user's history; 0 is not"
     )
-    recommend_unavailable: bool = Field(False, description="whether items that are not available are recommended")
-    towers: TowerSettings = TowerSettings()
-    scorer: ScorerSettings = ScorerSettings()
+    recommend_unavailable: bool = Field(False, description="whether unavailable items are recommended")
+    towers: TowerSettings = Field(TowerSettings(), description="training of the two-tower model")
+    scorer: ScorerSettings = Field(ScorerSettings(), description="training of the scorer")
     head_values: dict[str, Annotated[float, Field(ge=0, le=1e6)]] = Field(
         {"click": 1.0, "cart": 3.0, "purchase": 10.0, "rating": 1.0},
-        description="what each act is worth to the shop; the score is what can be expected of an item",
+        description="value of each outcome to the shop; the score of an item is its expected value",
     )
-    log_impressions: bool = Field(True, description="whether what was shown to shoppers is logged, to be learned from")
-    online: OnlineSettings = OnlineSettings()
-    explore: ExploreSettings = ExploreSettings()
-    copywriting: CopySettings = CopySettings()
-    review: ReviewSettings = ReviewSettings()
-    gate: GateSettings = GateSettings()
+    log_impressions: bool = Field(True, description="whether shown items are logged, so that trainings can use them")
+    online: OnlineSettings = Field(OnlineSettings(), description="online learning")
+    explore: ExploreSettings = Field(ExploreSettings(), description="exploration")
+    copywriting: CopySettings = Field(CopySettings(), description="generation of texts")
+    review: ReviewSettings = Field(ReviewSettings(), description="content policy for images")
+    gate: GateSettings = Field(GateSettings(), description="release gate")
     drift_alert: float = Field(
-        0.25, gt=0, description="population stability index from which a feature of what is shown has drifted"
+        0.25, gt=0, description="population stability index of a feature of the shown items above which it has drifted"
     )
     margin_attribute: str = Field(
         "",
-        description="the items' attribute with what a purchase leaves the shop: a purchase is then worth more where "
-        "that is more than the catalogue's mean, and less where it is less",
+        description="attribute with the profit margin of an item: a purchase counts more where it is above the "
+        "catalogue's mean, and less where it is below; empty for none",
     )
     personalization: float = Field(
         0.25,
         ge=0,
         le=10,
-        description="how much it counts in a shopper's search that an item suits, for each one of relevance",
+        description="weight of an item's fit to the user in a search of the user, relative to relevance; 0 is none",
     )
-    recall_target: float = Field(0.95, gt=0, le=1, description="share of the ten nearest that an index has to find")
-    index_memory_mb: int | None = Field(None, gt=0, description="MiB that the index of one space may take")
-    index_engine: Literal["faiss", "milvus"] = Field("faiss", description="what keeps the vectors of a release")
-    milvus_uri: str = Field("", description="address of a Milvus server, or a path that ends in .db for milvus-lite")
-    milvus_prefix: str = Field("vetrina", pattern=r"^[A-Za-z][A-Za-z0-9_]*$", description="how its collections begin")
-    workers: int = Field(1, ge=1, le=256, description="processes that answer")
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
-    max_request_bytes: int = Field(32 << 20, gt=0)
-    rate_limit: float = Field(100.0, gt=0, le=1_000_000, description="requests a second of a key without its own rate")
+    recall_target: float = Field(0.95, gt=0, le=1, description="share of the ten nearest items that an index must find")
+    index_memory_mb: int | None = Field(
+        None, gt=0, description="memory limit of the index of a space in MiB; default none"
+    )
+    index_engine: Literal["faiss", "milvus"] = Field("faiss", description="engine that stores the vectors of a release")
+    milvus_uri: str = Field("", description="URL of a Milvus server, or a path that ends in .db for milvus-lite")
+    milvus_prefix: str = Field(
+        "vetrina", pattern=r"^[A-Za-z][A-Za-z0-9_]*$", description="prefix of Milvus collections"
+    )
+    workers: int = Field(1, ge=1, le=256, description="number of processes of the service")
+    host: str = Field("127.0.0.1", description="address that the service listens on; 0.0.0.0 is all interfaces")
+    port: int = Field(8000, ge=0, le=65535, description="port that the service listens on; 0 is any free one")
+    max_request_bytes: int = Field(32 << 20, gt=0, description="maximum size of a request body in bytes")
+    rate_limit: float = Field(
+        100.0, gt=0, le=1_000_000, description="requests a second of a key without a rate of its own"
+    )
     cors_origins: list[Annotated[str, Field(pattern=r"^https?://[^/*\s]+$")]] = Field(
-        [], description="origins, as https://shop.example, whose pages may call from the browser"
+        [],
+        description="origins whose pages may call the service from a browser, such as https://shop.example",
     )
-    timeouts: Timeouts = Timeouts()
+    cors_headers: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]] = Field(
+        ["authorization", "content-type", "traceparent", "tracestate", "sentry-trace", "baggage"],
+        description="request headers that pages of these origins may send",
+    )
+    root_path: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="path prefix under which a proxy publishes the service, such as /vetrina; empty for none",
+    )
+    timeouts: Timeouts = Field(Timeouts(), description="timeouts of requests")
     shed_above_ms: float = Field(
-        80.0, gt=0, description="milliseconds within which 19 in 20 answers are to be: requests beyond get 503"
+        80.0,
+        gt=0,
+        description="target for 95 % of response times in milliseconds; requests beyond are rejected with 503",
     )
     recall_probe_seconds: float = Field(
-        10.0, ge=0, description="seconds between live queries that are searched exactly too; 0 is never"
+        10.0, ge=0, description="seconds between two live queries that are also searched exactly; 0 is never"
     )
-    log_format: Literal["auto", "text", "json"] = Field("auto", description="auto is text on a terminal, else JSON")
-    access_log: bool = Field(False, description="whether every request is logged, not only slow and failed ones")
-    otel: bool = Field(False, description="whether requests are traced by OpenTelemetry; it reads OTEL_* variables")
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="format of the log; auto is text on a terminal, else JSON"
+    )
+    access_log: bool = Field(False, description="whether every request is logged, or only slow and failed ones")
+    otel: bool = Field(False, description="whether OpenTelemetry traces requests; it reads OTEL_* variables")
 
     @classmethod
     def settings_customise_sources(
@@ -244,62 +211,76 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         toml = TomlConfigSettingsSource(settings_cls, toml_file=Path(os.environ.get("VETRINA_CONFIG", "vetrina.toml")))
-        toml.init_kwargs = {RENAMED.get(name, name): value for name, value in toml.init_kwargs.items()}
+        toml.init_kwargs = _rename_settings(toml.init_kwargs)
         assert isinstance(env_settings, EnvSettingsSource)  # noqa: S101
-        old_variables = {f"vetrina_{old}": f"vetrina_{new}" for old, new in RENAMED.items()}
-        env_settings.env_vars = {old_variables.get(name, name): value for name, value in env_settings.env_vars.items()}
+        names = {_variable(old).lower(): _variable(new).lower() for old, new in RENAMED.items()}
+        env_settings.env_vars = {names.get(name, name): value for name, value in env_settings.env_vars.items()}
         return init_settings, env_settings, toml
 
     @model_validator(mode="after")
     def _check_milvus(self) -> "Settings":
         if self.index_engine == "milvus" and not self.milvus_uri:
-            raise ValueError("index_engine is milvus: set milvus_uri")
-        if "@" in self.milvus_uri:  # it is written into releases
-            raise ValueError("milvus_uri holds a password: give it in VETRINA_MILVUS_TOKEN (user:password)")
+            raise ValueError("index_engine milvus needs an address: set milvus_uri")
+        if "@" in self.milvus_uri:  # releases contain the address
+            raise ValueError("milvus_uri contains a password: set it in VETRINA_MILVUS_TOKEN (user:password)")
         return self
 
     @model_validator(mode="after")
     def _check_names(self) -> "Settings":
-        for name, given, known in (
+        for name, values, known in (
             ("event_weights", self.event_weights, EVENT_TYPES),
-            ("source_weights", self.retriever_weights, RETRIEVERS),
             ("head_values", self.head_values, HEADS),
         ):
-            if unknown := sorted(set(given) - set(known)):
-                raise ValueError(f"{name} has {unknown[0]!r}: known are {', '.join(known)}")
+            if unknown := sorted(set(values) - set(known)):
+                raise ValueError(f"{name} has an unknown key {unknown[0]!r}: use {', '.join(known)}")
         return self
 
     @property
     def signal(self) -> Signal:
-        """What events say for their items."""
-        return Signal(self.event_weights, self.liked_from)
+        """How strong a positive signal each event is."""
+        return Signal(self.event_weights, self.min_liked_rating)
 
     @property
     def image_limits(self) -> ImageLimits:
+        """Limits of image files."""
         return ImageLimits(max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels)
 
 
-def load_settings(**given: Any) -> Settings:
-    """Settings with `given` on top (None means not given); raises BadRequest naming the key, value and fix."""
-    configured = os.environ.get("VETRINA_CONFIG")
-    if configured and not Path(configured).is_file():
-        raise BadRequest(f"VETRINA_CONFIG names {configured!r}, which is no file", "VETRINA_CONFIG")
-    known = {f"VETRINA_{name.upper()}" for name in (*Settings.model_fields, *RENAMED)} | OTHER_VARIABLES
+def _rename_settings(values: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+    """Return the values of a TOML table under the present names of the settings."""
+    renamed = {}
+    for name, value in values.items():
+        path = f"{section}{name}"
+        present = RENAMED.get(path, path).removeprefix(section)
+        renamed[present] = _rename_settings(value, f"{path}.") if isinstance(value, Mapping) else value
+    return renamed
+
+
+def _variable(setting: str) -> str:
+    """Return the environment variable of a setting; a dot separates a section from its values."""
+    return f"VETRINA_{setting.replace('.', '__').upper()}"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Load the settings, with `overrides` on top (None is not set); raises BadRequest naming key, value and fix."""
+    file = os.environ.get("VETRINA_CONFIG")
+    if file and not Path(file).is_file():
+        raise BadRequest(f"invalid VETRINA_CONFIG {file!r}: the file does not exist", "VETRINA_CONFIG")
+    known = {_variable(name) for name in (*Settings.model_fields, *RENAMED)} | OTHER_VARIABLES
     unknown = sorted(name for name in os.environ if name.startswith("VETRINA_") and name.split("__")[0] not in known)
     if unknown:
-        near = difflib.get_close_matches(unknown[0], known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
-        raise BadRequest(f"there is no setting {', '.join(unknown)}: {hint}", unknown[0])
+        similar = difflib.get_close_matches(unknown[0], known, 1)
+        hint = f"did you mean {similar[0]}?" if similar else f"use {', '.join(sorted(known))}"
+        raise BadRequest(f"unknown setting {', '.join(unknown)}: {hint}", unknown[0])
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        given_value = f" (got {first['input']!r})" if name else ""
-        raise BadRequest(
-            f"setting {name}: {first['msg']}{given_value}".replace("setting :", "settings:"), name
-        ) from error
-    except SettingsError as error:  # a variable that should hold JSON
+        if not name:
+            raise BadRequest(f"invalid settings: {first['msg']}", name) from error
+        raise BadRequest(f"invalid setting {name}: {first['msg']} (got {first['input']!r})", name) from error
+    except SettingsError as error:  # a variable that should contain JSON
         raise BadRequest(str(error), "settings") from error
-    except ValueError as error:  # a TOML file that does not parse
-        raise BadRequest(f"{configured or 'vetrina.toml'}: {error}", "vetrina.toml") from error
+    except ValueError as error:  # a TOML file that cannot be parsed
+        raise BadRequest(f"{file or 'vetrina.toml'}: {error}", "vetrina.toml") from error

@@ -1,4 +1,4 @@
-"""The demo shop: products and shoppers made up by rule, so that the whole journey runs without any data."""
+"""Generates the demo shop: products, photos, users and events, so that everything can be tried without data."""
 
 from serve.demo.shop import make_shop
 

@@ -27,8 +27,8 @@ class Part:
     """A filled outline. Parts are painted in order, each over those before it.
 
     `body` takes the product's colour and pattern; the other paints follow from the colour or are fixed materials.
-    `relief` says how far the edge curls away from the light; `tube` shades the part as an upright cylinder;
-    `folds` adds the soft waves of cloth; `clipped` keeps the part inside the body painted so far.
+    `relief` is how far the edge bends away from the light; `tube` shades the part as an upright cylinder;
+    `folds` adds the soft waves of cloth; `clipped` keeps the part inside the body that is painted already.
     """
 
     outline: Points
@@ -41,7 +41,7 @@ class Part:
 
 
 def curve(*points: Pair, steps: int = 10) -> Points:
-    """A Catmull-Rom spline through the points, ends included."""
+    """Return a Catmull-Rom spline through the points, ends included."""
     knots = np.asarray(points, dtype=np.float64)
     if len(knots) < 3:
         return knots
@@ -49,28 +49,29 @@ def curve(*points: Pair, steps: int = 10) -> Points:
 
 
 def loop(*points: Pair, steps: int = 10) -> Points:
-    """A closed Catmull-Rom spline through the points."""
+    """Return a closed Catmull-Rom spline through the points."""
     knots = np.asarray(points, dtype=np.float64)
     return _spline(np.vstack([knots[-1], knots, knots[:2]]), steps)
 
 
 def path(*pieces: Points) -> Points:
-    """Pieces joined by straight lines: where two pieces meet is a corner."""
+    """Join pieces by straight lines; there is a corner where two pieces meet."""
     return np.concatenate(pieces)
 
 
 def line(*points: Pair) -> Points:
+    """Return straight lines through the points."""
     return np.asarray(points, dtype=np.float64)
 
 
 def ellipse(x: float, y: float, radius_x: float, radius_y: float, arc: Pair = (0, 360)) -> Points:
-    """A whole ellipse or an arc of it, angles in degrees clockwise from the right."""
+    """Return an ellipse or an arc of it; angles are in degrees, clockwise from the right."""
     angle = np.radians(np.linspace(*arc, 40))
     return np.stack([x + radius_x * np.cos(angle), y + radius_y * np.sin(angle)], axis=1)
 
 
 def box(left: float, top: float, right: float, bottom: float, corner: float = 2.0) -> Points:
-    """A rectangle with rounded corners."""
+    """Return a rectangle with rounded corners."""
     c = min(corner, (right - left) / 2, (bottom - top) / 2)
     return path(
         ellipse(right - c, top + c, c, c, (270, 360))[::6],
@@ -81,17 +82,17 @@ def box(left: float, top: float, right: float, bottom: float, corner: float = 2.
 
 
 def mirror(points: Points) -> Points:
-    """The same points seen in the sheet's upright middle line."""
+    """Mirror points at the vertical middle line of the sheet."""
     return np.asarray(points * [-1, 1] + [100, 0])
 
 
 def both(half: Points) -> Points:
-    """A closed outline from its right half, given from top to bottom."""
+    """Return a closed symmetric outline from its right half, which runs from top to bottom."""
     return path(half, mirror(half)[::-1])
 
 
 def ribbon(points: Points, width: float, end_width: float | None = None) -> Points:
-    """The outline of a band along a line: straps, handles, legs."""
+    """Outline a band along a line, such as a strap, a handle or a leg."""
     step = np.gradient(points, axis=0)
     normal = np.stack([-step[:, 1], step[:, 0]], axis=1)
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)

@@ -1,4 +1,4 @@
-"""The twelve colours and six patterns of the demo shop, and the paints that follow from them."""
+"""The colours and six patterns of the demo shop, and the paints that follow from them."""
 
 from functools import lru_cache
 from typing import Protocol
@@ -38,7 +38,7 @@ COLOR_FAMILIES: dict[str, tuple[str, ...]] = {
 PATTERNS = ("plain", "striped", "dotted", "checked", "floral", "zigzag")
 
 CREAM, INK = (250, 246, 234), (43, 48, 72)
-_ACCENTS = {  # What a pattern is printed in: [main, second]; the second is only used by flowers.
+_ACCENTS = {  # the colours of a printed pattern: main and second; only flowers use the second
     "white": ((42, 78, 140), (222, 92, 80)),
     "beige": ((134, 62, 44), (70, 96, 66)),
     "yellow": ((60, 66, 92), (214, 90, 50)),
@@ -55,11 +55,11 @@ _PAINTS: dict[str, tuple[int, int, int]] = {
 }
 
 SIZE, SUPERSAMPLING = 256, 4
-_MARGIN = 64  # A pattern is drawn larger than the picture, so that each item cuts another piece of the cloth.
+_MARGIN = 64  # a pattern is drawn larger than the photo, so that each item shows another piece of the cloth
 
 
 def paint_color(paint: Paint, color: str) -> Pixels:
-    """The flat colour of a paint, [3, 1, 1], 0 to 255."""
+    """Return the flat colour of a paint, [3, 1, 1], 0 to 255."""
     base = _flat(COLORS[color])
     if paint == "body":
         return base
@@ -71,11 +71,12 @@ def paint_color(paint: Paint, color: str) -> Pixels:
 
 
 def accents(color: str) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Return the main and second colour in which patterns are printed on a colour."""
     return _ACCENTS.get(color, (CREAM, (246, 196, 84)))
 
 
 def cloth(color: str, pattern: str, scale: int, offset: tuple[int, int]) -> Pixels:
-    """A piece of cloth, [3, SIZE, SIZE]. `scale` is 0 (fine) to 2 (coarse), `offset` below 64 says where it is cut."""
+    """Return cloth, [3, SIZE, SIZE], 0 to 255, cut at `offset` (below 64); `scale` is 0 (fine) to 2 (coarse)."""
     piece = np.broadcast_to(paint_color("body", color), (3, SIZE, SIZE)).copy()
     if pattern == "plain":
         return piece
@@ -91,7 +92,7 @@ def _flat(color: tuple[int, int, int]) -> Pixels:
 
 @lru_cache(maxsize=32)
 def _layers(pattern: str, scale: int) -> list[Pixels]:
-    """How strongly each accent covers the cloth, 0 to 1: one or two of [SIZE + margin, SIZE + margin]."""
+    """Return how much each accent covers the cloth, 0 to 1: one or two layers of [SIZE + margin, SIZE + margin]."""
     side, pitch = SIZE + _MARGIN, (15, 19, 24)[scale]
     if pattern == "striped":
         return [_tile(side, pitch, lambda pen, x, y, u: pen.rectangle((x, y, x + u, y + 0.42 * u), fill=255))]
@@ -117,7 +118,7 @@ def _tile(side: int, pitch: int, draw: "_Motif", brick: bool = False) -> Pixels:
 
 
 def unit_pixels(image: Image.Image) -> Pixels:
-    """A grey image as numbers from 0 to 1."""
+    """Convert a grey image to numbers from 0 to 1."""
     return np.asarray(np.asarray(image, np.float32) * np.float32(1 / 255), np.float32)
 
 

@@ -1,16 +1,16 @@
-"""The twelve kinds of things the demo shop sells, and the variants each is drawn in."""
+"""The shapes of the twelve kinds of products, and the variants of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from serve.demo.bag_and_home_shapes import backpack, chair, handbag, lamp, mug
+from serve.demo.clothing_shapes import boot, cap, dress, hoodie, sneaker, t_shirt, trousers
 from serve.demo.geometry import Part
-from serve.demo.shapes_kept import backpack, chair, handbag, lamp, mug
-from serve.demo.shapes_worn import boot, cap, dress, hoodie, sneaker, t_shirt, trousers
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How a kind is drawn; `variants` names what `draw(0)`, `draw(1)`, ... show."""
+    """How a kind is drawn: `draw(i)` returns the parts of the variant that `variants[i]` names."""
 
     variants: tuple[str, ...]
     draw: Callable[[int], list[Part]]

@@ -1,4 +1,4 @@
-"""Writes the demo shop into a folder: a product feed with its pictures, events, and what only the simulator knows."""
+"""Writes the demo shop into a folder: a feed with its photos, events, and the hidden profiles of the users."""
 
 import csv
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 import orjson
 
 from serve.demo.draw import draw
-from serve.demo.goods import Good, make_goods
-from serve.demo.user_behaviour import simulate
+from serve.demo.products import Product, make_products
+from serve.demo.user_simulation import simulate
 
 COLUMNS = (
     "item_id",
@@ -32,13 +32,13 @@ COLUMNS = (
 _README = """\
 The demo shop of Vetrina.
 
-Everything in this folder is generated: the products, brands and prices are invented, the pictures are drawn, and the
-shoppers and their events are simulated. No real product, shop or person is in it. The same seed gives the same bytes.
+Everything in this folder is generated: the products, brands and prices are invented, the photos are drawn, and the
+users and their events are simulated. No product, shop or person in it is real. The same seed gives the same bytes.
 
 catalog.csv     {items} products of 12 kinds; `images` are separated by |, `attributes` is a JSON object
-images/         {photos} pictures
+images/         {photos} photos
 events.jsonl    {events} events of {users} users over 60 days, ordered by time
-shoppers.jsonl  the hidden taste of each user, for evaluation only: never train on it
+shoppers.jsonl  the hidden preferences of each user, for evaluation only: never train on them
 
 seed {seed}
 """
@@ -53,66 +53,77 @@ def make_shop(
 ) -> None:
     """Write `catalog.csv`, `images/`, `events.jsonl`, `shoppers.jsonl` and `README.txt` into `folder`.
 
-    `progress(done, total)` is called once per drawn item. A larger shop is drawn by two processes or more; so a
-    script that calls this needs the usual `if __name__ == "__main__":`. The outcome depends on the arguments alone.
+    The result depends on the arguments alone. Two or more processes draw a larger shop, so a script that calls this
+    needs `if __name__ == "__main__":`.
+
+    Args:
+        folder: Folder to write into.
+        items: Number of items.
+        users: Number of users, without robots.
+        seed: Seed of all random choices.
+        progress: Called with the number of drawn items and the total.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    goods = make_goods(items, seed)
-    for done, _ in enumerate(_draw_all(folder, goods), start=1):
+    products = make_products(items, seed)
+    for done, _ in enumerate(_draw_all(folder, products), start=1):
         if progress is not None:
             progress(done, items)
     with (folder / "catalog.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows(_row(good) for good in goods)
-    tastes, events = simulate(goods, users, seed)
-    _write_lines(folder / "shoppers.jsonl", tastes)
+        writer.writerows(_row(product) for product in products)
+    profiles, events = simulate(products, users, seed)
+    _write_lines(folder / "shoppers.jsonl", profiles)
     _write_lines(folder / "events.jsonl", events)
-    facts = _README.format(
-        items=items, photos=sum(good.photos for good in goods), events=len(events), users=len(tastes), seed=seed
+    readme = _README.format(
+        items=items,
+        photos=sum(product.photos for product in products),
+        events=len(events),
+        users=len(profiles),
+        seed=seed,
     )
-    (folder / "README.txt").write_text(facts, encoding="utf-8")
+    (folder / "README.txt").write_text(readme, encoding="utf-8")
 
 
-def _draw_all(folder: Path, goods: list[Good]) -> Iterator[None]:
-    task, workers = partial(_draw_one, folder), min(os.cpu_count() or 1, len(goods) // 100)
+def _draw_all(folder: Path, products: list[Product]) -> Iterator[None]:
+    task, workers = partial(_draw_one, folder), min(os.cpu_count() or 1, len(products) // 100)
     if workers < 2:
-        yield from map(task, goods)
+        yield from map(task, products)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(task, goods, chunksize=8)
+        yield from pool.map(task, products, chunksize=8)
 
 
-def _draw_one(folder: Path, good: Good) -> None:
-    for reference, picture in zip(_references(good), draw(good.look, good.photos), strict=True):
+def _draw_one(folder: Path, product: Product) -> None:
+    for reference, picture in zip(_references(product), draw(product.appearance, product.photos), strict=True):
         picture.save(folder / reference, "JPEG", quality=90)
 
 
-def _references(good: Good) -> list[str]:
-    return [f"images/{good.item_id}{'' if photo == 0 else f'-{photo + 1}'}.jpg" for photo in range(good.photos)]
+def _references(product: Product) -> list[str]:
+    return [f"images/{product.item_id}{'' if photo == 0 else f'-{photo + 1}'}.jpg" for photo in range(product.photos)]
 
 
-def _row(good: Good) -> list[str]:
-    references = _references(good)
+def _row(product: Product) -> list[str]:
+    references = _references(product)
     attributes = {
-        "color": good.look.color,
-        "pattern": good.look.pattern,
-        "material": good.training_data,
+        "color": product.appearance.color,
+        "pattern": product.appearance.pattern,
+        "material": product.material,
         "generated": "yes",
     }
     return [
-        good.item_id,
-        good.title,
-        good.description,
-        good.category,
-        good.brand,
-        f"{good.price:.2f}",
+        product.item_id,
+        product.title,
+        product.description,
+        product.category,
+        product.brand,
+        f"{product.price:.2f}",
         "EUR",
         references[0],
         "|".join(references),
         orjson.dumps(attributes).decode(),
         "demo",
-        datetime.fromtimestamp(good.arrived, UTC).isoformat(),
+        datetime.fromtimestamp(product.arrived, UTC).isoformat(),
     ]
 
 

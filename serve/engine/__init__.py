@@ -1,1 +1,1 @@
-"""Answers search, similar-item and recommendation queries from one snapshot."""
+"""Runs searches and recommendations on one snapshot of the shop."""

@@ -1,4 +1,4 @@
-"""Finding: the items nearest to what is sought, in each source and by all of them together."""
+"""Hybrid search: the items that match a query best in several spaces and by keywords."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from index.errors import BadQuery, IndexFault
-from index.exact import top
+from index.errors import InvalidQuery, VectorIndexError
+from index.item_mask import ItemMask
 from index.protocol import VectorIndex
-from index.selection import Selection
+from index.top_k import TIE, top_k
 from serve.core.request_context import mark_partial
 from serve.engine.recall_monitor import RecallMonitor
 from serve.recommend.ranking.explanations import Reasons
@@ -20,17 +20,16 @@ from serve.release.snapshot import Snapshot
 from serve.search.fusion import fuse
 from serve.search.vocabulary import KEYWORDS
 
-DEPTH = 50  # candidates each source proposes before fusion, at the least
-FEW = 100  # items left out up to which a search asks for that many more instead of filtering
+MIN_DEPTH = 50  # candidates that each retriever proposes before fusion
+MAX_OVERFETCHED = 100  # excluded items up to which a search fetches that many more items instead of filtering
 Scores = Mapping[str, NDArray[np.float32]]
 
 
 class Hit(NamedTuple):
-    """An item of an answer. `sources` gives its cosine in each space that was asked, and its BM25 for the
-    words; `image` is its best image.
+    """An item of a response. `retriever_scores` has its cosine in each searched space, and its BM25 score.
 
-    Where a scorer ranked, `probabilities` are the probabilities of each head, and `score` is what can be expected of
-    them.
+    `image` is the position of the item's image that matches best. Where a scorer ranked, `probabilities` are those of
+    each head, and `score` is the expected value.
     """
 
     item_index: int
@@ -44,158 +43,171 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True)
 class KeywordScores:
-    """BM25 of all items for a query's words [items], -inf for who is gone, and how much each source counts then."""
+    """BM25 of all items for a query's text [items], -inf for deleted ones, and the weight of each retriever with it."""
 
     scores: NDArray[np.float32]
     weights: Mapping[str, float]
 
     @cached_property
-    def found(self) -> bool:
-        """Whether any item has any of them."""
+    def has_matches(self) -> bool:
+        """Whether any item contains any of the words."""
         return bool((self.scores > 0).any())
 
 
 class HybridSearch:
-    """Finds items in a view, by spaces that count by `weights`. Safe in several threads."""
+    """Finds items of a snapshot, by spaces with `weights`. Safe in several threads."""
 
     def __init__(
         self,
-        view: Snapshot,
+        snapshot: Snapshot,
         spaces: Mapping[str, VectorIndex],
         weights: Mapping[str, float],
-        probe: RecallMonitor | None = None,
+        recall_monitor: RecallMonitor | None = None,
     ) -> None:
-        self._view, self._spaces, self._weights, self._probe = view, spaces, weights, probe
+        self._snapshot, self._spaces, self._weights = snapshot, spaces, weights
+        self._recall_monitor = recall_monitor
 
     def find(
         self,
         vectors: Scores,
-        words: KeywordScores | None,
+        keywords: KeywordScores | None,
         k: int,
         excluded: Sequence[int],
-        allowed: Selection | None,
+        allowed: ItemMask | None,
     ) -> list[Hit]:
-        """The k items that are best by the `vectors` of a query in some spaces, and by its words.
+        """Return the k best items by a query's vectors and keywords.
 
-        A space whose engine does not answer is left out, unless it is all there is.
+        A space whose vector database does not respond is left out, unless nothing else was searched.
+
+        Args:
+            vectors: the query's unit vector in each space to search, [dim].
+            keywords: the keyword scores of its text, if any.
+            k: how many items to return.
+            excluded: item indices that are not returned.
+            allowed: the only items that may be returned; None for all.
         """
         while True:
             try:
-                return self._find(vectors, words, k, excluded, allowed)
+                return self._find(vectors, keywords, k, excluded, allowed)
             except _SpaceUnavailable as failed:
                 vectors = {space: vector for space, vector in vectors.items() if space != failed.space}
-                if not vectors and words is None:
+                if not vectors and keywords is None:
                     raise failed.fault from failed
                 mark_partial(failed.space)
 
     def _find(
         self,
         vectors: Scores,
-        words: KeywordScores | None,
+        keywords: KeywordScores | None,
         k: int,
         excluded: Sequence[int],
-        allowed: Selection | None,
+        allowed: ItemMask | None,
     ) -> list[Hit]:
-        if words is not None and not words.found and vectors:
-            words = None  # words that no item has are no source
+        if keywords is not None and not keywords.has_matches and vectors:
+            keywords = None
         indexes = {space: self._spaces[space] for space in vectors}
         if all(index.factory == "Flat" for index in indexes.values()):
             # Exact search scores every item anyway, so the fused order is exact too.
-            items = self._view.everything
-            scores = {space: index.scores_of_all(vectors[space]) for space, index in indexes.items()}
+            items = self._snapshot.everything
+            scores = {space: index.score_all_items(vectors[space]) for space, index in indexes.items()}
             backgrounds: Scores = scores
         else:
-            items = self._candidates(vectors, words, k, excluded, allowed)
+            items = self._candidates(vectors, keywords, k, excluded, allowed)
             scores = {}
             for space, index in indexes.items():
-                with _answering(space):
-                    scores[space] = index.scores_of(vectors[space], items)
-            backgrounds = {space: self._view.release.samples[space] @ vector for space, vector in vectors.items()}
-        if words is not None:
-            scores[KEYWORDS], backgrounds = words.scores[items], {**backgrounds, KEYWORDS: words.scores}
-        if len(scores) > 1:
-            total = fuse(scores, backgrounds, self._weights if words is None else words.weights)
-        else:  # of a single source its own
-            ((name, own),) = scores.items()
-            total = np.where(own > 0, own, -np.inf) if name == KEYWORDS else own.copy()
-        total[places_among(items, excluded)] = -np.inf
+                with _unavailable_as(space):
+                    scores[space] = index.score_items(vectors[space], items)
+            samples = self._snapshot.release.samples
+            backgrounds = {space: samples[space] @ vector for space, vector in vectors.items()}
+        if keywords is not None:
+            scores[KEYWORDS], backgrounds = keywords.scores[items], {**backgrounds, KEYWORDS: keywords.scores}
+        total = self._total(scores, backgrounds, keywords)
+        total[positions_among(items, excluded)] = -np.inf
         if allowed is not None:
             total[~allowed.mask[items]] = -np.inf
-        best = top(total, items, k)
+        best = top_k(total, items, k, TIE if [*scores] == [*vectors] and len(scores) == 1 else 0.0)
         item_indices = items[best].tolist()
         images: Sequence[int | None] = [None] * len(best)
         if "image" in vectors:
             images = indexes["image"].best_labels(vectors["image"], item_indices)
-        by_retriever = {name: of[best] for name, of in scores.items()}
-        if words is not None:
+        by_retriever = {name: of_items[best] for name, of_items in scores.items()}
+        if keywords is not None:
             by_retriever[KEYWORDS] = np.where(by_retriever[KEYWORDS] > 0, by_retriever[KEYWORDS], -np.inf)
-        columns = zip(*map(rounded, by_retriever.values()), strict=True)
-        sources = [
-            {name: score for name, score in zip(by_retriever, each, strict=True) if score > -np.inf} for each in columns
+        rows = zip(*map(rounded, by_retriever.values()), strict=True)
+        retriever_scores = [
+            {name: score for name, score in zip(by_retriever, row, strict=True) if score > -np.inf} for row in rows
         ]
-        return list(map(Hit, item_indices, rounded(total[best]), sources, images))
+        return list(map(Hit, item_indices, rounded(total[best]), retriever_scores, images))
+
+    def _total(self, scores: Scores, backgrounds: Scores, keywords: KeywordScores | None) -> NDArray[np.float32]:
+        """Return the fused scores [items]; the scores of a single retriever stay as they are."""
+        if len(scores) > 1:
+            return fuse(scores, backgrounds, self._weights if keywords is None else keywords.weights)
+        ((name, only),) = scores.items()
+        return np.where(only > 0, only, -np.inf) if name == KEYWORDS else only.copy()
 
     def _candidates(
         self,
         vectors: Scores,
-        words: KeywordScores | None,
+        keywords: KeywordScores | None,
         k: int,
         excluded: Sequence[int],
-        allowed: Selection | None,
+        allowed: ItemMask | None,
     ) -> NDArray[np.int64]:
-        """Items that any of the sources proposes, in rising order. A few too many are cheaper than a filter."""
-        depth = k if len(vectors) == 1 and words is None else max(DEPTH, 2 * k)
-        if len(excluded) <= FEW:
+        """Return the items that any retriever proposes, in rising order. A few too many are cheaper than a filter."""
+        depth = k if len(vectors) == 1 and keywords is None else max(MIN_DEPTH, 2 * k)
+        if len(excluded) <= MAX_OVERFETCHED:
             depth += len(excluded)
         else:
-            mask = np.ones(self._view.items, dtype=np.bool_) if allowed is None else allowed.mask.copy()
+            mask = np.ones(self._snapshot.items, dtype=np.bool_) if allowed is None else allowed.mask.copy()
             mask[excluded] = False
             if allowed is None:
-                mask[self._view.deleted] = False
-            allowed = Selection(mask)
+                mask[self._snapshot.deleted] = False
+            allowed = ItemMask(mask)
         proposed = []
         for space, vector in vectors.items():
             index = self._spaces[space]
-            with _answering(space):
+            with _unavailable_as(space):
                 hits = index.search(vector[None], depth, allowed)
-            proposed.append(hits.ids[0, : hits.counts[0]])
-            if self._probe is not None and index.factory != "Flat":
-                self._probe.offer(space, index, vector, proposed[-1], allowed)
-        if words is not None:
-            scores = words.scores if allowed is None else np.where(allowed.mask, words.scores, -np.inf)
-            best = top(scores, self._view.everything, depth)
+            proposed.append(hits.items[0, : hits.counts[0]])
+            if self._recall_monitor is not None and index.factory != "Flat":
+                self._recall_monitor.offer(space, index, vector, proposed[-1], allowed)
+        if keywords is not None:
+            scores = keywords.scores if allowed is None else np.where(allowed.mask, keywords.scores, -np.inf)
+            best = top_k(scores, self._snapshot.everything, depth)
             proposed.append(best[scores[best] > 0])
         return np.unique(np.concatenate(proposed))
 
 
-def places_among(items: NDArray[np.int64], wanted: Sequence[int]) -> NDArray[np.int64]:
-    """Where the wanted ones are among items in rising order, as far as they are there."""
-    item_indices = np.array(wanted, np.int64)
-    places = items.searchsorted(item_indices)
-    within = places < len(items)
-    places, item_indices = places[within], item_indices[within]
-    found: NDArray[np.int64] = places[items[places] == item_indices]
-    return found
+def positions_among(items: NDArray[np.int64], item_indices: Sequence[int]) -> NDArray[np.int64]:
+    """Return the positions of some item indices among `items` in rising order, without those that are not there."""
+    searched = np.array(item_indices, np.int64)
+    positions = items.searchsorted(searched)
+    within = positions < len(items)
+    positions, searched = positions[within], searched[within]
+    present: NDArray[np.int64] = positions[items[positions] == searched]
+    return present
 
 
 class _SpaceUnavailable(Exception):
-    """What keeps the vectors of a space did not answer."""
+    """The vector database of a space did not respond."""
 
-    def __init__(self, space: str, fault: IndexFault) -> None:
+    def __init__(self, space: str, fault: VectorIndexError) -> None:
         super().__init__(space)
         self.space, self.fault = space, fault
 
 
 @contextmanager
-def _answering(space: str) -> Iterator[None]:
+def _unavailable_as(space: str) -> Iterator[None]:
+    """Raise _SpaceUnavailable for the faults of an index."""
     try:
         yield
-    except BadQuery:
+    except InvalidQuery:
         raise
-    except IndexFault as fault:
+    except VectorIndexError as fault:
         raise _SpaceUnavailable(space, fault) from fault
 
 
 def rounded(scores: NDArray[np.float32]) -> list[float]:
-    """Scores as answers have them."""
+    """Round scores as in responses, to four decimals."""
     return scores.astype(np.float64).round(4).tolist()  # type: ignore[no-any-return]

@@ -1,6 +1,6 @@
-"""Queries, and what they are in the spaces: words, photos and items as one vector for each."""
+"""Queries, and their vectors: text, photo and example items as one vector for each space."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from embed.catalogue import is_blank
 from embed.encoders import ImageEncoder, TextEncoder, Vectors
 from embed.images import ImageLimits, decode_image
-from index.protocol import VectorIndex
 from serve.core.errors import BadRequest
+from serve.engine.engine_context import EngineContext
 from serve.engine.query_encoders import Encoders
-from serve.recommend.retrieval.retrievers import TOWER
+from serve.recommend.retrieval.retriever import TOWER
 from serve.release.release import Release
 from serve.search.vocabulary import KEYWORDS
 
@@ -22,10 +22,10 @@ PART_WEIGHTS = {"text": 1.0, "image": 1.0, "like": 1.0, "unlike": 0.5}
 
 @dataclass(frozen=True)
 class Query:
-    """What to look for: any of words, a photo (its bytes), liked and unliked items; `weights` of these parts.
+    """A search for k items by any of text, a photo (its bytes), liked and unliked items; `weights` of these parts.
 
-    `spaces` limits the search to some spaces; otherwise every space is searched that some part of the query can enter.
-    Only items come out that pass the `filter`.
+    `spaces` limits the search to some spaces; by default every space is searched that some part of the query can enter.
+    Only items that pass the `filter` are returned.
     """
 
     k: int
@@ -40,90 +40,95 @@ class Query:
 
 
 def query_vectors(
-    query: Query,
-    chosen: Sequence[str],
-    spaces: Mapping[str, VectorIndex],
-    release: Release,
-    encoders: Encoders,
-    limits: ImageLimits,
-    item_index: Callable[[str, str], int],
-    by_words: bool = False,
+    context: EngineContext, query: Query, spaces: Sequence[str], takes_keywords: bool = False
 ) -> dict[str, NDArray[np.float32]]:
-    """One unit vector for each of the `chosen` spaces that the query enters: the weighted sum of its parts there.
+    """Return one unit vector for each space that the query enters: the weighted sum of its parts there.
 
-    `item_index` gives the number of an item by its id and the field that names it. Raises BadRequest where the query is
-    empty or no space can take it; words that are searched for `by_words` too need none. Source: Rocchio 1971.
+    Source: Rocchio 1971.
+
+    Args:
+        context: the snapshot, its spaces and encoders.
+        query: the query.
+        spaces: the names of the spaces to search.
+        takes_keywords: whether its text is searched by keywords too, and so may enter no space.
+
+    Raises:
+        BadRequest: the query is empty, or no space takes a part of it.
     """
     weights = PART_WEIGHTS | dict(query.weights)
     if query.text is not None and is_blank(query.text):
-        raise BadRequest("text is blank: give some words, or leave it out", "text", "blank_text")
+        raise BadRequest("text is blank: write some words, or leave it out", "text", "blank_text")
     if query.text is None and query.image is None and not query.like:
-        raise BadRequest("nothing to search for: give text, image or like", "text", "empty_query")
+        raise BadRequest("the query is empty: send text, image or like", "text", "empty_query")
     liked, unliked = (
-        [item_index(item_id, name) for item_id in ids] for name, ids in (("like", query.like), ("unlike", query.unlike))
+        [context.item_index(item_id, name) for item_id in ids]
+        for name, ids in (("like", query.like), ("unlike", query.unlike))
     )
-    entrance = _Entrance(release, encoders)
+    release = context.snapshot.release
+    encoder = _QueryPartEncoder(release, context.encoders)
     parts: dict[str, list[tuple[NDArray[np.float32], float]]] = {}
-    entered = {"text"} if by_words else set[str]()
-    for space in chosen:
-        index, found = spaces[space], parts.setdefault(space, [])
-        if query.text is not None and (vector := entrance.words(space, query.text)) is not None:
-            found.append((vector[0], weights["text"]))
+    entered = {"text"} if takes_keywords else set[str]()
+    for space in spaces:
+        index, in_space = context.spaces[space], parts.setdefault(space, [])
+        if query.text is not None and (vector := encoder.text(space, query.text)) is not None:
+            in_space.append((vector[0], weights["text"]))
             entered.add("text")
         if query.image is not None and space == "image":
-            found.append((entrance.photo(query.image, limits)[0], weights["image"]))
+            in_space.append((encoder.photo(query.image, context.settings.image_limits)[0], weights["image"]))
             entered.add("image")
         for part, item_indices, weight in (("like", liked, weights["like"]), ("unlike", unliked, -weights["unlike"])):
-            for vector in index.vectors_of(np.array(item_indices, np.int64)):
+            for vector in index.first_vectors(np.array(item_indices, np.int64)):
                 if vector.any():
-                    found.append((vector, weight))
+                    in_space.append((vector, weight))
                     entered.add(part)
-    for part, given, what in (
-        ("text", query.text, "takes words"),
+    for part, value, ability in (
+        ("text", query.text, "takes text"),
         ("image", query.image, "takes photos"),
-        ("like", query.like or None, "knows the liked items"),
+        ("like", query.like or None, "has the liked items"),
     ):
-        if given is not None and part not in entered:
-            raise BadRequest(f"no space of {', '.join(chosen) or KEYWORDS} {what} in release {release.name}", part)
+        if value is not None and part not in entered:
+            searched = ", ".join(spaces) or KEYWORDS
+            raise BadRequest(f"no space of {searched} {ability} in release {release.name}", part)
     directions = {
         space: direction
-        for space, found in parts.items()
-        if any(weight > 0 for _, weight in found)
-        and (direction := direction_of([vector for vector, _ in found], [weight for _, weight in found])) is not None
+        for space, in_space in parts.items()
+        if any(weight > 0 for _, weight in in_space)
+        and (direction := weighted_direction([vector for vector, _ in in_space], [weight for _, weight in in_space]))
+        is not None
     }
     if not directions and any(parts.values()):
         raise BadRequest("the parts of the query cancel each other out: change their weights", "weights")
     return directions
 
 
-class _Entrance:
-    """How the words and the photo of one query enter the spaces of a release."""
+class _QueryPartEncoder:
+    """Encodes the text and the photo of one query into the spaces of a release."""
 
     def __init__(self, release: Release, encoders: Encoders) -> None:
         self._manifest, self._alignment, self._encoders = release.manifest, release.alignment, encoders
 
-    def words(self, space: str, text: str) -> Vectors | None:
-        """Words as a query of a space, [1, dim]; None where it takes none."""
+    def text(self, space: str, text: str) -> Vectors | None:
+        """Return a text's vector in a space, [1, dim]; None where the space takes no text."""
         if space == TOWER:
             return None
-        if space == "image" and self._alignment is not None and self._alignment.takes_words:
-            by = "image" if self._alignment.facts.joint else "text"
-            return self._alignment.words(self._encoders.texts(self._manifest, by, text))
-        if not isinstance(self._encoders.of(self._manifest, space), TextEncoder):
+        if space == "image" and self._alignment is not None and self._alignment.has_text_adapter:
+            encoded_by = "image" if self._alignment.facts.joint else "text"
+            return self._alignment.adapt_texts(self._encoders.encode_text(self._manifest, encoded_by, text))
+        if not isinstance(self._encoders.encoder(self._manifest, space), TextEncoder):
             return None
-        return self._encoders.texts(self._manifest, space, text)
+        return self._encoders.encode_text(self._manifest, space, text)
 
     def photo(self, image: bytes, limits: ImageLimits) -> Vectors:
-        """A photo as a query of the image space, [1, dim]."""
-        encoder = self._encoders.of(self._manifest, "image")
-        assert isinstance(encoder, ImageEncoder)  # noqa: S101  whatever makes an image space is
+        """Return a photo's vector in the image space, [1, dim]."""
+        encoder = self._encoders.encoder(self._manifest, "image")
+        assert isinstance(encoder, ImageEncoder)  # noqa: S101  the encoder of an image space is one
         pixels = encoder.prepare(decode_image(image, limits, shrink_to=encoder.shrink_to))
         vectors = encoder.encode_images([pixels])
-        return vectors if self._alignment is None else self._alignment.photos(vectors)
+        return vectors if self._alignment is None else self._alignment.adapt_photos(vectors)
 
 
-def direction_of(vectors: Sequence[NDArray[np.float32]], weights: Sequence[float]) -> NDArray[np.float32] | None:
-    """The unit vector along a weighted sum, or None where the sum vanishes."""
+def weighted_direction(vectors: Sequence[NDArray[np.float32]], weights: Sequence[float]) -> NDArray[np.float32] | None:
+    """Return the unit vector along a weighted sum, or None where the sum vanishes."""
     if len(vectors) == 1 and weights[0] > 0:
         return vectors[0]
     total = np.sum([weight * vector for vector, weight in zip(vectors, weights, strict=True)], axis=0)

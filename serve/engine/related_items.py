@@ -1,4 +1,4 @@
-"""What goes with an item: by the shop's own relations, by what they imply, and by what the items look and read like."""
+"""Related items: by the shop's own relations, by those that categories imply, and by similar content."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.exact import top
+from index.top_k import top_k
 from serve.core.errors import BadRequest
 from serve.engine.engine import Engine
 from serve.engine.hybrid_search import Hit, rounded
-from serve.recommend.retrieval.relation_graph import kind_of
+from serve.recommend.retrieval.relation_graph import relation_kind
 from serve.release.snapshot import Snapshot
 from serve.search.filters import compile_filter
 from serve.search.fusion import fuse
 
-LINKED = 4.0  # what a link counts, beside the logarithm of what categories imply and content in standard deviations
+LINK_WEIGHT = 4.0  # beside the logarithm of what categories imply, and content in standard deviations
 
 
-def related(
+def related_items(
     engine: Engine,
     item_id: str,
     k: int,
@@ -26,56 +26,72 @@ def related(
     kind: str | None = None,
     filter_: Mapping[str, Any] | None = None,
 ) -> list[Hit]:
-    """The k items that stand best in a relation to one, or in any of a kind, best first; linked ones before others.
+    """Return the k items most related to an item, best first; linked items come first.
 
-    `sources` has for each relation how well an item is linked, and its content's likeness. Raises BadRequest where the
-    release knows no such relation, NotFound where there is no such item.
+    The `retriever_scores` of a hit are its similar content, and the strength of its links by relation.
+
+    Args:
+        engine: the engine over the snapshot.
+        item_id: the item.
+        k: how many items to return.
+        relation: only this relation; by default any.
+        kind: only relations of this kind; by default any.
+        filter_: only items that pass this filter are returned.
+
+    Raises:
+        BadRequest: the release has no such relation.
+        NotFound: the item does not exist.
     """
-    view = engine.view
+    snapshot = engine.snapshot
     item_index = engine.item_index(item_id)
-    knowledge = view.release.behaviour.knowledge
-    known = [] if knowledge is None else knowledge.relations
-    chosen = [name for name in known if relation in (None, name) and kind in (None, kind_of(name))]
-    if knowledge is None or not chosen:
-        field, wanted = ("relation", relation) if relation else ("kind", kind or "any")
-        raise BadRequest(f"this release knows no relation {wanted!r}: it has {', '.join(known) or 'none'}", field)
-    before = item_index if view.numbering is None else int(view.numbering.before[item_index])
-    links, implied = {name: np.zeros(view.items, np.float32) for name in chosen}, np.zeros(view.items, np.float32)
-    if before >= 0:  # else it came live, and only its content is known
-        links = {name: _as_now(view, *knowledge.linked(name, before)) for name in chosen}
-        of_category = np.max([knowledge.implied(name, before) for name in chosen], axis=0)
-        implied = _as_now(view, np.arange(len(of_category)), of_category)
-    content = _content(view, item_index)
-    total = content + implied + LINKED * np.max(list(links.values()), axis=0)
-    total[[item_index, *view.deleted.tolist()]] = -np.inf
-    if filter_ and (wanted_filter := compile_filter(filter_)) is not None:
-        total[~view.selection(wanted_filter).mask] = -np.inf
-    best = top(total.astype(np.float32), view.everything, k)
+    graph = snapshot.release.behaviour.knowledge
+    relations = [] if graph is None else graph.relations
+    chosen = [name for name in relations if relation in (None, name) and kind in (None, relation_kind(name))]
+    if graph is None or not chosen:
+        field, value = ("relation", relation) if relation else ("kind", kind or "any")
+        raise BadRequest(f"unknown {field} {value!r}: this release has {', '.join(relations) or 'no relations'}", field)
+    built_index = item_index if snapshot.index_mapping is None else int(snapshot.index_mapping.to_release[item_index])
+    links, implied = (
+        {name: np.zeros(snapshot.items, np.float32) for name in chosen},
+        np.zeros(snapshot.items, np.float32),
+    )
+    if built_index >= 0:  # otherwise the item was added live, and only its content is known
+        links = {name: _renumbered(snapshot, *graph.linked(name, built_index)) for name in chosen}
+        by_category = np.max([graph.implied(name, built_index) for name in chosen], axis=0)
+        implied = _renumbered(snapshot, np.arange(len(by_category)), by_category)
+    content = _content_scores(snapshot, item_index)
+    total = content + implied + LINK_WEIGHT * np.max(list(links.values()), axis=0)
+    total[[item_index, *snapshot.deleted.tolist()]] = -np.inf
+    if filter_ and (compiled := compile_filter(filter_)) is not None:
+        total[~snapshot.selection(compiled).mask] = -np.inf
+    best = top_k(total.astype(np.float32), snapshot.everything, k)
     columns = {"content": content, **links}
-    sources = zip(*(rounded(of[best].astype(np.float32)) for of in columns.values()), strict=True)
-    told = [
-        {name: score for name, score in zip(columns, each, strict=True) if name == "content" or score}
-        for each in sources
+    rows = zip(*(rounded(scores[best].astype(np.float32)) for scores in columns.values()), strict=True)
+    retriever_scores = [
+        {name: score for name, score in zip(columns, row, strict=True) if name == "content" or score} for row in rows
     ]
-    return list(map(Hit, best.tolist(), rounded(total[best].astype(np.float32)), told, [None] * len(best)))
+    totals = rounded(total[best].astype(np.float32))
+    return list(map(Hit, best.tolist(), totals, retriever_scores, [None] * len(best)))
 
 
-def _as_now(view: Snapshot, items: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores of items as the release numbers them, for all items as the view does, [items]; 0 for the others."""
-    now = items if view.numbering is None else view.numbering.now[items]
-    found = np.zeros(view.items, np.float32)
-    found[now[now >= 0]] = scores[now >= 0]
-    return found
+def _renumbered(
+    snapshot: Snapshot, item_indices: NDArray[np.int64], scores: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return scores of items by the release's indices as scores of all items of the snapshot, [items]; else 0."""
+    now = item_indices if snapshot.index_mapping is None else snapshot.index_mapping.to_snapshot[item_indices]
+    all_scores = np.zeros(snapshot.items, np.float32)
+    all_scores[now[now >= 0]] = scores[now >= 0]
+    return all_scores
 
 
-def _content(view: Snapshot, item_index: int) -> NDArray[np.float32]:
-    """How alike each item is, [items], in standard deviations above all."""
+def _content_scores(snapshot: Snapshot, item_index: int) -> NDArray[np.float32]:
+    """Return how similar the content of all items is, [items], in standard deviations."""
     scores = {}
-    for space, index in view.spaces.items():
-        vector = index.vectors_of(np.array([item_index]))[0]
+    for space, index in snapshot.spaces.items():
+        vector = index.first_vectors(np.array([item_index]))[0]
         if vector.any():
-            scores[space] = index.scores_of_all(vector)
+            scores[space] = index.score_all_items(vector)
     if not scores:
-        return np.zeros(view.items, np.float32)
-    found = fuse(scores, scores, dict.fromkeys(scores, 1.0))
-    return np.where(found == -np.inf, 0, found).astype(np.float32)
+        return np.zeros(snapshot.items, np.float32)
+    fused = fuse(scores, scores, dict.fromkeys(scores, 1.0))
+    return np.where(fused == -np.inf, 0, fused).astype(np.float32)

@@ -1,4 +1,4 @@
-"""From found items to what a caller reads: ids, scores, and the catalogue's fields."""
+"""Response bodies: hits and candidates with ids, scores and catalogue fields."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,29 +10,30 @@ from uuid import uuid4
 from embed.catalogue import Item
 from serve.core.fields import DEFAULT_FIELDS
 from serve.core.request_context import stage
-from serve.engine.engine import Engine, PersonalizationContext
+from serve.engine.engine import Engine
 from serve.engine.hybrid_search import Hit
 from serve.engine.query import Query
+from serve.engine.user_context import PersonalizationContext
 from serve.recommend.retrieval.candidates import Candidates
 from serve.release.snapshot import Snapshot
 
 FIELDS = [field.name for field in fields_of(Item) if field.name != "item_id"]
 
 
-def ask(engine: Engine, question: Callable[[Engine], Sequence[Hit]]) -> dict[str, Any]:
-    """A question put to an engine in this process; the answer is the object that the HTTP service gives."""
-    return respond(engine, lambda: answer(engine.view, question(engine), DEFAULT_FIELDS))
+def local_hits_response(engine: Engine, find: Callable[[Engine], Sequence[Hit]]) -> dict[str, Any]:
+    """Return the response of the HTTP service for the hits of an engine in this process."""
+    return local_response(engine, lambda: hits_body(engine.snapshot, find(engine), DEFAULT_FIELDS))
 
 
-def respond(engine: Engine, body: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """An answer as the HTTP service gives it, made in this process."""
+def local_response(engine: Engine, make_body: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return a response of the HTTP service, made in this process."""
     started = time.perf_counter()
-    made = body()
+    body = make_body()
     took = round((time.perf_counter() - started) * 1000, 3)
-    return {"request_id": uuid4().hex, "release": engine.view.release.name, "took_ms": took} | made
+    return {"request_id": uuid4().hex, "release": engine.snapshot.release.name, "took_ms": took} | body
 
 
-def answer_search(
+def search_body(
     engine: Engine,
     query: Query,
     personalization: PersonalizationContext | None,
@@ -40,59 +41,71 @@ def answer_search(
     understand: bool = True,
     facets: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """A search's answer: its items, how its words were understood, and the facets that were asked for."""
+    """Search, and return the body of the response.
+
+    Args:
+        engine: the engine to search.
+        query: the query.
+        personalization: how the search is personalized, if it is.
+        fields: the catalogue fields of each item.
+        understand: whether price bounds in the text become a filter.
+        facets: the columns or attributes whose values are counted.
+    """
     query, understood = engine.understand(query, prices=understand)
-    found = answer(engine.view, engine.search(query, personalization), fields)
-    return found | {"understood": asdict(understood), "facets": engine.facets(query, facets) if facets else {}}
+    body = hits_body(engine.snapshot, engine.search(query, personalization), fields)
+    return body | {"understood": asdict(understood), "facets": engine.facets(query, facets) if facets else {}}
 
 
-def answer(view: Snapshot, found: Sequence[Hit], fields: Sequence[str]) -> dict[str, Any]:
-    """The answer's items, with the wanted catalogue fields; `image` is the one that matched best, if any did."""
-    with stage("answer"):
-        items = _items(view, found, fields)
+def hits_body(snapshot: Snapshot, hits: Sequence[Hit], fields: Sequence[str]) -> dict[str, Any]:
+    """Return hits as the body of a response; an item's `image` is the one that matches best, else its first one."""
+    with stage("response"):
+        items = [_hit_body(snapshot, hit, fields) for hit in hits]
     return {
-        "ranked_by": "scorer" if any(one.probabilities is not None for one in found) else "retrievers",
+        "ranked_by": "scorer" if any(hit.probabilities is not None for hit in hits) else "retrievers",
         "items": items,
     }
 
 
-def _items(view: Snapshot, found: Sequence[Hit], fields: Sequence[str]) -> list[dict[str, Any]]:
-    return [
-        {
-            "item_id": view.text(one.item_index),
-            "score": one.score,
-            "retriever_scores": one.retriever_scores,
-            **({} if one.probabilities is None else {"probabilities": one.probabilities}),
-            **({} if one.reasons is None else {"reasons": one.reasons}),
-            **({"rules": list(one.rules)} if one.rules else {}),
-            **item_fields(view, one.item_index, fields, one.image),
-        }
-        for one in found
-    ]
+def _hit_body(snapshot: Snapshot, hit: Hit, fields: Sequence[str]) -> dict[str, Any]:
+    return {
+        "item_id": snapshot.text(hit.item_index),
+        "score": hit.score,
+        "retriever_scores": hit.retriever_scores,
+        **({} if hit.probabilities is None else {"probabilities": hit.probabilities}),
+        **({} if hit.reasons is None else {"reasons": hit.reasons}),
+        **({"rules": list(hit.rules)} if hit.rules else {}),
+        **item_fields(snapshot, hit.item_index, fields, hit.image),
+    }
 
 
-def answer_candidates(view: Snapshot, found: Candidates) -> list[dict[str, Any]]:
-    """The answer's candidates: blended score, score by source, and the sources that proposed each."""
-    scores = {source: of.astype(float).round(4).tolist() for source, of in found.scores.items()}
-    proposed = {source: of.tolist() for source, of in found.proposed.items()}
+def candidates_body(snapshot: Snapshot, candidates: Candidates) -> list[dict[str, Any]]:
+    """Return candidates as in a response: total score, score by retriever, and the retrievers that proposed each."""
+    scores = {name: of_items.astype(float).round(4).tolist() for name, of_items in candidates.scores.items()}
+    proposed = {name: of_items.tolist() for name, of_items in candidates.proposed.items()}
+    totals = candidates.total.astype(float).round(4).tolist()
     return [
         {
-            "item_id": view.text(item_index),
+            "item_id": snapshot.text(item_index),
             "score": total,
-            "retriever_scores": {retriever: of[place] for retriever, of in scores.items()},
-            "proposed_by": [source for source, of in proposed.items() if of[place]],
+            "retriever_scores": {name: of_items[position] for name, of_items in scores.items()},
+            "proposed_by": [name for name, of_items in proposed.items() if of_items[position]],
         }
-        for place, (item_index, total) in enumerate(
-            zip(found.items.tolist(), found.total.astype(float).round(4).tolist(), strict=True)
-        )
+        for position, (item_index, total) in enumerate(zip(candidates.items.tolist(), totals, strict=True))
     ]
 
 
 def item_fields(
-    view: Snapshot, item_index: int, fields: Sequence[str] | None = None, image: int | None = None
+    snapshot: Snapshot, item_index: int, fields: Sequence[str] | None = None, image: int | None = None
 ) -> dict[str, Any]:
-    """Catalogue fields of one item, all of them without `fields`."""
-    item = view.item(item_index)
+    """Return catalogue fields of an item.
+
+    Args:
+        snapshot: the snapshot that the item is of.
+        item_index: the item.
+        fields: the names of the fields; by default all.
+        image: the position of the image to return; by default the first.
+    """
+    item = snapshot.item(item_index)
     values = {name: getattr(item, name) for name in (FIELDS if fields is None else fields) if name != "image"}
     if fields is None or "image" in fields:
         values["image"] = item.images[image or 0] if item.images else None

@@ -1,8 +1,8 @@
-"""`vetrina ab report`: what each part of an A/B test did with its recommendations, and how sure the difference is.
+"""`vetrina ab report`: the interactions with recommendations in each arm of an A/B test, and their difference.
 
-A shopper belongs to the release that answered; who was answered by both, while servers changed over, is left out.
-Rates are over lists. As the lists of one shopper go together, intervals are by the bootstrap over shoppers (Efron 1979;
-Bakshy and Eckles, "Uncertainty in Online Experiments with Dependent Data", KDD 2013).
+A user belongs to the arm of the release that responded. Users who had responses of both, while servers changed over,
+are excluded. Rates are per list. As the lists of one user are not independent, intervals are bootstrap intervals over
+users (Efron 1979; Bakshy and Eckles, "Uncertainty in Online Experiments with Dependent Data", KDD 2013).
 """
 
 from collections import defaultdict
@@ -23,12 +23,12 @@ from serve.storage.impression_log import ImpressionLog
 Doubles = NDArray[np.float64]
 DRAWS = 2000
 WORTH = "worth"
-MEASURES = (WORTH, *HEADS)
+METRICS = (WORTH, *HEADS)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What one part of the shoppers did: means over lists, of what came of one and of how often each act did."""
+    """One arm of an A/B test: its releases, users and lists, and the mean reward and interactions of a list."""
 
     releases: Sequence[str]
     users: int
@@ -38,7 +38,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Difference:
-    """Treatment less control with the 95 % interval, and the share of draws in which treatment is the better."""
+    """Treatment minus control with the 95 % interval, and the share of draws in which treatment is better."""
 
     mean: float
     low: float
@@ -47,8 +47,8 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """An A/B test so far; `excluded` shoppers were answered by both releases."""
+class ABReport:
+    """An A/B test so far; `excluded` users had responses of both releases."""
 
     experiment: Experiment
     arms: Mapping[str, Arm]
@@ -56,65 +56,75 @@ class Comparison:
     excluded: int
 
 
-def report(settings: Settings, seed: int = 0) -> Comparison:
-    """Raises NotFound where no test runs, BadRequest where one of its parts was not shown anything yet."""
+def report(settings: Settings, seed: int = 0) -> ABReport:
+    """Compare the arms of the running A/B test.
+
+    Raises NotFound where no test runs, BadRequest where an arm has no lists yet.
+    """
     experiment = running(settings.store)
     if experiment is None:
-        raise NotFound("no A/B test runs: start one with vetrina ab start RELEASE", "store")
-    events = open_event_log(settings)
-    outcomes = RewardTable(events, settings, experiment.since)
-    # Of each shopper by part: how many lists, and the sums of MEASURES over them.
-    sums: dict[str, dict[str, Doubles]] = {CONTROL: {}, TREATMENT: {}}
-    releases: dict[str, set[str]] = defaultdict(set)
-    for lot in ImpressionLog(events.database).batches(since=experiment.since):
-        for _, answer in lot:
-            if answer.user_id is None:
-                continue
-            part = TREATMENT if answer.release == experiment.release else CONTROL
-            releases[part].add(answer.release)
-            came = [head for _, head in outcomes.of(answer)]
-            counts = [float(came.count(head)) for head in HEADS]
-            row = np.array([1.0, outcomes.reward(answer).sum(), *counts])
-            sums[part][answer.user_id] = sums[part].get(answer.user_id, 0.0) + row
-    events.close()
-    both = sums[CONTROL].keys() & sums[TREATMENT].keys()
-    of_part = {
-        part: np.array([row for user_id, row in rows.items() if user_id not in both]).reshape(-1, 1 + len(MEASURES))
-        for part, rows in sums.items()
+        raise NotFound("no A/B test is running: start one with vetrina ab start RELEASE", "store")
+    sums, releases = _sum_by_user(settings, experiment)
+    in_both = sums[CONTROL].keys() & sums[TREATMENT].keys()
+    rows_by_arm = {
+        arm: np.array([row for user_id, row in rows.items() if user_id not in in_both]).reshape(-1, 1 + len(METRICS))
+        for arm, rows in sums.items()
     }
-    for part, rows in of_part.items():
+    for arm, rows in rows_by_arm.items():
         if not len(rows):
-            raise BadRequest(f"nothing was shown to {part} yet: the test runs since a moment ago, or nobody came", part)
+            raise BadRequest(f"{arm} has no lists yet: wait for recommendations to known users", arm)
     random = np.random.default_rng(seed)
-    drawn = {part: _drawn(rows, random) for part, rows in of_part.items()}
+    resampled = {arm: _resample(rows, random) for arm, rows in rows_by_arm.items()}
     arms = {
-        part: Arm(
-            sorted(releases[part]),
+        arm: Arm(
+            sorted(releases[arm]),
             len(rows),
             int(rows[:, 0].sum()),
-            dict(zip(MEASURES, _rates(rows.sum(0)), strict=True)),
+            dict(zip(METRICS, _rates(rows.sum(0)), strict=True)),
         )
-        for part, rows in of_part.items()
+        for arm, rows in rows_by_arm.items()
     }
-    gained = drawn[TREATMENT] - drawn[CONTROL]  # [draws, measures]
-    low, high = np.quantile(gained, (0.025, 0.975), axis=0)
+    gains = resampled[TREATMENT] - resampled[CONTROL]  # [draws, metrics]
+    low, high = np.quantile(gains, (0.025, 0.975), axis=0)
     differences = {
         name: Difference(
             arms[TREATMENT].means[name] - arms[CONTROL].means[name],
-            float(low[place]),
-            float(high[place]),
-            float((gained[:, place] > 0).mean()),
+            float(low[column]),
+            float(high[column]),
+            float((gains[:, column] > 0).mean()),
         )
-        for place, name in enumerate(MEASURES)
+        for column, name in enumerate(METRICS)
     }
-    return Comparison(experiment, arms, differences, len(both))
+    return ABReport(experiment, arms, differences, len(in_both))
+
+
+def _sum_by_user(
+    settings: Settings, experiment: Experiment
+) -> tuple[dict[str, dict[str, Doubles]], dict[str, set[str]]]:
+    """Return by arm and user the number of lists and the sums of METRICS over them, and the releases of each arm."""
+    sums: dict[str, dict[str, Doubles]] = {CONTROL: {}, TREATMENT: {}}
+    releases: dict[str, set[str]] = defaultdict(set)
+    events = open_event_log(settings)
+    rewards = RewardTable(events, settings, experiment.since)
+    for batch in ImpressionLog(events.database).batches(since=experiment.since):
+        for _, record in batch:
+            if record.user_id is None:
+                continue
+            arm = TREATMENT if record.release == experiment.release else CONTROL
+            releases[arm].add(record.release)
+            heads = [head for _, head in rewards.interactions(record)]
+            counts = [float(heads.count(head)) for head in HEADS]
+            row = np.array([1.0, rewards.rewards(record).sum(), *counts])
+            sums[arm][record.user_id] = sums[arm].get(record.user_id, 0.0) + row
+    events.close()
+    return sums, releases
 
 
 def _rates(sums: Doubles) -> list[float]:
-    found: list[float] = (sums[1:] / sums[0]).tolist()
-    return found
+    rates: list[float] = (sums[1:] / sums[0]).tolist()
+    return rates
 
 
-def _drawn(rows: Doubles, random: np.random.Generator) -> Doubles:
-    """Rates of shoppers [n, 1 + measures] drawn with replacement, [draws, measures]."""
+def _resample(rows: Doubles, random: np.random.Generator) -> Doubles:
+    """Return the rates of users [n, 1 + metrics] drawn with replacement, [draws, metrics]."""
     return np.array([_rates(rows[random.integers(len(rows), size=len(rows))].sum(0)) for _ in range(DRAWS)])

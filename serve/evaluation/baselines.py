@@ -1,7 +1,7 @@
 """Baselines on the same split: popularity, item-kNN, iALS and BPR, the last three from the `implicit` library.
 
-Each gets its main settings chosen on validation, as ours do. A shopper without history gets what is popular, as none of
-them has an answer of its own.
+The main settings of each are chosen on validation, as for the pipeline. A user without history gets the most popular
+items, as none of the baselines covers that case.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from embed.behaviour import Holdout, Interactions, Split
-from embed.behaviour.ranking import hits, ndcg
+from embed.behaviour.holdout_metrics import hits, ndcg
 from index.threads import one_thread
 
 K = 10
@@ -27,14 +27,24 @@ _GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
 
 
 def rank_baseline(name: str, split: Split, k: int, seed: int) -> tuple[NDArray[np.int64], dict[str, Any]]:
-    """The k best items for each test shopper [m, k], -1 for none, and the settings that validation chose."""
+    """Rank items by a baseline.
+
+    Args:
+        name: one of BASELINES.
+        split: the interactions of training, validation and test.
+        k: how many items to rank.
+        seed: the seed of the models.
+
+    Returns:
+        The k best items for each test user [m, k], -1 for none, and the settings chosen on validation.
+    """
     chosen = max(
-        _settings(name), key=lambda given: _quality(_rank(name, split.train, split.validation, K, seed, given), split)
+        _grid(name), key=lambda options: _quality(_rank(name, split.train, split.validation, K, seed, options), split)
     )
     return _rank(name, split.before_test, split.test, k, seed, chosen), chosen
 
 
-def _settings(name: str) -> Iterator[dict[str, Any]]:
+def _grid(name: str) -> Iterator[dict[str, Any]]:
     grid = _GRIDS[name]
     for values in product(*grid.values()):
         yield dict(zip(grid, values, strict=True))
@@ -45,18 +55,18 @@ def _quality(ranked: NDArray[np.int64], split: Split) -> float:
 
 
 def _rank(
-    name: str, interactions: Interactions, holdout: Holdout, k: int, seed: int, given: dict[str, Any]
+    name: str, interactions: Interactions, holdout: Holdout, k: int, seed: int, options: dict[str, Any]
 ) -> NDArray[np.int64]:
     liked = interactions.where(interactions.weight > 0)
     counts = np.bincount(liked.item, minlength=liked.items)
     popular = np.argsort(-counts, kind="stable")
     ranked = np.full((len(holdout), k), -1, np.int64)
-    known = np.zeros(len(holdout), np.bool_)
+    has_likes = np.zeros(len(holdout), np.bool_)
     if name != "popularity":
-        known = np.diff(holdout.history.where(holdout.history.weight > 0).starts) > 0
-        users = np.flatnonzero(known)
-        ranked[users] = _personal(name, liked, holdout.history.of(users), k, seed, given)
-    for user in np.flatnonzero(~known):
+        has_likes = np.diff(holdout.history.where(holdout.history.weight > 0).starts) > 0
+        users = np.flatnonzero(has_likes)
+        ranked[users] = _personal(name, liked, holdout.history.select_users(users), k, seed, options)
+    for user in np.flatnonzero(~has_likes):
         seen = holdout.history.item[holdout.history.starts[user] : holdout.history.starts[user + 1]]
         best = popular[: k + len(seen)]
         best = best[~np.isin(best, seen)][:k]
@@ -65,7 +75,7 @@ def _rank(
 
 
 def _personal(
-    name: str, liked: Interactions, histories: Interactions, k: int, seed: int, given: dict[str, Any]
+    name: str, liked: Interactions, histories: Interactions, k: int, seed: int, options: dict[str, Any]
 ) -> NDArray[np.int64]:
     from implicit.als import AlternatingLeastSquares
     from implicit.bpr import BayesianPersonalizedRanking
@@ -75,12 +85,12 @@ def _personal(
     model: Any
     with one_thread():
         if name == "item-kNN":
-            model = CosineRecommender(K=given["neighbours"], num_threads=1)
+            model = CosineRecommender(K=options["neighbours"], num_threads=1)
         elif name == "iALS":
             model = AlternatingLeastSquares(
-                given["factors"],
+                options["factors"],
                 regularization=0.05,
-                alpha=given["alpha"],
+                alpha=options["alpha"],
                 iterations=15,
                 num_threads=1,
                 random_state=seed,
@@ -88,24 +98,24 @@ def _personal(
             )
         else:
             model = BayesianPersonalizedRanking(
-                given["factors"],
+                options["factors"],
                 learning_rate=0.05,
                 regularization=0.01,
-                iterations=given["iterations"],
+                iterations=options["iterations"],
                 num_threads=1,
                 random_state=seed,
                 use_gpu=False,
             )
         model.fit(matrix, show_progress=False)
-    # More than k, as what was seen, liked or not, is left out after.
-    place = {user: row for row, user in enumerate(liked.users)}
-    rows = np.array([place[user] for user in histories.users], np.int32)
-    most = min(k + int(np.diff(histories.starts).max(initial=0)), liked.items)
-    ids, _ = model.recommend(rows, matrix[rows], N=most, filter_already_liked_items=False)
+    # More than k, as items of the history, liked or not, are removed afterwards.
+    rows_by_user = {user: row for row, user in enumerate(liked.users)}
+    rows = np.array([rows_by_user[user] for user in histories.users], np.int32)
+    depth = min(k + int(np.diff(histories.starts).max(initial=0)), liked.items)
+    ids, _ = model.recommend(rows, matrix[rows], N=depth, filter_already_liked_items=False)
     ranked = np.full((len(rows), k), -1, np.int64)
-    for row, found in enumerate(ids):
-        had = histories.item[histories.starts[row] : histories.starts[row + 1]]
-        best = found[(found >= 0) & ~np.isin(found, had)][:k]
+    for row, recommended in enumerate(ids):
+        seen = histories.item[histories.starts[row] : histories.starts[row + 1]]
+        best = recommended[(recommended >= 0) & ~np.isin(recommended, seen)][:k]
         ranked[row, : len(best)] = best
     return ranked
 

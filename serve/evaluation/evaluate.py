@@ -1,8 +1,8 @@
-"""`vetrina evaluate`: the real pipeline on held-out time, beside its parts and plain baselines.
+"""`vetrina evaluate`: measures the pipeline on held-out time, beside its parts and plain baselines.
 
-The last tenth of all liked interactions is the test, the tenth before it validation (embed.behaviour.splits). Towers
-and blend are chosen on validation, trained anew on all before the test, and asked once for each test shopper. What a
-shopper had is left out, all other items are ranked.
+The last tenth of all liked interactions is the test, the tenth before it validation (embed.behaviour.splits). Settings
+of towers and linear score model are chosen on validation. Then both are trained on everything before the test, and
+recommend once to each test user. Items of the user's history are excluded, all other items are ranked.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,43 +15,55 @@ from numpy.typing import NDArray
 
 from embed.behaviour import Holdout, Interactions, Split
 from embed.catalogue import Catalogue
+from serve.core.progress import Progress
+from serve.core.ragged import ragged_offsets
 from serve.core.settings import Settings
 from serve.evaluation.baselines import BASELINES, rank_baseline
-from serve.evaluation.exposure import Exposure, exposure, kinds_of
-from serve.evaluation.pipeline_fit import fit_stages
-from serve.evaluation.ranking_metrics import DEEP, Measured, lift, measure
-from serve.recommend.ranking.feature_builder import GROUPS, HISTORY_GROUP
+from serve.evaluation.exposure import Exposure, item_groups, measure_exposure
+from serve.evaluation.pipeline_fit import FittedPipeline, fit_pipeline
+from serve.evaluation.ranking_metrics import DEEP, RankingMetrics, measure_ranking, ndcg_lift
+from serve.recommend.ranking.feature_builder import HISTORY_GROUP
 from serve.recommend.ranking.impressions import ImpressionTable
-from serve.recommend.ranking.pipeline import LongTailQuota, RankingPipeline
+from serve.recommend.ranking.pipeline import RankingPipeline
+from serve.recommend.ranking.quotas import LongTailQuota
 from serve.recommend.ranking.scorer import HeadMetrics
 from serve.recommend.retrieval.candidates import CandidateGenerator
-from serve.recommend.retrieval.retrievers import popularity
-from serve.recommend.retrieval.score_blend import LinearScoreModel
+from serve.recommend.retrieval.linear_score_model import LinearScoreModel
+from serve.recommend.retrieval.popularity import count_popularity
 from serve.recommend.retrieval.user_history import UserHistory
-from serve.training.tower_validation import Progress, TrainingData
+from serve.training.tower_validation import TrainingData
 
 FUSED = "fused"
 RERANKED = "reranked"
 SERVED = "as served"
-"""Reranked, or fused where there is no scorer, with the share of places that is kept for what nobody had yet."""
-HEAVY = 0.9  # quantile of history lengths from which a shopper is a heavy one
+"""Reranked, or fused without a scorer, with the positions that are reserved for new and for long-tail items."""
+HEAVY = 0.9  # quantile of history lengths from which a user is a heavy user
+Rankings = NDArray[np.int64]
+Rank = Callable[[], Rankings]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Measures by system: each source alone, all fused, the baselines; and of slices of the test, if any is in them.
+    """The metrics of each system, on the whole test and on slices of it.
 
-    `chosen` are the settings that validation chose. Where there was enough to train a scorer on, `lifts` are its
-    NDCG@10 less that of the blend, of the best source, and, if wanted, of itself with a group of features hidden,
-    with 95 % intervals, and `heads` is how its probabilities measure on shoppers that it did not learn from. `exposure`
-    tells who is seen.
+    Attributes:
+        split: the sizes of the split.
+        seed: the seed of the run.
+        systems: the metrics of each retriever alone, all fused, reranked, as served, and the baselines.
+        baselines: which of the systems are baselines.
+        slices: the metrics by slice of the test and system; slices without users are missing.
+        chosen: the settings that validation chose, by system.
+        lifts: NDCG@10 of the reranked system minus that of the fused one, of the best retriever, and of itself with a
+            group of features hidden, with 95 % intervals; empty without a scorer.
+        heads: the metrics of the scorer's heads on users that it was not trained on.
+        exposure: how unevenly items are shown.
     """
 
     split: Mapping[str, int | float]
     seed: int
-    systems: Mapping[str, Measured]
+    systems: Mapping[str, RankingMetrics]
     baselines: Sequence[str]
-    slices: Mapping[str, Mapping[str, Measured]]
+    slices: Mapping[str, Mapping[str, RankingMetrics]]
     chosen: Mapping[str, Any]
     lifts: Mapping[str, tuple[float, float, float]]
     heads: Mapping[str, HeadMetrics]
@@ -62,126 +74,169 @@ def evaluate(
     training_data: TrainingData,
     catalogue: Catalogue,
     split: Split,
-    shown: ImpressionTable,
+    impressions: ImpressionTable,
     settings: Settings,
     folder: Path,
     ablate: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Fit on what came before the test, and measure on it; checkpoints go to `folder`.
+    """Train on the interactions before the test, and measure on the test.
 
-    `shown` are the lists of the validation time. With `ablate` the scorer is also asked with each group of features
-    hidden, which takes ten times as long.
+    Args:
+        training_data: the items, their features and retrievers.
+        catalogue: the catalogue of these items.
+        split: the interactions of training, validation and test.
+        impressions: the lists shown in the validation period.
+        settings: the settings of the pipeline.
+        folder: where checkpoints are written.
+        ablate: whether the scorer is also measured with each group of features hidden; takes ten times as long.
+        progress: called with the progress of each stage.
     """
     seed = settings.towers.seed
-    stages = fit_stages(training_data, split, shown, settings, folder, progress)
-    chosen, fitted, retrievers = stages.chosen, stages.fitted, stages.retrievers
-    rankers: dict[str, Callable[[], NDArray[np.int64]]] = {}
-    for name, source in retrievers.items():
-        alone = CandidateGenerator({name: source}, LinearScoreModel(weights={name: 1.0}), len(training_data))
-        rankers[name] = lambda alone=alone, name=name: rank_all(alone, split.test, name, progress)  # type: ignore[misc]
-    together = stages.recommender
-    rankers[FUSED] = lambda: rank_all(together, split.test, FUSED, progress)
-    if fitted is not None:
-        groups = (*GROUPS, HISTORY_GROUP) if ablate else ()
-        hidden = {RERANKED: None} | {f"{RERANKED} without {group}": group for group in groups}
-        for name, group in hidden.items():
-            maker = stages.present.maker if group is None else stages.present.maker.without(group)
-            ranker = RankingPipeline(together, maker, fitted.scorer, settings.head_values)
-            rankers[name] = lambda ranker=ranker, name=name: rerank_all(  # type: ignore[misc]
-                ranker, split.test, split.test_from, name, progress
-            )
-    before = split.before_test
-    shoppers_of = _shoppers_of(before)
-    tail = LongTailQuota.of(popularity(before, split.test_from, settings.half_lives.popularity), settings.tail_share)
-    if settings.new_share or tail is not None:
-        scorer = fitted.scorer if fitted is not None else None
-        served = RankingPipeline(
-            together, stages.present.maker, scorer, settings.head_values, settings.new_share, tail=tail
-        )
-        rankers[SERVED] = lambda: rerank_all(served, split.test, split.test_from, SERVED, progress)
-    told: dict[str, Any] = {"epochs": chosen.state.best_epoch, "blend": chosen.score_model.model_dump()}
-    ranked = {name: rank() for name, rank in rankers.items()}
+    pipeline = fit_pipeline(training_data, split, impressions, settings, folder, progress)
+    ranked = {name: rank() for name, rank in _systems(pipeline, split, settings, ablate, progress).items()}
+    chosen: dict[str, Any] = {
+        "epochs": pipeline.chosen.state.best_epoch,
+        "score_model": pipeline.chosen.score_model.model_dump(),
+    }
     baselines = {name if name not in ranked else f"{name} (all time)": name for name in BASELINES}
-    for place, (label, name) in enumerate(baselines.items(), start=1):
-        ranked[label], told[label] = rank_baseline(name, split, DEEP, seed)
+    for done, (label, name) in enumerate(baselines.items(), start=1):
+        ranked[label], chosen[label] = rank_baseline(name, split, DEEP, seed)
         if progress:
-            progress("baselines", place, len(baselines), "baselines")
+            progress("baselines", done, len(baselines), "baselines")
 
-    users = int((np.diff(before.starts) > 0).sum())
+    before = split.before_test
+    item_users, users = _count_item_users(before), int((np.diff(before.starts) > 0).sum())
 
-    def measured(of: NDArray[np.int64], holdout: Holdout) -> Measured:
-        return measure(of, holdout, shoppers_of, users, seed)
+    def measure(rankings: Rankings, holdout: Holdout) -> RankingMetrics:
+        return measure_ranking(rankings, holdout, item_users, users, seed)
 
-    without = {name: ranked.pop(name) for name in list(ranked) if name.startswith(f"{RERANKED} without")}
+    ablated = {name: ranked.pop(name) for name in list(ranked) if name.startswith(f"{RERANKED} without")}
     slices = {
-        name: {system: measured(of[rows], part) for system, of in ranked.items()}
-        for name, (rows, part) in _slices(split.test, shoppers_of).items()
+        name: {system: measure(rankings[rows], part) for system, rankings in ranked.items()}
+        for name, (rows, part) in _slices(split.test, item_users).items()
         if len(part)
     }
-    systems = {system: measured(of, split.test) for system, of in ranked.items()}
+    systems = {system: measure(rankings, split.test) for system, rankings in ranked.items()}
     lifts = {}
-    if fitted is not None:
-        best = max(retrievers, key=lambda name: systems[name].means["ndcg10"])
-        others = {FUSED: ranked[FUSED], f"best source: {best}": ranked[best], **without}
-        lifts = {name: lift(ranked[RERANKED], of, split.test, seed) for name, of in others.items()}
-    heads = fitted.scorer.facts.heads if fitted is not None else {}
-    last = next(name for name in (SERVED, RERANKED, FUSED) if name in ranked)
-    shown_to = exposure(
-        ranked, last, split.test, kinds_of(catalogue, shoppers_of, training_data.first_seen, split.test_from)
+    if pipeline.scorer is not None:
+        best = max(pipeline.retrievers, key=lambda name: systems[name].means["ndcg10"])
+        others = {FUSED: ranked[FUSED], f"best retriever: {best}": ranked[best], **ablated}
+        lifts = {name: ndcg_lift(ranked[RERANKED], rankings, split.test, seed) for name, rankings in others.items()}
+    served = next(name for name in (SERVED, RERANKED, FUSED) if name in ranked)
+    groups = item_groups(catalogue, item_users, training_data.first_seen, split.test_from)
+    return Evaluation(
+        split=split.report,
+        seed=seed,
+        systems=systems,
+        baselines=list(baselines),
+        slices=slices,
+        chosen=chosen,
+        lifts=lifts,
+        heads={} if pipeline.scorer is None else pipeline.scorer.scorer.metadata.heads,
+        exposure=measure_exposure(ranked, served, split.test, groups),
     )
-    return Evaluation(split.report, seed, systems, list(baselines), slices, told, lifts, heads, shown_to)
 
 
-def rank_all(
-    recommender: CandidateGenerator, holdout: Holdout, name: str, progress: Progress | None = None
-) -> NDArray[np.int64]:
-    """The DEEP best items for each of m shoppers [m, DEEP], without what they had."""
+def _systems(
+    pipeline: FittedPipeline, split: Split, settings: Settings, ablate: bool, progress: Progress | None
+) -> dict[str, Rank]:
+    """Return the systems to measure: each retriever alone, all fused, reranked, and as served."""
+    generator, builder = pipeline.candidate_generator, pipeline.present.builder
+    scorer = None if pipeline.scorer is None else pipeline.scorer.scorer
+
+    def fused(name: str, by: CandidateGenerator) -> Rank:
+        return lambda: rank_all(by, split.test, name, progress)
+
+    def reranked(name: str, by: RankingPipeline) -> Rank:
+        return lambda: rerank_all(by, split.test, split.test_from, name, progress)
+
+    systems: dict[str, Rank] = {}
+    for name, retriever in pipeline.retrievers.items():
+        alone = CandidateGenerator({name: retriever}, LinearScoreModel(weights={name: 1.0}), pipeline.items)
+        systems[name] = fused(name, alone)
+    systems[FUSED] = fused(FUSED, generator)
+    if scorer is not None:
+        systems[RERANKED] = reranked(RERANKED, RankingPipeline(generator, builder, scorer, settings.head_values))
+        for group in (*builder.layout.groups, HISTORY_GROUP) if ablate else ():
+            hidden = RankingPipeline(generator, builder.hide(group), scorer, settings.head_values)
+            name = f"{RERANKED} without {group}"
+            systems[name] = reranked(name, hidden)
+    popularity = count_popularity(split.before_test, split.test_from, settings.half_lives.popularity)
+    long_tail = LongTailQuota.from_popularity(popularity, settings.tail_share)
+    if settings.new_share or long_tail is not None:
+        served = RankingPipeline(
+            generator, builder, scorer, settings.head_values, settings.new_share, long_tail=long_tail
+        )
+        systems[SERVED] = reranked(SERVED, served)
+    return systems
+
+
+def rank_all(generator: CandidateGenerator, holdout: Holdout, name: str, progress: Progress | None = None) -> Rankings:
+    """Return the DEEP best items for each of m users, without the items of their history.
+
+    Args:
+        generator: generates and orders the candidates.
+        holdout: the m users, with their history.
+        name: the name of the system, for progress.
+        progress: called with the progress.
+
+    Returns:
+        Item indices [m, DEEP], -1 for none.
+    """
     ranked = np.full((len(holdout), DEEP), -1, np.int64)
     for row in range(len(holdout)):
-        user = UserHistory.of(holdout.history, row)
-        found = recommender.recommend(user, DEEP, np.unique(user.item)).items
-        ranked[row, : len(found)] = found
+        user = UserHistory.from_interactions(holdout.history, row)
+        items = generator.recommend(user, DEEP, np.unique(user.item)).items
+        ranked[row, : len(items)] = items
         if progress:
-            progress(f"ask {name}", row + 1, len(holdout), "shoppers")
+            progress(f"rank: {name}", row + 1, len(holdout), "users")
     return ranked
 
 
 def rerank_all(
     ranker: RankingPipeline, holdout: Holdout, now: float, name: str, progress: Progress | None = None
-) -> NDArray[np.int64]:
-    """As `rank_all`, with the scorer's order, asked at a moment."""
+) -> Rankings:
+    """Return rankings as `rank_all`, but by a ranking pipeline.
+
+    Args:
+        ranker: the pipeline.
+        holdout: the m users, with their history.
+        now: the time of the rankings, in epoch seconds.
+        name: the name of the system, for progress.
+        progress: called with the progress.
+    """
     ranked = np.full((len(holdout), DEEP), -1, np.int64)
     for row in range(len(holdout)):
-        user = UserHistory.of(holdout.history, row)
-        found = ranker.recommend(user, DEEP, np.unique(user.item), now).found.items
-        ranked[row, : len(found)] = found
+        user = UserHistory.from_interactions(holdout.history, row)
+        items = ranker.recommend(user, DEEP, np.unique(user.item), now).items
+        ranked[row, : len(items)] = items
         if progress:
-            progress(f"ask {name}", row + 1, len(holdout), "shoppers")
+            progress(f"rank: {name}", row + 1, len(holdout), "users")
     return ranked
 
 
-def _slices(test: Holdout, shoppers_of: NDArray[np.int64]) -> dict[str, tuple[NDArray[np.int64], Holdout]]:
-    """Shoppers and what to find of each: targets that nobody had before; shoppers without history; heavy shoppers."""
+def _slices(test: Holdout, item_users: NDArray[np.int64]) -> dict[str, tuple[NDArray[np.int64], Holdout]]:
+    """Return by slice its users and targets: items without users, users without history, users with a long one."""
     lengths = np.diff(test.history.starts)
     heavy = np.flatnonzero(lengths >= max(1, np.quantile(lengths, HEAVY))) if len(lengths) else np.empty(0, np.int64)
     cold = np.flatnonzero(lengths == 0)
     return {
-        "cold items": only_targets(test, shoppers_of[test.targets] == 0),
-        "cold shoppers": (cold, test.of(cold)),
-        "heavy shoppers": (heavy, test.of(heavy)),
+        "cold items": select_targets(test, item_users[test.targets] == 0),
+        "cold users": (cold, test.select_users(cold)),
+        "heavy users": (heavy, test.select_users(heavy)),
     }
 
 
-def only_targets(holdout: Holdout, wanted: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Holdout]:
-    """The shoppers that have any of the wanted targets, and only these as targets."""
-    counts = np.concatenate([[0], np.cumsum(wanted)])[holdout.starts]
+def select_targets(holdout: Holdout, is_selected: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Holdout]:
+    """Return the users with any of the selected targets, and a holdout of only these users and targets."""
+    counts = ragged_offsets(is_selected)[holdout.starts]
     users = np.flatnonzero(np.diff(counts) > 0)
-    starts = np.concatenate([[0], np.cumsum(np.diff(counts)[users])])
-    return users, Holdout(holdout.history.of(users), starts, holdout.targets[wanted])
+    starts = ragged_offsets(np.diff(counts)[users])
+    return users, Holdout(holdout.history.select_users(users), starts, holdout.targets[is_selected])
 
 
-def _shoppers_of(interactions: Interactions) -> NDArray[np.int64]:
-    """How many shoppers had each item, [items]."""
+def _count_item_users(interactions: Interactions) -> NDArray[np.int64]:
+    """Return how many users interacted with each item, [items]."""
     pairs = np.unique(interactions.user * max(1, interactions.items) + interactions.item)
     return np.bincount(pairs % max(1, interactions.items), minlength=interactions.items)

@@ -1,20 +1,21 @@
-"""Off-policy estimates: what another release would have earned on lists that were drawn with known propensities.
+"""Off-policy estimates: the reward that another release would have had on lists with known propensities.
 
-Lists are drawn place by place (serve.recommend.ranking.exploration). Reward at a place is taken to depend on the
-items down to it, not
-on those below, so that it is weighted by how much likelier the other release is to have shown just those:
+Lists are sampled position by position (serve.recommend.ranking.exploration). The reward at a position is assumed to
+depend on the items down to it, not on those below. So it is weighted by how much more probably the other release would
+have shown just those items:
 
-    w_j = product over places l <= j of  p_other(item_l | before) / p_logged(item_l | before)
+    w_j = product over positions l <= j of  p_other(item_l | before) / p_logged(item_l | before)
 
 - **IPS** (McInerney et al., "Counterfactual Evaluation of Slate Recommendations with Sequential Reward Interactions",
-  KDD 2020): mean over lists of sum_j w_j r_j. Right on average, of large variance.
-- **SNIPS** (Swaminathan and Joachims, NeurIPS 2015): the same, by place divided by the mean weight there.
+  KDD 2020): mean over lists of sum_j w_j r_j. Unbiased, with a large variance.
+- **SNIPS** (Swaminathan and Joachims, NeurIPS 2015): the same, divided at each position by the mean weight there.
 - **DR**, doubly robust (Kiyohara et al., "Doubly Robust Off-Policy Evaluation for Ranking Policies under the Cascade
-  Behavior Model", WSDM 2022): what a model foretells of the other release's lists, corrected by weighted surprises.
-  Right where either propensities or model are, and of small variance where the model is good. Its weights are divided
-  by their mean too, without which few lists with large weights decide all.
+  Behavior Model", WSDM 2022): the reward that a model predicts for the other release's lists, corrected by
+  weighted residuals. Unbiased where either the propensities or the model are right, with a small variance where the
+  model is good. Its weights are divided by their mean too; otherwise few lists with large weights would dominate.
 
-Intervals are 95 % by the bootstrap over lists. The effective sample size says how many lists the weights amount to.
+Intervals are 95 % bootstrap intervals over lists. The effective sample size is the number of equally weighted lists
+that would be as informative.
 """
 
 from collections.abc import Sequence
@@ -29,9 +30,15 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class LoggedList:
-    """A list of k places: `logged` [k] and `other` [k] are how likely each item was there given those before, under the
-    release that showed it and the other one; `reward` [k] is what came of it. `predicted` [k] is what the model expects
-    of it, and `expected` [k] what it expects at that place of the other release, given the items before."""
+    """A list of k positions.
+
+    Attributes:
+        logged: the probability of each item given those before it, under the release that showed it, [k].
+        other: the same under the other release, [k].
+        reward: the reward of each item, [k].
+        predicted: the reward of each item that the model predicts, [k].
+        expected: the reward that the model expects at each position of the other release, given the items before, [k].
+    """
 
     logged: Doubles
     other: Doubles
@@ -42,7 +49,7 @@ class LoggedList:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a reward a list: the mean and its 95 % interval."""
+    """The mean reward of a list, and its 95 % interval."""
 
     mean: float
     low: float
@@ -51,7 +58,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Estimates:
-    """What was earned, what the other release would have by three estimators, and by how many lists that is known."""
+    """The logged reward, three estimates for the other release, and the number and effective number of lists."""
 
     lists: int
     effective: float
@@ -62,31 +69,31 @@ class Estimates:
 
 
 def estimate(lists: Sequence[LoggedList], seed: int = 0) -> Estimates:
-    """Raises ValueError without a list; those of unknown propensities must be left out before."""
+    """Estimate the reward of the other release; raises ValueError without lists. All propensities must be known."""
     if not lists:
-        raise ValueError("there is no list with known propensities")
+        raise ValueError("lists is empty: at least one list with known propensities is needed")
     padded, shares = _Padded(lists), _shares(len(lists), seed)
     last = padded.weights[:, -1]
     snips, dr = _normalised(padded.reward, padded.weights, shares), padded.doubly_robust(shares)
     return Estimates(
         len(lists),
         float(last.sum() ** 2 / max(float((last**2).sum()), 1e-300)),
-        _of(padded.reward.sum(1), shares),
-        _of((padded.weights * padded.reward).sum(1), shares),
+        _estimate(padded.reward.sum(1), shares),
+        _estimate((padded.weights * padded.reward).sum(1), shares),
         Estimate(snips[0], *_interval(snips[1])),
         Estimate(dr[0], *_interval(dr[1])),
     )
 
 
-def gain(lists: Sequence[LoggedList], over: Sequence[LoggedList], seed: int = 0) -> Estimate:
-    """By how much one release would earn more than another: both are asked for the same n lists; doubly robust."""
+def estimate_gain(lists: Sequence[LoggedList], baseline: Sequence[LoggedList], seed: int = 0) -> Estimate:
+    """Estimate by how much one release's reward exceeds that of another on the same n lists; doubly robust."""
     shares = _shares(len(lists), seed)
-    ours, theirs = _Padded(lists).doubly_robust(shares), _Padded(over).doubly_robust(shares)
+    ours, theirs = _Padded(lists).doubly_robust(shares), _Padded(baseline).doubly_robust(shares)
     return Estimate(ours[0] - theirs[0], *_interval(ours[1] - theirs[1]))
 
 
 class _Padded:
-    """Lists as arrays [n, longest list], zero where they have ended."""
+    """Lists as arrays [n, longest list], zero after the end of a list."""
 
     def __init__(self, lists: Sequence[LoggedList]) -> None:
         shape = len(lists), max(len(each.reward) for each in lists)
@@ -99,25 +106,25 @@ class _Padded:
             self._expected[row, :k] = each.expected
 
     def doubly_robust(self, shares: Doubles) -> tuple[float, Doubles]:
-        """The estimate, and those of resampled lists, [draws]."""
-        surprise = _normalised(self.reward - self._predicted, self.weights, shares)
+        """Return the estimate, and those of resampled lists, [draws]."""
+        residual = _normalised(self.reward - self._predicted, self.weights, shares)
         model = _normalised(self._expected, self.before, shares)
-        return surprise[0] + model[0], surprise[1] + model[1]
+        return residual[0] + model[0], residual[1] + model[1]
 
 
 def _shares(count: int, seed: int) -> Doubles:
-    """How often each of n lists comes when as many are drawn with replacement, [draws, n]."""
+    """Return how often each of n lists is drawn when n are drawn with replacement, [draws, n]."""
     picks = np.random.default_rng(seed).integers(0, count, (DRAWS, count))
     return np.array([np.bincount(pick, minlength=count) for pick in picks], np.float64)
 
 
 def _normalised(values: Doubles, weights: Doubles, shares: Doubles) -> tuple[float, Doubles]:
-    """The sum over places of weighted means over lists: of all lists, and by `shares` [draws, lists] of them."""
-    once = ((weights * values).sum(0) / np.maximum(weights.sum(0), 1e-12)).sum()
-    return float(once), ((shares @ (weights * values)) / np.maximum(shares @ weights, 1e-12)).sum(1)
+    """Return the sum over positions of weighted means over lists: of all, and of resampled lists, [draws]."""
+    all_lists = ((weights * values).sum(0) / np.maximum(weights.sum(0), 1e-12)).sum()
+    return float(all_lists), ((shares @ (weights * values)) / np.maximum(shares @ weights, 1e-12)).sum(1)
 
 
-def _of(values: Doubles, shares: Doubles) -> Estimate:
+def _estimate(values: Doubles, shares: Doubles) -> Estimate:
     return Estimate(float(values.mean()), *_interval(shares @ values / len(values)))
 
 

@@ -1,60 +1,79 @@
-"""All stages of the pipeline as they would have been at the beginning of a test, fitted on what came before it."""
+"""Fits the whole pipeline on the interactions before a test, as it would have been when the test begins."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from embed.behaviour import Split
+from serve.core.progress import Progress
 from serve.core.settings import Settings
 from serve.recommend.ranking.impressions import ImpressionTable
 from serve.recommend.retrieval.candidates import CandidateGenerator
-from serve.recommend.retrieval.retrievers import Retriever
+from serve.recommend.retrieval.retriever import Retriever
 from serve.training.scorer_validation import FittedScorer, TrainingWindow, fit_scorer
-from serve.training.tower_validation import PointInTimeFeatures, Progress, TrainingData, ValidatedTowers, choose, finish
+from serve.training.tower_validation import PointInTimeFeatures, TrainingData, ValidatedTowers, choose, finish
 
 
 @dataclass(frozen=True)
 class FittedPipeline:
-    """What validation chose, the scorer (None where there was too little to learn from), and `present`, the sources and
-    features at the moment that the test begins, of towers that know all before it."""
+    """A pipeline at the moment that the test begins.
+
+    Attributes:
+        chosen: the towers, and the settings that validation chose.
+        scorer: the scorer; None where there was too little to train on.
+        present: the retrievers and features at that moment, with towers trained on everything before it.
+        items: how many items the catalogue has.
+    """
 
     chosen: ValidatedTowers
-    fitted: FittedScorer | None
+    scorer: FittedScorer | None
     present: PointInTimeFeatures
     items: int
 
     @property
     def retrievers(self) -> Mapping[str, Retriever]:
+        """The retrievers when the test begins."""
         return self.present.retrievers
 
     @property
-    def recommender(self) -> CandidateGenerator:
-        """All sources, blended."""
+    def candidate_generator(self) -> CandidateGenerator:
+        """Generates candidates by all retrievers, with the linear score model."""
         return CandidateGenerator(self.retrievers, self.chosen.score_model, self.items)
 
 
-def fit_stages(
+def fit_pipeline(
     training_data: TrainingData,
     split: Split,
-    shown: ImpressionTable,
+    impressions: ImpressionTable,
     settings: Settings,
     folder: Path,
     progress: Progress | None = None,
 ) -> FittedPipeline:
-    """Fit towers, blend and scorer; `shown` are the lists of the validation time. Checkpoints go to `folder`."""
+    """Fit towers, linear score model and scorer.
+
+    Args:
+        training_data: the items, their features and retrievers.
+        split: the interactions of training, validation and test.
+        impressions: the lists shown in the validation period.
+        settings: the settings of towers and scorer.
+        folder: where checkpoints are written.
+        progress: called with the progress of each stage.
+    """
     chosen = choose(training_data, split, settings.towers, folder / "choose", progress)
-    past = training_data.past(split.train, split.validation_from, chosen.towers, chosen.score_model)
-    time = TrainingWindow(
-        CandidateGenerator(past.retrievers, chosen.score_model, len(training_data)),
-        past.maker,
+    before_validation = training_data.point_in_time(
+        split.train, split.validation_from, chosen.towers, chosen.score_model
+    )
+    window = TrainingWindow(
+        CandidateGenerator(before_validation.retrievers, chosen.score_model, len(training_data)),
+        before_validation.builder,
         split.before_test,
         split.validation,
         split.validation_from,
-        shown,
-        settings.scorer.cases,
+        impressions,
+        settings.scorer.max_lists,
     )
-    fitted = fit_scorer(
-        [time],
+    scorer = fit_scorer(
+        [window],
         settings.scorer,
         chosen.towers.fingerprint,
         folder / "scorer",
@@ -62,5 +81,5 @@ def fit_stages(
     )
     epochs = chosen.state.best_epoch
     towers = finish(training_data, split.before_test, settings.towers, epochs, folder / "finish", {}, progress)
-    present = training_data.past(split.before_test, split.test_from, towers, chosen.score_model)
-    return FittedPipeline(chosen, fitted, present, len(training_data))
+    present = training_data.point_in_time(split.before_test, split.test_from, towers, chosen.score_model)
+    return FittedPipeline(chosen, scorer, present, len(training_data))

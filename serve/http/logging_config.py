@@ -1,4 +1,4 @@
-"""Logs of the service on standard error: a line of text for people, or a line of JSON for machines."""
+"""Logs of the service on standard error: lines of text for people, or lines of JSON for machines."""
 
 import logging
 import sys
@@ -10,8 +10,8 @@ import orjson
 from serve.core.request_context import request_id
 
 
-class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the fields that a record brings."""
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one JSON object: time, level, logger, message, request id and the record's `fields`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -19,7 +19,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **({"request_id": answered} if (answered := request_id()) else {}),
+            **({"request_id": current_id} if (current_id := request_id()) else {}),
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
@@ -27,8 +27,8 @@ class JsonLines(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-class TextLines(logging.Formatter):
-    """Time, level and message, then the record's fields as name=value."""
+class TextFormatter(logging.Formatter):
+    """Formats a record as time, level and message, followed by its `fields` as name=value."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
@@ -38,21 +38,20 @@ class TextLines(logging.Formatter):
         return " ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in fields.items())])
 
 
-def log_config(wanted: Literal["auto", "text", "json"]) -> dict[str, Any]:
-    """The logging configuration of a service process."""
-    kind = ("text" if sys.stderr.isatty() else "json") if wanted == "auto" else wanted
-    handlers = {"stderr": {"class": "logging.StreamHandler", "formatter": kind, "stream": "ext://sys.stderr"}}
+def log_config(log_format: Literal["auto", "text", "json"]) -> dict[str, Any]:
+    """Return the logging configuration of a service process."""
+    formatter = ("text" if sys.stderr.isatty() else "json") if log_format == "auto" else log_format
+    handlers = {"stderr": {"class": "logging.StreamHandler", "formatter": formatter, "stream": "ext://sys.stderr"}}
     loggers = {
         name: {"handlers": ["stderr"], "level": "INFO", "propagate": False}
         for name in ("vetrina", "serve", "embed", "index", "uvicorn", "uvicorn.error")
     }
-    # The server's own lines of requests have paths in them, and these the ids of shoppers; see
-    # serve.http.middleware.gateway.
+    # Uvicorn's access log contains paths, which may contain ids of users; serve.http.middleware.access_log replaces it.
     loggers["uvicorn.access"] = {"handlers": [], "level": "CRITICAL", "propagate": False}
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"json": {"()": JsonLines}, "text": {"()": TextLines}},
+        "formatters": {"json": {"()": JsonFormatter}, "text": {"()": TextFormatter}},
         "handlers": handlers,
         "loggers": loggers,
         "root": {"handlers": ["stderr"], "level": "WARNING"},

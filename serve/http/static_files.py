@@ -1,10 +1,10 @@
-"""The pages: the console at /, and the OpenAPI document at /docs. All their files are ours or of Python packages."""
+"""Static files: the console at /, and Swagger UI for the OpenAPI document at /docs. Nothing comes from other hosts."""
 
 from pathlib import Path
 
 import fastapi_offline
-from fastapi import APIRouter, Response
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
 HERE = Path(__file__).parent
@@ -15,7 +15,7 @@ router = APIRouter(include_in_schema=False)
 
 
 class Files(StaticFiles):
-    """Files that browsers keep and ask about each time, so that an update of the service is one of its pages too."""
+    """Files that browsers cache and revalidate on each use, so that they update with the service."""
 
     def file_response(self, *arguments: object, **options: object) -> Response:
         response = super().file_response(*arguments, **options)  # type: ignore[arg-type]
@@ -27,18 +27,23 @@ CONSOLE = Files(directory=HERE / "console")
 
 
 @router.get("/")
-async def console() -> Response:
+async def get_console(request: Request) -> Response:
+    """Return the console; its URLs are relative, so below a path prefix the address must end with a slash."""
+    sent = request.scope["raw_path"].decode("latin-1")
+    if not sent.endswith("/"):
+        return RedirectResponse(f"{sent}/")
     return FileResponse(HERE / "console" / "index.html", headers=REVALIDATE)
 
 
 @router.get("/docs")
-async def docs() -> Response:
+async def get_docs() -> Response:
+    """Return the page of Swagger UI."""
     return FileResponse(HERE / "docs" / "index.html", headers=REVALIDATE)
 
 
 @router.get("/docs/{name}")
-async def docs_file(name: str) -> Response:
-    """Of our own start script and the two files of Swagger UI that it needs; there is no other."""
+async def get_docs_file(name: str) -> Response:
+    """Return the start script or one of the two files of Swagger UI that the page needs; 404 for any other."""
     files = {
         "start.js": HERE / "docs" / "start.js",
         "swagger-ui.css": SWAGGER / "swagger-ui.css",

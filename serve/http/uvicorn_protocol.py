@@ -1,7 +1,7 @@
-"""Uvicorn's protocol with a limit on how long the head of a request may take to arrive.
+"""Uvicorn's HTTP protocol with a time limit for request heads.
 
-Without one, a connection that sends a byte a minute stays open for ever, and a few thousand of them are all that a
-process may have.
+Without the limit, a connection that sends a byte a minute stays open indefinitely, and a few thousand of them use up
+all connections of a process.
 """
 
 import asyncio
@@ -12,32 +12,32 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HEAD_SECONDS = 10.0
 
 
-class PatientProtocol(HttpToolsProtocol):
-    """Closes a connection that does not complete a head within HEAD_SECONDS of opening, or of beginning one."""
+class HeadTimeoutProtocol(HttpToolsProtocol):
+    """Closes a connection if a request head is incomplete HEAD_SECONDS after it began or the connection was opened."""
 
-    _waiting: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait()
+        self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._wait_no_more()
+        self._stop_timer()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        if self._waiting is None:
-            self._wait()
+        if self._timer is None:
+            self._start_timer()
 
     def on_headers_complete(self) -> Any:
-        self._wait_no_more()
+        self._stop_timer()
         return super().on_headers_complete()
 
-    def _wait(self) -> None:
-        self._waiting = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+    def _start_timer(self) -> None:
+        self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
-    def _wait_no_more(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,57 +1,56 @@
-"""The alignment of a store: learned from its catalogue's own pairs, kept while the catalogue is much the same."""
+"""Learns how texts and photos enter the image space, from the catalogue's own pairs of photo and text."""
 
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from embed.alignment.adapter_training import SEED, train_photo_adapter, train_text_adapter
 from embed.alignment.alignment import Alignment, AlignmentMetadata
-from embed.alignment.learning import SEED, learn_photos, learn_words
 from embed.alignment.lora import LoraReport, learn_lora
-from embed.alignment.pairs import collect_pairs, collect_photos, products_of
+from embed.alignment.pairs import collect_pairs, collect_photos, group_products
 from embed.catalogue import Catalogue
-from embed.durable import point, write_folder
+from embed.durable import replace_link, write_folder
 from embed.encode_job import SpaceVectors
 from embed.encoders import Device, TextEncoder, choose_device, load_image_encoder, load_text_encoder
 from embed.errors import EmbedError
 from serve.core.errors import BadRequest
+from serve.core.progress import Progress, stage_progress
 from serve.core.settings import Settings
 from serve.jobs.learn_fusion_weights import searched_items
 from serve.release.images import image_source
 
-GROWTH = 2  # times the items, or the searches, it was learned from, at which a build learns it anew
+GROWTH = 2  # factor by which items or searches grow until a build learns the alignment again
 FEW_SEARCHES, MAX_SEARCHES = 200, 10_000
-Progress = Callable[[str, float, float, str], None]
-"""stage, done, total, unit"""
 
 
 @dataclass(frozen=True)
 class AlignmentReport:
-    """What was learned: how it measures, and whether words and photos pass through an adapter from now on."""
+    """What an alignment measured, and whether it is used for texts and for photos."""
 
     fingerprint: str
     facts: AlignmentMetadata
-    takes_words: bool
-    adapts_photos: bool
+    has_text_adapter: bool
+    has_photo_adapter: bool
     seconds: float
 
 
 def current_alignment(store: Path) -> Alignment | None:
-    """The alignment learned last, or None before the first; raises Missing or Damaged where it cannot be used."""
+    """Open the alignment learned last; None before the first. Raises Missing or Damaged where it cannot be used."""
     link = store / "alignment" / "current"
     return Alignment.open(link.parent / os.readlink(link)) if link.is_symlink() else None
 
 
-def aligned(
+def ensure_alignment(
     settings: Settings, catalogue: Catalogue, spaces: Sequence[SpaceVectors], progress: Progress | None
 ) -> Alignment | None:
-    """The alignment that fits these spaces: the current one, or one that is learned now; None without image space."""
-    made = {space.space: space.fingerprint for space in spaces}
-    if "image" not in made or not settings.align:
+    """Return the alignment that fits these spaces, learning it if need be; None without an image space."""
+    fingerprints = {space.space: space.fingerprint for space in spaces}
+    if "image" not in fingerprints or not settings.align:
         return None
     searched = searched_items(settings, catalogue, MAX_SEARCHES)
     try:
@@ -60,33 +59,35 @@ def aligned(
         current = None  # damaged: learned again
     if (
         current is not None
-        and current.facts.image == made["image"]
-        and (current.facts.joint or made.get("text") in (None, current.facts.words))
+        and current.facts.image == fingerprints["image"]
+        and (current.facts.joint or fingerprints.get("text") in (None, current.facts.words))
         and len(catalogue) < GROWTH * current.facts.items
         and len(searched) < GROWTH * max(current.facts.searches, FEW_SEARCHES)
     ):
         return current
     images = next(space for space in spaces if space.space == "image")
     device = choose_device(settings.device, settings.threads)
-    return learn(settings, catalogue, images, searched, _words_encoder(settings, device), device, progress)
+    return _learn(settings, catalogue, images, searched, _query_encoder(settings, device), device, progress)
 
 
-def align(
+def learn_alignment(
     settings: Settings, catalogue: Catalogue, spaces: Sequence[SpaceVectors], progress: Progress | None
 ) -> AlignmentReport:
-    """Learn the alignment anew; raises BadRequest where there are no images."""
+    """Learn the alignment again; raises BadRequest where there are no photos."""
     started = time.perf_counter()
     images = {space.space: space for space in spaces}.get("image")
     if images is None:
-        raise BadRequest("no item has an image that can be used: there is nothing to align words with", "images")
+        raise BadRequest("no photo of the catalogue can be read, nothing to align texts with", "images")
     device = choose_device(settings.device, settings.threads)
     searched = searched_items(settings, catalogue, MAX_SEARCHES)
-    found = learn(settings, catalogue, images, searched, _words_encoder(settings, device), device, progress)
-    took = round(time.perf_counter() - started, 1)
-    return AlignmentReport(found.fingerprint, found.facts, found.takes_words, found.adapts_photos, took)
+    learned = _learn(settings, catalogue, images, searched, _query_encoder(settings, device), device, progress)
+    seconds = round(time.perf_counter() - started, 1)
+    return AlignmentReport(
+        learned.fingerprint, learned.facts, learned.has_text_adapter, learned.has_photo_adapter, seconds
+    )
 
 
-def learn(
+def _learn(
     settings: Settings,
     catalogue: Catalogue,
     images: SpaceVectors,
@@ -95,15 +96,23 @@ def learn(
     device: Device,
     progress: Progress | None,
 ) -> Alignment:
-    """Learn an alignment and make it the store's current one."""
+    """Learn an alignment and make it the store's current one.
 
-    def told(stage: str, unit: str) -> Callable[[int, int], None] | None:
-        return (lambda done, total: progress(stage, done, total, unit)) if progress else None
-
-    torch.set_num_threads(device.threads)  # what is learned depends on it in the last bits
+    Args:
+        settings: Settings.
+        catalogue: Items to learn from.
+        images: Rows of the image space.
+        searched: Searches, each as a row of the catalogue and the query that led to it.
+        encoder: Encodes texts for the alignment.
+        device: Device to learn on.
+        progress: Called as stages go on.
+    """
+    torch.set_num_threads(device.threads)  # the last bits of the result depend on it
     folder = settings.store / "alignment"
-    products = products_of(catalogue, images)
-    pairs = collect_pairs(catalogue, images, products, encoder, SEED, told("encode searches", "texts"), searched)
+    products = group_products(catalogue, images)
+    pairs = collect_pairs(
+        catalogue, images, products, encoder, SEED, stage_progress(progress, "encode searches", "texts"), searched
+    )
     photos = collect_photos(images, products, SEED)
     facts = AlignmentMetadata(
         image=images.fingerprint,
@@ -114,31 +123,33 @@ def learn(
         photographed=len(set(photos.product.tolist())),
         searches=len(searched),
     )
-    tensors = learn_words(pairs, facts, folder / "training", device.kind, told("align words", "steps"))
-    tensors |= learn_photos(photos, facts)
-    made = Alignment(facts, tensors)
-    saved = write_folder(folder, made.fingerprint, made.files())
-    point(folder / "current", saved.name)
+    tensors = train_text_adapter(
+        pairs, facts, folder / "training", device.kind, stage_progress(progress, "align texts", "steps")
+    )
+    tensors |= train_photo_adapter(photos, facts)
+    alignment = Alignment(facts, tensors)
+    saved = write_folder(folder, alignment.fingerprint, alignment.files())
+    replace_link(folder / "current", saved.name)
     for other in folder.iterdir():
         if other.is_dir() and not other.is_symlink() and other != saved:
             shutil.rmtree(other)
-    return made
+    return alignment
 
 
 def fine_tune(
     settings: Settings, catalogue: Catalogue, spaces: Sequence[SpaceVectors], progress: Progress | None
 ) -> LoraReport:
-    """Fine-tune the CLIP model of the settings on the catalogue; new weights are kept where they surely help."""
+    """Fine-tune the CLIP model of the settings on the catalogue; write new weights where they measure surely better."""
     images = {space.space: space for space in spaces}.get("image")
     if images is None:
-        raise BadRequest("no item has an image that can be used: there is nothing to learn from", "images")
+        raise BadRequest("no photo of the catalogue can be read, nothing to learn from", "images")
     source = image_source(settings)
     try:
         return learn_lora(
             settings.image_encoder,
             catalogue,
             source,
-            products_of(catalogue, images),
+            group_products(catalogue, images),
             settings.store / "encoders",
             choose_device(settings.device, settings.threads),
             (lambda done, total: progress("fine-tune", done, total, "steps")) if progress else None,
@@ -147,7 +158,7 @@ def fine_tune(
         source.close()
 
 
-def _words_encoder(settings: Settings, device: Device) -> TextEncoder:
-    """What encodes words for the image space: the image encoder where it reads words too, as CLIP does."""
+def _query_encoder(settings: Settings, device: Device) -> TextEncoder:
+    """Load the encoder of texts for the image space: the image encoder itself where it reads texts, as CLIP does."""
     images = load_image_encoder(settings.image_encoder, device)
     return images if isinstance(images, TextEncoder) else load_text_encoder(settings.text_encoder, device)

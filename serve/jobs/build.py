@@ -1,9 +1,9 @@
-"""The main job: feed -> catalogue -> vectors -> indexes -> release, redoing only what changed."""
+"""Builds a release: feed -> catalogue -> vectors -> indexes -> release. Repeats only the steps whose input changed."""
 
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,28 +13,28 @@ from typing import Literal
 
 from embed.alignment.alignment import Alignment
 from embed.alignment.lora import LoraReport
-from embed.behaviour import Interactions, collect
-from embed.catalogue import Catalogue, IngestReport, Mapping, check_items, ingest, read_report
-from embed.durable import alone, write_folder
+from embed.behaviour import Interactions
+from embed.catalogue import Catalogue, FeedMapping, IngestReport, check_items, ingest, read_report
+from embed.durable import write_folder
 from embed.encode_job import SpaceVectors
-from index.ids import write_ids
+from index.item_ids import write_item_ids
 from serve.core.errors import BadRequest, StoreUnavailable
+from serve.core.progress import Progress, stage_progress
 from serve.core.settings import Settings
-from serve.evaluation.drift_reference import look
-from serve.evaluation.release_gate import compare
+from serve.evaluation.drift_reference import measure_release
+from serve.evaluation.release_gate import compare_releases
 from serve.evaluation.replay import ReleaseReplay
-from serve.jobs.align import AlignmentReport, align, aligned, fine_tune
+from serve.jobs.align import AlignmentReport, ensure_alignment, fine_tune, learn_alignment
 from serve.jobs.build_indexes import build_indexes, build_tower
-from serve.jobs.encode import encode, encode_on_ray, filled
+from serve.jobs.collect_behaviour import collect_behaviour, popular_searches
+from serve.jobs.encode import encode, encode_on_ray, nonempty_spaces
 from serve.jobs.fold_journal import edits_beyond, fold_journal, prune_journal
-from serve.jobs.learn_fusion_weights import weigh
-from serve.moderation.image_classifier import review_catalogue
-from serve.recommend.ranking.merchandising_rules import rules_file
-from serve.recommend.retrieval.item_relations import FILE as RELATIONS
-from serve.recommend.retrieval.item_relations import read_relations
-from serve.recommend.retrieval.relation_graph import RelationGraph
-from serve.recommend.retrieval.score_blend import LinearScoreModel
-from serve.release.behaviour_model import Behaviour
+from serve.jobs.learn_fusion_weights import learn_fusion_weights
+from serve.jobs.lock import one_job_at_a_time
+from serve.jobs.photo_check import check_photos
+from serve.moderation.image_classifier import classify_catalogue
+from serve.release.behaviour_model import BehaviourModel
+from serve.release.build_inputs import BuildInputs, feed_mapping, read_build_inputs, write_build_inputs
 from serve.release.images import image_source
 from serve.release.manifest import Check, Manifest, Quality, check_files, read_manifest
 from serve.release.release import ALIGNMENT, ITEMS_FILE, REFERENCE_FILE, Release
@@ -49,23 +49,17 @@ from serve.release.repository import (
     seal,
 )
 from serve.search.vocabulary import FOLDER as VOCABULARY_FOLDER
-from serve.search.vocabulary import write_words
+from serve.search.vocabulary import write_vocabulary
 from serve.security import audit_log
 from serve.storage.event_log import open_event_log
-from serve.training.scorer_job import current_scorer
-from serve.training.towers_job import current_towers
-
-MAX_QUERIES = 50_000  # that are suggested
-Progress = Callable[[str, float, float, str], None]
-"""stage, done, total, unit: told as work goes on."""
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did; `published` is False where the current release already held exactly this, or is better.
+    """The result of a build.
 
-    `checks` are how the release measured beside the current one. `folded` tells of the live changes that came into the
-    catalogue, if any did.
+    `published` is False where the active release already had the same content, or measured better. `checks` compare the
+    release with the active one. `folded` reports the live changes that the catalogue took up, None if there were none.
     """
 
     manifest: Manifest
@@ -78,7 +72,7 @@ class BuildReport:
 
     @property
     def refused(self) -> bool:
-        """Whether there is a release that was not published because it is worse than the current one."""
+        """Whether the release was not published because it is worse than the active one."""
         return not self.published and any(check.worse for check in self.checks)
 
 
@@ -93,19 +87,23 @@ def ingest_feed(
 def encode_catalogue(
     settings: Settings, progress: Progress | None = None, engine: Literal["local", "ray"] = "local"
 ) -> list[SpaceVectors]:
-    """Encode what is new in the store's catalogue, here or on a Ray cluster; the rows of each space."""
+    """Encode the new content of the store's catalogue, here or on a Ray cluster; return the rows of each space."""
     with one_job_at_a_time(settings.store):
         catalogue = Catalogue.current(settings.store)
         check_items(catalogue)
-        return (encode if engine == "local" else encode_on_ray)(settings, catalogue, progress)
+        spaces = (encode if engine == "local" else encode_on_ray)(settings, catalogue, progress)
+        _remember_images(settings)
+        return spaces
 
 
 def align_catalogue(settings: Settings, progress: Progress | None = None) -> AlignmentReport:
-    """Learn anew how words and photos enter the image space; the next build takes it into its release."""
+    """Learn the alignment of texts and photos with the image space again; the next build uses it."""
     with one_job_at_a_time(settings.store):
         catalogue = Catalogue.current(settings.store)
         check_items(catalogue)
-        return align(settings, catalogue, filled(encode(settings, catalogue, progress)), progress)
+        report = learn_alignment(settings, catalogue, nonempty_spaces(encode(settings, catalogue, progress)), progress)
+        _remember_images(settings)
+        return report
 
 
 def fine_tune_catalogue(settings: Settings, progress: Progress | None = None) -> LoraReport:
@@ -113,26 +111,45 @@ def fine_tune_catalogue(settings: Settings, progress: Progress | None = None) ->
     with one_job_at_a_time(settings.store):
         catalogue = Catalogue.current(settings.store)
         check_items(catalogue)
-        return fine_tune(settings, catalogue, filled(encode(settings, catalogue, progress)), progress)
+        report = fine_tune(settings, catalogue, nonempty_spaces(encode(settings, catalogue, progress)), progress)
+        _remember_images(settings)
+        return report
 
 
 def _ingest(
     settings: Settings, feed: Path, format_: str | None, force: bool, progress: Progress | None
 ) -> IngestReport:
-    mapping = Mapping.load(settings.mapping) if settings.mapping else None
-    tell = (lambda done, total, rows: progress("ingest", done, total, "bytes")) if progress else None
+    previous, mapping = read_build_inputs(settings.store), feed_mapping(settings)
+    if format_ is None and previous.feed is not None and previous.feed.suffix == feed.suffix:
+        format_ = previous.format
+    ingest_progress = (lambda done, total: progress("ingest", done, total, "bytes")) if progress else None
     released = [manifest.journal for manifest in list_manifests(settings.store)]
     edits, position = edits_beyond(settings.store, feed, max(released, default=0))
-    return ingest(
+    report = ingest(
         feed,
         settings.store,
-        mapping=mapping,
+        mapping=FeedMapping.load(mapping) if mapping else None,
         format=format_,
         force=force,
         edits=edits,
         journal=position,
-        progress=tell,
+        progress=ingest_progress,
     )
+    inputs = BuildInputs(
+        feed=feed.resolve(),
+        mapping=mapping.resolve() if mapping else None,
+        format=format_,
+        images=previous.images,
+    )
+    write_build_inputs(settings.store, inputs)
+    return report
+
+
+def _remember_images(settings: Settings) -> None:
+    """Keep the image folder for later jobs and the service, if one was given."""
+    if settings.image_root is not None:
+        inputs = read_build_inputs(settings.store)
+        write_build_inputs(settings.store, inputs.model_copy(update={"images": settings.image_root.resolve()}))
 
 
 def build(
@@ -142,12 +159,24 @@ def build(
     force: bool = False,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Bring the store up to date with `feed` (or with the catalogue already in it) and publish a release of it.
+    """Bring the store up to date with a feed and publish a release of it.
 
-    A release that is worse than the current one (serve.evaluation.release_gate) is not published, unless `force`.
-    Raises
-    BadRequest where there is nothing to release, or, unless `force`, where a space would lose more than half of its
-    rows.
+    A release that is worse than the active one (see serve.evaluation.release_gate) is not published, unless `force`.
+
+    Args:
+        settings: Settings; a mapping and an image folder that they leave out are those of the last build.
+        feed: Feed to read; None builds the catalogue that the store has.
+        format_: Format of the feed; None recognises it.
+        force: Publish in any case.
+        progress: Called as stages go on.
+
+    Returns:
+        The release, and what was done for it.
+
+    Raises:
+        BadRequest: There is nothing to release; or, unless `force`, most photos cannot be read, or a space would lose
+            more than half of its rows.
+        StoreUnavailable: Another job holds the store's lock.
     """
     seconds: dict[str, float] = {}
     with one_job_at_a_time(settings.store):
@@ -157,44 +186,47 @@ def build(
         catalogue = Catalogue.current(settings.store)
         check_items(catalogue)
         if not len(catalogue):
-            raise BadRequest(f"{feed or 'the catalogue'} has no usable product: there is nothing to release", "feed")
+            raise BadRequest(f"{feed or 'the catalogue'} has no usable product, nothing to release", "feed")
         with _timed(seconds, "encode"):
             encoded = encode(settings, catalogue, progress)
-            spaces = filled(encoded)
+            spaces = nonempty_spaces(encoded)
+        if not force:
+            check_photos(settings, catalogue, encoded)
+        _remember_images(settings)
         if settings.review.classifier:
             with _timed(seconds, "review"), closing(image_source(settings)) as source:
-                review_catalogue(settings, catalogue, source, _told(progress, "review"))
+                classify_catalogue(settings, catalogue, source, stage_progress(progress, "review images", "items"))
         with _timed(seconds, "align"):
-            alignment = aligned(settings, catalogue, spaces, progress)
+            alignment = ensure_alignment(settings, catalogue, spaces, progress)
         with _timed(seconds, "behaviour"):
-            behaviour, interactions = _behaviour(settings, catalogue, spaces)
+            behaviour, interactions = collect_behaviour(settings, catalogue, spaces)
         content = _content(settings, catalogue, spaces, alignment, behaviour)
         parent = current_name(settings.store)
-        standing = _standing(settings.store, parent) if parent else None
+        active = _valid_manifest(settings.store, parent) if parent else None
         if not force:
-            if standing is not None and standing.content == content:
-                return BuildReport(standing, False, ingested, folded, encoded, seconds)
-            _check_spaces(settings, standing, spaces)
-            if (held := _held(settings.store, content)) is not None:
-                checks, published = _publish(settings, held.release, force, progress)
-                return BuildReport(held, published, ingested, folded, encoded, seconds, checks)
+            if active is not None and active.content == content:
+                return BuildReport(active, False, ingested, folded, encoded, seconds)
+            _check_spaces(settings, active, spaces)
+            if (built := _unpublished_release(settings.store, content)) is not None:
+                checks, published = _publish(settings, built.release, force, progress)
+                return BuildReport(built, published, ingested, folded, encoded, seconds, checks)
         with draft(settings.store) as folder:
             with _timed(seconds, "index"):
-                entries = build_indexes(settings, folder, catalogue, spaces, alignment, standing, progress)
-                tower = build_tower(settings, folder, catalogue, spaces, behaviour, interactions, standing, progress)
+                entries = build_indexes(settings, folder, catalogue, spaces, alignment, active, progress)
+                tower = build_tower(settings, folder, catalogue, spaces, behaviour, interactions, active, progress)
                 behaviour.write(folder / "behaviour")
-                words = write_words(
+                words = write_vocabulary(
                     folder / VOCABULARY_FOLDER,
                     catalogue,
                     settings.language,
-                    _searched(settings),
-                    _told(progress, "words"),
+                    popular_searches(settings),
+                    stage_progress(progress, "vocabulary", "items"),
                 )
                 if alignment is not None:
                     write_folder(folder, ALIGNMENT, alignment.files())
-                # A copy, not a link: nothing that befalls the catalogue's file befalls the release.
+                # A copy, not a link: damage to the catalogue's file does not reach the release.
                 shutil.copyfile(catalogue.file, folder / ITEMS_FILE)
-                write_ids(folder, (item_id.as_py() for item_id in catalogue.ids()))
+                write_item_ids(folder, (item_id.as_py() for item_id in catalogue.ids()))
             manifest = Manifest(
                 parent=parent,
                 content=content,
@@ -207,21 +239,21 @@ def build(
                 tower=tower,
                 alignment=alignment.facts if alignment is not None else None,
                 words=words,
-                behaviour=behaviour.facts,
+                behaviour=behaviour.metadata,
                 seconds=seconds,
                 versions={name: version(name) for name in ("vetrina", "torch", "onnxruntime")},
             )
             with _timed(seconds, "compare"):
-                made = Release(folder, manifest)
-                manifest.fusion_weights = weigh(settings, made)
-                manifest.quality = _look(settings, made, interactions, folder)
-                if standing is not None:
-                    parent_release = open_release(settings.store, standing.release)
-                    manifest.checks = compare(settings, made, parent_release, progress)
+                release = Release(folder, manifest)
+                manifest.fusion_weights = learn_fusion_weights(settings, release)
+                manifest.quality = _measure_quality(settings, release, interactions, folder)
+                if active is not None:
+                    parent_release = open_release(settings.store, active.release)
+                    manifest.checks = compare_releases(settings, release, parent_release, progress)
             seal(settings.store, folder, manifest)
         published = force or not any(check.worse for check in manifest.checks)
         if published:
-            _activates(settings.store, manifest.release, force)
+            _activate(settings.store, manifest.release, force)
         prune(settings.store, settings.keep_releases)
         prune_journal(settings.store, list_manifests(settings.store))
         return BuildReport(manifest, published, ingested, folded, encoded, seconds, manifest.checks)
@@ -230,9 +262,9 @@ def build(
 def publish(
     settings: Settings, name: str, force: bool = False, progress: Progress | None = None
 ) -> tuple[list[Check], bool]:
-    """Let a release answer unless it is worse than the current one; how it measures beside that, and whether it does.
+    """Publish a release unless it is worse than the active one; return the checks, and whether it was published.
 
-    Raises NotFound where there is none such, Broken or Damaged where it cannot be used.
+    Raises NotFound for an unknown release, StoreUnavailable or Damaged for one that cannot be used.
     """
     with one_job_at_a_time(settings.store):
         return _publish(settings, name, force, progress)
@@ -240,26 +272,26 @@ def publish(
 
 def _publish(settings: Settings, name: str, force: bool, progress: Progress | None) -> tuple[list[Check], bool]:
     release, current = open_release(settings.store, name), current_name(settings.store)
-    standing = _standing(settings.store, current) if current else None
+    active = _valid_manifest(settings.store, current) if current else None
     checks = []
-    if standing is not None and standing.release != name:
-        checks = compare(settings, release, open_release(settings.store, standing.release), progress)
+    if active is not None and active.release != name:
+        checks = compare_releases(settings, release, open_release(settings.store, active.release), progress)
     if any(check.worse for check in checks) and not force:
         return checks, False
-    _activates(settings.store, name, force)
+    _activate(settings.store, name, force)
     return checks, True
 
 
-def _activates(store: Path, release: str, forced: bool) -> None:
+def _activate(store: Path, release: str, forced: bool) -> None:
     make_current(store, release)
-    audit_log.note(store, "publish", audit_log.operator(), release=release, forced=forced)
+    audit_log.record(store, "publish", audit_log.command_line_user(), release=release, forced=forced)
 
 
-def _look(settings: Settings, made: Release, interactions: Interactions, folder: Path) -> Quality | None:
-    """What a draft shows; it is kept in its folder as the reference of what will be shown."""
+def _measure_quality(settings: Settings, release: Release, interactions: Interactions, folder: Path) -> Quality | None:
+    """Measure the lists of a draft, and write the reference that drift is later measured against into its folder."""
     events = open_event_log(settings)
     try:
-        quality, reference = look(ReleaseReplay(made, settings, events), interactions)
+        quality, reference = measure_release(ReleaseReplay(release, settings, events), interactions)
     finally:
         events.close()
     if reference is not None:
@@ -267,55 +299,11 @@ def _look(settings: Settings, made: Release, interactions: Interactions, folder:
     return quality
 
 
-def _held(store: Path, content: str) -> Manifest | None:
-    """A release on disk, newer than the current one, that holds this already."""
+def _unpublished_release(store: Path, content: str) -> Manifest | None:
+    """Find a release on disk that is newer than the active one and has this content; None if there is none."""
     current = current_name(store) or ""
-    found = (each for each in list_manifests(store) if each.release > current and each.content == content)
-    return next((each for each in found if _standing(store, each.release) is not None), None)
-
-
-def _behaviour(settings: Settings, catalogue: Catalogue, spaces: list[SpaceVectors]) -> tuple[Behaviour, Interactions]:
-    """What the events of the store say of the catalogue's items, and the towers that fit its spaces."""
-    store = open_event_log(settings)
-    try:
-        interactions, collected = collect((batch for _, batch in store.batches()), catalogue.ids(), settings.signal)
-    finally:
-        store.close()
-    towers = current_towers(settings.store)
-    if towers is not None:
-        there = {space.space: space.fingerprint for space in spaces}
-        if any(there.get(name) != fingerprint for name, (_, fingerprint) in towers.vocabulary.spaces.items()):
-            towers = None  # trained on vectors of other encoders: until they are trained again, it goes without
-    scorer = current_scorer(settings.store)
-    names = tuple(sorted(space.space for space in spaces))
-    if scorer is not None and (
-        towers is None or (scorer.facts.towers, scorer.facts.spaces) != (towers.fingerprint, names)
-    ):
-        scorer = None  # trained with other towers or spaces: until it is trained again, the blend decides
-    score_model = LinearScoreModel.model_validate(towers.facts["blend"]) if towers is not None else LinearScoreModel()
-    first_seen = catalogue.table["updated_at"].to_numpy()
-    # Counts are worth what they were at the last event: a log that has stood still for a year has not gone stale.
-    now = min(time.time(), float(interactions.time.max(initial=0.0)))
-    relations = read_relations(rules_file(settings).parent / RELATIONS)
-    categories = catalogue.column("category").to_pylist() if relations.related else []
-    behaviour = Behaviour.of(interactions, collected, first_seen, towers, score_model, settings.half_lives, now, scorer)
-    if relations.related:
-        visited = behaviour.covisitation.table
-        behaviour = behaviour.knowing(RelationGraph.of(relations, catalogue.ids().to_pylist(), categories, visited))
-    return behaviour, interactions
-
-
-def _searched(settings: Settings) -> list[tuple[str, int]]:
-    """What shoppers search for, and how many of them."""
-    store = open_event_log(settings)
-    try:
-        return store.queries(MAX_QUERIES)
-    finally:
-        store.close()
-
-
-def _told(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:
-    return (lambda done, total: progress(stage, done, total, "items")) if progress else None
+    newer = (each for each in list_manifests(store) if each.release > current and each.content == content)
+    return next((each for each in newer if _valid_manifest(store, each.release) is not None), None)
 
 
 def _content(
@@ -323,15 +311,16 @@ def _content(
     catalogue: Catalogue,
     spaces: list[SpaceVectors],
     alignment: Alignment | None,
-    behaviour: Behaviour,
+    behaviour: BehaviourModel,
 ) -> str:
+    """Hash what a release is made of: the same content needs no new release."""
     digest = hashlib.blake2b(catalogue.version.encode(), digest_size=16)
     digest.update(settings.language.encode())
-    # What an index is asked for, too: the same vectors are indexed anew where that has changed.
+    # The index settings count too: the same vectors are indexed again where these have changed.
     engine = (settings.milvus_uri, settings.milvus_prefix) if settings.index_engine == "milvus" else ()
     digest.update(repr((settings.recall_target, settings.index_memory_mb, *engine)).encode())
     digest.update(alignment.fingerprint.encode() if alignment is not None else b"")
-    digest.update(behaviour.facts.model_dump_json(exclude={"counted_at"}).encode())
+    digest.update(behaviour.metadata.model_dump_json(exclude={"counted_at"}).encode())
     for space in spaces:
         digest.update(f"{space.space}:{space.fingerprint}:".encode())
         digest.update(space.owners.tobytes())
@@ -339,8 +328,8 @@ def _content(
     return digest.hexdigest()
 
 
-def _standing(store: Path, name: str) -> Manifest | None:
-    """The manifest of the current release, or None where it is damaged and so has to be built again."""
+def _valid_manifest(store: Path, name: str) -> Manifest | None:
+    """Read a release's manifest and check its files; None where the release is damaged."""
     try:
         manifest = read_manifest(releases_folder(store) / name)
         check_files(releases_folder(store) / name, manifest)
@@ -349,33 +338,25 @@ def _standing(store: Path, name: str) -> Manifest | None:
     return manifest
 
 
-def _check_spaces(settings: Settings, standing: Manifest | None, spaces: list[SpaceVectors]) -> None:
-    """A folder of images that is not mounted must not take a space out of the shop."""
+def _check_spaces(settings: Settings, active: Manifest | None, spaces: list[SpaceVectors]) -> None:
+    """Raise BadRequest where a space would lose more than half of its rows, as when a folder is not mounted."""
     rows = {space.space: len(space.owners) for space in spaces}
     if not rows:
-        raise BadRequest("no image of the catalogue could be used and no item has words: nothing to release", "images")
-    for name, entry in standing.spaces.items() if standing else ():
+        raise BadRequest("no photo of the catalogue can be read and no item has a text: nothing to release", "images")
+    for name, entry in active.spaces.items() if active else ():
         now = rows.get(name, 0)
         if 2 * now < entry.rows:
             failures = settings.store / "vectors" / name / entry.fingerprint / "failures.jsonl"
             raise BadRequest(
-                f"space {name} would have {now} rows where the release that serves has {entry.rows}: not published, "
-                f"for it would lose more than half. See {failures}, or force it",
+                f"space {name} would lose more than half of its rows: {now:,} of {entry.rows:,} are left; "
+                f"not published. See {failures}, or publish with --force",
                 name,
             )
 
 
 @contextmanager
-def one_job_at_a_time(store: Path) -> Iterator[None]:
-    """Ingest, encode and build write to the same files; the lock dies with its process."""
-    store.mkdir(parents=True, exist_ok=True)
-    taken = StoreUnavailable(f"another build is at work in store {store}: wait for it to end", "store")
-    with alone(store / ".build.lock", taken):
-        yield
-
-
-@contextmanager
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the seconds of a stage."""
     started = time.perf_counter()
     yield
     seconds[stage] = round(time.perf_counter() - started, 3)

@@ -1,8 +1,7 @@
-"""The indexes of a draft: one of each space that encoders make, and one of where the towers place the items."""
+"""Builds the indexes of a draft: one for each space of the encoders, and one for the item vectors of the towers."""
 
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +14,23 @@ from embed.behaviour import Interactions
 from embed.catalogue import Catalogue
 from embed.encode_job import SpaceVectors
 from embed.encoders import choose_device
-from index import gpu, snapshot
-from index.milvus_index import LONGEST_TEXT
+from index import gpu, index_folder
+from index.milvus_index import MAX_TEXT_BYTES
 from index.space import Space
 from index.threads import limit_threads
+from serve.core.progress import Progress, stage_progress
 from serve.core.settings import Settings
-from serve.recommend.ranking.item_features import ItemSignals
-from serve.recommend.retrieval.retrievers import TOWER
-from serve.release.behaviour_model import Behaviour
+from serve.jobs.photo_check import read_failures
+from serve.recommend.ranking.item_signals import ItemSignals
+from serve.recommend.retrieval.retriever import TOWER
+from serve.release.behaviour_model import BehaviourModel
 from serve.release.manifest import Manifest, SpaceEntry
 from serve.release.repository import releases_folder
 from serve.search.filters import NUMBERS, TEXTS
 from serve.training.towers_job import gathered
 
-MAX_ASKING = 1000  # shoppers whose vectors an index is chosen by
-MIN_ASKING = 50
-Progress = Callable[[str, float, float, str], None]
+MAX_QUERIES = 1000  # sample queries by which an index is tuned
+MIN_QUERIES = 50
 
 
 def build_indexes(
@@ -39,11 +39,25 @@ def build_indexes(
     catalogue: Catalogue,
     spaces: list[SpaceVectors],
     alignment: Alignment | None,
-    standing: Manifest | None,
+    active: Manifest | None,
     progress: Progress | None,
 ) -> dict[str, SpaceEntry]:
+    """Build the index of each space.
+
+    Args:
+        settings: Settings.
+        folder: Folder of the draft.
+        catalogue: Items of the release.
+        spaces: Vectors of each space.
+        alignment: How queries enter the image space; None without one.
+        active: Manifest of the active release, whose tuned index types are reused; None without one.
+        progress: Called as stages go on.
+
+    Returns:
+        The manifest entry of each space.
+    """
     limit_threads(choose_device("cpu", settings.threads).threads)
-    gpu.allow(settings.device != "cpu")
+    gpu.set_gpu_enabled(settings.device != "cpu")
     entries = {}
     for vectors in spaces:
         space = Space(vectors.space, vectors.dim, vectors.fingerprint)
@@ -56,12 +70,17 @@ def build_indexes(
             vectors.owners,
             vectors.labels,
             vectors.gather,
-            standing,
+            active,
             progress,
             queries,
         )
         entries[space.name] = _entry(
-            report, space, vectors.encoder, vectors.encoded, vectors.truncated, len(vectors.failures)
+            report,
+            space,
+            vectors.encoder,
+            vectors.encoded,
+            vectors.truncated,
+            len(read_failures(vectors.failures, settings)),
         )
     return entries
 
@@ -71,19 +90,33 @@ def build_tower(
     folder: Path,
     catalogue: Catalogue,
     spaces: list[SpaceVectors],
-    behaviour: Behaviour,
+    behaviour: BehaviourModel,
     interactions: Interactions,
-    standing: Manifest | None,
+    active: Manifest | None,
     progress: Progress | None,
 ) -> SpaceEntry | None:
-    """The index of where the towers place the items, chosen by what shoppers will ask of it; None without towers."""
+    """Build the index of the towers' item vectors, tuned with users' vectors as queries; None without towers.
+
+    Args:
+        settings: Settings.
+        folder: Folder of the draft.
+        catalogue: Items of the release.
+        spaces: Vectors of each space, which the towers take in.
+        behaviour: The towers, and what else was learned; its `items` are set.
+        interactions: Users' interactions, whose vectors are the queries.
+        active: Manifest of the active release, whose tuned index type is reused; None without one.
+        progress: Called as stages go on.
+
+    Returns:
+        The manifest entry of the space.
+    """
     towers = behaviour.towers
     if towers is None:
         return None
     with gathered(folder / "gathered", spaces, len(catalogue)) as content:
         features = towers.vocabulary.features((item for batch in catalogue.batches() for item in batch), content)
         vectors = towers.item_vectors(features)
-    behaviour.items = ItemSignals.made(towers.vocabulary, features, behaviour.trend, behaviour.first_seen)
+    behaviour.items = ItemSignals.build(towers.vocabulary, features, behaviour.trend, behaviour.first_seen)
     shutil.rmtree(folder / "gathered")
     owners = np.arange(len(catalogue), dtype=np.int32)
     space = Space(TOWER, vectors.shape[1], towers.fingerprint)
@@ -91,11 +124,13 @@ def build_tower(
     def fill(out: NDArray[np.float32]) -> None:
         out[:] = vectors
 
-    known = np.flatnonzero(np.diff(interactions.starts) > 0)
-    asking = np.random.default_rng(0).permutation(known)[:MAX_ASKING]
-    queries = towers.user_vectors(vectors, interactions.of(np.sort(asking))) if len(asking) >= MIN_ASKING else None
+    users = np.flatnonzero(np.diff(interactions.starts) > 0)
+    sample = np.random.default_rng(0).permutation(users)[:MAX_QUERIES]
+    queries = (
+        towers.user_vectors(vectors, interactions.select_users(np.sort(sample))) if len(sample) >= MIN_QUERIES else None
+    )
     report = _build_index(
-        settings, folder, catalogue, space, owners, np.zeros_like(owners), fill, standing, progress, queries
+        settings, folder, catalogue, space, owners, np.zeros_like(owners), fill, active, progress, queries
     )
     return _entry(report, space, "towers", len(vectors), 0, 0)
 
@@ -108,12 +143,12 @@ def _build_index(
     owners: NDArray[np.int32],
     labels: NDArray[np.int32],
     fill: Callable[[NDArray[np.float32]], None],
-    standing: Manifest | None,
+    active: Manifest | None,
     progress: Progress | None,
     queries: NDArray[np.float32] | None = None,
-) -> snapshot.IndexReport:
+) -> index_folder.IndexReport:
     stage = f"index {space.name}"
-    report = snapshot.build(
+    report = index_folder.build_index(
         folder / "spaces" / space.name,
         space,
         owners,
@@ -122,9 +157,9 @@ def _build_index(
         fill,
         settings.recall_target,
         None if settings.index_memory_mb is None else settings.index_memory_mb << 20,
-        _earlier(settings.store, standing, space.name),
+        _active_report(settings.store, active, space.name),
         _target(settings, folder, catalogue, space.name),
-        partial(_tell, progress, stage) if progress else None,
+        stage_progress(progress, stage, "indexes"),
         queries,
     )
     if progress:
@@ -133,21 +168,21 @@ def _build_index(
 
 
 def _aligned_queries(spaces: list[SpaceVectors], alignment: Alignment) -> NDArray[np.float32] | None:
-    """What will be asked of the image space, as far as it passes through adapters: items' photos and words."""
-    taken = {"image": alignment.photos} if alignment.adapts_photos else {}
-    if alignment.takes_words and not alignment.facts.joint:
-        taken["text"] = alignment.words
-    found = []
-    for space in (space for space in spaces if space.space in taken):
-        rows = np.random.default_rng(0).permutation(len(space.keys))[: MAX_ASKING // 2]
+    """Return sample queries of the image space that pass through an adapter: photos and texts of items; None if few."""
+    adapters = {"image": alignment.adapt_photos} if alignment.has_photo_adapter else {}
+    if alignment.has_text_adapter and not alignment.facts.joint:
+        adapters["text"] = alignment.adapt_texts
+    queries = []
+    for space in (space for space in spaces if space.space in adapters):
+        rows = np.random.default_rng(0).permutation(len(space.keys))[: MAX_QUERIES // 2]
         vectors = np.empty((len(rows), space.dim), np.float32)
         space.store.gather(space.keys[rows], vectors)
-        found.append(taken[space.space](vectors))
-    return np.concatenate(found) if found and sum(map(len, found)) >= MIN_ASKING else None
+        queries.append(adapters[space.space](vectors))
+    return np.concatenate(queries) if queries and sum(map(len, queries)) >= MIN_QUERIES else None
 
 
 def _entry(
-    report: snapshot.IndexReport, space: Space, encoder: str, encoded: int, truncated: int, failed: int
+    report: index_folder.IndexReport, space: Space, encoder: str, encoded: int, truncated: int, failed: int
 ) -> SpaceEntry:
     return SpaceEntry(
         encoder=encoder,
@@ -172,27 +207,23 @@ def _entry(
     )
 
 
-def _tell(progress: Progress, stage: str, done: int, total: int) -> None:
-    progress(stage, done, total, "indexes")
-
-
-def _target(settings: Settings, folder: Path, catalogue: Catalogue, space: str) -> snapshot.Target | None:
-    """The collection that a space goes into where Milvus is the engine; its name ends in the draft's."""
+def _target(settings: Settings, folder: Path, catalogue: Catalogue, space: str) -> index_folder.MilvusTarget | None:
+    """Return the Milvus collection of a space, whose name ends in the draft's; None where Milvus is not the engine."""
     if settings.index_engine != "milvus":
         return None
     columns = catalogue.table.select([*TEXTS, "category", *NUMBERS, "available"])
-    for place, column in enumerate(columns.columns):
-        if column.type == pa.string():  # one text too long for Milvus must not stop a build; filters are shorter anyway
-            short = pc.less_equal(pc.binary_length(column), LONGEST_TEXT)
+    for position, column in enumerate(columns.columns):
+        if column.type == pa.string():  # texts too long for Milvus must not stop a build; filters are shorter
+            short = pc.less_equal(pc.binary_length(column), MAX_TEXT_BYTES)
             columns = columns.set_column(
-                place, columns.field(place), pc.if_else(short, column, pa.scalar(None, pa.string()))
+                position, columns.field(position), pc.if_else(short, column, pa.scalar(None, pa.string()))
             )
     name = f"{settings.milvus_prefix}_{space}_{folder.name.rpartition('-')[2]}"
-    return snapshot.Target(settings.milvus_uri, name, columns)
+    return index_folder.MilvusTarget(settings.milvus_uri, name, columns)
 
 
-def _earlier(store: Path, standing: Manifest | None, space: str) -> snapshot.IndexReport | None:
-    """How the space was indexed in the release that serves; its choice need not be made again."""
-    if standing is None or space not in standing.indexes:
+def _active_report(store: Path, active: Manifest | None, space: str) -> index_folder.IndexReport | None:
+    """Read how the active release indexed the space, so that its index type need not be chosen again."""
+    if active is None or space not in active.indexes:
         return None
-    return snapshot.read_report(releases_folder(store) / standing.release / "spaces" / space)
+    return index_folder.read_report(releases_folder(store) / active.release / "spaces" / space)

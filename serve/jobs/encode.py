@@ -1,82 +1,75 @@
-"""Encoding a store's catalogue, here or on a Ray cluster."""
+"""Encodes a store's catalogue, on this machine or on a Ray cluster."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from embed.catalogue import Catalogue, read_report
+from embed.catalogue import Catalogue
 from embed.encode_job import SpaceVectors, encode_images, encode_texts
 from embed.encoders import choose_device, load_image_encoder, load_text_encoder
-from embed.images import ImageSource
+from serve.core.progress import Progress, stage_progress
 from serve.core.settings import Settings
+from serve.release.build_inputs import image_folder
+from serve.release.images import image_source
 
-TRIES = 4  # of an image from elsewhere; one that fails them all is left to the next run
-FETCHERS = 16  # images from elsewhere that are waited for at a time; of one host fewer (see embed.images.host_throttle)
-Progress = Callable[[str, float, float, str], None]
-"""stage, done, total, unit"""
+TRIES = 4  # attempts to fetch a remote photo; the next run tries again what failed all of them
+FETCHERS = 16  # remote photos that are fetched at a time; fewer from one host (see embed.images.host_throttle)
 
 
 def encode(settings: Settings, catalogue: Catalogue, progress: Progress | None) -> list[SpaceVectors]:
-    """Encode what is new; the rows of each space that has any, or of which there is to be told what failed."""
+    """Encode the new content; return each space that has rows or failures."""
     device = choose_device(settings.device, settings.threads)
-    source = ImageSource(**_source(settings, catalogue))
+    source = image_source(settings, TRIES)
     fetched = settings.allow_http_images or bool(settings.image_stores)
     images = encode_images(
         settings.store,
         catalogue,
         load_image_encoder(settings.image_encoder, device),
         source,
-        _told(progress, "encode images", "images"),
+        stage_progress(progress, "encode images", "images"),
         readers=FETCHERS if fetched else device.threads,
-        # A card takes images faster than threads of one process make them ready. But only one process is polite.
+        # A GPU encodes images faster than the threads of one process decode them. But hosts are throttled by process.
         processes=device.kind == "cuda" and not fetched,
     )
     source.close()
     encoder = load_text_encoder(settings.text_encoder, device)
-    texts = encode_texts(settings.store, catalogue, encoder, _told(progress, "encode texts", "items"))
+    texts = encode_texts(settings.store, catalogue, encoder, stage_progress(progress, "encode texts", "items"))
     return [space for space in (images, texts) if len(space.owners) or space.failures]
 
 
 def encode_on_ray(settings: Settings, catalogue: Catalogue, progress: Progress | None) -> list[SpaceVectors]:
-    """As `encode`, by the workers of a Ray cluster."""
-    from embed.ray_job import Cluster, encode_images_on_ray, encode_texts_on_ray
+    """Encode the new content with the workers of a Ray cluster; return each space that has rows or failures."""
+    from embed.ray_job import RayCluster, encode_images_on_ray, encode_texts_on_ray
 
-    device = choose_device("cpu", settings.threads)  # encoders here only tell what space they make
-    cluster = Cluster(settings.device, settings.threads)
+    device = choose_device("cpu", settings.threads)  # the local encoders only name the spaces
+    cluster = RayCluster(settings.device, settings.threads)
     try:
         images = encode_images_on_ray(
             cluster,
             settings.store,
             catalogue,
             load_image_encoder(settings.image_encoder, device),
-            _source(settings, catalogue),
-            _told(progress, "encode images", "images"),
+            _source_arguments(settings),
+            stage_progress(progress, "encode images", "images"),
         )
         encoder = load_text_encoder(settings.text_encoder, device)
         texts = encode_texts_on_ray(
-            cluster, settings.store, catalogue, encoder, _told(progress, "encode texts", "texts")
+            cluster, settings.store, catalogue, encoder, stage_progress(progress, "encode texts", "items")
         )
     finally:
         cluster.close()
     return [space for space in (images, texts) if len(space.owners) or space.failures]
 
 
-def filled(spaces: list[SpaceVectors]) -> list[SpaceVectors]:
-    """The spaces that have any rows."""
+def nonempty_spaces(spaces: list[SpaceVectors]) -> list[SpaceVectors]:
+    """Return the spaces that have rows."""
     return [space for space in spaces if len(space.owners)]
 
 
-def _source(settings: Settings, catalogue: Catalogue) -> dict[str, Any]:
-    """What an ImageSource is made of, here or on another machine."""
-    root = settings.image_root or Path(read_report(catalogue).folder)
+def _source_arguments(settings: Settings) -> dict[str, Any]:
+    """Return the arguments of an ImageSource, which is made on another machine."""
     return {
-        "root": root,
+        "root": image_folder(settings),
         "allow_http": settings.allow_http_images,
         "stores": settings.image_stores,
         "limits": settings.image_limits,
         "tries": TRIES,
     }
-
-
-def _told(progress: Progress | None, stage: str, unit: str) -> Callable[[int, int], None] | None:
-    return (lambda done, total: progress(stage, done, total, unit)) if progress else None

@@ -1,11 +1,11 @@
-"""`vetrina learn`: the scorer goes on learning from what came since it was trained, and is kept if it is no worse.
+"""Continues the training of the scorer with new events: `vetrina learn`.
 
-It begins with the weights of the scorer that answers. The new time, from where that one has learned until a while ago,
-is looked back on with the counts of its beginning and the towers that answer; as many lists and shoppers of older times
-are looked at again beside it, against forgetting. The last fifth of what is new is not learned from: on it both
-scorers are asked, in the release that answers (serve.evaluation.release_gate). What it has is learned the next time.
+Training starts from the weights of the active scorer. It learns from the events after that scorer's training, with the
+counts as of their beginning and the active towers; against forgetting, it replays as many lists and users of older
+times. The last fifth of the new events is not learned from: on it both scorers are compared, in the active release (see
+serve.evaluation.release_gate). The next training learns from that fifth.
 
-    STORE/scorer/learning/    job.json, checkpoints while the job runs, and what TensorBoard shows of the last
+    STORE/scorer/learning/    job.json, checkpoints while the job runs, and the TensorBoard log of the last job
 """
 
 import time
@@ -16,33 +16,34 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from embed.behaviour import Interactions, collect, split_at
+from embed.behaviour import Interactions, collect_interactions, split_at
 from embed.encode_job import SpaceVectors
 from embed.towers.two_tower_model import TrainedTowers
 from serve.core.errors import BadRequest
+from serve.core.progress import Progress
 from serve.core.settings import Settings
-from serve.evaluation.release_gate import compare
+from serve.evaluation.release_gate import compare_releases
 from serve.recommend.ranking.impressions import ImpressionTable, read_impressions
 from serve.recommend.retrieval.candidates import CandidateGenerator
-from serve.recommend.retrieval.score_blend import LinearScoreModel
+from serve.recommend.retrieval.linear_score_model import LinearScoreModel
 from serve.release.manifest import Check
 from serve.release.release import Release
 from serve.storage.event_log import open_event_log
-from serve.storage.impression_log import ImpressionLog, with_impressions
+from serve.storage.impression_log import ImpressionLog, events_with_impressions
 from serve.training.scorer_job import LEARNING, keep
-from serve.training.scorer_validation import MIN_SHOPPERS, Progress, TrainingWindow, fit_scorer
+from serve.training.scorer_validation import MIN_USERS, TrainingWindow, fit_scorer
 from serve.training.tower_validation import TrainingData
-from serve.training.towers_job import begin, chosen_towers, training_data_of
+from serve.training.towers_job import begin, open_validation_towers, prepare_training_data
 
-COMPARED = 0.2  # of what is new, by which old and new are compared
+COMPARED = 0.2  # share of the new events on which both scorers are compared
 
 
 @dataclass(frozen=True)
 class LearnReport:
-    """What came of it. `fingerprint` is that of the new scorer, empty where there was too little to learn from.
+    """The result of a training. `fingerprint` is the new scorer's, empty where there was too little to learn from.
 
-    `users` liked something new since the last time; `checks` are how the new scorer measures beside the old one, and
-    `kept` says whether it took its place.
+    `users` liked new items since the last training; `checks` compare the new scorer with the old one, and `accepted` is
+    whether it replaces that.
     """
 
     fingerprint: str
@@ -50,56 +51,83 @@ class LearnReport:
     rows: int
     epochs: int
     checks: Sequence[Check]
-    kept: bool
+    accepted: bool
     seconds: float
 
 
 def learn(
     settings: Settings, release: Release, spaces: Sequence[SpaceVectors], progress: Progress | None = None
 ) -> LearnReport:
-    """Let the scorer of the current release go on learning, and make it the next build's if it measures no worse.
+    """Continue the training of the active release's scorer; the next build uses the result unless it measures worse.
 
-    `spaces` are the vectors of the release's catalogue. Raises BadRequest where the release has no scorer.
+    Args:
+        settings: Settings.
+        release: The active release.
+        spaces: Vectors of its catalogue.
+        progress: Called as stages go on.
+
+    Returns:
+        How the new scorer measures.
+
+    Raises:
+        BadRequest: The release has no scorer.
     """
     started = time.perf_counter()
     base, towers = release.behaviour.scorer, release.behaviour.towers
     if base is None or towers is None:
-        raise BadRequest("there is no scorer to go on from: run vetrina train scorer, then vetrina build", "store")
+        raise BadRequest("the active release has no scorer: run vetrina train scorer, then vetrina build", "store")
     folder = settings.store / "scorer" / LEARNING
     events = open_event_log(settings)
     try:
-        answers = ImpressionLog(events.database)
-        told = {"scorer": base.fingerprint, **settings.scorer.model_dump()}
-        job = begin(folder, events.last(), release.name, told, answers.last())
+        impression_log = ImpressionLog(events.database)
+        job_settings = {"scorer": base.fingerprint, **settings.scorer.model_dump()}
+        job = begin(folder, events.last_sequence(), release.name, job_settings, impression_log.last_sequence())
         ids, signal = release.catalogue.ids(), settings.signal
-        whole, _ = collect((batch for _, batch in events.batches(until=job.events_until)), ids, signal)
-        history_until = base.facts.learned_until
-        until = _compared_from(whole, history_until)
-        interactions = whole.where(whole.time < until)
-        fresh = split_at(interactions, history_until, np.inf)
-        if len(fresh.validation) < MIN_SHOPPERS:
-            (folder / "job.json").unlink()  # with more events the job is another one
-            return _nothing(len(fresh.validation), started)
-        validated_from = float(towers.facts["validation_from"])
-        seen = list(
-            _before(with_impressions(events, answers, validated_from, job.events_until, job.impressions_until), until)
+        all_interactions, _ = collect_interactions(
+            (batch for _, batch in events.batches(until=job.events_until)), ids, signal
         )
-        shown = [
-            read_impressions(seen, ids, signal, *bounds)
+        history_until = base.metadata.learned_until
+        until = _comparison_start(all_interactions, history_until)
+        interactions = all_interactions.where(all_interactions.time < until)
+        fresh = split_at(interactions, history_until, np.inf)
+        if len(fresh.validation) < MIN_USERS:
+            (folder / "job.json").unlink()  # with more events it is another job
+            return _empty_report(len(fresh.validation), started)
+        validated_from = float(towers.facts["validation_from"])
+        events_before = list(
+            _filter_before(
+                events_with_impressions(
+                    events, impression_log, validated_from, job.events_until, job.impressions_until
+                ),
+                until,
+            )
+        )
+        impressions = [
+            read_impressions(events_before, ids, signal, *bounds)
             for bounds in ((history_until,), (validated_from, history_until))
         ]
     finally:
         events.close()
-    chosen = chosen_towers(settings.store, towers.fingerprint)
-    with training_data_of(settings, release, spaces, folder, towers.vocabulary) as training_data:
-        score_model = release.behaviour.facts.score_model
-        most = min(settings.scorer.cases, max(len(fresh.validation), len(shown[0])))
-        times = [
-            _lookback(training_data, interactions, history_until, towers, score_model, shown[0], settings.scorer.cases),
-            _lookback(training_data, fresh.train, validated_from, chosen, score_model, shown[1], most, replay=True),
+    chosen = open_validation_towers(settings.store, towers.fingerprint)
+    with prepare_training_data(settings, release, spaces, folder, towers.vocabulary) as training_data:
+        score_model = release.behaviour.metadata.score_model
+        max_lists = min(settings.scorer.max_lists, max(len(fresh.validation), len(impressions[0])))
+        windows = [
+            _training_window(
+                training_data,
+                interactions,
+                history_until,
+                towers,
+                score_model,
+                impressions[0],
+                settings.scorer.max_lists,
+            ),
+            _training_window(
+                training_data, fresh.train, validated_from, chosen, score_model, impressions[1], max_lists, replay=True
+            ),
         ]
         fitted = fit_scorer(
-            times,
+            windows,
             settings.scorer,
             towers.fingerprint,
             folder / "fit",
@@ -108,47 +136,49 @@ def learn(
             learned_until=until,
             start=base,
         )
-    assert fitted is not None  # there are enough shoppers  # noqa: S101
-    checks = compare(settings, release.with_scorer(fitted.scorer), release, progress)
+    assert fitted is not None  # there are enough users  # noqa: S101
+    checks = compare_releases(settings, release.with_scorer(fitted.scorer), release, progress)
     better = not any(check.worse for check in checks)
     if better:
         keep(settings.store, fitted.scorer)
     for checkpoint in (folder / "fit").glob("*/checkpoint.safetensors"):
         checkpoint.unlink()
     (folder / "job.json").unlink()
-    facts = fitted.scorer.facts
-    took = round(time.perf_counter() - started, 1)
+    facts = fitted.scorer.metadata
+    seconds = round(time.perf_counter() - started, 1)
     users = len(fresh.validation)
-    return LearnReport(fitted.scorer.fingerprint, users, facts.rows, facts.epochs, checks, better, took)
+    return LearnReport(fitted.scorer.fingerprint, users, facts.rows, facts.epochs, checks, better, seconds)
 
 
-def _nothing(users: int, started: float) -> LearnReport:
+def _empty_report(users: int, started: float) -> LearnReport:
     return LearnReport("", users, 0, 0, (), False, round(time.perf_counter() - started, 1))
 
 
-def _compared_from(interactions: Interactions, since: float) -> float:
-    """The moment from which what is liked is for comparing."""
+def _comparison_start(interactions: Interactions, since: float) -> float:
+    """Return the time from which events are for the comparison."""
     liked = np.sort(interactions.time[(interactions.weight > 0) & (interactions.time >= since)])
     return float(liked[int(len(liked) * (1 - COMPARED))]) if len(liked) else since
 
 
-def _before(batches: Iterator[Any], moment: float) -> Iterator[Any]:
-    """What happened before a moment: also what came of a list after it is for comparing."""
+def _filter_before(batches: Iterator[Any], moment: float) -> Iterator[Any]:
+    """Yield the events before a time: later events that follow an earlier list are for the comparison too."""
     for batch in batches:
         yield batch.filter(pc.less(batch.column("timestamp"), moment))
 
 
-def _lookback(
+def _training_window(
     training_data: TrainingData,
     interactions: Interactions,
     moment: float,
     towers: TrainedTowers,
     score_model: LinearScoreModel,
-    shown: ImpressionTable,
-    most: int,
+    impressions: ImpressionTable,
+    max_lists: int,
     replay: bool = False,
 ) -> TrainingWindow:
     split = split_at(interactions, moment, np.inf)
-    past = training_data.past(split.train, moment, towers, score_model)
-    recommender = CandidateGenerator(past.retrievers, score_model, len(training_data))
-    return TrainingWindow(recommender, past.maker, interactions, split.validation, moment, shown, most, replay)
+    point_in_time = training_data.point_in_time(split.train, moment, towers, score_model)
+    generator = CandidateGenerator(point_in_time.retrievers, score_model, len(training_data))
+    return TrainingWindow(
+        generator, point_in_time.builder, interactions, split.validation, moment, impressions, max_lists, replay
+    )

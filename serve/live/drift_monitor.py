@@ -1,36 +1,36 @@
-"""Watches what a release shows for drift, and tells Prometheus and the log."""
+"""Monitors the drift of the items that a release shows: publishes it to Prometheus, and logs a warning."""
 
 import logging
 import time
 
 from serve.core.metrics import DRIFT, DRIFTED
 from serve.core.settings import Settings
-from serve.recommend.ranking.drift import Drift, Reference
+from serve.recommend.ranking.drift import DriftIndex, DriftReference
 from serve.recommend.ranking.scorer import Scorer
 
-EVERY_SECONDS = 10.0
+PUBLISH_SECONDS = 10.0
 _log = logging.getLogger("vetrina")
 
 
-class DriftMonitor(Drift):
-    """The drift of one release's answers in one process."""
+class DriftMonitor(DriftIndex):
+    """The drift of one release's responses in one process."""
 
-    def __init__(self, release: str, reference: Reference, scorer: Scorer, settings: Settings) -> None:
+    def __init__(self, release: str, reference: DriftReference, scorer: Scorer, settings: Settings) -> None:
         super().__init__(reference, scorer.layout.names)
         self._release, self._limit = release, settings.drift_alert
         self._drifted: set[str] = set()
-        self._told = time.monotonic()
+        self._published_at = time.monotonic()
 
-    def tell(self) -> None:
-        """Set the gauges now and then; the log hears of each feature once."""
-        if time.monotonic() - self._told < EVERY_SECONDS:
+    def publish(self) -> None:
+        """Set the gauges, at most once in PUBLISH_SECONDS; each feature that starts to drift is logged once."""
+        if time.monotonic() - self._published_at < PUBLISH_SECONDS:
             return
-        self._told = time.monotonic()
-        found = self.indices()
-        for feature, index in found.items():
+        self._published_at = time.monotonic()
+        indices = self.indices()
+        for feature, index in indices.items():
             DRIFT.labels(self._release, feature).set(round(index, 4))
-        drifted = {feature for feature, index in found.items() if index > self._limit}
+        drifted = {feature for feature, index in indices.items() if index > self._limit}
         DRIFTED.labels(self._release).set(len(drifted))
         for feature in sorted(drifted - self._drifted):
-            _log.warning("%s of what is shown has drifted (PSI %.2f)", feature, found[feature])
+            _log.warning("feature %s of shown items has drifted (PSI %.2f)", feature, indices[feature])
         self._drifted = drifted

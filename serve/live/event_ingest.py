@@ -1,4 +1,4 @@
-"""Cleans and stores incoming events."""
+"""Validates and stores incoming events."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -7,13 +7,13 @@ from typing import Any
 
 from embed.behaviour import Event, clean_event
 from embed.records import Reject
-from serve.core.errors import writable
+from serve.core.errors import escape_surrogates
 from serve.storage.event_log import EventLog
 
 
 @dataclass(frozen=True)
 class EventResult:
-    """What became of one event: stored, parked (stored for when its item is known), duplicate or rejected."""
+    """The result of one event: stored, pending (stored, counts once its item is known), duplicate or rejected."""
 
     event_id: str
     status: str
@@ -22,17 +22,24 @@ class EventResult:
     field: str = ""
 
 
-def take_events(store: EventLog, rows: Sequence[Mapping[str, Any]], knows: Callable[[str], bool]) -> list[EventResult]:
-    """Clean and keep events, on disk when this returns; `knows` tells whether there is an item of an id."""
+def store_events(
+    log: EventLog, rows: Sequence[Mapping[str, Any]], is_known_item: Callable[[str], bool]
+) -> list[EventResult]:
+    """Validate and store events, on disk on return; `is_known_item` says whether the catalogue has an item id."""
     now = time.time()
-    cleaned = [clean_event({"timestamp": now, **values}, place) for place, values in enumerate(rows)]
-    new = iter(store.add([event for event in cleaned if isinstance(event, Event)]))
-    taken = []
+    cleaned = [clean_event(_with_time(values, now), row) for row, values in enumerate(rows)]
+    is_new = iter(log.add([event for event in cleaned if isinstance(event, Event)]))
+    results = []
     for event in cleaned:
         if isinstance(event, Reject):
-            taken.append(EventResult("", "rejected", event.code, writable(event.reason), event.field))
-        elif not next(new):
-            taken.append(EventResult(event.event_id, "duplicate"))
+            results.append(EventResult("", "rejected", event.code, escape_surrogates(event.reason), event.field))
+        elif not next(is_new):
+            results.append(EventResult(event.event_id, "duplicate"))
         else:
-            taken.append(EventResult(event.event_id, "stored" if knows(event.item_id) else "parked"))
-    return taken
+            results.append(EventResult(event.event_id, "stored" if is_known_item(event.item_id) else "pending"))
+    return results
+
+
+def _with_time(values: Mapping[str, Any], now: float) -> Mapping[str, Any]:
+    """Set `timestamp` to `now` if the event has none; null counts as none."""
+    return {**values, "timestamp": now} if values.get("timestamp") is None else values

@@ -1,10 +1,10 @@
-"""Feedback: what came of answers, read from the log as it comes, into the online head of the scorer that answers.
+"""Online learning: reads new impressions and interactions from the logs, and updates the online head of a scorer.
 
-Every process reads the same two logs and adds the same numbers, so all learn the same head; one that starts reads what
-is recent again. What one shopper can do to it is bounded: at most `most_a_day` answers count, only what that shopper
-did with them, and each act on an item once. And only shoppers count whom the log knew when the scorer was trained:
-robots were looked for among them (serve.storage.bot_detection); who is new since, under however many names, is
-looked at first.
+Every process reads the same two logs and adds the same numbers, so all learn the same head; a process that starts
+reads the recent part of the logs again. The influence of one user is bounded: at most `max_daily_responses` responses
+count, only interactions of that user with them, and each interaction with an item once. And only users count that the
+log had when the scorer was trained: bots were looked for among those (serve.storage.bot_detection). Newer users, under
+however many names, are checked first.
 """
 
 import time
@@ -17,127 +17,129 @@ from numpy.typing import NDArray
 from embed.behaviour import Event
 from serve.core.metrics import LEARNED
 from serve.core.settings import Settings
-from serve.recommend.ranking.impressions import HORIZON, heads_of_event
+from serve.core.units import DAY
+from serve.recommend.ranking.impressions import HORIZON, heads_for_event
 from serve.recommend.ranking.online_head import OnlineHead
 from serve.recommend.ranking.scorer import Scorer
 from serve.storage.erasure import UserPrivacy
 from serve.storage.event_log import EventLog
 from serve.storage.impression_log import ImpressionLog, ImpressionRecord
 
-MAX_KEPT = 20_000  # answers that acts are waited for
+MAX_IMPRESSIONS = 20_000  # kept in memory until their interactions arrive
 RECENT_HALF_LIVES = 6.0  # how far back a process that starts reads
-DAY = 86_400.0
 
 
 class OnlineLearner:
-    """Keeps the online head of a scorer; `learned` and `ignored` count acts. One thread catches up.
+    """Keeps the online head of a scorer. `learned` and `ignored` count interactions. Used by one thread.
 
-    When somebody is forgotten, all is learned anew from what is left.
+    After an erasure of a user, everything is learned again from the remaining logs.
     """
 
     def __init__(self, events: EventLog, settings: Settings, scorer: Scorer) -> None:
-        self._events, self._answers, self._settings = events, ImpressionLog(events.database), settings
-        self._rights = UserPrivacy(events.database, settings.store)
-        self._scorer, self._events_until = scorer.fingerprint, scorer.facts.events_until
-        scale, online = np.array(scorer.facts.hidden_scale, np.float32), settings.online
-        self.head = OnlineHead(list(scorer.facts.heads), scale, online.prior, online.half_life_days, time.time())
-        self._learning = self._begun()
+        self._events, self._impressions, self._settings = events, ImpressionLog(events.database), settings
+        self._privacy = UserPrivacy(events.database, settings.store)
+        self._scorer, self._events_until = scorer.fingerprint, scorer.metadata.events_until
+        scale, online = np.array(scorer.metadata.hidden_scale, np.float32), settings.online
+        self.head = OnlineHead(list(scorer.metadata.heads), scale, online.prior, online.half_life_days, time.time())
+        self._state = self._initial_state()
         self.learned = self.ignored = 0
 
-    def _begun(self) -> "_Learning":
-        return _Learning(self._rights.erasures(), _Read(self._events.late), _Read(self._events.late))
+    def _initial_state(self) -> "_LearningState":
+        lag = self._events.database.commit_lag
+        return _LearningState(self._privacy.count_erasures(), _LogPosition(lag), _LogPosition(lag))
 
     def catch_up(self) -> None:
-        """Take in what is new in the logs. Raises Broken where they cannot be read; nothing is lost then."""
-        if self._learning.erasures != self._rights.erasures():
-            self._learning = self._begun()
+        """Learn from what is new in the logs. Raises StoreUnavailable where they cannot be read; nothing is lost."""
+        if self._state.erasures != self._privacy.count_erasures():
+            self._state = self._initial_state()
             self.head.clear()
-        learning = self._learning
+        state = self._state
         since = time.time() - RECENT_HALF_LIVES * self._settings.online.half_life_days * DAY
-        # Acts are read first: the answer of one that is seen here is there by then.
-        acts = self._events.acts(learning.acts.after, since)
-        for lot in self._answers.batches(learning.answers.after, since):
-            for number, answer in lot:
-                if learning.answers.first_seen(number):
-                    self._shown(learning, answer)
-        for number, event in acts:
-            if learning.acts.first_seen(number):
-                self._came(learning, event)
+        # Events are read first: the impression of an event that is read here is in its log by then.
+        events = self._events.attributed_events(state.events.after, since)
+        for batch in self._impressions.batches(state.impressions.after, since):
+            for sequence, record in batch:
+                if state.impressions.is_first_time(sequence):
+                    self._add_impression(state, record)
+        for sequence, event in events:
+            if state.events.is_first_time(sequence):
+                self._learn_event(state, event)
 
-    def _shown(self, learning: "_Learning", answer: ImpressionRecord) -> None:
-        shown = answer.display
-        if answer.user_id is None or shown.scorer != self._scorer or not len(shown.hidden):
+    def _add_impression(self, state: "_LearningState", record: ImpressionRecord) -> None:
+        shown = record.shown
+        if record.user_id is None or shown.scorer != self._scorer or not len(shown.hidden):
             return
-        if answer.user_id not in learning.knew:
-            learning.knew[answer.user_id] = self._events.knew(answer.user_id, self._events_until)
-        if not learning.knew[answer.user_id]:
+        if record.user_id not in state.is_known_user:
+            state.is_known_user[record.user_id] = self._events.has_events_until(record.user_id, self._events_until)
+        if not state.is_known_user[record.user_id]:
             return
-        day = answer.user_id, int(answer.timestamp // DAY)
-        learning.of_day[day] += 1
-        if learning.of_day[day] > self._settings.online.most_a_day:
+        user_and_day = record.user_id, int(record.timestamp // DAY)
+        state.daily_counts[user_and_day] += 1
+        if state.daily_counts[user_and_day] > self._settings.online.max_daily_responses:
             return
-        self.head.shown(shown.hidden, shown.probabilities, answer.timestamp)
+        self.head.record_shown(shown.hidden, shown.probabilities, record.timestamp)
         rows = {item_id: row for row, item_id in enumerate(shown.items)}
         hidden = shown.hidden.astype(np.float16)
-        learning.kept[answer.request_id] = _Kept(answer.user_id, answer.timestamp, rows, hidden)
-        if len(learning.kept) > MAX_KEPT:
-            learning.kept.popitem(last=False)
+        state.recent[record.request_id] = _RecentImpression(record.user_id, record.timestamp, rows, hidden)
+        if len(state.recent) > MAX_IMPRESSIONS:
+            state.recent.popitem(last=False)
 
-    def _came(self, learning: "_Learning", event: Event) -> None:
-        kept = learning.kept.get(event.request_id or "")
-        if kept is None or event.user_id != kept.user_id or event.item_id not in kept.rows:
+    def _learn_event(self, state: "_LearningState", event: Event) -> None:
+        impression = state.recent.get(event.request_id or "")
+        if impression is None or event.user_id != impression.user_id or event.item_id not in impression.rows:
             self.ignored += 1
             LEARNED.labels("ignored").inc()
             return
-        in_time = kept.time <= event.timestamp <= kept.time + HORIZON
-        for name in heads_of_event(event.type, event.value, self._settings.liked_from):
-            if in_time and name in self.head.heads and (event.item_id, name) not in kept.came:
-                kept.came.add((event.item_id, name))
-                self.head.came(kept.hidden[kept.rows[event.item_id]].astype(np.float32), name, kept.time)
+        is_in_time = impression.time <= event.timestamp <= impression.time + HORIZON
+        for head in heads_for_event(event.type, event.value, self._settings.min_liked_rating):
+            if is_in_time and head in self.head.heads and (event.item_id, head) not in impression.learned:
+                impression.learned.add((event.item_id, head))
+                hidden = impression.hidden[impression.rows[event.item_id]].astype(np.float32)
+                self.head.record_outcome(hidden, head, impression.time)
                 self.learned += 1
                 LEARNED.labels("learned").inc()
 
 
 @dataclass
-class _Kept:
-    """An answer that counts: where each item is in it, its hidden layer [n, hidden], and what came of it so far."""
+class _RecentImpression:
+    """An impression that counts: the row of each item, its hidden layer [n, hidden], and the interactions learned."""
 
     user_id: str
     time: float
     rows: dict[str, int]
     hidden: NDArray[np.float16]
-    came: set[tuple[str, str]] = field(default_factory=set)
+    learned: set[tuple[str, str]] = field(default_factory=set)
 
 
-class _Read:
-    """How far a log was read. Rows within `late` seconds of the last are looked at again: some come to light late."""
+class _LogPosition:
+    """How far a log was read. Rows of the last `commit_lag` seconds are read again: some become visible late."""
 
-    def __init__(self, late: float) -> None:
-        self._late, self.after = late, 0
-        self._seen: deque[tuple[float, int]] = deque()
-        self._numbers: set[int] = set()
+    def __init__(self, commit_lag: float) -> None:
+        self._commit_lag, self.after = commit_lag, 0
+        self._recent: deque[tuple[float, int]] = deque()
+        self._recent_sequences: set[int] = set()
 
-    def first_seen(self, number: int) -> bool:
-        """Whether a row was not seen before; it is from now on."""
-        if number in self._numbers:
+    def is_first_time(self, sequence: int) -> bool:
+        """Return whether a row is read for the first time, and remember it."""
+        if sequence in self._recent_sequences:
             return False
         now = time.monotonic()
-        self._seen.append((now, number))
-        self._numbers.add(number)
-        while self._seen and self._seen[0][0] <= now - self._late:
-            _, old = self._seen.popleft()
-            self._numbers.discard(old)
+        self._recent.append((now, sequence))
+        self._recent_sequences.add(sequence)
+        while self._recent and self._recent[0][0] <= now - self._commit_lag:
+            _, old = self._recent.popleft()
+            self._recent_sequences.discard(old)
             self.after = max(self.after, old)
         return True
 
 
 @dataclass
-class _Learning:
-    """How far the logs were read, and what counts so far; `erasures` is how many there were when that began."""
+class _LearningState:
+    """How far the logs were read, and what counts so far; `erasures` is their number when reading began."""
 
     erasures: int
-    answers: _Read
-    acts: _Read
-    kept: OrderedDict[str, _Kept] = field(default_factory=OrderedDict)
-    of_day: Counter[tuple[str, int]] = field(default_factory=Counter)
-    knew: dict[str, bool] = field(default_factory=dict)
+    impressions: _LogPosition
+    events: _LogPosition
+    recent: OrderedDict[str, _RecentImpression] = field(default_factory=OrderedDict)
+    daily_counts: Counter[tuple[str, int]] = field(default_factory=Counter)
+    is_known_user: dict[str, bool] = field(default_factory=dict)

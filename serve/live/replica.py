@@ -1,4 +1,4 @@
-"""A release and the live changes on it, followed through the journal."""
+"""A release with the live changes since it was built, kept up to date through the journal."""
 
 import fcntl
 import logging
@@ -17,7 +17,7 @@ from serve.core.errors import EXPECTED, error_response
 from serve.core.settings import Settings
 from serve.engine.engine import Engine
 from serve.engine.query_encoders import Encoders, make_encoders
-from serve.live.change_record import LiveChange, journal_folder, rows_for
+from serve.live.change_record import LiveChange, journal_folder, usable_rows
 from serve.live.item_encoder import ItemEncoder
 from serve.moderation.policy import ContentPolicyFile
 from serve.release.images import image_source
@@ -26,90 +26,91 @@ from serve.release.release import Release
 from serve.release.repository import open_current
 from serve.release.snapshot import ItemVectors, Snapshot
 
-PATIENCE_SECONDS = 60.0  # for other workers that load the same release
+MAX_WAIT_SECONDS = 60.0  # for other processes that load the same release
 
-log = logging.getLogger("vetrina")
+_log = logging.getLogger("vetrina")
 
 
 class ReleaseReplica:
-    """One release and the changes on it, as far as the journal was read."""
+    """One release and the changes on it, up to the position that the journal was read to."""
 
     def __init__(self, release: Release, settings: Settings, encoders: Encoders) -> None:
         self.release = release
         self._settings, self._encoders = settings, encoders
         self.journal = Journal(journal_folder(settings.store), release.manifest.journal)
         self.items = ReleaseOverlay(release)
-        self._review = ContentPolicyFile(settings.store)
+        self._policy = ContentPolicyFile(settings.store)
         self.refresh()
 
     def catch_up(self) -> bool:
-        """Apply what the journal and the content review say beyond here; whether there was anything."""
-        before, view = self.journal.position, self.view
+        """Apply the new changes of the journal and of the content policy; return whether there were any."""
+        before, snapshot = self.journal.position, self.snapshot
         try:
             for record in self.journal.read():
                 self.apply(LiveChange.from_record(record))
         finally:
-            if self.journal.position != before or self._review.current() is not view.policy:
+            if self.journal.position != before or self._policy.current() is not snapshot.policy:
                 self.refresh()
-        return self.view is not view
+        return self.snapshot is not snapshot
 
     def apply(self, change: LiveChange) -> None:
-        """Make one change; every process makes the same ones in the same order."""
+        """Apply one change; every process applies the same changes in the same order."""
         if change.kind == "delete":
             self.items.delete(change.item_id)
         elif change.kind == "patch":
             self.items.patch(change.item_id, change.fields)
         elif change.item is not None:
-            rows = rows_for(self.release, change)
+            rows = usable_rows(self.release, change)
             before = self.items.current(change.item_id)
             if rows is None and (before is None or not same_content(before, change.item)):
                 rows = self._encode(change.item)
             self.items.put(change.item, rows)
 
     def _encode(self, item: Item) -> dict[str, ItemVectors]:
-        """Vectors for a change that was written beside another release, by whose encoders or items it has none."""
+        """Return vectors for a change that was written for another release, whose encoders or items differ."""
         self.refresh()
         try:
             with closing(image_source(self._settings)) as source:
-                (found,) = ItemEncoder(self.view, self._encoders, source).rows([item])
+                (rows,) = ItemEncoder(self.snapshot, self._encoders, source).encode([item])
         except EXPECTED as error:
-            log.error("item %s has no vectors until the next build: %s", item.item_id, error_response(error).message)
-            found = None
+            _log.error("item %s has no vectors until the next build: %s", item.item_id, error_response(error).message)
+            rows = None
         nothing = {
-            name: ItemVectors([], np.empty((0, each.dim), np.float32))
-            for name, each in self.release.manifest.spaces.items()
+            name: ItemVectors([], np.empty((0, entry.dim), np.float32))
+            for name, entry in self.release.manifest.spaces.items()
         }
-        return nothing | {name: ItemVectors(rows.labels, rows.vectors) for name, rows in (found or {}).items()}
+        return nothing | {name: ItemVectors(each.labels, each.vectors) for name, each in (rows or {}).items()}
 
     def refresh(self) -> None:
-        self.view: Snapshot = self.items.view(self.journal.position, self._review.current())
+        """Make a new snapshot of the changes applied so far."""
+        self.snapshot: Snapshot = self.items.snapshot(self.journal.position, self._policy.current())
 
 
 def open_engine(settings: Settings) -> Engine:
-    """The engine of the current release with its live changes, for one question; raises as `open_current` does."""
+    """Open the engine of the current release with its live changes, for one request; raises as `open_current`."""
     encoders = make_encoders(settings)
-    return Engine(open_view(settings, encoders), encoders, settings)
+    return Engine(open_snapshot(settings, encoders), encoders, settings)
 
 
-def open_view(settings: Settings, encoders: Encoders | None = None) -> Snapshot:
-    """The current release with its live changes; raises as `open_current` does."""
+def open_snapshot(settings: Settings, encoders: Encoders | None = None) -> Snapshot:
+    """Open the snapshot of the current release with its live changes; raises as `open_current`."""
     replica = ReleaseReplica(open_current(settings.store), settings, encoders or make_encoders(settings))
     replica.catch_up()
-    return replica.view
+    return replica.snapshot
 
 
 @contextmanager
 def loading_together(folder: Path, stop: threading.Event) -> Iterator[None]:
-    """Held by each process that loads the release in `folder`; leaving it waits for those that are loading it still.
+    """Hold a lock shared by all processes that load the release in `folder`; on exit, wait for those still loading.
 
-    So the workers of a machine go to a release within a moment, which no caller sees between them, and neither lies in
-    memory beside the other for longer. The lock dies with its process.
+    So all processes of a machine switch releases within a moment, callers do not see both, and no two releases stay in
+    memory for longer. The lock is released when its process ends.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + MAX_WAIT_SECONDS
         while time.monotonic() < deadline and not stop.is_set():
             with suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

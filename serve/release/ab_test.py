@@ -1,7 +1,8 @@
-"""An A/B test: another release answers a share of the shoppers, beside the current one that answers all others.
+"""A/B tests: another release serves a share of the users, beside the active one that serves all others.
 
-STORE/experiment.json names it while it runs; servers follow it within a second. Which shoppers it answers is decided
-by a hash of their ids, so that each sees one release only, in every process. Who is not known gets the current release.
+STORE/experiment.json names it while the test runs; servers follow it within a second. A hash of the user id decides
+which release serves a user, so that each user sees one release only, in every process. The active release serves
+requests without a user id.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ CONTROL, TREATMENT = "control", "treatment"
 
 
 class Experiment(BaseModel):
-    """Which release answers which share of the shoppers, since when (epoch seconds); `salt` is new for each test."""
+    """Which release serves which share of the users, since when (epoch seconds); each test has a new `salt`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,13 +31,13 @@ class Experiment(BaseModel):
     salt: str
 
     def bucket(self, user_id: str) -> str:
-        """`treatment` for the shoppers whom the release in question answers, else `control`."""
+        """Return `treatment` for users of the release under test, else `control`."""
         digest = hashlib.blake2b(f"{self.salt}:{user_id}".encode(), digest_size=8).digest()
         return TREATMENT if int.from_bytes(digest, "big") < self.share * 2**64 else CONTROL
 
 
 def running(store: Path) -> Experiment | None:
-    """The test that runs, None for none; raises Broken where its file is damaged."""
+    """Return the running test, None for none; raises StoreUnavailable if its file is damaged."""
     path = store / FILE
     try:
         return Experiment.model_validate_json(path.read_bytes())
@@ -44,20 +45,20 @@ def running(store: Path) -> Experiment | None:
         return None
     except ValidationError as error:
         raise StoreUnavailable(
-            f"{path} is damaged ({error.errors()[0]['msg']}): end it with vetrina ab stop", FILE
+            f"{path} is damaged ({error.errors()[0]['msg']}): end the test with vetrina ab stop", FILE
         ) from error
 
 
 def start(store: Path, release: str, share: float) -> Experiment:
-    """Let a release answer a share of the shoppers from now on, in place of a test that may run."""
+    """Let a release serve a share of the users from now on; replaces a running test."""
     experiment = Experiment(release=release, share=share, since=time.time(), salt=secrets.token_hex(8))
     write_file(store / FILE, experiment.model_dump_json(indent=2).encode())
     return experiment
 
 
 def stop(store: Path) -> None:
-    """Let the current release answer everybody; raises NotFound where no test runs."""
+    """Let the active release serve all users; raises NotFound if no test is running."""
     try:
         (store / FILE).unlink()
     except FileNotFoundError as error:
-        raise NotFound("no A/B test runs", "store") from error
+        raise NotFound("no A/B test is running", "store") from error

@@ -1,14 +1,15 @@
-"""What a release knows of behaviour: counts, the towers, and the blend; written with it and never changed.
+"""The behaviour model of a release: counts, towers, score model and scorer; written with the release, then immutable.
 
 behaviour/
-  behaviour.json           what it was made of: see Facts
+  behaviour.json           what it was made of, see BehaviourMetadata
   covisitation_*.npy       see serve.recommend.retrieval.covisitation
-  popularity.npy           [items], see serve.recommend.retrieval.retrievers
-  first_seen.npy           [items], epoch seconds, NaN where the catalogue does not say
-  trend.npy                [items], see serve.recommend.retrieval.retrievers
+  popularity.npy           [items], see serve.recommend.retrieval.popularity
+  first_seen.npy           [items], epoch seconds; NaN if the catalogue has no date
+  trend.npy                [items], see serve.recommend.retrieval.popularity
   towers/FINGERPRINT/      see embed.towers.two_tower_model; its vectors are the space `tower`
-  facts_*.npy              see serve.recommend.ranking.item_features; with towers only
-  scorer/FINGERPRINT/      see serve.recommend.ranking.scorer; where one was trained with these towers
+  facts_*.npy              see serve.recommend.ranking.item_signals; only with towers
+  knowledge/               see serve.recommend.retrieval.relation_graph; only in shops with item relations
+  scorer/FINGERPRINT/      see serve.recommend.ranking.scorer; if one was trained with these towers
 """
 
 import time
@@ -21,37 +22,25 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AliasChoices, BaseModel, Field
 
-from embed.behaviour import Collected, Interactions
+from embed.behaviour import InteractionCounts, Interactions
 from embed.errors import Damaged
 from embed.towers.two_tower_model import TrainedTowers
 from index.protocol import VectorIndex
-from serve.core.settings import HalfLives
-from serve.recommend.ranking.item_features import ItemSignals
+from serve.core.settings_sections import HalfLives
+from serve.recommend.ranking.item_signals import ItemSignals
 from serve.recommend.ranking.scorer import Scorer
+from serve.recommend.retrieval.arrivals import score_arrivals
 from serve.recommend.retrieval.covisitation import Covisitation
-from serve.recommend.retrieval.relation_graph import RelationGraph, RelationRetriever
-from serve.recommend.retrieval.retrievers import (
-    LATELY,
-    TOWER,
-    ContentRetriever,
-    CovisitationRetriever,
-    FixedRetriever,
-    ItemRenumbering,
-    Items,
-    Retriever,
-    Scores,
-    TowerRetriever,
-    arrivals,
-    popularity,
-    ranked,
-    trend,
-)
-from serve.recommend.retrieval.score_blend import LinearScoreModel
-from serve.recommend.retrieval.user_history import UserHistory
+from serve.recommend.retrieval.linear_score_model import LinearScoreModel
+from serve.recommend.retrieval.popularity import TREND_FACTOR, compute_trend, count_popularity
+from serve.recommend.retrieval.relation_graph import RelationGraph
+from serve.recommend.retrieval.retriever import ItemIndexMapping, Items, RetrievalContext, Retriever, Scores
+from serve.recommend.retrieval.retriever_registry import build_retrievers
+from serve.recommend.retrieval.retriever_results import order_by_score
 
 
-class BehaviourSummary(BaseModel):
-    """What behaviour a release was made of, and by which towers, if any."""
+class BehaviourMetadata(BaseModel):
+    """What behaviour a release was made of, and the fingerprints of its towers, scorer and relations, if any."""
 
     counted_at: float
     events: int
@@ -66,10 +55,10 @@ class BehaviourSummary(BaseModel):
 
 
 @dataclass
-class Behaviour:
-    """The counts of n items, the towers, and how to blend what they say."""
+class BehaviourModel:
+    """The counts of n items, the towers, the scorer, and the score model that combines the retrievers."""
 
-    facts: BehaviourSummary
+    metadata: BehaviourMetadata
     covisitation: Covisitation
     popularity: Scores
     trend: Scores
@@ -80,19 +69,30 @@ class Behaviour:
     knowledge: RelationGraph | None = None
 
     @classmethod
-    def of(
+    def count(
         cls,
         interactions: Interactions,
-        collected: Collected,
+        collected: InteractionCounts,
         first_seen: NDArray[np.float64],
         towers: TrainedTowers | None,
         score_model: LinearScoreModel,
         half_lives: HalfLives,
         now: float,
         scorer: Scorer | None = None,
-    ) -> "Behaviour":
-        """Count interactions as they are worth at `now` (epoch seconds)."""
-        facts = BehaviourSummary(
+    ) -> "BehaviourModel":
+        """Count interactions by their worth at `now`.
+
+        Args:
+            interactions: The interactions of all users.
+            collected: What was read to collect them.
+            first_seen: When each item came into the catalogue, [items], epoch seconds; NaN for unknown.
+            towers: The trained towers.
+            score_model: The score model that was learned with them, or the default one.
+            half_lives: After how many days counts halve.
+            now: Epoch seconds.
+            scorer: The scorer that was trained with the towers.
+        """
+        metadata = BehaviourMetadata(
             counted_at=now,
             events=collected.events,
             users=len(interactions.users),
@@ -104,72 +104,71 @@ class Behaviour:
             half_lives=half_lives,
             score_model=score_model,
         )
-        counted = Covisitation.count(interactions, now, half_lives.covisitation)
-        popular = popularity(interactions, now, half_lives.popularity)
-        of_late = popularity(interactions, now, half_lives.popularity / LATELY)
-        late = trend(popular, of_late)
-        return cls(facts, counted, popular, late, first_seen, towers, scorer=scorer)
+        covisitation = Covisitation.count(interactions, now, half_lives.covisitation)
+        popularity = count_popularity(interactions, now, half_lives.popularity)
+        recent = count_popularity(interactions, now, half_lives.popularity / TREND_FACTOR)
+        trend = compute_trend(popularity, recent)
+        return cls(metadata, covisitation, popularity, trend, first_seen, towers, scorer=scorer)
 
-    def knowing(self, knowledge: RelationGraph | None) -> "Behaviour":
-        """The same, with what the shop says of its items."""
-        facts = self.facts.model_copy(update={"knowledge": knowledge.fingerprint if knowledge else None})
-        return replace(self, facts=facts, knowledge=knowledge)
-
-    @cached_property
-    def _popular(self) -> Items:
-        return ranked(self.popularity)
+    def with_knowledge(self, knowledge: RelationGraph | None) -> "BehaviourModel":
+        """Return the same model with the relations of items."""
+        metadata = self.metadata.model_copy(update={"knowledge": knowledge.fingerprint if knowledge else None})
+        return replace(self, metadata=metadata, knowledge=knowledge)
 
     @cached_property
-    def _arrived(self) -> tuple[Scores, Items]:
-        return self._arrivals(time.time())
+    def popularity_ranking(self) -> tuple[Scores, Items]:
+        """The popularity [items] of all items, and the items that have any, best first."""
+        return self.popularity, order_by_score(self.popularity)
 
-    def _arrivals(self, now: float) -> tuple[Scores, Items]:
-        scores = arrivals(self.first_seen, now, self.facts.half_lives.arrivals)
-        return scores, ranked(scores)
+    @cached_property
+    def _present_arrivals(self) -> tuple[Scores, Items]:
+        return self.arrival_ranking(time.time())
+
+    def arrival_ranking(self, now: float | None) -> tuple[Scores, Items]:
+        """Return the novelty [items] of all items at a time, and the items that have any, best first.
+
+        `now` is in epoch seconds. None stands for the time of the first call, whose result is cached.
+        """
+        if now is None:
+            return self._present_arrivals
+        scores = score_arrivals(self.first_seen, now, self.metadata.half_lives.arrivals)
+        return scores, order_by_score(scores)
 
     def retrievers(
         self,
         spaces: Mapping[str, VectorIndex],
         samples: Mapping[str, NDArray[np.float32]],
         weights: Mapping[str, float],
-        numbering: ItemRenumbering | None = None,
+        index_mapping: ItemIndexMapping | None = None,
         now: float | None = None,
     ) -> dict[str, Retriever]:
-        """The sources over the spaces of a view; `numbering` where live changes have given items other numbers.
+        """Build the retrievers that the release has data for.
 
-        `now` is the time by which items are new, if not that of the clock.
+        Args:
+            spaces: The vector indexes of a snapshot.
+            samples: A sample of vectors of each space, for fusion.
+            weights: The weights of spaces, for fusion.
+            index_mapping: How the item indices of the snapshot differ from those of the release; None for equal ones.
+            now: The time (epoch seconds) at which the age of items is taken; None for the clock.
         """
-        arrived, by_arrival = self._arrived if now is None else self._arrivals(now)
-        retrievers: dict[str, Retriever] = {"covisitation": CovisitationRetriever(self.covisitation, numbering)}
-        if len(self._popular):
-            retrievers["popularity"] = FixedRetriever(self.popularity, self._popular, numbering)
-        if len(by_arrival):
-            retrievers["arrivals"] = FixedRetriever(arrived, by_arrival, numbering)
-        content = {name: index for name, index in spaces.items() if name != TOWER}
-        if content:
-            retrievers["content"] = ContentRetriever(content, samples, weights)
-        if self.knowledge is not None:
-            retrievers["knowledge"] = RelationRetriever(self.knowledge, numbering)
-        if self.towers is not None and TOWER in spaces:
-            retrievers[TOWER] = TowerRetriever(spaces[TOWER], UserVector(self.towers, spaces[TOWER]))
-        return retrievers
+        return build_retrievers(RetrievalContext(self, spaces, samples, weights, index_mapping, now))
 
     def warm_up(self) -> None:
-        """Work out what is kept, and use the towers once, so that the first question does not wait for it."""
-        _ = self._popular, self._arrived
+        """Compute what is cached and use the models once, so that the first request does not wait for it."""
+        _ = self.popularity_ranking, self._present_arrivals
         if self.towers is not None:
             self.towers.user_vector(np.zeros((1, self.towers.width), np.float32), np.zeros(1, np.int64), np.zeros(1))
         if self.scorer is not None:
             self.scorer.warm_up()
 
     def write(self, folder: Path) -> None:
-        """Write it into a folder, which is made."""
+        """Write the model into a new folder."""
         folder.mkdir()
         self.covisitation.write(folder)
         np.save(folder / "popularity.npy", self.popularity, allow_pickle=False)
         np.save(folder / "trend.npy", self.trend, allow_pickle=False)
         np.save(folder / "first_seen.npy", self.first_seen, allow_pickle=False)
-        (folder / "behaviour.json").write_text(self.facts.model_dump_json(indent=2))
+        (folder / "behaviour.json").write_text(self.metadata.model_dump_json(indent=2))
         if self.towers is not None:
             self.towers.save(folder / "towers")
         if self.items is not None:
@@ -180,41 +179,24 @@ class Behaviour:
             self.knowledge.write(folder / "knowledge")
 
     @classmethod
-    def open(cls, folder: Path) -> "Behaviour":
-        """Open what `write` wrote; its files were checked with the release. Raises Damaged where they do not fit."""
+    def open(cls, folder: Path) -> "BehaviourModel":
+        """Open what `write` wrote, after the release checked its files; raises Damaged if they are invalid."""
         try:
             return cls._opened(folder)
         except (ValueError, EOFError) as error:  # also pydantic's ValidationError
-            raise Damaged(f"{folder} holds what is no behaviour ({error}): build again", "behaviour") from error
+            raise Damaged(f"{folder} holds an invalid behaviour model ({error}): build again", "behaviour") from error
 
     @classmethod
-    def _opened(cls, folder: Path) -> "Behaviour":
-        facts = BehaviourSummary.model_validate_json((folder / "behaviour.json").read_bytes())
+    def _opened(cls, folder: Path) -> "BehaviourModel":
+        metadata = BehaviourMetadata.model_validate_json((folder / "behaviour.json").read_bytes())
         return cls(
-            facts,
+            metadata,
             Covisitation.open(folder),
             np.load(folder / "popularity.npy", allow_pickle=False),
             np.load(folder / "trend.npy", allow_pickle=False),
             np.load(folder / "first_seen.npy", allow_pickle=False),
-            TrainedTowers.open(folder / "towers" / facts.towers) if facts.towers else None,
-            ItemSignals.open(folder) if facts.towers else None,
-            Scorer.open(folder / "scorer" / facts.scorer) if facts.scorer else None,
+            TrainedTowers.open(folder / "towers" / metadata.towers) if metadata.towers else None,
+            ItemSignals.open(folder) if metadata.towers else None,
+            Scorer.open(folder / "scorer" / metadata.scorer) if metadata.scorer else None,
             RelationGraph.open(folder / "knowledge"),
         )
-
-
-@dataclass(frozen=True)
-class UserVector:
-    """The user tower over the vectors that an index has of a shopper's items."""
-
-    towers: TrainedTowers
-    index: VectorIndex
-
-    def __call__(self, user: UserHistory) -> NDArray[np.float32] | None:
-        """The shopper's unit vector [dim], or None where no item of the history is in the space."""
-        recent = user.last(self.towers.settings.history)
-        vectors = self.index.vectors_of(recent.item)
-        there = vectors.any(axis=1)
-        if not there.any():
-            return None
-        return self.towers.user_vector(vectors[there], recent.kind[there], recent.time[there])

@@ -1,15 +1,19 @@
 """Opens the source that item photos are read from."""
 
-from pathlib import Path
-
-from embed.catalogue import Catalogue, read_report
 from embed.images import ImageSource
 from serve.core.settings import Settings
+from serve.release.build_inputs import image_folder
 
 
-def image_source(settings: Settings) -> ImageSource:
-    """Where images are read from: the image root, or else the folder of the catalogue's feed."""
-    root = settings.image_root or Path(read_report(Catalogue.current(settings.store)).folder)
+def image_source(settings: Settings, tries: int = 1) -> ImageSource:
+    """Open the source of photos: the store's image folder, and the hosts and object stores that the settings allow.
+
+    A remote photo is fetched `tries` times before it fails.
+    """
     return ImageSource(
-        root, allow_http=settings.allow_http_images, stores=settings.image_stores, limits=settings.image_limits
+        image_folder(settings),
+        allow_http=settings.allow_http_images,
+        stores=settings.image_stores,
+        limits=settings.image_limits,
+        tries=tries,
     )

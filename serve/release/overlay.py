@@ -1,4 +1,4 @@
-"""The overlay: live changes on top of one release, accumulated in journal order."""
+"""The overlay: the live changes of one release, applied in the order of the journal."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -6,29 +6,29 @@ from typing import Any
 import numpy as np
 
 from embed.catalogue import Item, apply_patch
-from embed.compose import compose_texts
-from embed.towers.features import Content
-from index.lexical import AddedTexts
-from index.overlay_index import Added, LiveIndex
+from embed.text_composition import compose_texts
+from embed.towers.tower_features import Content
+from index.keyword_index import KeywordOverlay
+from index.overlay_index import AddedRows, OverlayIndex
 from index.space import Vectors
 from serve.moderation.policy import ContentPolicy
 from serve.release.release import Release
 from serve.release.snapshot import ChangedItems, ItemVectors, Snapshot
-from serve.search.item_text import text_of
+from serve.search.item_text import build_text
 
-MAX_CHUNKS = 32
+MAX_CHUNKS = 32  # batches of changed items, above which they are merged
 
 
 class ReleaseOverlay:
-    """The live changes on one release as they come, in the journal's order; `view` gives their state."""
+    """Accumulates the live changes of one release; `snapshot` returns their state."""
 
     def __init__(self, release: Release) -> None:
         self._release = release
         self._items = release.manifest.items
-        self._added = {name: Added(index.space) for name, index in release.spaces.items()}
-        self._placed = Added(release.tower.space) if release.tower else None
-        self._texts = AddedTexts(release.words.index)
-        self._numbers: dict[str, int | None] = {}
+        self._added = {name: AddedRows(index.space) for name, index in release.spaces.items()}
+        self._tower_rows = AddedRows(release.tower.space) if release.tower else None
+        self._texts = KeywordOverlay(release.words.index)
+        self._item_indices: dict[str, int | None] = {}
         self._changed: dict[int, Item] = {}
         self._deleted: list[int] = []
         self._chunks: list[ChangedItems] = []
@@ -36,15 +36,15 @@ class ReleaseOverlay:
         self._policy, self._hidden = ContentPolicy(), dict[int, str]()
 
     def current(self, item_id: str) -> Item | None:
-        """The item as it is after all changes so far, or None."""
-        item_index = self._number(item_id)
+        """Return an item after all changes so far, None if it does not exist."""
+        item_index = self._find(item_id)
         if item_index is None:
             return None
         return self._changed.get(item_index) or self._release.item(item_index)
 
     def put(self, item: Item, rows: Mapping[str, ItemVectors] | None) -> None:
-        """An item is new or changed; without `rows` what encoders read of it is what it was before."""
-        item_index = self._number(item.item_id)
+        """Add or change an item; without `rows`, its vectors stay."""
+        item_index = self._find(item.item_id)
         if rows is not None:
             if item_index is not None:
                 self._forget(item_index)
@@ -52,28 +52,30 @@ class ReleaseOverlay:
             self._items += 1
             for space, of in rows.items():
                 self._added[space].append(item_index - self._release.manifest.items, of.labels, of.vectors)
-            self._texts.append(item_index - self._release.manifest.items, *text_of(item, self._release.words.analyzer))
-            if self._placed is not None:
-                self._placed.append(item_index - self._release.manifest.items, [0], self._place(item, rows))
+            self._texts.append(
+                item_index - self._release.manifest.items, *build_text(item, self._release.words.analyzer)
+            )
+            if self._tower_rows is not None:
+                self._tower_rows.append(item_index - self._release.manifest.items, [0], self._tower_vector(item, rows))
         assert item_index is not None  # noqa: S101
-        self._numbers[item.item_id] = item_index
+        self._item_indices[item.item_id] = item_index
         self._changed[item_index] = self._latest[item_index] = item
 
     def patch(self, item_id: str, fields: Mapping[str, Any]) -> None:
-        """Some fields that no encoder reads changed; nothing where there is no such item."""
+        """Change fields that no encoder reads; ignored if the item does not exist."""
         item = self.current(item_id)
         if item is not None:
             self.put(apply_patch(item, fields), None)
 
     def delete(self, item_id: str) -> None:
-        """An item is gone; nothing where there was none."""
-        item_index = self._number(item_id)
+        """Delete an item; ignored if it does not exist."""
+        item_index = self._find(item_id)
         if item_index is not None:
             self._forget(item_index)
-            self._numbers[item_id] = None
+            self._item_indices[item_id] = None
 
-    def view(self, position: int, policy: ContentPolicy) -> Snapshot:
-        """The state now, which is that after the journal's record `position`, without what the policy hides."""
+    def snapshot(self, position: int, policy: ContentPolicy) -> Snapshot:
+        """Return the state after the journal's record `position`, without items that the policy hides."""
         latest = []
         if self._latest:
             latest = [_chunk(self._latest.items())]
@@ -85,19 +87,19 @@ class ReleaseOverlay:
         deleted = np.unique(np.array([*self._deleted, *self._hidden], np.int64))
         added = self._items - self._release.manifest.items
         spaces = {
-            name: LiveIndex(base, self._added[name].index(added), deleted) if added or len(deleted) else base
+            name: OverlayIndex(base, self._added[name].index(added), deleted) if added or len(deleted) else base
             for name, base in self._release.spaces.items()
         }
         tower = self._release.tower
-        if tower is not None and self._placed is not None and (added or len(deleted)):
-            tower = LiveIndex(tower, self._placed.index(added), deleted)
+        if tower is not None and self._tower_rows is not None and (added or len(deleted)):
+            tower = OverlayIndex(tower, self._tower_rows.index(added), deleted)
         return Snapshot(
             self._release,
             position,
             self._items,
             spaces,
             tower,
-            dict(self._numbers),
+            dict(self._item_indices),
             dict(self._changed),
             self._chunks,
             deleted,
@@ -107,7 +109,7 @@ class ReleaseOverlay:
         )
 
     def _review(self, policy: ContentPolicy, latest: Sequence[ChangedItems]) -> None:
-        """Find what must not be shown: of everything where the policy changed, else of what changed since."""
+        """Find what must not be shown: among all items if the policy changed, else among those that changed since."""
         if policy is not self._policy:
             self._policy = policy
             self._hidden = policy.hidden(self._release.catalogue.table)
@@ -119,8 +121,8 @@ class ReleaseOverlay:
         for item_index in self._deleted:
             self._hidden.pop(item_index, None)
 
-    def _place(self, item: Item, rows: Mapping[str, ItemVectors]) -> Vectors:
-        """Where the towers place an item by its content, [1, dim]; no training has to know it."""
+    def _tower_vector(self, item: Item, rows: Mapping[str, ItemVectors]) -> Vectors:
+        """Return the tower vector of an item by its content, [1, dim]; the item need not be in the training data."""
         towers = self._release.behaviour.towers
         assert towers is not None  # noqa: S101
         content = {}
@@ -129,10 +131,10 @@ class ReleaseOverlay:
             has_rows = of is not None and len(of.vectors) > 0
             vectors = of.vectors[:1] if of is not None and has_rows else np.zeros((1, dim), np.float32)
             content[space] = Content(vectors, np.array([0 if has_rows else -1]))
-        return towers.vectors_of([item], content)
+        return towers.encode_items([item], content)
 
-    def _number(self, item_id: str) -> int | None:
-        return self._numbers[item_id] if item_id in self._numbers else self._release.ids.item_index(item_id)
+    def _find(self, item_id: str) -> int | None:
+        return self._item_indices[item_id] if item_id in self._item_indices else self._release.ids.item_index(item_id)
 
     def _forget(self, item_index: int) -> None:
         self._deleted.append(item_index)
@@ -141,7 +143,7 @@ class ReleaseOverlay:
 
 
 def same_content(first: Item, second: Item) -> bool:
-    """Whether encoders read the same of two items."""
+    """Return whether two items have the same content for encoders."""
     return first.images == second.images and compose_texts(first) == compose_texts(second)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from embed.durable import point, sha256, sync
+from embed.durable import replace_link, sha256, sync
 from serve.core.errors import NotFound, StoreUnavailable
 from serve.release.ab_test import running
 from serve.release.manifest import FileSum, Manifest, name_of, read_manifest
@@ -15,11 +15,12 @@ from serve.release.release import Release
 
 
 def releases_folder(store: Path) -> Path:
+    """Return the folder of all releases."""
     return store / "releases"
 
 
 def current_name(store: Path) -> str | None:
-    """The name of the release that serves, or None before the first; raises Broken where `current` is no link."""
+    """Return the active release's name, None before the first; raises StoreUnavailable if `current` is not a link."""
     link = releases_folder(store) / "current"
     try:
         return Path(os.readlink(link)).name
@@ -34,7 +35,7 @@ def current_name(store: Path) -> str | None:
 
 
 def open_current(store: Path) -> Release:
-    """Open the release that serves; raises NotFound where there is none, Broken or Damaged where it cannot be used."""
+    """Open the active release; raises NotFound if there is none, StoreUnavailable or Damaged if it cannot be used."""
     name = current_name(store)
     if name is None:
         raise NotFound(f"store {store} has no release yet: run vetrina build FEED --store {store}", "store")
@@ -42,19 +43,19 @@ def open_current(store: Path) -> Release:
 
 
 def open_release(store: Path, name: str) -> Release:
-    """Open a release by name; raises NotFound where there is none such, Broken or Damaged where it cannot be used."""
+    """Open a release by name; raises NotFound for an unknown name, StoreUnavailable or Damaged if it cannot be used."""
     return Release(release_folder(store, name))
 
 
 def release_folder(store: Path, name: str) -> Path:
-    """The folder of a release; raises NotFound where there is none such."""
+    """Return the folder of a release; raises NotFound for an unknown name."""
     if name not in release_names(store):
         raise NotFound(f"store {store} has no release {name!r}: see vetrina releases", "release")
     return releases_folder(store) / name
 
 
 def release_before(store: Path) -> str:
-    """The name of the newest release older than the current one; raises NotFound where there is none."""
+    """Return the name of the newest release before the active one; raises NotFound if there is none."""
     current = current_name(store)
     older = [name for name in release_names(store) if current is not None and name < current]
     if not older:
@@ -63,13 +64,13 @@ def release_before(store: Path) -> str:
 
 
 def release_names(store: Path) -> list[str]:
-    """The releases on disk, newest first, damaged ones too."""
+    """Return the names of the releases on disk, newest first, including damaged ones."""
     folders = releases_folder(store).glob("[!.]*")
     return sorted((path.name for path in folders if path.is_dir() and path.name != "current"), reverse=True)
 
 
 def list_manifests(store: Path) -> list[Manifest]:
-    """The manifests on disk, newest first, without those that cannot be read: the doctor names them."""
+    """Return the manifests on disk, newest first, without unreadable ones, which `vetrina doctor` lists."""
     manifests = []
     for name in release_names(store):
         with suppress(StoreUnavailable):  # also one that is being pruned this very moment
@@ -79,7 +80,7 @@ def list_manifests(store: Path) -> list[Manifest]:
 
 @contextmanager
 def draft(store: Path) -> Iterator[Path]:
-    """A folder to build the next release in; it is removed unless `seal` has taken it."""
+    """Yield a folder to build the next release in; it is removed unless `seal` renames it."""
     folder = releases_folder(store)
     folder.mkdir(parents=True, exist_ok=True)
     for left_over in folder.glob(".draft-*"):
@@ -93,7 +94,7 @@ def draft(store: Path) -> Iterator[Path]:
 
 
 def seal(store: Path, folder: Path, manifest: Manifest) -> None:
-    """Seal a draft with its checksums and give it its name: it is a release, and will not change.
+    """Add checksums to a draft and rename it: from then on it is a release, and does not change.
 
     Sets the manifest's `release` and `files`.
     """
@@ -112,22 +113,22 @@ def seal(store: Path, folder: Path, manifest: Manifest) -> None:
 
 
 def make_current(store: Path, name: str) -> None:
-    """Point `current` at a release in one atomic step; where Milvus has the rows, also the aliases of its spaces."""
-    with suppress(StoreUnavailable):  # then servers refuse it, and go on with the one before
+    """Point `current` at a release in one atomic step, and in Milvus also the aliases of its spaces."""
+    with suppress(StoreUnavailable):  # then servers refuse it, and keep the previous one
         spaces = read_manifest(releases_folder(store) / name).indexes
         for entry in (entry for entry in spaces.values() if entry.collection):
             from index import milvus_index
 
-            # For other clients, and first: a server follows the link, and goes by the collection's own name.
-            milvus_index.publish(entry.uri, entry.collection.rpartition("_")[0], entry.collection)
-    point(releases_folder(store) / "current", name)
+            # For other clients, and first: a server follows the link, and uses the collection's own name.
+            milvus_index.set_alias(entry.uri, entry.collection.rpartition("_")[0], entry.collection)
+    replace_link(releases_folder(store) / "current", name)
 
 
 def prune(store: Path, keep: int) -> None:
-    """Remove all releases but the newest `keep`, the current one and one that an A/B test tries."""
+    """Remove all releases except the newest `keep`, the active one and that of an A/B test."""
     folder = releases_folder(store)
     tried = None
-    with suppress(StoreUnavailable):  # then servers do without the test
+    with suppress(StoreUnavailable):  # then servers ignore the test
         tried = running(store)
     for name in release_names(store)[keep:]:
         if name not in (current_name(store), tried and tried.release):
@@ -137,6 +138,6 @@ def prune(store: Path, keep: int) -> None:
     for uri, prefix in {(entry.uri, entry.collection.rpartition("_")[0]) for entry in entries}:
         from index import milvus_index
 
-        milvus_index.prune(uri, f"{prefix}_", kept)
+        milvus_index.prune_collections(uri, f"{prefix}_", kept)
     for stray in folder.glob(".current-*"):
         stray.unlink()

@@ -1,4 +1,4 @@
-"""Requests and answers of campaigns: audiences, and copy for items."""
+"""Requests and responses for campaigns: audiences, and texts for items."""
 
 from typing import Literal
 
@@ -10,14 +10,14 @@ MAX_AUDIENCE = 100_000
 
 
 class CapRequest(Strict):
-    """Nobody is reached more than so many times in so many days, by whichever campaign."""
+    """A frequency cap over all campaigns: at most `times` contacts per user within `days`."""
 
-    times: int = Field(ge=1, le=1000)
-    days: float = Field(gt=0, le=3650)
+    times: int = Field(ge=1, le=1000, description="maximum number of contacts")
+    days: float = Field(gt=0, le=3650, description="length of the window in days")
 
 
 class AudienceRequest(Strict):
-    """Of an item, or of a creative of words and a photo."""
+    """An audience for an item, or for a creative of text and a photo."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -35,67 +35,69 @@ class AudienceRequest(Strict):
         },
     )
 
-    item_id: ItemId | None = None
-    text: str | None = Field(None, max_length=2000, description="what the creative says")
-    image: Photo | None = Field(None, description="its photo, in base64")
-    size: int = Field(100, ge=1, le=MAX_AUDIENCE, strict=True, description="how many shoppers, at most")
-    campaign: str = Field("", max_length=200, description="what contacts are put down to, and hold-outs are drawn by")
-    cap: CapRequest | None = Field(None, description="who was reached so often is left out")
-    holdout: float = Field(0.0, ge=0, le=0.5, description="share that is told apart and not to be reached")
-    again: bool = Field(False, description="whether who did something to the item already is in it too")
-    record: bool = Field(False, description="whether this reaches the members: it counts for the caps of later ones")
+    item_id: ItemId | None = Field(None, description="the advertised item")
+    text: str | None = Field(None, max_length=2000, description="text of the creative")
+    image: Photo | None = Field(None, description="photo of the creative, in base64")
+    size: int = Field(100, ge=1, le=MAX_AUDIENCE, strict=True, description="maximum number of users")
+    campaign: str = Field(
+        "", max_length=200, description="name of the campaign; contacts and hold-out groups belong to it"
+    )
+    cap: CapRequest | None = Field(None, description="frequency cap; users who reached it are excluded")
+    holdout: float = Field(0.0, ge=0, le=0.5, description="share of the members to hold out for comparison")
+    again: bool = Field(False, description="include users who already interacted with the item")
+    record: bool = Field(False, description="record contacts with the members, which count for later frequency caps")
 
 
 class AudienceMember(BaseModel):
-    """A shopper: the cosine to what is offered, the probability of acting on it, whether to be left for comparison."""
+    """A user of an audience."""
 
-    user_id: str
-    score: float
-    probability: float
-    held_out: bool
+    user_id: str = Field(description="id of the user")
+    score: float = Field(description="cosine of the user to the item or creative")
+    probability: float = Field(description="predicted probability of an interaction")
+    held_out: bool = Field(description="true for a held-out user: do not contact, use for comparison")
 
 
 class CurvePoint(BaseModel):
-    """How many acts can be expected of the first so many members."""
+    """Expected interactions of the first `size` members."""
 
-    size: int
-    expected: float
+    size: int = Field(description="number of members")
+    expected: float = Field(description="expected number of interactions")
 
 
 class AudienceResponse(ResponseBase):
-    """The members, the likeliest first, and how many of all shoppers were left out, and why."""
+    """An audience, and the numbers of excluded users."""
 
-    members: list[AudienceMember]
-    users: int
-    opted_out: int
-    capped: int
-    had: int
-    curve: list[CurvePoint]
+    members: list[AudienceMember] = Field(description="members, the highest probability first")
+    users: int = Field(description="number of users considered")
+    opted_out: int = Field(description="users excluded because they opted out of personalization or marketing")
+    capped: int = Field(description="users excluded by the frequency cap")
+    already_interacted: int = Field(description="users excluded because they already interacted with the item")
+    curve: list[CurvePoint] = Field(description="expected interactions by audience size")
 
 
 class CopyRequest(Strict):
-    """What kind of text, in which language, and to whom."""
+    """Kind, language and audience of a text."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"style": "ad", "language": "en", "segment": "runners"}]}
     )
 
-    style: Literal["title", "reason", "ad"] = "reason"
-    language: Literal["en", "de", "fr", "es", "it"] = "en"
-    segment: str = Field("", max_length=40, pattern=r"^[\w \-']*$", description="the shoppers it speaks to")
+    style: Literal["title", "reason", "ad"] = Field("reason", description="kind of text")
+    language: Literal["en", "de", "fr", "es", "it"] = Field("en", description="language of the text")
+    segment: str = Field("", max_length=40, pattern=r"^[\w \-']*$", description="user segment the text addresses")
 
 
 class Refusal(BaseModel):
-    """What another writer's text stated without support."""
+    """An unsupported statement in a rejected text."""
 
-    kind: str
-    words: str
+    kind: str = Field(description="kind of the statement")
+    words: str = Field(description="the statement")
 
 
 class CopyResponse(ResponseBase):
-    """A text, who wrote it, and what another writer's was refused for."""
+    """A text for an item. A rejected text of a language model is replaced by one from a template."""
 
-    item_id: str
-    text: str
-    by: str
-    refused: list[Refusal]
+    item_id: str = Field(description="id of the item")
+    text: str = Field(description="the text")
+    by: str = Field(description="generator of the text: a template or a model")
+    refused: list[Refusal] = Field(description="unsupported statements for which a model's text was rejected")

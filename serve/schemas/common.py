@@ -1,10 +1,10 @@
-"""Types, limits and base models that all requests and responses share."""
+"""Types, limits and base models shared by all requests and responses."""
 
 from base64 import b64decode
-from binascii import Error as NotBase64
+from binascii import Error as InvalidBase64
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, EncodedBytes, EncoderProtocol, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, EncodedBytes, EncoderProtocol, Field
 from pydantic_core import PydanticCustomError
 
 from serve.core.fields import FieldName
@@ -18,28 +18,31 @@ MAX_HISTORY = 200
 MAX_CANDIDATES = 5000
 ItemId = Annotated[str, Field(min_length=1, max_length=512)]
 UserId = Annotated[str, Field(min_length=1, max_length=512)]
-K = Annotated[int, Field(ge=1, le=MAX_K, strict=True, description="how many items to answer with")]
-Fields = Annotated[list[FieldName], Field(max_length=12, description="catalogue columns that come with each item")]
+K = Annotated[int, Field(ge=1, le=MAX_K, strict=True, description="number of items to return")]
+Fields = Annotated[
+    list[FieldName],
+    Field(max_length=12, description="catalogue columns to return with each item; in a query string, repeat it"),
+]
 FilterObject = Annotated[
     dict[str, Any],
     Field(
-        description="conditions on the catalogue's columns that all have to hold: a value or eq, in, gt, gte, lt, lte; "
-        "`not` takes conditions, `any` a list of them",
+        description="conditions on catalogue columns, all of which must hold: a value, or one of the operators eq, in, "
+        "gt, gte, lt, lte; `not` takes an object of conditions, `any` a list of them",
         examples=[{"category": "Shoes", "price": {"lte": 50}, "not": {"brand": {"in": ["A", "B"]}}}],
     ),
 ]
 
 
 class Base64(EncoderProtocol):
-    """Base64 that refuses what is none; pydantic's own skips it and hands on garbage. Line breaks are fine."""
+    """Decodes base64 strictly. Pydantic's own encoder skips invalid characters. Line breaks are allowed."""
 
     @classmethod
     def decode(cls, data: bytes) -> bytes:
         try:
             return b64decode(data.translate(None, b" \t\r\n"), validate=True)
-        except NotBase64 as error:
+        except InvalidBase64 as error:
             raise PydanticCustomError(
-                "base64", "not base64: send the photo's bytes in standard base64, without a data: prefix"
+                "base64", "invalid base64: send the photo's bytes in standard base64, without a data: prefix"
             ) from error
 
     @classmethod
@@ -47,45 +50,66 @@ class Base64(EncoderProtocol):
         return "base64"
 
 
-Personal = Annotated[
+Personalization = Annotated[
     float | None,
-    Field(ge=0, le=10, description="how much taste counts for each one of relevance; without it as the shop has set"),
+    Field(
+        validation_alias=AliasChoices("personalization", "personal"),  # the second: version 0.1
+        ge=0,
+        le=10,
+        description="weight of personalization relative to relevance; default: the setting `personalization`",
+    ),
 ]
 Photo = Annotated[bytes, EncodedBytes(encoder=Base64)]
 
 
 class Strict(BaseModel):
+    """A model that rejects unknown fields."""
+
     model_config = ConfigDict(extra="forbid")
 
 
 class HistoryEvent(Strict):
-    """Something that a shopper without an id did just now."""
+    """One recent interaction of a user, sent with the request instead of being read from the event log."""
 
-    item_id: ItemId
-    type: Literal["view", "click", "cart", "purchase", "rating", "dislike"] = "click"
-    timestamp: float | str | None = Field(None, description="epoch seconds or ISO 8601; without it, the events' order")
-    value: float | None = Field(None, description="of a rating; of an impression how likely it was")
+    item_id: ItemId = Field(description="item of the interaction")
+    type: Literal["view", "click", "cart", "purchase", "rating", "dislike"] = Field(
+        "click", description="type of the interaction"
+    )
+    timestamp: float | str | None = Field(
+        None, description="epoch seconds or ISO 8601; default: the order of the events"
+    )
+    value: float | None = Field(None, description="the rating, for events of type `rating`")
+
+
+History = Annotated[
+    list[HistoryEvent],
+    Field(
+        max_length=MAX_HISTORY,
+        description="recent interactions, the latest last; appended to the stored events of `user_id`",
+    ),
+]
 
 
 class ResponseBase(BaseModel):
-    """What every answer has: the id that it is logged by, the release that answered, and how long that took.
+    """The fields of every response."""
 
-    `partial` names what it goes without, where something did not answer in time: the `scorer`, a space, `events`.
-    """
-
-    request_id: str
-    release: str
-    took_ms: float
-    partial: list[str] = []
+    request_id: str = Field(description="id of this request, also in the log; send it with events that result from it")
+    release: str = Field(description="release that produced the response")
+    took_ms: float = Field(description="processing time in milliseconds")
+    partial: list[str] = Field(
+        [], description="parts that were not ready in time and are missing: `scorer`, `events`, or a space"
+    )
 
 
 class ErrorBody(BaseModel):
-    code: str
-    message: str
-    field: str
+    """Description of an error."""
+
+    code: str = Field(description="error code, for programs")
+    message: str = Field(description="invalid value, reason, and how to fix it")
+    field: str = Field(description="path of the invalid field; empty if the error concerns none")
 
 
 class ErrorEnvelope(BaseModel):
-    """What every refusal looks like."""
+    """The body of every error response."""
 
-    error: ErrorBody
+    error: ErrorBody = Field(description="the error")

@@ -8,7 +8,7 @@ from serve.schemas.common import MAX_EVENTS, ResponseBase, Strict
 
 
 class EventsRequest(Strict):
-    """Events under the contract's names, cleaned as files of them are; `timestamp` is now where it is not given."""
+    """User events, cleaned by the same rules as event files. `timestamp` defaults to the current time."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -29,20 +29,25 @@ class EventsRequest(Strict):
         },
     )
 
-    events: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_EVENTS)
+    events: list[dict[str, Any]] = Field(
+        min_length=1,
+        max_length=MAX_EVENTS,
+        description="events with `user_id`, `item_id`, `type`; optional: `event_id`, `timestamp`, `value`, `query`, "
+        "`request_id`",
+    )
 
 
 class EventStatus(BaseModel):
-    """What became of one event: parked is kept too, for when the catalogue has its item."""
+    """The result for one event. A pending event is stored and counts as soon as the catalogue has its item."""
 
-    event_id: str
-    status: Literal["stored", "parked", "duplicate", "rejected"]
-    code: str
-    message: str
-    field: str
+    event_id: str = Field(description="id of the event; empty if the event was rejected")
+    status: Literal["stored", "pending", "duplicate", "rejected"] = Field(description="result for this event")
+    code: str = Field(description="error code of a rejected event, else empty")
+    message: str = Field(description="error message of a rejected event, else empty")
+    field: str = Field(description="invalid field of a rejected event, else empty")
 
 
 class EventsResponse(ResponseBase):
-    """The events as they came. What was taken is durable, and the very next answer goes by it."""
+    """One status per event. Stored events are durable and affect the next response."""
 
-    events: list[EventStatus]
+    events: list[EventStatus] = Field(description="results in the order of the request")

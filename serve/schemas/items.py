@@ -1,4 +1,4 @@
-"""Requests and answers about what is kept: events, users, live changes of items, releases."""
+"""Requests and responses for live changes of items."""
 
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ from serve.schemas.common import MAX_CHANGES, ItemId, ResponseBase, Strict
 
 
 class ItemsRequest(Strict):
-    """Whole items under the catalogue's field names, cleaned as a feed's are."""
+    """Whole items with the catalogue's field names, cleaned by the same rules as a feed."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -29,40 +29,53 @@ class ItemsRequest(Strict):
         },
     )
 
-    items: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_CHANGES)
+    items: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_CHANGES, description="whole items")
 
 
 class PatchesRequest(Strict):
-    """Items by id with the fields that changed: price, currency, available, domain, updated_at."""
+    """Changed fields of items."""
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"examples": [{"items": [{"item_id": "MUG-0031", "price": 7.9, "available": False}]}]},
     )
 
-    items: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_CHANGES)
+    items: list[dict[str, Any]] = Field(
+        min_length=1,
+        max_length=MAX_CHANGES,
+        description="`item_id` and the changed fields: price, currency, available, domain, updated_at",
+    )
 
 
 class ItemIdsRequest(Strict):
-    """Items by id."""
+    """Ids of items."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"item_ids": ["MUG-0031"]}]})
 
-    item_ids: list[ItemId] = Field(min_length=1, max_length=MAX_CHANGES)
+    item_ids: list[ItemId] = Field(min_length=1, max_length=MAX_CHANGES, description="ids of the items")
+
+
+class ImageQuery(Strict):
+    """Query parameters of an item's photo."""
+
+    size: int = Field(320, ge=16, le=1024, description="maximum length of the longer side in pixels")
+    number: int = Field(0, ge=0, le=999, description="which of the item's photos, from 0")
 
 
 class ItemChangeStatus(BaseModel):
-    """What became of one row. A rejected one says why; warnings tell what was repaired in others, or left out."""
+    """The result for one row."""
 
-    item_id: str
-    status: Literal["created", "updated", "unchanged", "deleted", "unknown", "rejected"]
-    code: str
-    message: str
-    field: str
-    warnings: list[str]
+    item_id: str = Field(description="id of the item; empty if the row has no valid id")
+    status: Literal["created", "updated", "unchanged", "deleted", "unknown", "rejected"] = Field(
+        description="result for this row"
+    )
+    code: str = Field(description="error code of a rejected row, else empty")
+    message: str = Field(description="error message of a rejected row, else empty")
+    field: str = Field(description="invalid field of a rejected row, else empty")
+    warnings: list[str] = Field(description="values that were repaired or omitted in an accepted row")
 
 
 class ChangesResponse(ResponseBase):
-    """The rows as they came. What was taken is durable, and visible in every process within a second."""
+    """One status per row. Accepted changes are durable and visible in every process within 1 second."""
 
-    items: list[ItemChangeStatus]
+    items: list[ItemChangeStatus] = Field(description="results in the order of the request")

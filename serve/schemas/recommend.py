@@ -6,12 +6,11 @@ from serve.core.fields import DEFAULT_FIELDS
 from serve.schemas.common import (
     MAX_CANDIDATES,
     MAX_EXCLUDED,
-    MAX_HISTORY,
     MAX_IDS,
     MAX_K,
     Fields,
     FilterObject,
-    HistoryEvent,
+    History,
     ItemId,
     K,
     ResponseBase,
@@ -22,16 +21,16 @@ from serve.schemas.search import ItemsResponse
 
 
 class DomainRequest(Strict):
-    """Between which domains a shopper is taken: by what was done in some, with items of others."""
+    """Domains to take events from and to recommend items of."""
 
     from_: list[str] = Field(
-        [], alias="from", max_length=MAX_IDS, description="domains whose events count; without it those of all"
+        [], alias="from", max_length=MAX_IDS, description="domains whose events count; default: all"
     )
-    to: list[str] = Field([], max_length=MAX_IDS, description="domains that items come from; without it all")
+    to: list[str] = Field([], max_length=MAX_IDS, description="domains to recommend items of; default: all")
 
 
 class RecommendRequest(DomainRequest):
-    """For a shopper who is known by id, or for one who is known by `history`, or by both, or by nothing."""
+    """A user by `user_id`, by `history`, or both. Without either, popular and new items are recommended."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -43,65 +42,65 @@ class RecommendRequest(DomainRequest):
         },
     )
 
-    user_id: UserId | None = Field(None, description="whose events count; an unknown one gets what is popular and new")
-    history: list[HistoryEvent] = Field(
-        [], max_length=MAX_HISTORY, description="what was done, the latest last; after what is known of user_id"
-    )
+    user_id: UserId | None = Field(None, description="user to recommend to; an unknown user gets popular and new items")
+    history: History = Field([])
     filter: FilterObject = Field({})
-    exclude: list[ItemId] = Field([], max_length=MAX_EXCLUDED, description="items that must not be in the answer")
+    exclude: list[ItemId] = Field([], max_length=MAX_EXCLUDED, description="items to exclude")
     k: K = 10
-    fields: Fields = Field(DEFAULT_FIELDS)
-    explain: bool = Field(False, description="whether each item comes with reasons")
-    diversity: float = Field(0.0, ge=0, le=1, description="how much it counts that the items are not alike")
+    fields: Fields = DEFAULT_FIELDS
+    explain: bool = Field(False, description="return reasons with each item")
+    diversity: float = Field(0.0, ge=0, le=1, description="weight of the diversity of the list, from 0 to 1")
     explore: bool | None = Field(
-        None, description="whether to show what may be better too; without it as the shop has set"
+        None, description="explore: include items of uncertain value; default: the setting `explore.share`"
     )
-    log: bool = Field(True, description="whether what is shown is logged and learned from; not for who only looks on")
+    log: bool = Field(True, description="log impressions and learn from them; set to false for previews and tests")
 
 
 class CandidatesRequest(DomainRequest):
-    """As recommend, for another service to choose from: thousands, with what each source says of each."""
+    """A user, and the number of candidates for an external ranker."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"user_id": "u00001", "k": 100}]})
 
-    user_id: UserId | None = None
-    history: list[HistoryEvent] = Field([], max_length=MAX_HISTORY)
+    user_id: UserId | None = Field(None, description="user to retrieve candidates for")
+    history: History = Field([])
     filter: FilterObject = Field({})
-    exclude: list[ItemId] = Field([], max_length=MAX_EXCLUDED)
-    k: int = Field(500, ge=1, le=MAX_CANDIDATES, strict=True)
+    exclude: list[ItemId] = Field([], max_length=MAX_EXCLUDED, description="items to exclude")
+    k: int = Field(500, ge=1, le=MAX_CANDIDATES, strict=True, description="number of candidates to return")
 
 
 class CandidateItem(BaseModel):
-    """A candidate: its blended score, its score in every source that had anything to go by, who proposed it."""
+    """A candidate."""
 
-    item_id: str
-    score: float
-    retriever_scores: dict[str, float]
-    proposed_by: list[str]
+    item_id: str = Field(description="id of the item")
+    score: float = Field(description="weighted sum of the retriever scores")
+    retriever_scores: dict[str, float] = Field(
+        description="score by retriever, each in its own unit; retrievers without data for the user are missing"
+    )
+    proposed_by: list[str] = Field(description="retrievers that proposed the item")
 
 
 class CandidatesResponse(ResponseBase):
     """Candidates, best first."""
 
-    items: list[CandidateItem]
+    items: list[CandidateItem] = Field(description="candidates, best first")
 
 
 class RankResponse(ItemsResponse):
-    """Items, best first; `unknown` are those that are not there."""
+    """The ranked items, best first."""
 
-    unknown: list[str]
+    unknown: list[str] = Field(description="requested ids that are not in the catalogue")
 
 
 class RankRequest(Strict):
-    """Items from elsewhere, to be put into the order that suits a shopper."""
+    """A list of items to rank for a user."""
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"examples": [{"user_id": "u00001", "item_ids": ["SNK-0007", "SNK-0012", "MUG-0031"]}]},
     )
 
-    item_ids: list[ItemId] = Field(min_length=1, max_length=MAX_K)
-    user_id: UserId | None = Field(None, description="whose events count")
-    history: list[HistoryEvent] = Field([], max_length=MAX_HISTORY, description="what was done, the latest last")
-    fields: Fields = Field(DEFAULT_FIELDS)
-    explain: bool = Field(False, description="whether each item comes with reasons")
+    item_ids: list[ItemId] = Field(min_length=1, max_length=MAX_K, description="items to rank")
+    user_id: UserId | None = Field(None, description="user to rank for")
+    history: History = Field([])
+    fields: Fields = DEFAULT_FIELDS
+    explain: bool = Field(False, description="return reasons with each item")

@@ -1,4 +1,4 @@
-"""What requests and answers look like; limits, examples and descriptions are what the OpenAPI page shows."""
+"""Requests and responses for search, similar items, related items and autocompletion."""
 
 from typing import Any, Literal
 
@@ -7,44 +7,43 @@ from pydantic import BaseModel, ConfigDict, Field, Json
 from serve.core.fields import DEFAULT_FIELDS
 from serve.schemas.common import (
     MAX_EXCLUDED,
-    MAX_HISTORY,
     MAX_IDS,
     MAX_K,
     Fields,
     FilterObject,
-    HistoryEvent,
+    History,
     ItemId,
     K,
-    Personal,
+    Personalization,
     Photo,
     ResponseBase,
     Strict,
     UserId,
 )
 
+JSON_FILTER: Any = Field({}, description="conditions as in a search, as JSON", json_schema_extra={"default": "{}"})
+
 
 class Weights(Strict):
-    """How much each part of a query counts; of a disliked item, how much it pushes away."""
+    """Weights of the parts of a query."""
 
-    text: float = Field(1.0, ge=0, le=100)
-    image: float = Field(1.0, ge=0, le=100)
-    like: float = Field(1.0, ge=0, le=100)
-    unlike: float = Field(0.5, ge=0, le=100)
+    text: float = Field(1.0, ge=0, le=100, description="weight of the text")
+    image: float = Field(1.0, ge=0, le=100, description="weight of the photo")
+    like: float = Field(1.0, ge=0, le=100, description="weight of each liked item")
+    unlike: float = Field(0.5, ge=0, le=100, description="weight of each disliked item")
 
 
 class PersonalizedRequest(Strict):
-    """For whom a search is; without any of it, for everybody alike."""
+    """Fields that personalize a search. Without `user_id` and `history`, the search is not personalized."""
 
-    user_id: UserId | None = Field(None, description="whose taste counts too, where there is a scorer")
-    history: list[HistoryEvent] = Field(
-        [], max_length=MAX_HISTORY, description="what was done, the latest last; after what is known of user_id"
-    )
-    personal: Personal = None
-    explain: bool = Field(False, description="whether each item comes with reasons, for a shopper's search")
+    user_id: UserId | None = Field(None, description="user to personalize for; needs a scorer in the release")
+    history: History = Field([])
+    personalization: Personalization = None
+    explain: bool = Field(False, description="return reasons with each item of a personalized search")
 
 
 class SearchRequest(PersonalizedRequest):
-    """Any of words, a photo and items to look like; at least one of them."""
+    """A search by text, photo and example items. At least one of them is required."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -63,157 +62,160 @@ class SearchRequest(PersonalizedRequest):
         },
     )
 
-    text: str | None = Field(None, max_length=2000, description="words, in whatever language the encoder knows")
-    image: Photo | None = Field(None, description="a photo in base64 (or send it as a multipart file)")
-    like: list[ItemId] = Field([], max_length=MAX_IDS, description="items the answer should resemble")
-    unlike: list[ItemId] = Field([], max_length=MAX_IDS, description="items the answer should not resemble")
-    weights: Weights = Weights()
+    text: str | None = Field(None, max_length=2000, description="query text, in any language of the text encoder")
+    image: Photo | None = Field(None, description="photo in base64; alternatively send it as a multipart file")
+    like: list[ItemId] = Field([], max_length=MAX_IDS, description="items that results should resemble")
+    unlike: list[ItemId] = Field([], max_length=MAX_IDS, description="items that results should not resemble")
+    weights: Weights = Field(Weights(), description="weights of the parts of the query")
     filter: FilterObject = Field({})
-    exclude: list[ItemId] = Field([], max_length=MAX_EXCLUDED, description="items that must not be in the answer")
-    spaces: list[str] = Field([], max_length=8, description="spaces to search; without it all that the query can enter")
+    exclude: list[ItemId] = Field([], max_length=MAX_EXCLUDED, description="items to exclude from the results")
+    spaces: list[str] = Field([], max_length=8, description="spaces to search; default: all that the query can use")
     understand: bool = Field(
-        True, description="whether prices in the words (under $50) become a filter, unless there is one on prices"
+        True,
+        description="turn prices in the text, as `under $50`, into a filter, unless `filter` has a price",
     )
     facets: list[str] = Field(
-        [], max_length=16, description="columns or attributes of which the values are counted: category, brand, price …"
+        [], max_length=16, description="columns or attributes to count values of: category, brand, price …"
     )
     k: K = 10
-    fields: Fields = Field(DEFAULT_FIELDS)
+    fields: Fields = DEFAULT_FIELDS
 
 
 class SuggestQuery(Strict):
-    """What may follow the `?` when words are begun."""
+    """Query parameters of autocompletion."""
 
-    q: str = Field(max_length=200, description="what was typed so far")
-    k: int = Field(8, ge=1, le=50, description="how many suggestions to answer with")
+    q: str = Field(max_length=200, description="beginning of a query")
+    k: int = Field(8, ge=1, le=50, description="number of suggestions to return")
 
 
 class SimilarRequest(PersonalizedRequest):
-    """Items like all of the given ones together."""
+    """Items to find neighbours of."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"item_ids": ["SNK-0007", "SNK-0012"], "k": 5}]}
     )
 
-    item_ids: list[ItemId] = Field(min_length=1, max_length=MAX_IDS)
-    space: str | None = Field(None, description="one space; without it the fused neighbours of all")
+    item_ids: list[ItemId] = Field(
+        min_length=1, max_length=MAX_IDS, description="items that results should resemble, all together"
+    )
+    space: str | None = Field(None, description="space to search; default: fuse all spaces")
     filter: FilterObject = Field({})
     k: K = 10
-    fields: Fields = Field(DEFAULT_FIELDS)
+    fields: Fields = DEFAULT_FIELDS
 
 
 class NeighboursQuery(Strict):
-    """What may follow the `?` when one item's neighbours are asked for."""
+    """Query parameters of similar items."""
 
-    user_id: UserId | None = Field(None, description="whose taste counts too, where there is a scorer")
-    personal: Personal = None
-    explain: bool = Field(False, description="whether each item comes with reasons, for a shopper's search")
-
-    k: int = Field(10, ge=1, le=MAX_K, description="how many items to answer with")
-    space: str | None = Field(None, description="one space; without it the fused neighbours of all")
-    filter: Json[dict[str, Any]] = Field({}, description="conditions as in a search, as JSON")
-    fields: Fields = Field(
-        DEFAULT_FIELDS, description="catalogue columns that come with each item; repeat it for several"
-    )
+    user_id: UserId | None = Field(None, description="user to personalize for; needs a scorer in the release")
+    personalization: Personalization = None
+    explain: bool = Field(False, description="return reasons with each item of a personalized search")
+    k: int = Field(10, ge=1, le=MAX_K, description="number of items to return")
+    space: str | None = Field(None, description="space to search; default: fuse all spaces")
+    filter: Json[dict[str, Any]] = JSON_FILTER
+    fields: Fields = DEFAULT_FIELDS
 
 
 class RelatedQuery(Strict):
-    """What may follow the `?` when what goes with an item is asked for."""
+    """Query parameters of related items."""
 
-    relation: str | None = Field(None, max_length=200, description="one relation of the shop's table; without it all")
+    relation: str | None = Field(None, max_length=200, description="relation of the shop's table; default: all")
     kind: Literal["complement", "substitute", "related"] | None = Field(
-        None, description="what goes with the item, what may be taken for it, or what is merely related"
+        None, description="kind of relation: complementary items, substitutes, or other related items; default: all"
     )
-    k: int = Field(10, ge=1, le=MAX_K, description="how many items to answer with")
-    filter: Json[dict[str, Any]] = Field({}, description="conditions as in a search, as JSON")
-    fields: Fields = Field(DEFAULT_FIELDS, description="catalogue columns that come with each item")
+    k: int = Field(10, ge=1, le=MAX_K, description="number of items to return")
+    filter: Json[dict[str, Any]] = JSON_FILTER
+    fields: Fields = DEFAULT_FIELDS
 
 
 class EventContribution(BaseModel):
-    """What one of the shopper's own acts added to a score."""
+    """Contribution of one of the user's events to a score."""
 
-    item_id: str
-    type: str
-    value: float
+    item_id: str = Field(description="item of the event")
+    type: str = Field(description="type of the event")
+    value: float = Field(description="contribution to the score")
 
 
 class ItemReasons(BaseModel):
-    """Why an item has its score: `base` + all `parts` + all values of `history` is the score; `sentence` says it."""
+    """Explanation of a score: the sum of `base`, all `parts`, and all values of `history` is the score."""
 
-    base: float
-    parts: dict[str, float]
-    history: list[EventContribution]
-    sentence: str
+    base: float = Field(description="score without any contribution")
+    parts: dict[str, float] = Field(description="contribution of each feature group")
+    history: list[EventContribution] = Field(description="contributions of the user's events")
+    sentence: str = Field(description="explanation in one sentence")
 
 
 class ResponseItem(BaseModel):
-    """An item with its score, its cosine in each space asked, and the requested fields.
+    """An item of a result, with the requested catalogue fields.
 
-    With one space the score is the cosine. Fused, it is the weighted mean over the spaces of how many standard
-    deviations the item lies above a random item.
-
-    Where a scorer ranked, `probabilities` are how likely the shopper clicks on the item, puts it into the cart, buys
-    it; the
-    score is then their sum, each times what it is worth to the shop. `rules` are the shop's own that moved the item.
+    In one space, `score` is the cosine. Fused over spaces, it is the weighted mean of the item's distance above a
+    random item, in standard deviations. With a scorer, it is the sum of `probabilities`, each times the value of the
+    interaction to the shop.
     """
 
-    item_id: str
-    score: float
-    retriever_scores: dict[str, float]
-    title: str | None = None
-    description: str | None = None
-    category: str | None = None
-    brand: str | None = None
-    price: float | None = None
-    currency: str | None = None
-    image: str | None = None
-    images: list[str] = []
-    attributes: dict[str, list[str]] = {}
-    available: bool | None = None
-    domain: str | None = None
-    updated_at: float | None = None
-    probabilities: dict[str, float] | None = None
-    reasons: ItemReasons | None = None
-    rules: list[str] = []
+    item_id: str = Field(description="id of the item")
+    score: float = Field(description="score; comparable within one response only")
+    retriever_scores: dict[str, float] = Field(
+        description="score by space, as cosine, or by retriever, in its own unit; `keywords` is BM25"
+    )
+    title: str | None = Field(None, description="title")
+    description: str | None = Field(None, description="description")
+    category: str | None = Field(None, description="category path, as `Shoes/Sneakers`")
+    brand: str | None = Field(None, description="brand")
+    price: float | None = Field(None, description="price in `currency`")
+    currency: str | None = Field(None, description="currency, ISO 4217")
+    image: str | None = Field(None, description="photo that matches best, else the first")
+    images: list[str] = Field([], description="all photos")
+    attributes: dict[str, list[str]] = Field({}, description="values by attribute")
+    available: bool | None = Field(None, description="true if the item can be bought")
+    domain: str | None = Field(None, description="domain, as a shop or a market")
+    updated_at: float | None = Field(None, description="time of the last update, epoch seconds")
+    probabilities: dict[str, float] | None = Field(
+        None, description="predicted probability by interaction: click, cart, purchase; only with a scorer"
+    )
+    reasons: ItemReasons | None = Field(None, description="explanation of the score, if requested")
+    rules: list[str] = Field([], description="merchandising rules that moved the item")
 
 
 class ItemsResponse(ResponseBase):
-    """Items, best first; `ranked_by` says whether a scorer decided the order or the sources alone."""
+    """Items, best first."""
 
-    ranked_by: Literal["scorer", "retrievers"]
-    items: list[ResponseItem]
+    ranked_by: Literal["scorer", "retrievers"] = Field(
+        description="origin of the order: the scorer, or the scores of spaces and retrievers alone"
+    )
+    items: list[ResponseItem] = Field(description="items, best first")
 
 
 class QueryInterpretation(BaseModel):
-    """What the words of a query were taken to say: what is looked for, the conditions in them, and corrections."""
+    """Interpretation of a query text."""
 
-    text: str | None
-    filter: dict[str, Any]
-    corrected: dict[str, str]
+    text: str | None = Field(description="text that is searched, without the conditions")
+    filter: dict[str, Any] = Field(description="conditions found in the text")
+    corrected: dict[str, str] = Field(description="corrected words by the words as sent")
 
 
 class FacetValue(BaseModel):
-    """A value and how many items have it; of prices `from` and `to`."""
+    """A value and its number of items; for prices, a range with `from` and `to`."""
 
     model_config = ConfigDict(extra="allow")
 
-    count: int
+    count: int = Field(description="number of items")
 
 
 class SearchResponse(ItemsResponse):
-    """Items, best first, with how the words were understood, and the facets that were asked for."""
+    """Items, best first, with the interpretation of the query and the requested facets."""
 
-    understood: QueryInterpretation
-    facets: dict[str, list[FacetValue]]
+    understood: QueryInterpretation = Field(description="interpretation of the query text")
+    facets: dict[str, list[FacetValue]] = Field(description="values by requested facet, the most frequent first")
 
 
 class SuggestResponse(ResponseBase):
-    """What shoppers search for and titles say that begins so, the most frequent first."""
+    """Completions of a query."""
 
-    suggestions: list[str]
+    suggestions: list[str] = Field(description="completions, the most frequent first")
 
 
 class ItemResponse(ResponseBase):
-    """One item with all its fields."""
+    """One item."""
 
-    item: dict[str, Any]
+    item: dict[str, Any] = Field(description="the item with all catalogue fields")

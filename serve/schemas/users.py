@@ -1,41 +1,55 @@
-"""Requests and responses for users: profile, preferences, erasure."""
+"""Requests and responses for users: history, preferences, erasure."""
 
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from serve.schemas.common import ResponseBase
 from serve.storage.preferences import Preferences
 
 
 class UserResponse(ResponseBase):
-    """What is known of a user: how many events, and the last of them."""
+    """The stored events and preferences of a user."""
 
-    user_id: str
-    known: bool
-    events: int
-    history: list[dict[str, Any]]
-    preferences: Preferences
+    user_id: str = Field(description="id of the user")
+    known: bool = Field(description="true if the user has stored events")
+    events: int = Field(description="number of stored events")
+    history: list[dict[str, Any]] = Field(description="last events, the latest first")
+    preferences: Preferences = Field(description="preferences of the user")
 
 
 class PreferencesResponse(ResponseBase):
-    """What a user wants of answers, as it is kept now."""
+    """The stored preferences of a user."""
 
-    user_id: str
-    preferences: Preferences
+    user_id: str = Field(description="id of the user")
+    preferences: Preferences = Field(description="preferences of the user")
 
 
 class ErasureCounts(BaseModel):
-    """How many rows of each kind were removed."""
+    """Numbers of deleted rows."""
 
-    events: int
-    answers: int
-    preferences: int
-    contacts: int
+    events: int = Field(description="deleted events")
+    impressions: int = Field(description="deleted impressions")
+    preferences: int = Field(description="deleted preferences")
+    contacts: int = Field(description="deleted campaign contacts")
 
 
 class ErasureResponse(ResponseBase):
-    """What was removed of a user; nothing is left."""
+    """The result of an erasure. No data of the user is left."""
 
-    user_id: str
-    removed: ErasureCounts
+    user_id: str = Field(description="id of the user")
+    removed: ErasureCounts = Field(description="numbers of deleted rows")
+
+
+class ActiveUser(BaseModel):
+    """A recently active user."""
+
+    user_id: str = Field(description="id of the user")
+    events: int = Field(description="number of the user's events among the latest events")
+    last: float = Field(description="time of the last event, epoch seconds")
+
+
+class UsersResponse(ResponseBase):
+    """Recently active users."""
+
+    users: list[ActiveUser] = Field(description="users, the most recently active first")

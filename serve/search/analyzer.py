@@ -13,7 +13,7 @@ from threading import Lock
 
 import Stemmer
 
-MAX_WORD = 64  # characters; what is longer is no word
+MAX_WORD = 64  # characters; longer runs are not words
 _WORD = re.compile(r"\d+(?:[.,/]\d+)+|[^\W_]+")
 _PART = re.compile(r"\d+(?:[.,/]\d+)*|[^\W\d_]+")
 _FEET_AND_INCHES = ((re.compile(r"(\d)\s*(?:''|\"|”)"), r"\1 in "), (re.compile(r"(\d)\s*['’](?!\w)"), r"\1 ft "))
@@ -42,11 +42,11 @@ _UNITS = {
 
 
 class Analyzer:
-    """Words and terms of texts in a language of Snowball, or of `none`, which leaves words as they are."""
+    """Splits texts into words and terms, in a language of Snowball or `none`, which leaves words as they are."""
 
     def __init__(self, language: str) -> None:
         self.language = language
-        lock = Lock()  # a stemmer keeps what it saw last, and is not safe in several threads
+        lock = Lock()  # a stemmer has state, and is not safe in several threads
         stemmer = None if language == "none" else Stemmer.Stemmer(language, 0)
 
         @lru_cache(100_000)
@@ -60,14 +60,14 @@ class Analyzer:
         self.stem = stem
 
     def words(self, text: str) -> list[str]:
-        """The words of a text, folded."""
+        """Return the words of a text, folded."""
         text = fold(text)
         for mark, unit in _FEET_AND_INCHES:
             text = mark.sub(unit, text)
         return [part for word in _WORD.findall(text) if len(word) <= MAX_WORD for part in _cut(word)]
 
     def terms(self, words: list[str]) -> Iterator[tuple[str, bool]]:
-        """The terms of words in their order, and of each whether it is a word's own and not a part of one."""
+        """Yield the terms of words in their order, and whether each is that of a whole word, not of a part."""
         for word in words:
             yield self.stem(word), True
             parts = _PART.findall(word)
@@ -78,8 +78,8 @@ class Analyzer:
 
 def fold(text: str) -> str:
     """Lower case, without accents, one width; characters of scripts whose marks are letters stay whole."""
-    spread = unicodedata.normalize("NFKD", text.casefold())
-    return unicodedata.normalize("NFC", "".join(each for each in spread if not "\u0300" <= each <= "\u036f"))
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    return unicodedata.normalize("NFC", "".join(each for each in decomposed if not "\u0300" <= each <= "\u036f"))
 
 
 def _cut(word: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Facets: how many of the items that match have each value of a column or an attribute."""
+"""Facets: how many matching items have each value of a column or an attribute."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,48 +14,48 @@ from serve.core.errors import BadRequest
 COLUMNS = ("category", "brand", "domain", "currency", "available")
 PRICE = "price"
 MAX_VALUES = 50
-RANGES = 5  # of prices, with about as many items in each
+PRICE_RANGES = 5  # with about equally many items
 
 
 @dataclass(frozen=True)
 class Facet:
-    """m times a value of an item: the item's row [m] and the value's place [m] in `values`."""
+    """m pairs of an item and a value: the item's row [m], and the value's index [m] in `values`."""
 
     values: Sequence[Any]
     rows: NDArray[np.int64]
     codes: NDArray[np.int64]
 
 
-def facet_of(catalogue: Catalogue, name: str) -> Facet:
-    """The values of a column or an attribute over a catalogue; raises BadRequest where no item has any."""
-    places: dict[Any, int] = {}
+def build_facet(catalogue: Catalogue, name: str) -> Facet:
+    """Collect the values of a column or an attribute; raises BadRequest if no item has any."""
+    codes_of: dict[Any, int] = {}
     rows, codes = [], []
-    for row, values in enumerate(_values(catalogue, name)):
+    for row, values in enumerate(_column_values(catalogue, name)):
         for value in values:
             rows.append(row)
-            codes.append(places.setdefault(value, len(places)))
-    if not places:
+            codes.append(codes_of.setdefault(value, len(codes_of)))
+    if not codes_of:
         raise BadRequest(
-            f"facets: no item has {name!r}: name one of {', '.join(COLUMNS)}, {PRICE} or an attribute", "facets"
+            f"facet {name!r} has no values: use one of {', '.join(COLUMNS)}, {PRICE} or an attribute", "facets"
         )
-    return Facet(list(places), np.array(rows, np.int64), np.array(codes, np.int64))
+    return Facet(list(codes_of), np.array(rows, np.int64), np.array(codes, np.int64))
 
 
-def counted(facet: Facet, name: str, chosen: NDArray[np.bool_], changed: Sequence[Item]) -> list[dict[str, Any]]:
-    """The values of `chosen` rows of a catalogue, and of items that are not as it has them, the most frequent first.
+def count_facet(facet: Facet, name: str, chosen: NDArray[np.bool_], changed: Sequence[Item]) -> list[dict[str, Any]]:
+    """Count the values of the `chosen` rows of a catalogue and of the `changed` items, the most frequent first.
 
-    Prices come in ranges of about as many items each, the lowest first.
+    Prices are counted in ranges of about equally many items, the lowest first.
     """
     counts = np.bincount(facet.codes[chosen[facet.rows]], minlength=len(facet.values))
-    found = Counter({facet.values[place]: int(counts[place]) for place in np.flatnonzero(counts).tolist()})
-    found.update(value for item in changed for value in _of(item, name))
+    totals = Counter({facet.values[code]: int(counts[code]) for code in np.flatnonzero(counts).tolist()})
+    totals.update(value for item in changed for value in _item_values(item, name))
     if name == PRICE:
-        return _ranges(found)
-    best = sorted(found.items(), key=lambda each: (-each[1], str(each[0])))[:MAX_VALUES]
+        return _count_price_ranges(totals)
+    best = sorted(totals.items(), key=lambda each: (-each[1], str(each[0])))[:MAX_VALUES]
     return [{"value": value, "count": count} for value, count in best]
 
 
-def _values(catalogue: Catalogue, name: str) -> Any:
+def _column_values(catalogue: Catalogue, name: str) -> Any:
     if name in (*COLUMNS, PRICE):
         for chunk in catalogue.column(name).chunks:
             yield from ([] if value is None else [value] for value in chunk.to_pylist())
@@ -64,18 +64,18 @@ def _values(catalogue: Catalogue, name: str) -> Any:
         yield from (dict(of or ()).get(name) or () for of in chunk.to_pylist())
 
 
-def _of(item: Item, name: str) -> Sequence[Any]:
+def _item_values(item: Item, name: str) -> Sequence[Any]:
     if name in (*COLUMNS, PRICE):
         value = getattr(item, name)
         return () if value is None else (value,)
     return item.attributes.get(name, ())
 
 
-def _ranges(found: "Counter[float]") -> list[dict[str, Any]]:
-    prices = np.repeat(np.array(sorted(found)), [found[price] for price in sorted(found)])
+def _count_price_ranges(totals: "Counter[float]") -> list[dict[str, Any]]:
+    prices = np.repeat(np.array(sorted(totals)), [totals[price] for price in sorted(totals)])
     if not len(prices):
         return []
-    edges = np.unique(np.quantile(prices, np.linspace(0, 1, RANGES + 1), method="lower"))
+    edges = np.unique(np.quantile(prices, np.linspace(0, 1, PRICE_RANGES + 1), method="lower"))
     if len(edges) == 1:
         return [{"from": float(edges[0]), "to": float(edges[0]), "count": len(prices)}]
     starts = np.searchsorted(prices, edges[:-1])

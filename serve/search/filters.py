@@ -2,8 +2,8 @@
 
     {"category": "Shoes", "price": {"lte": 50}, "brand": {"in": ["A", "B"]}, "not": {...}, "any": [{...}, {...}]}
 
-All conditions of an object have to hold. A plain value means equal. A category stands for everything below it too. A
-missing value meets no condition, and so passes any `not`. `attributes.NAME` holds where one of its values does.
+All conditions of an object must hold. A plain value means equal. A category includes all categories below it. A missing
+value meets no condition, and so passes any `not`. `attributes.NAME` holds if one of its values does.
 """
 
 import math
@@ -40,10 +40,10 @@ Mask = NDArray[np.bool_]
 
 
 class Predicate(NamedTuple):
-    """A condition: `mask` takes a pyarrow.Table of items to those that pass, [items].
+    """A condition: `mask` returns which items of a pyarrow.Table pass, [items].
 
-    `key` says which, alike for all that differ in writing only. `expression` says the same in Milvus' language; it is
-    empty for what that cannot say, or says otherwise of missing values.
+    `key` identifies the condition, however it was written. `expression` is the condition in Milvus' language; empty if
+    Milvus cannot express it, or treats missing values in another way.
     """
 
     key: str
@@ -53,79 +53,81 @@ class Predicate(NamedTuple):
 
 @dataclass(frozen=True)
 class Filter:
-    """A checked filter. `key` is the same for equal filters, however they were written; see Test for the rest."""
+    """A checked filter. `key` is the same for equal filters, however they were written; see Predicate for the rest."""
 
     key: bytes
     mask: Callable[[Any], Mask] = field(compare=False)
     expression: str = field(compare=False)
 
 
-def compile_filter(given: Mapping[str, Any], place: str = "filter") -> Filter | None:
-    """The filter of a request, or None where it asks for nothing; raises BadRequest naming the place of a mistake."""
-    reading = _Reading()
-    test = reading.conditions(given, place, 1)
-    return Filter(blake2b(test.key.encode(), digest_size=16).digest(), test.mask, test.expression) if given else None
+def compile_filter(conditions: Mapping[str, Any], path: str = "filter") -> Filter | None:
+    """Compile the filter of a request; None without conditions. Raises BadRequest that names the invalid part."""
+    predicate = _FilterParser().parse_conditions(conditions, path, 1)
+    if not conditions:
+        return None
+    key = blake2b(predicate.key.encode(), digest_size=16).digest()
+    return Filter(key, predicate.mask, predicate.expression)
 
 
 @dataclass
-class _Reading:
-    """One filter being read; counts what it is made of, so that its size has a limit."""
+class _FilterParser:
+    """Parses one filter, and counts its conditions and values, which are limited."""
 
-    read: int = field(default=0)
+    parsed: int = field(default=0)
     values: int = field(default=0)
 
-    def conditions(self, given: Any, place: str, depth: int) -> Predicate:
+    def parse_conditions(self, conditions: Any, path: str, depth: int) -> Predicate:
         if depth > MAX_DEPTH:
-            raise BadRequest(f"{place} is nested deeper than {MAX_DEPTH} levels: make it flatter", place)
-        if not isinstance(given, Mapping):
-            raise BadRequest(f"{place} is {_shown(given)}: give an object of conditions", place)
-        if not given:  # it passes everything, and costs a mask as any other
-            self._count_condition(place)
-        tests = [self.condition(name, value, f"{place}.{name}", depth) for name, value in given.items()]
-        return _all(tests)
+            raise BadRequest(f"{path} is nested deeper than {MAX_DEPTH} levels: nest fewer conditions", path)
+        if not isinstance(conditions, Mapping):
+            raise BadRequest(f"{path} is {_shown(conditions)}: give an object of conditions", path)
+        if not conditions:  # it passes all items, and costs a mask like any other
+            self._count_condition(path)
+        predicates = [self.parse_condition(name, value, f"{path}.{name}", depth) for name, value in conditions.items()]
+        return _all(predicates)
 
-    def condition(self, name: str, value: Any, place: str, depth: int) -> Predicate:
-        self._count_condition(place)
+    def parse_condition(self, name: str, value: Any, path: str, depth: int) -> Predicate:
+        self._count_condition(path)
         if name == "not":
-            refused = self.conditions(value, place, depth + 1)
+            refused = self.parse_conditions(value, path, depth + 1)
             return Predicate(f"not({refused.key})", lambda table: ~refused.mask(table), "")
         if name == "any":
             if not isinstance(value, list):
-                raise BadRequest(f"{place} is {_shown(value)}: give a list of objects", place)
-            either = [self.conditions(each, f"{place}.{index}", depth + 1) for index, each in enumerate(value)]
+                raise BadRequest(f"{path} is {_shown(value)}: give a list of objects", path)
+            either = [self.parse_conditions(each, f"{path}.{index}", depth + 1) for index, each in enumerate(value)]
             return _any(either)
         attribute = name.removeprefix(ATTRIBUTE) if name.startswith(ATTRIBUTE) else ""
         if not _encodable(name) or not (attribute or name in COLUMNS[:-1]):
-            raise BadRequest(f"{place}: there is no column {name!r} to filter by, only {', '.join(COLUMNS)}", place)
+            raise BadRequest(f"{path}: unknown column {name!r}: use {', '.join(COLUMNS)}", path)
         operators = value if isinstance(value, Mapping) else {"eq": value}
         if not operators:
-            raise BadRequest(f"{place} is empty: give a value, or one of eq, in, gt, gte, lt, lte", place)
-        tests = [
-            self.comparison(name, operator, operand, place if operators is not value else f"{place}.{operator}")
+            raise BadRequest(f"{path} is empty: give a value, or one of eq, in, gt, gte, lt, lte", path)
+        predicates = [
+            self.parse_comparison(name, operator, operand, path if operators is not value else f"{path}.{operator}")
             for operator, operand in operators.items()
         ]
-        return _all(tests)
+        return _all(predicates)
 
-    def comparison(self, name: str, operator: str, operand: Any, place: str) -> Predicate:
+    def parse_comparison(self, name: str, operator: str, operand: Any, path: str) -> Predicate:
         if operator in COMPARISONS:
             if name not in NUMBERS:
-                raise BadRequest(f"{place}: {name} has no order, compare it by eq or in", place)
+                raise BadRequest(f"{path}: {name} is not a number: compare it by eq or in", path)
             compare, sign = COMPARISONS[operator]
-            limit = self.number(operand, place)
+            limit = self.parse_number(operand, path)
             return Predicate(
                 _key(name, operator, [limit]),
                 lambda table: _mask(compare(table.column(name), pa.scalar(limit, pa.float64()))),
                 f"{name} {sign} {limit}",
             )
         if operator not in ("eq", "in"):
-            raise BadRequest(f"{place}: there is no comparison {operator!r}, only eq, in, gt, gte, lt, lte", place)
+            raise BadRequest(f"{path}: unknown comparison {operator!r}: use eq, in, gt, gte, lt, lte", path)
         if operator == "eq":
             operand = [operand]
         elif not isinstance(operand, list):
-            raise BadRequest(f"{place} is {_shown(operand)}: give a list of values", place)
-        places = [place if operator == "eq" else f"{place}.{index}" for index in range(len(operand))]
-        kind = self.number if name in NUMBERS else self.switch if name == "available" else self.text
-        values = [kind(each, where) for each, where in zip(operand, places, strict=True)]
+            raise BadRequest(f"{path} is {_shown(operand)}: give a list of values", path)
+        paths = [path if operator == "eq" else f"{path}.{index}" for index in range(len(operand))]
+        parse = self.parse_number if name in NUMBERS else self.parse_bool if name == "available" else self.parse_text
+        values = [parse(each, where) for each, where in zip(operand, paths, strict=True)]
         if name == "category":
             values = [str(value).rstrip("/") for value in values]
         values = sorted(set(values))
@@ -140,97 +142,99 @@ class _Reading:
             f"{name} in {orjson.dumps(values).decode()}",
         )
 
-    def number(self, value: Any, place: str) -> float:
+    def parse_number(self, value: Any, path: str) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise BadRequest(f"{place} is {_shown(value)}: give a number", place)
-        self._count(place)
+            raise BadRequest(f"{path} is {_shown(value)}: give a number", path)
+        self._count(path)
         try:
             number = float(value)
         except OverflowError:
             number = math.inf
         if not math.isfinite(number):
-            raise BadRequest(f"{place} is {_shown(value)}: give a number that is not infinite", place)
-        return number + 0.0  # of nought without its sign
+            raise BadRequest(f"{path} is {_shown(value)}: give a finite number", path)
+        return number + 0.0  # without the sign of -0.0
 
-    def switch(self, value: Any, place: str) -> bool:
+    def parse_bool(self, value: Any, path: str) -> bool:
         if not isinstance(value, bool):
-            raise BadRequest(f"{place} is {_shown(value)}: give true or false", place)
-        self._count(place)
+            raise BadRequest(f"{path} is {_shown(value)}: give true or false", path)
+        self._count(path)
         return value
 
-    def text(self, value: Any, place: str) -> str:
+    def parse_text(self, value: Any, path: str) -> str:
         if not isinstance(value, str):
-            raise BadRequest(f"{place} is {_shown(value)}: give a text", place)
+            raise BadRequest(f"{path} is {_shown(value)}: give a string", path)
         if len(value) > MAX_TEXT or not _encodable(value):
-            raise BadRequest(f"{place}: give a text of at most {MAX_TEXT} whole characters", place)
-        self._count(place)
+            raise BadRequest(
+                f"{path} is too long or not valid Unicode: give a text of at most {MAX_TEXT} characters", path
+            )
+        self._count(path)
         return value
 
-    def _count_condition(self, place: str) -> None:
-        self.read += 1
-        if self.read > MAX_CONDITIONS:
-            raise BadRequest(f"{place} is condition number {self.read}: a filter has at most {MAX_CONDITIONS}", place)
+    def _count_condition(self, path: str) -> None:
+        self.parsed += 1
+        if self.parsed > MAX_CONDITIONS:
+            raise BadRequest(f"{path} is condition number {self.parsed}: use at most {MAX_CONDITIONS} conditions", path)
 
-    def _count(self, place: str) -> None:
+    def _count(self, path: str) -> None:
         self.values += 1
         if self.values > MAX_VALUES:
-            raise BadRequest(f"{place} is value number {self.values}: a filter has at most {MAX_VALUES}", place)
+            raise BadRequest(f"{path} is value number {self.values}: use at most {MAX_VALUES:,} values", path)
 
 
-def _all(tests: list[Predicate]) -> Predicate:
-    if len(tests) == 1:
-        return tests[0]
+def _all(predicates: list[Predicate]) -> Predicate:
+    if len(predicates) == 1:
+        return predicates[0]
 
     def mask(table: Any) -> Mask:
         passed = np.ones(table.num_rows, np.bool_)
-        for test in tests:
-            passed &= test.mask(table)
+        for predicate in predicates:
+            passed &= predicate.mask(table)
         return passed
 
-    return Predicate(_joined_keys("all", tests), mask, _joined(tests, " and "))
+    return Predicate(_joined_keys("all", predicates), mask, _joined(predicates, " and "))
 
 
-def _any(tests: list[Predicate]) -> Predicate:
+def _any(predicates: list[Predicate]) -> Predicate:
     def mask(table: Any) -> Mask:
         passed = np.zeros(table.num_rows, np.bool_)
-        for test in tests:
-            passed |= test.mask(table)
+        for predicate in predicates:
+            passed |= predicate.mask(table)
         return passed
 
-    return Predicate(_joined_keys("any", tests), mask, _joined(tests, " or "))
+    return Predicate(_joined_keys("any", predicates), mask, _joined(predicates, " or "))
 
 
 def _key(name: str, operator: str, values: list[Any]) -> str:
     return orjson.dumps([name, operator, values]).decode()
 
 
-def _joined_keys(word: str, tests: list[Predicate]) -> str:
-    return f"{word}({','.join(sorted(test.key for test in tests))})"
+def _joined_keys(word: str, predicates: list[Predicate]) -> str:
+    return f"{word}({','.join(sorted(predicate.key for predicate in predicates))})"
 
 
-def _joined(tests: list[Predicate], word: str) -> str:
-    said = all(test.expression for test in tests)
-    return word.join(f"({test.expression})" for test in tests) if said else ""
+def _joined(predicates: list[Predicate], word: str) -> str:
+    has_expression = all(predicate.expression for predicate in predicates)
+    return word.join(f"({predicate.expression})" for predicate in predicates) if has_expression else ""
 
 
 def _below(key: str, paths: list[str]) -> Predicate:
-    """Items whose category is one of the paths or lies below one."""
+    """Return the predicate of items whose category is one of the paths or below one."""
     prefixes = tuple(f"{path}/" for path in paths)
 
     def mask(table: Any) -> Mask:
-        # By name first: there are few categories, and many items in each.
+        # By name first: there are few categories with many items each.
         column = table.column("category").combine_chunks().dictionary_encode()
         names = column.dictionary.to_pylist()
-        wanted = np.array([*(name in paths or name.startswith(prefixes) for name in names), False], np.bool_)
-        passed: Mask = wanted[pc.fill_null(column.indices, len(names)).to_numpy(zero_copy_only=False)]
+        matches = np.array([*(name in paths or name.startswith(prefixes) for name in names), False], np.bool_)
+        passed: Mask = matches[pc.fill_null(column.indices, len(names)).to_numpy(zero_copy_only=False)]
         return passed
 
-    tests = [
+    expressions = [
         f"category == {orjson.dumps(path).decode()} or category like {orjson.dumps(path + '/%').decode()}"
         for path in paths
     ]
     plain = not any(sign in path for path in paths for sign in "%_\\")
-    return Predicate(key, mask, " or ".join(tests) if plain else "")
+    return Predicate(key, mask, " or ".join(expressions) if plain else "")
 
 
 def _mask(passed: Any) -> Mask:
@@ -239,15 +243,15 @@ def _mask(passed: Any) -> Mask:
 
 
 def _has_attribute(table: Any, name: str, values: list[Any]) -> Mask:
-    """Items of which an attribute has one of the values."""
+    """Return which items have one of the values in an attribute, [items]."""
     masks = [np.zeros(0, np.bool_)]
     for chunk in table.column("attributes").chunks:
         mask = np.zeros(len(chunk), np.bool_)
         entries = np.flatnonzero(_mask(pc.equal(chunk.keys, name)))
         lists = chunk.items.take(pa.array(entries))
         hits = _mask(pc.is_in(pc.list_flatten(lists), pa.array(values, pa.string())))
-        found = entries[np.asarray(pc.list_parent_indices(lists))[hits]]
-        rows = np.searchsorted(np.asarray(chunk.offsets), found, side="right") - 1
+        matching = entries[np.asarray(pc.list_parent_indices(lists))[hits]]
+        rows = np.searchsorted(np.asarray(chunk.offsets), matching, side="right") - 1
         mask[rows[(rows >= 0) & (rows < len(chunk))]] = True
         masks.append(mask)
     return np.concatenate(masks)

@@ -1,14 +1,14 @@
-"""Fusion: one order out of the scores of several spaces.
+"""Fusion: one order from the scores of several spaces.
 
-Cosines of different spaces cannot be added: in one, unrelated things score 0.7, in another 0.1. Ranks can be
-(reciprocal rank fusion), but they throw away by how much the first is better than the tenth. So each space's scores
-are put into the same unit first: how many standard deviations above what this very query gives random items of this
-catalogue (z-score normalisation over all items, or a fixed sample where search is approximate). Candidates are scored
-exactly in every space that the query enters, also where that space had not proposed it; an item that a space does not
-know counts as an average one. The fused score is the weighted mean. It depends on nothing but query and release, so
-equal queries give equal answers.
+Cosines of different spaces cannot be added: in one space unrelated items score 0.7, in another 0.1. Ranks can be added
+(reciprocal rank fusion), but they lose by how much the first is better than the tenth. So the scores of each space are
+first put into the same unit: standard deviations above the scores that this query gives to random items of the
+catalogue (z-score normalisation over all items, or over a fixed sample if search is approximate). Candidates are scored
+exactly in every space of the query, also where that space did not propose them; an item that is not in a space counts
+as average there. The fused score is the weighted mean. It depends only on query and release.
 
-Source: Fox & Shaw 1994 (combination of multiple searches) for adding normalised scores; Lee 1997 for why normalise.
+Source: Fox & Shaw 1994 (combination of multiple searches) for adding normalised scores; Lee 1997 for the reasons to
+normalise.
 """
 
 from collections.abc import Mapping
@@ -22,30 +22,30 @@ def fuse(
     backgrounds: Mapping[str, NDArray[np.float32]],
     weights: Mapping[str, float],
 ) -> NDArray[np.float32]:
-    """One score for each of m candidates from their scores [m] in every space that a query enters.
+    """Return one score for each of m candidates from their scores [m] in every space of a query.
 
-    `backgrounds` are the scores that the query gives to items picked blindly, or to all. -inf stands for an item that
-    is not in a space; one that is in none of them stays at -inf.
+    `backgrounds` are the scores of random items, or of all items. -inf stands for an item that is not in a space; an
+    item that is in no space keeps -inf.
     """
     total = sum(weights[space] for space in scores)
     fused: NDArray[np.float32] = np.zeros(len(next(iter(scores.values()))), np.float32)
     nowhere = np.ones(len(fused), np.bool_)
-    for space, of in scores.items():
-        fused += standardised(of, backgrounds[space]) * np.float32(weights[space] / total)
-        nowhere &= of == -np.inf
+    for space, values in scores.items():
+        fused += standardise(values, backgrounds[space]) * np.float32(weights[space] / total)
+        nowhere &= values == -np.inf
     fused[nowhere] = -np.inf
     return fused
 
 
-def standardised(scores: NDArray[np.float32], background: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores [m] in standard deviations above the mean of a background; 0 for an item that is not in the space."""
-    mean, spread = _mean_and_spread(background)
-    even = scores.round(6)  # equal items differ by less, and would no longer tie
-    even[scores == -np.inf] = mean
-    return (even - np.float32(mean)) * np.float32(1 / spread)
+def standardise(scores: NDArray[np.float32], background: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return scores [m] in standard deviations above the mean of a background; 0 for an item that has no vector."""
+    mean, deviation = _mean_and_deviation(background)
+    rounded = scores.round(6)  # equal items differ by less, and must tie
+    rounded[scores == -np.inf] = mean
+    return (rounded - np.float32(mean)) * np.float32(1 / deviation)
 
 
-def _mean_and_spread(scores: NDArray[np.float32]) -> tuple[float, float]:
+def _mean_and_deviation(scores: NDArray[np.float32]) -> tuple[float, float]:
     total = float(scores.sum())
     if total == -np.inf:
         scores = scores[scores > -np.inf]

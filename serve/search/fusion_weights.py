@@ -1,8 +1,8 @@
-"""How much each source of a search counts, learned from what shoppers took to after they had searched.
+"""Fusion weights: how much each retriever of a search counts, learned from the items that users chose after searches.
 
-For weights in steps of a tenth the place of the item that was taken, among all items, is known exactly from its scores
-in each source. Half of the searches choose the weights, the other half says whether they are surely better than equal
-ones; else equal ones stay.
+For weights in steps of a tenth, the rank of the chosen item among all items follows exactly from its scores by each
+retriever. One half of the searches selects the weights; the other half decides whether they are significantly better
+than equal weights. If not, the weights stay equal.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,20 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, field_validator
 
-from serve.search.fusion import standardised
+from serve.search.fusion import standardise
 
-FEWEST, MOST = 200, 2_000  # searches
+MIN_SEARCHES, MAX_SEARCHES = 200, 2_000
 STEPS = 10
 TIE = 1e-6
-SURE = 1.645  # standard errors, one-sided 95 %
+SIGNIFICANT = 1.645  # standard errors, one-sided 95 %
 SEED = 0
 Scores = Mapping[str, NDArray[np.float32]]
 
 
 class FusionWeights(BaseModel):
-    """What was learned from `searches`: factors on the weights of sources, equal ones where others are not better.
+    """Factors on the weights of retrievers, learned from `searches`; equal if no others are better.
 
-    `before` and `after` are the mean reciprocal rank, among all items, of what was taken, in searches not learned from.
+    `before` and `after` are the mean reciprocal rank of the chosen item among all items, in held-out searches.
     """
 
     searches: int
@@ -37,32 +37,32 @@ class FusionWeights(BaseModel):
     @field_validator("weights")
     @classmethod
     def _current_names(cls, weights: dict[str, float]) -> dict[str, float]:
-        """Version 0.1 called keyword search `words`."""
+        """Rename keyword search, which version 0.1 called `words`."""
         return {"keywords" if name == "words" else name: weight for name, weight in weights.items()}
 
 
 def learn_weights(
     searches: Sequence[tuple[str, int]], scores_of: Callable[[str], Scores], retrievers: Sequence[str]
 ) -> FusionWeights | None:
-    """From queries with the number of the item taken; `scores_of` gives a query's scores of all items by source.
+    """Learn the weights of retrievers from queries with the item index of the chosen item.
 
-    None where there are too few searches, or one source only.
+    `scores_of` returns a query's scores of all items by retriever. None for too few searches or a single retriever.
     """
-    if len(searches) < FEWEST or len(retrievers) < 2:
+    if len(searches) < MIN_SEARCHES or len(retrievers) < 2:
         return None
     random = np.random.default_rng(SEED)
-    chosen = [searches[place] for place in random.permutation(len(searches))[:MOST]]
+    chosen = [searches[row] for row in random.permutation(len(searches))[:MAX_SEARCHES]]
     grid = np.array(
         [each for each in product(range(STEPS + 1), repeat=len(retrievers)) if sum(each) == STEPS], np.float32
     )
     equal = np.full((1, len(retrievers)), STEPS / len(retrievers), np.float32)
-    every = (np.concatenate([equal, grid]) / STEPS).astype(np.float32)  # [w, sources]
+    every = (np.concatenate([equal, grid]) / STEPS).astype(np.float32)  # [w, retrievers]
     gains = np.array([_gains(scores_of(query), item, every, retrievers) for query, item in chosen])  # [searches, w]
-    # Searches that say the same must not stand on both sides.
+    # Searches with the same query must be in the same half.
     half = np.array([crc32(query.encode("utf-8", "surrogatepass")) % 2 for query, _ in chosen], np.bool_)
     best = int(gains[half].mean(0).argmax())
     difference = gains[~half, best] - gains[~half, 0]
-    better = difference.mean() > SURE * difference.std() / max(1, len(difference)) ** 0.5
+    better = difference.mean() > SIGNIFICANT * difference.std() / max(1, len(difference)) ** 0.5
     weights = every[best if better else 0]
     return FusionWeights(
         searches=len(chosen),
@@ -75,11 +75,11 @@ def learn_weights(
 
 
 def _gains(scores: Scores, item: int, weights: NDArray[np.float32], retrievers: Sequence[str]) -> NDArray[np.float32]:
-    """The reciprocal rank of an item by each of w ways to weigh the sources, [w]."""
-    nothing = np.zeros_like(next(iter(scores.values())))
-    every = np.stack([standardised(scores[name], scores[name]) if name in scores else nothing for name in retrievers])
+    """Return the reciprocal rank of an item by each of w weightings, [w]."""
+    no_scores = np.zeros_like(next(iter(scores.values())))
+    every = np.stack([standardise(scores[name], scores[name]) if name in scores else no_scores for name in retrievers])
     totals = weights @ every  # [w, items]
     own = totals[:, item : item + 1]
-    # By how words are spelled many items are alike: half of them come before it.
+    # Many items have equal keyword scores: half of the ties come before it.
     before = (totals > own + TIE).sum(1) + ((np.abs(totals - own) <= TIE).sum(1) - 1) / 2
     return np.asarray(1 / (1 + before), np.float32)

@@ -1,7 +1,7 @@
-"""What items say, as counts of terms: written when a release is made, and the same for items that change live.
+"""Item texts as counts of terms: written with a release, and computed in the same way for live changes.
 
-Words of a title count double, those of a description half: most of what is in it is true of many items. Neighbouring
-words of a title are terms too, so that `yoga pants` is more than yoga and pants. Ids count, as staff types them.
+Words of a title count double, those of a description half: most of a description is true of many items. Neighbouring
+words of a title are terms too, so that `yoga pants` is more than yoga and pants. Ids count, as staff searches by them.
 """
 
 import re
@@ -15,11 +15,11 @@ from typing import NamedTuple
 from embed.catalogue import Item
 from serve.search.analyzer import Analyzer
 
-TITLE, NAMED, SAID = 2.0, 1.0, 0.5
-PHRASE = 4  # words of a suggestion, at most
+TITLE, LABEL, DESCRIPTION = 2.0, 1.0, 0.5  # weights of fields
+MAX_PHRASE_WORDS = 4  # words of a suggestion, at most
 MAX_PHRASES = 200_000
-CROWDED = 2_000_000  # phrases that are counted at a time
-_SCRAPS = frozenset(
+MAX_COUNTED = 2_000_000  # phrases that are counted at a time
+_STOP_WORDS = frozenset(
     re.findall(
         r"\w+",
         "and the for with from that this per plus und mit für fur aus von vom zum der die das ein eine les des une par "
@@ -29,86 +29,86 @@ _SCRAPS = frozenset(
 )
 
 
-class Text(NamedTuple):
-    """An item's terms with their counts, and its length in words, each as much as its field weighs."""
+class ItemText(NamedTuple):
+    """An item's terms with their counts, and its length in words, both weighted by field."""
 
     counts: dict[int, float]
     length: float
 
 
-def number_of(term: str) -> int:
-    """A term as an index knows it."""
+def hash_term(term: str) -> int:
+    """Return the number of a term in the keyword index."""
     return int.from_bytes(blake2b(term.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-def text_of(item: Item, analyzer: Analyzer) -> Text:
-    """What an item says."""
-    return _text(_said(item, analyzer), analyzer)
+def build_text(item: Item, analyzer: Analyzer) -> ItemText:
+    """Build the text of an item."""
+    return _count_terms(_field_words(item, analyzer), analyzer)
 
 
-def _said(item: Item, analyzer: Analyzer) -> list[tuple[float, list[str]]]:
-    """The words of each field, with how much it weighs."""
+def _field_words(item: Item, analyzer: Analyzer) -> list[tuple[float, list[str]]]:
+    """Return the weight and the words of each field."""
     return [(weight, analyzer.words(field)) for weight, field in _fields(item)]
 
 
-def _text(said: list[tuple[float, list[str]]], analyzer: Analyzer) -> Text:
+def _count_terms(fields: list[tuple[float, list[str]]], analyzer: Analyzer) -> ItemText:
     counts: dict[int, float] = defaultdict(float)
     length = 0.0
-    for weight, words in said:
+    for weight, words in fields:
         own = []
         for term, whole in analyzer.terms(words):
-            counts[number_of(term)] += weight
+            counts[hash_term(term)] += weight
             if whole:
                 own.append(term)
         if weight == TITLE:
             for pair in pairs(own):
-                counts[number_of(pair)] += weight
+                counts[hash_term(pair)] += weight
         length += weight * len(own)
-    return Text(dict(counts), length)
+    return ItemText(dict(counts), length)
 
 
 def pairs(terms: list[str]) -> Iterator[str]:
-    """Neighbouring words, as a term."""
+    """Yield the terms of neighbouring words."""
     return (f"{one} {other}" for one, other in pairwise(terms))
 
 
 def _fields(item: Item) -> Iterator[tuple[float, str]]:
     yield from (
         (TITLE, item.title or ""),
-        (NAMED, item.item_id),
-        (NAMED, item.brand or ""),
-        (NAMED, item.category or ""),
+        (LABEL, item.item_id),
+        (LABEL, item.brand or ""),
+        (LABEL, item.category or ""),
     )
-    yield from ((SAID, value) for values in item.attributes.values() for value in values)
-    yield SAID, item.description or ""
+    yield from ((DESCRIPTION, value) for values in item.attributes.values() for value in values)
+    yield DESCRIPTION, item.description or ""
 
 
 @dataclass
-class Collected:
-    """What is counted beside the terms: how many items have a word, and a phrase of a title."""
+class WordCounts:
+    """How many items have each word, and how many titles each phrase."""
 
     words: Counter[str]
     phrases: Counter[str]
 
 
-def collect(items: Iterable[Item], analyzer: Analyzer, into: Collected) -> Iterator[Text]:
-    """The texts of items, while their words and phrases are counted."""
+def build_texts(items: Iterable[Item], analyzer: Analyzer, into: WordCounts) -> Iterator[ItemText]:
+    """Yield the texts of items; counts their words and phrases on the way."""
     for item in items:
-        said = _said(item, analyzer)
-        into.words.update({word for _, words in said for word in words})
-        into.phrases.update({phrase for weight, words in said if weight == TITLE for phrase in _phrases(words)})
-        if len(into.phrases) > CROWDED:  # what was seen once so far will hardly be among the most frequent
+        fields = _field_words(item, analyzer)
+        into.words.update({word for _, words in fields for word in words})
+        into.phrases.update({phrase for weight, words in fields if weight == TITLE for phrase in _phrases(words)})
+        if len(into.phrases) > MAX_COUNTED:  # phrases with a count of 1 so far will hardly become the most frequent
             into.phrases = Counter({phrase: count for phrase, count in into.phrases.items() if count > 1})
-        yield _text(said, analyzer)
+        yield _count_terms(fields, analyzer)
 
 
 def _phrases(words: list[str]) -> Iterator[str]:
-    """One to four neighbouring words that neither begin nor end with a scrap of one."""
+    """Yield one to four neighbouring words that neither begin nor end with a stop word."""
     for start in range(len(words)):
-        for end in range(start + 1, min(start + PHRASE, len(words)) + 1):
-            if _tells(words[start]) and _tells(words[end - 1]):
+        for end in range(start + 1, min(start + MAX_PHRASE_WORDS, len(words)) + 1):
+            if _is_informative(words[start]) and _is_informative(words[end - 1]):
                 yield " ".join(words[start:end])
 
 
-def _tells(word: str) -> bool:
-    return word not in _SCRAPS and (len(word) > 2 or not word.isascii())
+def _is_informative(word: str) -> bool:
+    return word not in _STOP_WORDS and (len(word) > 2 or not word.isascii())

@@ -1,7 +1,7 @@
-"""What of a query is no word to look for but a condition: `yoga pants under $50` are yoga pants, at most 50.
+"""Parses price bounds in a query: `yoga pants under $50` becomes yoga pants with a price of at most 50.
 
-English, German, French, Spanish and Italian. A number counts as a price with a currency, or after words that are said
-of prices alone; `under 50 watts` and `from 6 months` are left as they are.
+English, German, French, Spanish and Italian. A number is a price if it has a currency, or follows words that are used
+for prices only; `under 50 watts` and `from 6 months` stay as they are.
 """
 
 import re
@@ -18,7 +18,10 @@ _UNIT = (
 
 
 def _price(name: str, alone: bool) -> str:
-    """A number under a name, with a currency before or after it; `alone` it may have none, but no other unit."""
+    """Return the pattern of a number with a currency before or after it; if `alone`, the currency is optional.
+
+    Without a currency no other unit may follow. `name` names the groups.
+    """
     currency = (
         rf"(?:(?P<before_{name}>{_CURRENCY})\s*)?(?P<{name}>{_NUMBER})(?![\d./])(?:\s*(?P<after_{name}>{_CURRENCY})"
     )
@@ -26,7 +29,7 @@ def _price(name: str, alone: bool) -> str:
 
 
 _BOUNDS = {
-    # What is said of prices, and needs no currency; what is said of much else, and does.
+    # Words that are used for prices and need no currency; words that are used for much else and need one.
     "lte": (
         r"under|below|less than|cheaper than|no more than|unter|weniger als|günstiger als|billiger als|moins de|"
         r"menos de|por debajo de|meno di|sotto i|sotto",
@@ -45,41 +48,41 @@ _SPAN = re.compile(  # which needs a currency
     rf"(?:\b(?:from|von|de|da)\s+)?{_price('low', False)}\s*(?:-|–|to|bis|a|à)\s*{_price('high', True)}", re.IGNORECASE
 )
 _BOUND = {
-    bound: [re.compile(rf"(?<!\w)(?:{words})\s+{_price('bound', True)}", re.IGNORECASE) for words in said]
-    for bound, said in _BOUNDS.items()
+    bound: [re.compile(rf"(?<!\w)(?:{words})\s+{_price('bound', True)}", re.IGNORECASE) for words in alternatives]
+    for bound, alternatives in _BOUNDS.items()
 }
 
 
 class ParsedPrice(NamedTuple):
-    """What is left to look for, and the conditions that were said; both as they came where none was."""
+    """The text without the price bounds, and the bounds as a filter; the whole text and no filter without bounds."""
 
     text: str
     filter: dict[str, Any]
 
 
 def parse_price_bounds(text: str) -> ParsedPrice:
-    """The conditions on price in a query, and its other words. A query of conditions alone stays as it is."""
-    left, price = text, {}
-    if found := _BETWEEN.search(text) or next(filter(_has_currency, _SPAN.finditer(text)), None):
-        low, high = sorted((_value(found["low"]), _value(found["high"])))
-        left, price = _without(found, text), {"gte": low, "lte": high}
+    """Split the price bounds from a query. A query that has nothing else stays as it is."""
+    rest, price = text, {}
+    if match := _BETWEEN.search(text) or next(filter(_has_currency, _SPAN.finditer(text)), None):
+        low, high = sorted((_value(match["low"]), _value(match["high"])))
+        rest, price = _without(match, text), {"gte": low, "lte": high}
     else:
-        for bound, (plain, doubtful) in _BOUND.items():
-            found = plain.search(left) or next(filter(_has_currency, doubtful.finditer(left)), None)
-            if found:
-                left, price[bound] = _without(found, left), _value(found["bound"])
-    left = " ".join(left.split())
-    if not price or not any(each.isalnum() for each in left):
+        for bound, (unambiguous, ambiguous) in _BOUND.items():
+            match = unambiguous.search(rest) or next(filter(_has_currency, ambiguous.finditer(rest)), None)
+            if match:
+                rest, price[bound] = _without(match, rest), _value(match["bound"])
+    rest = " ".join(rest.split())
+    if not price or not any(each.isalnum() for each in rest):
         return ParsedPrice(text, {})
-    return ParsedPrice(left, {"price": price})
+    return ParsedPrice(rest, {"price": price})
 
 
-def _has_currency(found: re.Match[str]) -> bool:
-    return any(value for name, value in found.groupdict().items() if name.startswith(("before", "after")))
+def _has_currency(match: re.Match[str]) -> bool:
+    return any(value for name, value in match.groupdict().items() if name.startswith(("before", "after")))
 
 
-def _without(found: re.Match[str], text: str) -> str:
-    return f"{text[: found.start()]} {text[found.end() :]}"
+def _without(match: re.Match[str], text: str) -> str:
+    return f"{text[: match.start()]} {text[match.end() :]}"
 
 
 def _value(number: str) -> float:

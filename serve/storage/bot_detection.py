@@ -1,8 +1,8 @@
-"""Robots and click floods: who looks like one goes into quarantine, kept and shown, but not learned from.
+"""Bot detection: users who look like bots or click floods go into quarantine, stored and served, but not learned from.
 
-Plain limits catch what no person does: more than one act a second for a minute, a beat as steady as a clock's, one item
-again and again. An isolation forest (Liu, Ting and Zhou, ICDM 2008; scikit-learn) catches who is unlike everybody else
-in rate, regularity and breadth together, among those with enough acts to tell.
+Fixed limits catch what no person does: more than one event a second for a minute, intervals as regular as a clock's,
+one item again and again. An isolation forest (Liu, Ting and Zhou, ICDM 2008; scikit-learn) catches users who differ
+from all others in rate, regularity and breadth together, among those with enough events to judge.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,48 +14,54 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from serve.core.units import DAY
 from serve.storage.event_log import EventLog
+from serve.storage.quarantine import Quarantine
 
 MINUTE = 60.0
-MAX_A_MINUTE = 60  # acts
-FEWEST = 30  # acts, below which nobody is judged by habits
-STEADY = 0.1  # deviation of the gaps between acts beside their mean, below which they are a machine's
-MAX_OF_ONE = 50  # acts on one item in a day
-STRANGE = 0.72  # score of the isolation forest, from 0 to 1; 0.5 is ordinary
-MAX_FITTED = 50_000  # shoppers that the forest grows from
-DAY = 86_400.0
-FEATURES = ("acts", "a_minute", "steadiness", "breadth", "most_of_one")
+MAX_PER_MINUTE = 60  # events
+MIN_EVENTS = 30  # of a user whose habits are judged
+MIN_VARIATION = 0.1  # standard deviation of the intervals between events divided by their mean; a machine has less
+MAX_SAME_ITEM = 50  # events with one item in a day
+MAX_ANOMALY = 0.72  # score of the isolation forest, from 0 to 1; 0.5 is ordinary
+MIN_USERS = 100  # for an isolation forest
+MAX_FITTED_USERS = 50_000
+FEATURES = ("events", "per_minute", "variation", "breadth", "same_item")
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """Who looks like one, and why in words."""
+    """A user who looks like a bot, and the reason."""
 
     user_id: str
     reason: str
 
 
-def look(events: EventLog, seed: int = 0) -> list[Suspect]:
-    """Who in the log looks like a robot or a flood and was not in quarantine before."""
-    users, habits, limits = habits_of(batch for _, batch in events.batches(quarantined=True))
-    reasons: dict[int, str] = dict(limits)
-    enough = np.flatnonzero(habits[:, 0] >= np.log1p(FEWEST))
-    if len(enough) >= 100:
+def find_bots(events: EventLog, seed: int = 0) -> list[Suspect]:
+    """Return the users in the log who look like bots or click floods and were never in quarantine."""
+    users, habits, violations = user_habits(batch for _, batch in events.batches(quarantined=True))
+    reasons: dict[int, str] = dict(violations)
+    judged = np.flatnonzero(habits[:, 0] >= np.log1p(MIN_EVENTS))
+    if len(judged) >= MIN_USERS:
         from sklearn.ensemble import IsolationForest  # slow to import
 
-        chosen = np.random.default_rng(seed).permutation(enough)[:MAX_FITTED]
-        forest = IsolationForest(n_estimators=200, random_state=seed).fit(habits[chosen])
-        for user, score in zip(enough.tolist(), (-forest.score_samples(habits[enough])).tolist(), strict=True):
-            if score > STRANGE:
-                reasons.setdefault(user, f"unlike other shoppers in rate, regularity and breadth ({score:.2f})")
-    known = {one.user_id for one in events.quarantined()}
-    return [Suspect(users[user], why) for user, why in sorted(reasons.items()) if users[user] not in known]
+        sample = np.random.default_rng(seed).permutation(judged)[:MAX_FITTED_USERS]
+        forest = IsolationForest(n_estimators=200, random_state=seed).fit(habits[sample])
+        for user, score in zip(judged.tolist(), (-forest.score_samples(habits[judged])).tolist(), strict=True):
+            if score > MAX_ANOMALY:
+                reasons.setdefault(user, f"unlike other users in rate, regularity and breadth ({score:.2f})")
+    known = {entry.user_id for entry in Quarantine(events.database).entries()}
+    return [Suspect(users[user], reason) for user, reason in sorted(reasons.items()) if users[user] not in known]
 
 
-def habits_of(batches: Iterable[Any]) -> tuple[list[str], NDArray[np.float64], Iterator[tuple[int, str]]]:
-    """All users, their habits [users, FEATURES], and who broke which plain limit, by number."""
-    wanted = ["user_id", "item_id", "type", "timestamp"]
-    tables = [pa.table({name: batch.column(name) for name in wanted}) for batch in batches]
+def user_habits(batches: Iterable[Any]) -> tuple[list[str], NDArray[np.float64], Iterator[tuple[int, str]]]:
+    """Compute the habits of all users with interactions, from pyarrow.RecordBatches of EVENT_SCHEMA.
+
+    Returns:
+        The user ids; the habits [users, FEATURES], counts as log(1 + count); and pairs of a row and a violated limit.
+    """
+    columns = ["user_id", "item_id", "type", "timestamp"]
+    tables = [pa.table({name: batch.column(name) for name in columns}) for batch in batches]
     if not tables:
         return [], np.empty((0, len(FEATURES))), iter(())
     table = pa.concat_tables(tables)
@@ -63,53 +69,53 @@ def habits_of(batches: Iterable[Any]) -> tuple[list[str], NDArray[np.float64], I
     user_column, item_column = (pc.dictionary_encode(table[name].combine_chunks()) for name in ("user_id", "item_id"))
     user = user_column.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     item = item_column.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    moment = table["timestamp"].to_numpy()
-    order = np.lexsort((moment, user))
-    user, item, moment = user[order], item[order], moment[order]
+    time = table["timestamp"].to_numpy()
+    order = np.lexsort((time, user))
+    user, item, time = user[order], item[order], time[order]
     count = len(user_column.dictionary)
-    acts = np.bincount(user, minlength=count)
-    # One user's times lie beyond all of another's.
-    line = moment - moment.min(initial=np.inf) + user * (np.ptp(moment) + 2 * MINUTE if len(moment) else 0.0)
-    within = np.searchsorted(line, line + MINUTE) - np.arange(len(user))
-    a_minute = np.zeros(count)
-    np.maximum.at(a_minute, user, within)
-    gaps = np.diff(moment)
-    own = user[1:] == user[:-1]
-    number = np.bincount(user[1:][own], minlength=count).clip(min=1)
-    mean = np.bincount(user[1:][own], gaps[own], minlength=count) / number
-    square = np.bincount(user[1:][own], gaps[own] ** 2, minlength=count) / number
-    varies = np.sqrt(np.maximum(0, square - mean**2)) / np.maximum(mean, 1e-9)
-    day = (moment // DAY).astype(np.int64)
+    events = np.bincount(user, minlength=count)
+    # Shift the times of each user beyond those of the one before, so that one search serves all users.
+    shifted = time - time.min(initial=np.inf) + user * (np.ptp(time) + 2 * MINUTE if len(time) else 0.0)
+    within_minute = np.searchsorted(shifted, shifted + MINUTE) - np.arange(len(user))
+    per_minute = np.zeros(count)
+    np.maximum.at(per_minute, user, within_minute)
+    intervals = np.diff(time)
+    same_user = user[1:] == user[:-1]
+    interval_count = np.bincount(user[1:][same_user], minlength=count).clip(min=1)
+    mean = np.bincount(user[1:][same_user], intervals[same_user], minlength=count) / interval_count
+    square = np.bincount(user[1:][same_user], intervals[same_user] ** 2, minlength=count) / interval_count
+    variation = np.sqrt(np.maximum(0, square - mean**2)) / np.maximum(mean, 1e-9)
+    day = (time // DAY).astype(np.int64)
     _, first, times = np.unique(np.stack([user, item, day], 1), axis=0, return_index=True, return_counts=True)
-    most_of_one = np.zeros(count)
-    np.maximum.at(most_of_one, user[first], times)
-    pairs = np.unique(user * (item.max(initial=0) + 1) + item)
-    distinct = np.bincount(pairs // (item.max(initial=0) + 1), minlength=count)
+    same_item = np.zeros(count)
+    np.maximum.at(same_item, user[first], times)
+    items = item.max(initial=0) + 1
+    distinct_items = np.bincount(np.unique(user * items + item) // items, minlength=count)
     habits = np.stack(
         [
-            np.log1p(acts),
-            np.log1p(a_minute),
-            np.log(np.clip(varies, 1e-3, 1e3)),
-            distinct / np.maximum(acts, 1),
-            np.log1p(most_of_one),
+            np.log1p(events),
+            np.log1p(per_minute),
+            np.log(np.clip(variation, 1e-3, 1e3)),
+            distinct_items / np.maximum(events, 1),
+            np.log1p(same_item),
         ],
         1,
     )
 
-    def broken() -> Iterator[tuple[int, str]]:
-        for one in range(count):
-            if a_minute[one] > MAX_A_MINUTE:
-                yield one, f"{int(a_minute[one])} acts in a minute"
-            elif most_of_one[one] > MAX_OF_ONE:
-                yield one, f"{int(most_of_one[one])} acts on one item in a day"
-            elif acts[one] >= FEWEST and varies[one] < STEADY:
-                yield one, f"{int(acts[one])} acts at a beat of {mean[one]:.0f} s, steady to {varies[one]:.0%}"
+    def violations() -> Iterator[tuple[int, str]]:
+        for row in range(count):
+            if per_minute[row] > MAX_PER_MINUTE:
+                yield row, f"{int(per_minute[row])} events in a minute"
+            elif same_item[row] > MAX_SAME_ITEM:
+                yield row, f"{int(same_item[row])} events with one item in a day"
+            elif events[row] >= MIN_EVENTS and variation[row] < MIN_VARIATION:
+                yield row, f"{int(events[row])} events every {mean[row]:.0f} s, with {variation[row]:.0%} variation"
 
-    return user_column.dictionary.to_pylist(), habits, broken()
+    return user_column.dictionary.to_pylist(), habits, violations()
 
 
-def watch(events: EventLog) -> list[Suspect]:
-    """Look for robots and floods, and put them into quarantine; who is new there."""
-    found = look(events)
-    events.quarantine({one.user_id: one.reason for one in found})
-    return found
+def quarantine_bots(events: EventLog) -> list[Suspect]:
+    """Find bots and click floods, and put them into quarantine; return the new ones."""
+    suspects = find_bots(events)
+    Quarantine(events.database).add({suspect.user_id: suspect.reason for suspect in suspects})
+    return suspects

@@ -1,4 +1,4 @@
-"""Whom a campaign has reached, and when: what caps are counted by."""
+"""Campaign contacts: which users a campaign reached and when, which frequency caps count."""
 
 import time
 from collections.abc import Sequence
@@ -26,23 +26,28 @@ class CampaignContacts:
         self._database = database
 
     def add(self, campaign: str, user_ids: Sequence[str], now: float | None = None) -> None:
-        """Put down that a campaign reached users, on disk when this returns."""
+        """Record that a campaign reached users, on disk when this returns; `now` is in epoch seconds."""
         if not user_ids:
             return
-        at = time.time() if now is None else now
+        timestamp = time.time() if now is None else now
         rows = [
-            {"user_id": self._database.known_as(user_id), "campaign": campaign, "timestamp": at} for user_id in user_ids
+            {"user_id": self._database.stored_user_id(user_id), "campaign": campaign, "timestamp": timestamp}
+            for user_id in user_ids
         ]
-        with self._database.writing() as connection:
+        with self._database.transaction() as connection:
             connection.execute(_CONTACTS.insert(), rows)
 
     def reached(self, times: int, since: float) -> set[str]:
-        """The users who were reached so many times or more since a moment, by whichever campaign."""
+        """Return the users whom campaigns reached at least `times` times since a time (epoch seconds)."""
         query = select(_CONTACTS.c.user_id).where(_CONTACTS.c.timestamp >= since).group_by(_CONTACTS.c.user_id)
         return {user_id for (user_id,) in self._database.rows(query.having(func.count() >= times))}
 
+    def users(self) -> set[str]:
+        """Return the ids of all users with contacts."""
+        return {user_id for (user_id,) in self._database.rows(select(_CONTACTS.c.user_id).distinct())}
+
     def erase(self, connection: Connection, user_id: str, until: float | None = None) -> int:
-        """Remove the contacts of a user, or those up to a moment, within a transaction; how many they were."""
+        """Delete the contacts of a user within a transaction, optionally only those up to a time; return how many."""
         statement = _CONTACTS.delete().where(_CONTACTS.c.user_id == user_id)
         if until is not None:
             statement = statement.where(_CONTACTS.c.timestamp <= until)

@@ -1,14 +1,16 @@
-"""The shopper's rights: preferences that every answer keeps to, and erasure that reaches all that is kept.
+"""Privacy of users: preferences that every response respects, and erasure of all data of a user.
 
-An erasure is first written to STORE/erased.jsonl, as a hash of the user id and a time, and then done. Where the
-database knows of fewer erasures than that file, because it was killed in between or comes from a backup, those are done
-again. So restore `events.sqlite` from a backup and keep `erased.jsonl`.
+An erasure is first written to STORE/erased.jsonl, as a hash of the user id and a time, and then carried out. If the
+database knows fewer erasures than that file, because of a kill in between or because it comes from a backup, the
+missing ones are replayed. So after a restore of the database keep `erased.jsonl`.
 """
 
 import hashlib
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from itertools import chain
 from pathlib import Path
 
 import orjson
@@ -18,10 +20,13 @@ from embed.durable import sync
 from serve.core.settings import Settings
 from serve.storage.archive import Archive
 from serve.storage.campaign_contacts import CampaignContacts
-from serve.storage.database import METADATA, Database, open_database
+from serve.storage.database import METADATA, Database
 from serve.storage.event_log import EventLog
 from serve.storage.impression_log import ImpressionLog
 from serve.storage.preferences import Preferences
+from serve.storage.quarantine import Quarantine
+from serve.storage.store_database import is_bound, open_database
+from serve.storage.unknown_files import UnknownFiles
 
 FILE = "erased.jsonl"
 _PREFERENCES = Table(
@@ -32,37 +37,38 @@ _ERASURES = Table("erasures", METADATA, Column("line", Text, primary_key=True))
 
 @dataclass(frozen=True)
 class ErasureCounts:
-    """How many rows were removed."""
+    """How many rows an erasure removed."""
 
     events: int
-    answers: int
+    impressions: int
     preferences: int
     contacts: int
 
 
 class UserPrivacy:
-    """Preferences and erasure over the database of a store."""
+    """Preferences and erasure in the database of a store."""
 
     def __init__(self, database: Database, store: Path) -> None:
         self._database, self._file = database, store / FILE
-        self._events, self._answers = EventLog.of(database), ImpressionLog(database)
+        self._events, self._impressions = EventLog.from_database(database), ImpressionLog(database)
+        self._contacts = CampaignContacts(database)
 
-    def preferences(self, user_id: str, patience: float | None = None) -> Preferences:
-        """What a user set, or the defaults; `patience` as in Database.rows."""
-        own = _PREFERENCES.c.user_id == self._database.known_as(user_id)
-        rows = self._database.rows(select(_PREFERENCES.c.body).where(own), patience)
+    def preferences(self, user_id: str, timeout_s: float | None = None) -> Preferences:
+        """Return the preferences of a user, or the defaults; `timeout_s` as in Database.rows."""
+        own = _PREFERENCES.c.user_id == self._database.stored_user_id(user_id)
+        rows = self._database.rows(select(_PREFERENCES.c.body).where(own), timeout_s)
         return Preferences.model_validate_json(rows[0][0]) if rows else Preferences()
 
-    def prefer(self, user_id: str, preferences: Preferences) -> None:
-        """Keep what a user set, whole; on disk when this returns."""
-        body, known_as = preferences.model_dump_json().encode(), self._database.known_as(user_id)
-        statement = self._database.dialect.insert(_PREFERENCES).values(user_id=known_as, body=body)
+    def set_preferences(self, user_id: str, preferences: Preferences) -> None:
+        """Replace the preferences of a user; on disk when this returns."""
+        body, stored_id = preferences.model_dump_json().encode(), self._database.stored_user_id(user_id)
+        statement = self._database.dialect.insert(_PREFERENCES).values(user_id=stored_id, body=body)
         statement = statement.on_conflict_do_update(index_elements=["user_id"], set_={"body": body})
-        with self._database.writing() as connection:
+        with self._database.transaction() as connection:
             connection.execute(statement)
 
-    def opted_out(self) -> set[str]:
-        """Who is never to be reached by a campaign."""
+    def opted_out_users(self) -> set[str]:
+        """Return the users whom no campaign may reach."""
         return {
             user_id
             for user_id, body in self._database.rows(select(_PREFERENCES.c.user_id, _PREFERENCES.c.body))
@@ -70,8 +76,8 @@ class UserPrivacy:
         }
 
     def erase(self, user_id: str) -> ErasureCounts:
-        """Remove all that is kept of a user until now; nothing is left on disk when this returns."""
-        user_id = self._database.known_as(user_id)
+        """Remove all data of a user until now; nothing is left on disk when this returns."""
+        user_id = self._database.stored_user_id(user_id)
         line = orjson.dumps({"user": _hash(user_id), "at": time.time()}).decode()
         with self._file.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -80,50 +86,63 @@ class UserPrivacy:
         sync(self._file.parent)
         return self._remove(user_id, line)
 
-    def erasures(self) -> int:
-        """How many erasures the database knows of."""
+    def count_erasures(self) -> int:
+        """Return how many erasures the database knows."""
         return int(self._database.rows(select(func.count()).select_from(_ERASURES))[0][0])
 
-    def catch_up(self) -> int:
-        """Do the erasures that the database does not know of; how many rows that removed."""
+    def replay(self) -> int:
+        """Carry out the erasures that the database does not know; return how many rows that removed."""
         if not self._file.exists():
             return 0
         known = {line for (line,) in self._database.rows(select(_ERASURES.c.line))}
         missing = [line for line in self._file.read_text("utf-8").splitlines() if line.strip() and line not in known]
         if not missing:
             return 0
-        wanted: dict[str, list[str]] = {}
+        lines_by_hash: dict[str, list[str]] = {}
         for line in missing:
-            wanted.setdefault(orjson.loads(line)["user"], []).append(line)
+            lines_by_hash.setdefault(orjson.loads(line)["user"], []).append(line)
         removed = 0
-        for user_id in self._events.users():
-            for line in wanted.pop(_hash(user_id), ()):
-                found = self._remove(user_id, line, until=float(orjson.loads(line)["at"]))
-                removed += found.events + found.answers + found.preferences + found.contacts
-        with self._database.writing() as connection:  # of whom nothing is here
-            for lines in wanted.values():
+        for user_id in self._users():
+            for line in lines_by_hash.pop(_hash(user_id), ()):
+                counts = self._remove(user_id, line, until=float(orjson.loads(line)["at"]))
+                removed += sum(astuple(counts))
+        with self._database.transaction() as connection:  # of users without any data here
+            for lines in lines_by_hash.values():
                 connection.execute(_ERASURES.insert(), [{"line": line} for line in lines])
         return removed
 
+    def _users(self) -> Iterator[str]:
+        """Yield the ids of all users with any data, some more than once."""
+        preferences = (user_id for (user_id,) in self._database.rows(select(_PREFERENCES.c.user_id)))
+        quarantined = (user.user_id for user in Quarantine(self._database).entries())
+        unknown = UnknownFiles(self._database.history).users()
+        return chain(
+            self._events.users(), self._impressions.users(), self._contacts.users(), preferences, quarantined, unknown
+        )
+
     def _remove(self, user_id: str, line: str, until: float | None = None) -> ErasureCounts:
-        old_events, old_impressions = Archive(self._database).erase(user_id, until)
-        with self._database.writing() as connection:
-            events = old_events + self._events.erase(connection, user_id, until)
-            answers = old_impressions + self._answers.erase(connection, user_id, until)
-            contacts = CampaignContacts(self._database).erase(connection, user_id, until)
+        archived = Archive(self._database).erase(user_id, until)
+        with self._database.transaction() as connection:
+            events = archived["events"] + self._events.erase(connection, user_id, until)
+            impressions = archived["answers"] + self._impressions.erase(connection, user_id, until)
+            contacts = self._contacts.erase(connection, user_id, until)
             deleted = connection.execute(_PREFERENCES.delete().where(_PREFERENCES.c.user_id == user_id))
             connection.execute(_ERASURES.insert(), {"line": line})
-        self._database.wipe()
-        return ErasureCounts(events, answers, deleted.rowcount, contacts)
+        self._database.purge()
+        return ErasureCounts(events, impressions, deleted.rowcount, contacts)
 
 
 def replay_erasures(settings: Settings) -> int:
-    """Do the erasures that a store's database does not know of; how many rows that removed."""
-    if not (settings.store / FILE).exists():
+    """Carry out the erasures that a store's database does not know; return how many rows that removed.
+
+    Raises:
+        WrongDatabase: the database belongs to another store.
+    """
+    if not (settings.store / FILE).exists() and not is_bound(settings.store):
         return 0
     database = open_database(settings)
     try:
-        return UserPrivacy(database, settings.store).catch_up()
+        return UserPrivacy(database, settings.store).replay()
     finally:
         database.close()
 

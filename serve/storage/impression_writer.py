@@ -1,89 +1,89 @@
-"""Logs answers without slowing them: a bounded queue, and one thread that writes what is in it together."""
+"""Writes the impression log in the background: a bounded queue, and one thread that writes its content in batches."""
 
 import logging
 import queue
 import threading
 
 from serve.core.errors import ServeError
-from serve.core.metrics import DROPPED
+from serve.core.metrics import IMPRESSIONS_DROPPED
 from serve.storage.impression_log import ImpressionLog, ImpressionRecord
 
-MAX_WAITING = 10_000
-MAX_TOGETHER = 500
-FLUSH_SECONDS = 0.02  # that the first of a lot waits for others
-PATIENCE_SECONDS = 5.0
+MAX_QUEUED = 10_000
+MAX_BATCH = 500
+FLUSH_SECONDS = 0.02  # for which the first record of a batch waits for others
+WAIT_SECONDS = 5.0
 _log = logging.getLogger("vetrina")
 
 
 class ImpressionWriter:
-    """Of answers that find the queue full, or that cannot be written, `dropped` counts how many."""
+    """Writes responses in the background; `dropped` counts those that found the queue full or could not be written."""
 
-    def __init__(self, store: ImpressionLog) -> None:
-        self._store = store
-        self._waiting: queue.Queue[ImpressionRecord | None] = queue.Queue(MAX_WAITING)
+    def __init__(self, log: ImpressionLog) -> None:
+        self._impressions = log
+        self._queue: queue.Queue[ImpressionRecord | None] = queue.Queue(MAX_QUEUED)
         self._pending: dict[str, threading.Event] = {}
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._write, name="answer-log", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="impression-writer", daemon=True)
         self._thread.start()
         self.dropped = 0
 
-    def put(self, answer: ImpressionRecord) -> None:
-        """Have an answer written soon; never waits."""
+    def put(self, record: ImpressionRecord) -> None:
+        """Queue a response; never waits."""
         with self._lock:
-            self._pending[answer.request_id] = threading.Event()
+            self._pending[record.request_id] = threading.Event()
         try:
-            self._waiting.put_nowait(answer)
+            self._queue.put_nowait(record)
         except queue.Full:
-            self._done([answer])
+            self._finish([record])
             self._drop(1)
 
-    def settle(self, request_id: str) -> None:
-        """Wait until the answer to a request is on disk, if it is still on its way: what came of it may then count."""
+    def wait_for(self, request_id: str) -> None:
+        """Wait until the response to a request is on disk, so that events can be attributed to it."""
         with self._lock:
             written = self._pending.get(request_id)
         if written is not None:
-            written.wait(PATIENCE_SECONDS)
+            written.wait(WAIT_SECONDS)
 
-    def settle_all(self) -> None:
-        """Wait for all answers that are on their way."""
+    def wait_for_all(self) -> None:
+        """Wait until all queued responses are on disk."""
         with self._lock:
-            waiting = list(self._pending.values())
-        for written in waiting:
-            written.wait(PATIENCE_SECONDS)
+            pending = list(self._pending.values())
+        for written in pending:
+            written.wait(WAIT_SECONDS)
 
     def close(self) -> None:
-        """Write what waits, and end."""
-        self._waiting.put(None)
+        """Write what is queued, and stop."""
+        self._queue.put(None)
         self._thread.join()
 
-    def _write(self) -> None:
-        while (first := self._waiting.get()) is not None:
-            lot, ended = [first], False
-            while len(lot) < MAX_TOGETHER and not ended:
+    def _run(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch, closed = [first], False
+            while len(batch) < MAX_BATCH and not closed:
                 try:
-                    following = self._waiting.get(timeout=FLUSH_SECONDS if len(lot) == 1 else 0)
+                    record = self._queue.get(timeout=FLUSH_SECONDS if len(batch) == 1 else 0)
                 except queue.Empty:
                     break
-                ended = following is None
-                if following is not None:
-                    lot.append(following)
+                closed = record is None
+                if record is not None:
+                    batch.append(record)
             try:
-                self._store.add(lot)
+                self._impressions.add(batch)
             except ServeError as error:
-                self._drop(len(lot))
-                _log.error("%d answers could not be logged: %s", len(lot), error.message)
-            except Exception:  # a bug must end neither the log nor the service
-                self._drop(len(lot))
-                _log.exception("%d answers could not be logged", len(lot))
-            self._done(lot)
-            if ended:
+                self._drop(len(batch))
+                _log.error("%d responses could not be logged: %s", len(batch), error.message)
+            except Exception:  # an unexpected error must stop neither the writer nor the service
+                self._drop(len(batch))
+                _log.exception("%d responses could not be logged", len(batch))
+            self._finish(batch)
+            if closed:
                 return
 
-    def _drop(self, answers: int) -> None:
-        self.dropped += answers
-        DROPPED.inc(answers)
+    def _drop(self, count: int) -> None:
+        self.dropped += count
+        IMPRESSIONS_DROPPED.inc(count)
 
-    def _done(self, answers: list[ImpressionRecord]) -> None:
+    def _finish(self, records: list[ImpressionRecord]) -> None:
         with self._lock:
-            for answer in answers:
-                self._pending.pop(answer.request_id).set()
+            for record in records:
+                self._pending.pop(record.request_id).set()

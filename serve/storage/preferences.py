@@ -1,4 +1,4 @@
-"""What a shopper wants of answers; without a database, so that clients may have it."""
+"""Preferences of users; without a database, so that clients can use the model."""
 
 from typing import Annotated, Any
 
@@ -8,7 +8,7 @@ Name = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 class Preferences(BaseModel):
-    """What a shopper wants of answers."""
+    """What a user allows, and what a user does not want to see."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -16,16 +16,18 @@ class Preferences(BaseModel):
         json_schema_extra={"examples": [{"blocked_brands": ["Zainetto"], "explore": False}]},
     )
 
-    personal: bool = Field(True, description="whether answers may go by what the shopper did")
-    marketing: bool = Field(True, description="whether campaigns may reach the shopper; not where nothing is personal")
-    explore: bool = Field(True, description="whether answers may try what is not the best by what is known")
-    blocked_items: list[Name] = Field([], max_length=1000, description="never shown")
-    blocked_categories: list[Name] = Field([], max_length=100, description="never shown, with all below them")
-    blocked_brands: list[Name] = Field([], max_length=100, description="never shown")
+    personal: bool = Field(True, description="allow responses to use the events of the user")
+    marketing: bool = Field(True, description="allow campaigns to contact the user; never if `personal` is false")
+    explore: bool = Field(True, description="allow responses to try items that are not the best by the scores")
+    blocked_items: list[Name] = Field([], max_length=1000, description="items that are never shown")
+    blocked_categories: list[Name] = Field(
+        [], max_length=100, description="categories that are never shown, with all categories below them"
+    )
+    blocked_brands: list[Name] = Field([], max_length=100, description="brands that are never shown")
 
     @property
     def blocked(self) -> dict[str, Any]:
-        """A filter of what must not be shown, besides single items; empty for none."""
+        """A filter that matches items of blocked categories and brands; empty without any."""
         parts = [
             {name: {"in": values}}
             for name, values in (("category", self.blocked_categories), ("brand", self.blocked_brands))

@@ -1,1 +1,1 @@
-"""Training of the two-tower model, the score blend and the scorer."""
+"""Training of the two-tower model, the linear score model and the scorer."""

@@ -1,4 +1,4 @@
-"""Export of a trained scorer's networks to ONNX, checked against what was trained."""
+"""Exports the networks of a trained scorer to ONNX, and compares them with the trained ones."""
 
 import tempfile
 import warnings
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from embed.behaviour.interactions import KINDS
-from serve.recommend.ranking.feature_builder import HISTORY
+from serve.recommend.ranking.feature import HISTORY
 from serve.recommend.ranking.scorer import NETWORKS, WEIGHTS
 from serve.training.scorer_network import ScorerNetwork
 
@@ -20,7 +20,7 @@ TOLERANCE = 1e-4
 
 
 def export(network: ScorerNetwork) -> dict[str, bytes]:
-    """A scorer's files by name, weights too. Raises RuntimeError where one does not give what the network gives."""
+    """Return the files of a scorer by name; raises RuntimeError if an export computes other values than its network."""
     network = network.eval()
     return {
         NETWORKS[0]: _export(network.features, ["hidden", "logits"], {0: "n"}, lambda n, _: _features(network, n)),
@@ -46,11 +46,11 @@ def _history(network: ScorerNetwork, n: int, h: int) -> dict[str, Tensor]:
 def _export(
     module: nn.Module, outputs: list[str], axes: dict[int, str], inputs: Callable[[int, int], dict[str, Tensor]]
 ) -> bytes:
-    """A module that takes what `inputs` makes for n candidates and h interactions, checked for several of both."""
+    """Export a module that takes the `inputs` of n candidates and h interactions; check it for several of both."""
     torch.manual_seed(0)
     example = inputs(3, 5)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its being the older exporter, which takes a hundredth of the time
+        warnings.simplefilter("ignore")  # that it is the older exporter, which takes a hundredth of the time
         path = Path(folder) / "network.onnx"
         torch.onnx.export(
             module,
@@ -64,12 +64,12 @@ def _export(
         data = path.read_bytes()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     for n, h in ((3, 5), (7, 1), (1, HISTORY)):
-        given = inputs(n, h)
-        found = session.run(outputs[-1:], {name: tensor.numpy() for name, tensor in given.items()})[0]
+        tensors = inputs(n, h)
+        found = session.run(outputs[-1:], {name: tensor.numpy() for name, tensor in tensors.items()})[0]
         with torch.inference_mode():
-            expected = module(*given.values())
+            expected = module(*tensors.values())
         expected = (expected[-1] if isinstance(expected, tuple) else expected).numpy()
         difference = float(np.abs(found - expected).max())
         if not difference < TOLERANCE:
-            raise RuntimeError(f"the export gives other scores than the network that was trained (by {difference:.2g})")
+            raise RuntimeError(f"the export and the trained network differ by {difference:.2g}")
     return data

@@ -1,12 +1,12 @@
-"""The job that trains the scorer: events of the store -> scorer, resumable; the next build takes it into its release.
+"""Trains the scorer on the events of the store; resumable. The next build takes the scorer into its release.
 
     STORE/scorer/
       current -> FINGERPRINT
       FINGERPRINT/          see serve.recommend.ranking.scorer
-      training/             job.json, checkpoints while a job runs, and what TensorBoard shows of the last
+      training/             job.json, checkpoints while a job runs, and the TensorBoard log of the last one
 
 It learns from the time that the towers were validated on, with the towers that know only the time before: what the
-final towers say of events that they have seen would be too good to be true.
+final towers predict for events of their training would be too optimistic.
 """
 
 import os
@@ -18,27 +18,28 @@ from pathlib import Path
 
 import numpy as np
 
-from embed.behaviour import collect, split_at
-from embed.durable import point
+from embed.behaviour import collect_interactions, split_at
+from embed.durable import replace_link
 from embed.encode_job import SpaceVectors
 from serve.core.errors import BadRequest
+from serve.core.progress import Progress
 from serve.core.settings import Settings
 from serve.recommend.ranking.impressions import read_impressions
 from serve.recommend.ranking.scorer import HeadMetrics, Scorer
 from serve.recommend.retrieval.candidates import CandidateGenerator
-from serve.recommend.retrieval.score_blend import LinearScoreModel
+from serve.recommend.retrieval.linear_score_model import LinearScoreModel
 from serve.release.release import Release
 from serve.storage.event_log import open_event_log
-from serve.storage.impression_log import ImpressionLog, with_impressions
-from serve.training.scorer_validation import Progress, TrainingWindow, fit_scorer
-from serve.training.towers_job import begin, chosen_towers, current_towers, training_data_of
+from serve.storage.impression_log import ImpressionLog, events_with_impressions
+from serve.training.scorer_validation import MIN_USERS, TrainingWindow, fit_scorer
+from serve.training.towers_job import begin, current_towers, open_validation_towers, prepare_training_data
 
 TRAINING, LEARNING = "training", "learning"
 
 
 @dataclass(frozen=True)
 class ScorerReport:
-    """What came of a job: from how much it learned, for how long, and how each head measures on held-out shoppers."""
+    """The result of a job: size of the training data, epochs, and metrics of each head on held-out users."""
 
     fingerprint: str
     rows: int
@@ -49,12 +50,12 @@ class ScorerReport:
 
 
 def current_scorer(store: Path) -> Scorer | None:
-    """The scorer trained last, None before the first and where it is of another version's format.
+    """Open the scorer that was trained last; None before the first, or if it has the format of another version.
 
-    Raises Missing or Damaged where it cannot be used.
+    Raises Missing or Damaged if it cannot be used.
     """
     link = store / "scorer" / "current"
-    if not link.is_symlink() or not Scorer.readable(folder := link.parent / os.readlink(link)):
+    if not link.is_symlink() or not Scorer.is_readable(folder := link.parent / os.readlink(link)):
         return None
     return Scorer.open(folder)
 
@@ -64,35 +65,37 @@ def train_scorer(
 ) -> ScorerReport:
     """Train the scorer on the events since the towers' validation began, and make it the current one.
 
-    `spaces` are the vectors of the release's catalogue. Raises BadRequest where there are no towers or too few events.
+    `spaces` are the vectors of the release's catalogue. Raises BadRequest without towers, or with too few events.
     """
     started = time.perf_counter()
     towers = current_towers(settings.store)
     if towers is None:
         raise BadRequest("the scorer needs towers: run vetrina train towers first", "store")
-    chosen = chosen_towers(settings.store, towers.fingerprint)
+    chosen = open_validation_towers(settings.store, towers.fingerprint)
     moment = float(towers.facts["validation_from"])
     folder = settings.store / "scorer" / TRAINING
     events = open_event_log(settings)
     try:
-        told = {"towers": towers.fingerprint, **settings.scorer.model_dump()}
+        inputs = {"towers": towers.fingerprint, **settings.scorer.model_dump()}
         answers = ImpressionLog(events.database)
-        job = begin(folder, events.last(), release.name, told, answers.last())
+        job = begin(folder, events.last_sequence(), release.name, inputs, answers.last_sequence())
         ids = release.catalogue.ids()
-        interactions, _ = collect((batch for _, batch in events.batches(until=job.events_until)), ids, settings.signal)
-        seen = with_impressions(events, answers, moment, job.events_until, job.impressions_until)
+        interactions, _ = collect_interactions(
+            (batch for _, batch in events.batches(until=job.events_until)), ids, settings.signal
+        )
+        seen = events_with_impressions(events, answers, moment, job.events_until, job.impressions_until)
         shown = read_impressions(seen, ids, settings.signal, moment)
     finally:
         events.close()
     split = split_at(interactions, moment, float("inf"))
-    with training_data_of(settings, release, spaces, folder, chosen.vocabulary) as training_data:
+    with prepare_training_data(settings, release, spaces, folder, chosen.vocabulary) as training_data:
         score_model = LinearScoreModel.model_validate(towers.facts["blend"])
-        past = training_data.past(split.train, moment, chosen, score_model)
-        recommender = CandidateGenerator(past.retrievers, score_model, len(training_data))
+        past = training_data.point_in_time(split.train, moment, chosen, score_model)
+        generator = CandidateGenerator(past.retrievers, score_model, len(training_data))
         fitted = fit_scorer(
             [
                 TrainingWindow(
-                    recommender, past.maker, interactions, split.validation, moment, shown, settings.scorer.cases
+                    generator, past.builder, interactions, split.validation, moment, shown, settings.scorer.max_lists
                 )
             ],
             settings.scorer,
@@ -103,26 +106,26 @@ def train_scorer(
             float(np.nextafter(interactions.time.max(initial=0.0), np.inf)),
         )
     if fitted is None:
-        (folder / "job.json").unlink()  # with more events the job is another one
+        (folder / "job.json").unlink()  # with more events it is another job
         raise BadRequest(
-            f"there is too little to train a scorer on: {len(split.validation)} shoppers liked anything new since the "
-            "towers' validation began",
+            f"too few events to train a scorer: {len(split.validation)} users liked a new item since the towers' "
+            f"validation began, {MIN_USERS} are needed",
             "events",
         )
     keep(settings.store, fitted.scorer)
     for checkpoint in (folder / "fit").glob("*/checkpoint.safetensors"):
         checkpoint.unlink()
     (folder / "job.json").unlink()
-    facts, name = fitted.scorer.facts, fitted.scorer.fingerprint
+    facts, name = fitted.scorer.metadata, fitted.scorer.fingerprint
     return ScorerReport(
         name, facts.rows, facts.cases, facts.epochs, facts.heads, round(time.perf_counter() - started, 1)
     )
 
 
 def keep(store: Path, scorer: Scorer) -> None:
-    """Make a scorer the one that the next build takes, in place of the one before."""
+    """Save a scorer as the current one, which the next build takes; deletes the previous one."""
     saved = scorer.save(store / "scorer")
-    point(saved.parent / "current", saved.name)
+    replace_link(saved.parent / "current", saved.name)
     for other in saved.parent.iterdir():
         if other.is_dir() and not other.is_symlink() and other.name not in (saved.name, TRAINING, LEARNING):
             shutil.rmtree(other)

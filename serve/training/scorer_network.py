@@ -1,13 +1,13 @@
-"""The scorer's network: what is known of a candidate, and a target attention over the shopper's history.
+"""The scorer's network: features of a candidate, and target attention over the user's history.
 
-The logit of each head is a sum: what the blend of the sources says, times what it is worth for the head; what a cross
-network makes of the features (DCN-V2, Wang et al., WWW 2021); and what each interaction of the history adds, weighted
-by how much the candidate attends to it (DIN, Zhou et al., KDD 2018). As the history enters by this sum alone, what each
-of its interactions did for a candidate can be told exactly. At the start the latter two are nothing: learning begins
-with the order of the blend, and little data change it little.
+The logit of each head is a sum of three parts: the total of the score model times a learned factor, a cross network of
+the features (DCN-V2, Wang et al., WWW 2021), and what each interaction of the history adds, weighted by how much the
+candidate attends to it (DIN, Zhou et al., KDD 2018). As the history enters by this sum alone, the effect of each
+interaction is known exactly. At the start the latter two parts are 0: learning begins with the order of the score
+model, and little data change it little.
 
-Whole groups of features are hidden at random in training, so that a hidden group is something the network knows: what
-is not known in service does not confuse it, and explanations may hide groups to see what they did.
+Training hides whole groups of features at random, so that a hidden group is a known case for the network: unknown
+features do not confuse it in service, and explanations can hide groups to measure their effect.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ class FeatureNetwork(nn.Module):
 
     mean: Tensor
     spread: Tensor
-    met: Tensor  # 1 for a column that training ever knew; of the others nothing was learned
-    blend: Tensor  # [2 * columns], what the blend gives for each column as it is scaled, and for its being known
+    met: Tensor  # 1 for a column with a known value in training; nothing was learned about the others
+    blend: Tensor  # [2 * columns], weights of the score model for each scaled column, and for its being known
 
     def __init__(self, columns: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class FeatureNetwork(nn.Module):
         self.register_buffer("met", torch.ones(columns))
         width = 2 * columns
         self.register_buffer("blend", torch.zeros(width))
-        self.worth = nn.Parameter(torch.ones(heads))  # of the blend
+        self.worth = nn.Parameter(torch.ones(heads))  # of the score model
         self.narrow = nn.ModuleList([nn.Linear(width, RANK, bias=False) for _ in range(CROSSES)])
         self.widen = nn.ModuleList([nn.Linear(RANK, width) for _ in range(CROSSES)])
         self.deep = nn.Sequential(
@@ -87,12 +87,12 @@ class HistoryNetwork(nn.Module):
         mixed = self.mix(self.pair(pairs) + self.kind(kinds) + self.gap(buckets) + self.place(places))
         strength = torch.exp(self.attend(mixed).clamp(-15, 15)) * there[..., None]  # [n, h, 1]
         attention = strength / (1 + strength.sum(1, keepdim=True))
-        told: Tensor = attention * self.tell(mixed)
-        return told
+        added: Tensor = attention * self.tell(mixed)
+        return added
 
 
 class ScorerNetwork(nn.Module):
-    """Both, for n candidates at a time; `heads` are what is foretold, one logit each."""
+    """Both networks, for n candidates at a time; `heads` are predicted, one logit each."""
 
     def __init__(
         self, columns: int, channels: int, kinds: int, places: int, heads: Sequence[str], hidden: int, dropout: float

@@ -1,10 +1,9 @@
-"""Training of the scorer: weighted cross-entropy over all heads, calibrated on shoppers that it did not learn from.
+"""Trains the scorer: weighted cross-entropy over all heads, calibrated on held-out users.
 
     L = - sum over rows and heads of w [y log p + (1 - y) log(1 - p)]
 
-w is what the head counts times what the row counts (serve.training.ranking_examples). Afterwards each head's logit
-gets the slope
-and offset under which held-out outcomes are likeliest (Platt 1999), so that a probability means what it says.
+w is the weight of the head times the weight of the row (serve.training.ranking_examples). Afterwards each head's logit
+gets the slope and offset under which held-out outcomes are likeliest (Platt 1999), which calibrates probabilities.
 """
 
 import math
@@ -19,17 +18,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from embed.behaviour.interactions import KINDS
-from embed.training_loop import Progress
+from embed.progress import Progress
 from serve.core.ranking_settings import HEADS, ScorerSettings
-from serve.recommend.ranking.feature_builder import HISTORY, Layout
+from serve.recommend.ranking.feature import HISTORY
+from serve.recommend.ranking.feature_builder import FeatureLayout
 from serve.recommend.ranking.scorer import Scorer
-from serve.recommend.retrieval.score_blend import LinearScoreModel
+from serve.recommend.retrieval.linear_score_model import LinearScoreModel
 from serve.training.ranking_examples import Examples
 from serve.training.scorer_network import FeatureNetwork, ScorerNetwork
 
 SOME_ROWS = 20_000  # of which means are taken
 GOING_ON = 0.3  # of the learning rate, where training goes on
-FEWEST = 30  # outcomes of a head, below which it is not learned
+MIN_OUTCOMES = 30  # of a head, below which it is not learned
 
 
 class ScorerTrainer:
@@ -38,7 +38,7 @@ class ScorerTrainer:
     def __init__(
         self,
         settings: ScorerSettings,
-        layout: Layout,
+        layout: FeatureLayout,
         examples: Examples,
         heads: Sequence[str],
         score_model: LinearScoreModel,
@@ -66,10 +66,10 @@ class ScorerTrainer:
             lr=self._rate,
             fused=True,
         )
-        self.steps = max(1, math.ceil(len(examples) / settings.rows))
+        self.steps = max(1, math.ceil(len(examples) / settings.batch_size))
 
     def _begin(self, score_model: LinearScoreModel) -> None:
-        """Scale the features by the examples, and begin with the order of the blend."""
+        """Scale the features by the examples, and begin with the order of the score model."""
         features, examples, layout = self.network.features, self.examples, self.layout
         with np.errstate(all="ignore"):
             known = ~np.isnan(examples.values)
@@ -78,21 +78,21 @@ class ScorerTrainer:
             spread = np.sqrt(np.where(known, (examples.values - mean) ** 2, 0).sum(0, dtype=np.float64) / count)
         features.met.copy_(torch.from_numpy(known.any(0).astype(np.float32)))
         features.mean.copy_(torch.from_numpy(mean.astype(np.float32)))
-        # What never varied teaches nothing, and must not say anything in service either.
+        # A constant column teaches nothing, and must have no effect in service either.
         features.spread.copy_(torch.from_numpy(np.where(spread > 1e-5, spread, np.inf).astype(np.float32)))
         features.blend.copy_(torch.from_numpy(_as_weights(score_model, layout, features)))
         with torch.no_grad():
-            blended = self.logits(examples)
-            for place in range(len(self.heads)):
-                begun = Calibration.fit(blended[:, place], self._labels[:, place] > 0, examples.offset)
-                features.worth[place], features.heads.bias[place] = begun.slope, begun.offset
+            logits = self.logits(examples)
+            for column in range(len(self.heads)):
+                calibration = Calibration.fit(logits[:, column], self._labels[:, column] > 0, examples.offset)
+                features.worth[column], features.heads.bias[column] = calibration.slope, calibration.offset
 
     @property
     def module(self) -> ScorerNetwork:
         return self.network
 
     def identity(self) -> dict[str, object]:
-        """What a checkpoint belongs to."""
+        """Return what a checkpoint belongs to."""
         return {
             "settings": self.settings.model_dump(),
             "columns": list(self.layout.names),
@@ -102,7 +102,7 @@ class ScorerTrainer:
         }
 
     def train_epoch(self, epoch: int, progress: Progress | None = None) -> float:
-        """Go through all rows once; the mean loss. Seed, epoch and what was learned before decide all."""
+        """Train on all rows once; return the mean loss. It depends only on seed, epoch and weights."""
         random = np.random.default_rng([self.settings.seed, epoch])
         torch.manual_seed(int(random.integers(1 << 62)))
         self.network.train()
@@ -112,7 +112,7 @@ class ScorerTrainer:
             rate = 0.5 * (1 + math.cos(math.pi * (epoch + step / self.steps) / self.settings.epochs))
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate * max(0.01, rate)
-            rows = order[step * self.settings.rows : (step + 1) * self.settings.rows]
+            rows = order[step * self.settings.batch_size : (step + 1) * self.settings.batch_size]
             loss = self._loss(rows)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -125,9 +125,9 @@ class ScorerTrainer:
 
     def _loss(self, rows: NDArray[np.int64]) -> Tensor:
         values, known, *history = inputs(self.examples, rows)
-        hidden = torch.rand(len(rows), len(self._groups)) < self.settings.hide
-        for place, columns in enumerate(self._groups):
-            known[:, columns] *= ~hidden[:, place, None]
+        hidden = torch.rand(len(rows), len(self._groups)) < self.settings.group_dropout
+        for column, columns in enumerate(self._groups):
+            known[:, columns] *= ~hidden[:, column, None]
         logits = self.network(values, known, *history) + torch.from_numpy(self.examples.offset[rows])[:, None]
         labels = torch.from_numpy(self._labels[rows])
         weights = torch.from_numpy(self.examples.weight[rows])[:, None] * self._head_weights
@@ -135,7 +135,7 @@ class ScorerTrainer:
         return losses / len(rows)
 
     def logits(self, examples: Examples) -> NDArray[np.float32]:
-        """The logits of all rows, [n, heads], as if all were shown at the usual place; in service none is known."""
+        """Return the logits of all rows, [n, heads], at the usual position, as in service."""
         self.network.eval()
         found = [np.empty((0, len(self.heads)), np.float32)]
         positions = self.layout.groups["position"]
@@ -148,12 +148,12 @@ class ScorerTrainer:
         return np.concatenate(found)
 
     @property
-    def usual_place(self) -> float:
+    def usual_position(self) -> float:
         """The position column's mean."""
         return float(self.network.features.mean[self.layout.groups["position"]].mean())
 
     def hidden_scale(self) -> tuple[float, ...]:
-        """The root of the mean square of each unit of the last hidden layer, over the rows learned from."""
+        """Return the root mean square of each unit of the last hidden layer over the training rows."""
         self.network.eval()
         rows = np.random.default_rng(self.settings.seed).permutation(len(self.examples))[:SOME_ROWS]
         with torch.inference_mode():
@@ -162,7 +162,7 @@ class ScorerTrainer:
         return tuple(hidden.square().mean(0).sqrt().clamp(min=1e-3).tolist())
 
     def measure(self, held: Examples) -> dict[str, float]:
-        """How likely the outcomes of held-out rows are, all heads together; larger is better."""
+        """Return the log-likelihood of the outcomes of held-out rows over all heads; larger is better."""
         labels = torch.from_numpy(held.labels[:, [HEADS.index(head) for head in self.heads]].astype(np.float32))
         weights = torch.from_numpy(held.weight)[:, None] * self._head_weights
         logits = torch.from_numpy(self.logits(held) + held.offset[:, None])
@@ -170,25 +170,25 @@ class ScorerTrainer:
         return {"likelihood": -float(losses)}
 
 
-def _as_weights(score_model: LinearScoreModel, layout: Layout, network: FeatureNetwork) -> NDArray[np.float32]:
-    """The blend as weights [2 * columns] of scaled columns and of their being known, but for a constant."""
+def _as_weights(score_model: LinearScoreModel, layout: FeatureLayout, network: FeatureNetwork) -> NDArray[np.float32]:
+    """Return the score model as weights [2 * columns] of scaled columns and of their being known, up to a constant."""
     count = len(layout.names)
     weights = np.zeros(2 * count, np.float32)
     for retriever, weight in score_model.weights.items():
         if retriever not in layout.names:
             continue
-        place = layout.names.index(retriever)
-        spread = float(network.spread[place])
-        if network.met[place] and np.isfinite(spread):
-            weights[place] = weight * spread
-            weights[count + place] = weight * float(network.mean[place])
-    # Of what nobody had, counts are not known.
+        column = layout.names.index(retriever)
+        spread = float(network.spread[column])
+        if network.met[column] and np.isfinite(spread):
+            weights[column] = weight * spread
+            weights[count + column] = weight * float(network.mean[column])
+    # Counts of items without events are unknown.
     weights[count + layout.names.index("popularity")] -= np.float32(score_model.new)
     return weights
 
 
 def inputs(examples: Examples, rows: NDArray[np.int64]) -> tuple[Tensor, ...]:
-    """The network's inputs for some rows."""
+    """Return the inputs of the network for some rows."""
     values = examples.values[rows]
     known = ~np.isnan(values)
     case = examples.case[rows]
@@ -211,7 +211,7 @@ class Calibration:
 
     @classmethod
     def fit(cls, logits: NDArray[np.float32], labels: NDArray[np.bool_], offset: NDArray[np.float32]) -> "Calibration":
-        """Those under which the labels [n] are likeliest, pulled a little towards changing nothing."""
+        """Fit them to the labels [n] by maximum likelihood, with a weak prior towards the identity."""
         x, y, o = (torch.from_numpy(np.asarray(each, np.float64)) for each in (logits, labels, offset))
         raw = torch.zeros(2, dtype=torch.float64, requires_grad=True)  # the logarithm of the slope, and the offset
         optimizer = torch.optim.LBFGS([raw], max_iter=100, line_search_fn="strong_wolfe")
@@ -228,10 +228,10 @@ class Calibration:
         return cls(math.exp(slope), shift)
 
 
-def heads_of(examples: Examples) -> list[str]:
-    """The heads that there is enough to learn of, without those that say the same as the next stronger one."""
+def learnable_heads(examples: Examples) -> list[str]:
+    """Return the heads with enough outcomes, without those that equal the next stronger one."""
     counts = examples.labels.sum(0)
-    found = [head for head, count in zip(HEADS, counts.tolist(), strict=True) if count >= FEWEST]
+    found = [head for head, count in zip(HEADS, counts.tolist(), strict=True) if count >= MIN_OUTCOMES]
     same = {
         weaker
         for weaker, stronger in (("click", "cart"), ("cart", "purchase"))

@@ -1,10 +1,11 @@
-"""Fitting the scorer: cases of the validation time, with sources that know the time before it, to a calibrated scorer.
+"""Fits and calibrates the scorer on lists of the validation time, with retrievers that know only the time before it.
 
-A fifth of the cases' shoppers is not learned from at first: they say when to stop, and they calibrate. What is reported
-is measured on either half of them, calibrated by the other. Then a new network learns from all, for as many epochs.
+A fifth of the users is held out at first: they decide when training stops, and calibrate the scorer. Reported metrics
+are measured on each half of them, calibrated by the other half. Then a new network learns from all users, for the same
+number of epochs.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from embed.behaviour import Holdout, Interactions
-from embed.training_loop import State, fit
+from embed.training_loop import TrainingState, fit
+from serve.core.progress import Progress
 from serve.core.ranking_settings import HEADS, ScorerSettings
 from serve.recommend.ranking.feature_builder import FeatureBuilder
 from serve.recommend.ranking.impressions import ImpressionTable
@@ -22,33 +24,38 @@ from serve.recommend.retrieval.candidates import CandidateGenerator
 from serve.recommend.retrieval.user_history import UserHistory
 from serve.training.onnx_export import export
 from serve.training.ranking_examples import Examples, LabelledList, LabelledListBuilder
-from serve.training.scorer_trainer import FEWEST, Calibration, ScorerTrainer, heads_of
+from serve.training.scorer_trainer import MIN_OUTCOMES, Calibration, ScorerTrainer, learnable_heads
 
-Progress = Callable[[str, float, float, str], None]
-MIN_SHOPPERS = 50
+MIN_USERS = 50
 BINS = 15
 
 
 @dataclass(frozen=True)
 class FittedScorer:
-    """The scorer, how training went, and the held-out outcomes [n] against the probabilities [n] of each head."""
+    """The scorer, its training state, and the held-out outcomes [n] and probabilities [n] of each head."""
 
     scorer: Scorer
-    state: State
+    state: TrainingState
     held: Mapping[str, tuple[NDArray[np.bool_], NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)
 class TrainingWindow:
-    """A time to learn from, which begins at a moment (epoch seconds).
+    """A time to learn from.
 
-    `recommender` and `maker` know what was before the moment, `interactions` also what came in the time; `holdout` says
-    what shoppers liked then that was new to them, `shown` are the lists of the time. Of both at most `most` are looked
-    at. A `replay` is of a time that was learned from before: nobody in it is held out.
+    Attributes:
+        generator: Generates candidates by what was known before `moment`.
+        builder: Builds features by what was known before `moment`.
+        interactions: All interactions, those of the window included.
+        holdout: The items that users liked in the window and that were new to them.
+        moment: When the window begins, epoch seconds.
+        shown: The lists that were shown in the window.
+        most: How many users, and how many lists, are used at most.
+        replay: Whether it was learned from before: then no user in it is held out.
     """
 
-    recommender: CandidateGenerator
-    maker: FeatureBuilder
+    generator: CandidateGenerator
+    builder: FeatureBuilder
     interactions: Interactions
     holdout: Holdout
     moment: float
@@ -70,37 +77,47 @@ def fit_scorer(
     learned_until: float = 0.0,
     start: Scorer | None = None,
 ) -> FittedScorer | None:
-    """A scorer from what shoppers did in some times, of which the first is new; None where that is too little.
+    """Fit a scorer to some windows.
 
-    `towers` is the fingerprint of what the features will come from, `events_until` the number of the last event of the
-    log that was looked at, `learned_until` when the times end. With `start` it goes on from the weights of that scorer.
+    Args:
+        times: The windows, of which the first is new.
+        settings: The settings of the scorer.
+        towers: The fingerprint of the towers that serve with it.
+        folder: Where checkpoints go.
+        progress: Called as training proceeds.
+        events_until: The number of the last event of the log that was read.
+        learned_until: When the windows end, epoch seconds.
+        start: A scorer from whose weights training continues.
+
+    Returns:
+        None if there is too little to learn from.
     """
-    if len(times[0].holdout) < MIN_SHOPPERS:
+    if len(times[0].holdout) < MIN_USERS:
         return None
-    maker, score_model = times[0].maker, times[0].recommender.score_model
+    builder, score_model = times[0].builder, times[0].generator.score_model
     users: list[str] = []
     replayed: list[bool] = []
     total = sum(map(len, times))
 
-    def told() -> Iterator[LabelledList]:
+    def examples_of_windows() -> Iterator[LabelledList]:
         for time in times:
             for user, case in _cases(time, settings):
                 users.append(user)
                 replayed.append(time.replay)
                 yield case
                 if progress:
-                    progress("look back", len(users), total, "lists")
+                    progress("collect lists", len(users), total, "lists")
 
-    examples = Examples.stacked(told(), maker.layout, settings)
-    heads = heads_of(examples) if start is None else list(start.facts.heads)
+    examples = Examples.stacked(examples_of_windows(), builder.layout, settings)
+    heads = learnable_heads(examples) if start is None else list(start.metadata.heads)
     if not heads:
         return None
     names = sorted(set(users))
     part = dict(zip(names, np.random.default_rng(settings.seed).permutation(len(names)) % 10, strict=True))
     parts = np.where(replayed, 9, [part[user] for user in users])
-    trainer = ScorerTrainer(settings, maker.layout, examples.of(parts >= 2), heads, score_model, start)
+    trainer = ScorerTrainer(settings, builder.layout, examples.of(parts >= 2), heads, score_model, start)
     held = examples.of(parts < 2)
-    tell = (lambda done, all_: progress("train the scorer", done, all_, "steps")) if progress else None
+    on_step = (lambda done, all_: progress("train scorer", done, all_, "steps")) if progress else None
     state = fit(
         trainer,
         folder / "choose",
@@ -108,20 +125,20 @@ def fit_scorer(
         settings.patience,
         lambda: trainer.measure(held),
         "likelihood",
-        progress=tell,
+        progress=on_step,
     )
-    before = {} if start is None else start.facts.heads
+    before = {} if start is None else start.metadata.heads
     facts, outcomes = _calibrate(trainer, (examples.of(parts == 0), examples.of(parts == 1)), heads, before)
-    whole = ScorerTrainer(settings, maker.layout, examples, heads, score_model, start)
-    tell = (lambda done, all_: progress("train it on all", done, all_, "steps")) if progress else None
-    fit(whole, folder / "finish", state.best_epoch, progress=tell)
+    whole = ScorerTrainer(settings, builder.layout, examples, heads, score_model, start)
+    on_step = (lambda done, all_: progress("train final scorer", done, all_, "steps")) if progress else None
+    fit(whole, folder / "finish", state.best_epoch, progress=on_step)
     scorer = Scorer(
         ScorerMetadata(
-            spaces=maker.layout.spaces,
-            related=maker.layout.related,
-            columns=maker.layout.names,
+            spaces=builder.layout.spaces,
+            related=builder.layout.related,
+            columns=builder.layout.names,
             towers=towers,
-            usual_place=whole.usual_place,
+            usual_position=whole.usual_position,
             events_until=events_until,
             learned_until=learned_until,
             hidden_scale=whole.hidden_scale(),
@@ -137,19 +154,19 @@ def fit_scorer(
 
 
 def _cases(time: TrainingWindow, settings: ScorerSettings) -> Iterator[tuple[str, LabelledList]]:
-    """Each case with its shopper."""
-    cases = LabelledListBuilder(time.recommender, time.maker, time.interactions, settings)
+    """Yield each example with its user."""
+    cases = LabelledListBuilder(time.generator, time.builder, time.interactions, settings)
     random, shown = np.random.default_rng(settings.seed), time.shown
     if len(shown):
         chosen = np.sort(random.choice(len(shown), min(time.most, len(shown)), replace=False))
         yield from zip(shown.users[chosen].tolist(), cases.shown(shown, chosen), strict=True)
     known = {name: number for number, name in enumerate(time.interactions.users.tolist())}
-    held = time.holdout.some(time.most, settings.seed)
-    for place in range(len(held)):
-        name = held.history.users[place]
+    held = time.holdout.sample(time.most, settings.seed)
+    for row in range(len(held)):
+        name = held.history.users[row]
         whole, before = (
-            UserHistory.of(time.interactions, known[name]),
-            int(held.history.starts[place + 1] - held.history.starts[place]),
+            UserHistory.from_interactions(time.interactions, known[name]),
+            int(held.history.starts[row + 1] - held.history.starts[row]),
         )
         if (case := cases.sought(whole, before, time.moment)) is not None:
             yield name, case
@@ -158,22 +175,22 @@ def _cases(time: TrainingWindow, settings: ScorerSettings) -> Iterator[tuple[str
 def _calibrate(
     trainer: ScorerTrainer, halves: tuple[Examples, Examples], heads: Sequence[str], before: Mapping[str, HeadMetrics]
 ) -> tuple[dict[str, HeadMetrics], dict[str, tuple[NDArray[np.bool_], NDArray[np.float32]]]]:
-    """Slope and offset of each head, by what was shown where enough was, and how such probabilities measure.
+    """Calibrate each head, by shown items if there are enough of them, and measure the probabilities.
 
-    What is known from `before` stays where there is too little to tell anew.
+    A head with too few outcomes keeps its metrics of `before`.
     """
     facts, outcomes = {}, {}
-    told = [trainer.logits(half) for half in halves]
-    for place, head in enumerate(heads):
+    logits_of_halves = [trainer.logits(half) for half in halves]
+    for number, head in enumerate(heads):
         column = HEADS.index(head)
-        if head in before and sum(int(half.labels[:, column].sum()) for half in halves) < FEWEST:
+        if head in before and sum(int(half.labels[:, column].sum()) for half in halves) < MIN_OUTCOMES:
             facts[head] = before[head]
             continue
-        of_shown = sum(int(half.labels[half.shown, column].sum()) for half in halves) >= FEWEST
+        of_shown = sum(int(half.labels[half.shown, column].sum()) for half in halves) >= MIN_OUTCOMES
         parts = []  # logits, labels and offsets of each half
-        for half, logits in zip(halves, told, strict=True):
+        for half, logits in zip(halves, logits_of_halves, strict=True):
             rows = half.shown if of_shown else np.ones(len(half), np.bool_)
-            parts.append((logits[rows, place], half.labels[rows, column], half.offset[rows]))
+            parts.append((logits[rows, number], half.labels[rows, column], half.offset[rows]))
         truths, probabilities = [], []
         for one, (logits, labels, offset) in zip(parts, parts[::-1], strict=True):
             found = Calibration.fit(*one)
@@ -197,7 +214,7 @@ def _calibrate(
 
 
 def auc(truth: NDArray[np.bool_], probability: NDArray[np.floating]) -> float:
-    """The chance that what happened was held likelier than what did not; 0.5 where there is only one of them."""
+    """Return the area under the ROC curve; 0.5 if all rows have the same outcome."""
     happened, not_ = int(truth.sum()), int((~truth).sum())
     if not happened or not not_:
         return 0.5
@@ -205,7 +222,7 @@ def auc(truth: NDArray[np.bool_], probability: NDArray[np.floating]) -> float:
 
 
 def log_loss(truth: NDArray[np.bool_], probability: NDArray[np.floating]) -> float:
-    """The mean of -log of the probability given to what happened."""
+    """Return the mean negative logarithm of the probability of what happened."""
     if not len(truth):
         return 0.0
     kept = np.clip(np.where(truth, probability, 1 - probability), 1e-7, 1)
@@ -215,7 +232,7 @@ def log_loss(truth: NDArray[np.bool_], probability: NDArray[np.floating]) -> flo
 def reliability(
     truth: NDArray[np.bool_], probability: NDArray[np.floating], bins: int = BINS
 ) -> list[tuple[float, float, int]]:
-    """Mean probability, share that happened, and count, of bins of equally many rows in order of probability."""
+    """Return mean probability, observed share and count of bins of equally many rows in order of probability."""
     order = np.argsort(probability, kind="stable")
     return [
         (float(probability[rows].mean()), float(truth[rows].mean()), len(rows))
@@ -225,7 +242,7 @@ def reliability(
 
 
 def calibration_error(truth: NDArray[np.bool_], probability: NDArray[np.floating], bins: int = BINS) -> float:
-    """The expected calibration error: mean distance of probability and share over bins of equally many rows.
+    """Return the expected calibration error: the mean distance of probability and observed share over the bins.
 
     Bins as in Nixon et al., "Measuring Calibration in Deep Learning" (2019): even ones leave most rows in one bin.
     """

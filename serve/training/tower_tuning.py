@@ -1,7 +1,7 @@
-"""Tuning of the towers' settings by Optuna: trials on the validation time, bad ones cut short, and resumable.
+"""Tunes the settings of the towers with Optuna: trials on the validation time, bad ones pruned; resumable.
 
-The study lies in STORE/towers/tuning.sqlite; a trial that was killed counts as failed and is not repeated. Nothing
-uses what is found by itself: it is printed for `vetrina.toml`.
+The study is in STORE/towers/tuning.sqlite; a trial that was killed counts as failed and is not repeated. The best
+settings are printed for `vetrina.toml`, not applied.
 """
 
 import tempfile
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embed.behaviour import collect, split_by_time
+from embed.behaviour import collect_interactions, split_by_time
 from embed.encode_job import SpaceVectors
-from embed.towers.settings import TowerSettings
-from embed.towers.training import fit
-from embed.training_loop import State
+from embed.towers.tower_settings import TowerSettings
+from embed.towers.tower_training import fit
+from embed.training_loop import TrainingState
+from serve.core.progress import Progress
 from serve.core.settings import Settings
 from serve.release.release import Release
 from serve.storage.event_log import open_event_log
-from serve.training.tower_validation import Progress
-from serve.training.towers_job import check_enough, training_data_of
+from serve.training.towers_job import check_enough, prepare_training_data
 
 RANGES: dict[str, tuple[Any, Any]] = {
     "dim": (16, 256),
@@ -29,12 +29,12 @@ RANGES: dict[str, tuple[Any, Any]] = {
     "learning_rate": (1e-3, 0.03),
     "weight_decay": (1e-3, 0.3),
 }
-STEADY = 5  # epochs and trials before a trial may be cut short
+MIN_BEFORE_PRUNING = 5  # epochs and trials before a trial may be pruned
 
 
 @dataclass(frozen=True)
 class TuningReport:
-    """The best settings so far and how validation measured them; trials in all, and how many were cut short."""
+    """The best settings so far and their validation metric; the number of trials, and of pruned ones."""
 
     settings: TowerSettings
     ndcg10: float
@@ -49,12 +49,14 @@ def tune_towers(
     trials: int,
     progress: Progress | None = None,
 ) -> TuningReport:
-    """Try so many settings more, the first of a study being those that are set."""
+    """Run more trials; the first one of a study has the current settings."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     events = open_event_log(settings)
-    interactions, _ = collect((batch for _, batch in events.batches()), release.catalogue.ids(), settings.signal)
+    interactions, _ = collect_interactions(
+        (batch for _, batch in events.batches()), release.catalogue.ids(), settings.signal
+    )
     events.close()
     split = split_by_time(interactions, validation=0.1, test=0.1)  # the test stays unseen, for `vetrina evaluate`
     check_enough(split, interactions)
@@ -66,14 +68,14 @@ def tune_towers(
         direction="maximize",
         load_if_exists=True,
         sampler=optuna.samplers.TPESampler(seed=settings.towers.seed),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=STEADY, n_warmup_steps=STEADY),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=MIN_BEFORE_PRUNING, n_warmup_steps=MIN_BEFORE_PRUNING),
     )
     if not study.trials:
         first = {name: getattr(settings.towers, name) for name in RANGES}
         study.enqueue_trial(
             {name: value for name, value in first.items() if RANGES[name][0] <= value <= RANGES[name][1]}
         )
-    with training_data_of(settings, release, spaces, folder / "tuning") as training_data:
+    with prepare_training_data(settings, release, spaces, folder / "tuning") as training_data:
 
         def run(trial: optuna.Trial) -> float:
             tried = {
@@ -93,7 +95,7 @@ def tune_towers(
 
             with tempfile.TemporaryDirectory() as work:
                 trainer = training_data.trainer(chosen, split.train)
-                state: State = fit(trainer, split.validation, Path(work), told=told)
+                state: TrainingState = fit(trainer, split.validation, Path(work), on_epoch=told)
             return state.curve[state.best_epoch - 1]["ndcg10"]
 
         done = 0

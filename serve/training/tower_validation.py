@@ -1,10 +1,10 @@
-"""Fitting: towers and blend from what shoppers did, by the rules of embed.behaviour.splits.
+"""Fits towers and score model to the events of users, by the rules of embed.behaviour.splits.
 
-First towers learn from the time before validation; validation tells how many epochs are best, and then the blend how
-much each source is worth beside them. Last, new towers learn from everything for as many epochs.
+First, towers learn from the time before validation. Validation selects the number of epochs, and then the weight of
+each retriever beside these towers. Last, new towers learn from all events for the same number of epochs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,38 +12,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embed.behaviour import Collected, Holdout, Interactions, Split
-from embed.towers.features import ItemFeatures, Vocabulary
-from embed.towers.model import Sizes
-from embed.towers.settings import TowerSettings
-from embed.towers.training import Trainer, fit
+from embed.behaviour import Holdout, InteractionCounts, Interactions, Split
+from embed.towers.tower_features import ItemFeatures, Vocabulary
+from embed.towers.tower_network import EmbeddingSizes
+from embed.towers.tower_settings import TowerSettings
+from embed.towers.tower_training import TowerTrainer, fit
 from embed.towers.two_tower_model import TrainedTowers
-from embed.training_loop import State
-from index.exact import ExactIndex
+from embed.training_loop import TrainingState
+from index.exact_index import ExactIndex
 from index.protocol import VectorIndex
 from index.space import Space
-from serve.core.settings import RETRIEVERS, HalfLives
+from serve.core.progress import Progress
+from serve.core.settings_sections import HalfLives
 from serve.recommend.ranking.feature_builder import FeatureBuilder
-from serve.recommend.ranking.item_features import ItemSignals
+from serve.recommend.ranking.item_signals import ItemSignals
 from serve.recommend.retrieval.candidates import DEPTH, CandidateGenerator
+from serve.recommend.retrieval.linear_score_model import LinearScoreModel, ScoreModelExample
+from serve.recommend.retrieval.linear_score_model import fit as fit_score_model
 from serve.recommend.retrieval.relation_graph import RelationGraph
-from serve.recommend.retrieval.retrievers import TOWER, Retriever
-from serve.recommend.retrieval.score_blend import COUNTS, BlendExample, LinearScoreModel
-from serve.recommend.retrieval.score_blend import fit as fit_score_model
+from serve.recommend.retrieval.retriever import TOWER, Retriever
+from serve.recommend.retrieval.retriever_registry import RETRIEVERS, is_count
 from serve.recommend.retrieval.user_history import UserHistory
-from serve.release.behaviour_model import Behaviour
+from serve.release.behaviour_model import BehaviourModel
 
 MIN_SCORE_MODEL_USERS = 3000
-STRANGE = 0.1  # share of items that the blend is learned with as if nobody had had them
-Progress = Callable[[str, float, float, str], None]
-"""stage, done, total, unit"""
+HIDDEN_SHARE = 0.1  # share of items whose events are hidden when the score model is learned
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What there is to learn from besides interactions: n items, their features and their content spaces.
+    """What training uses besides interactions: n items, their features and their content spaces.
 
-    `samples` and `weights` by space are what fusion needs, `first_seen` [n] when each item came.
+    `samples` and `weights` by space are what fusion needs. `first_seen` [n] is when each item came into the catalogue.
     """
 
     vocabulary: Vocabulary
@@ -61,64 +61,71 @@ class TrainingData:
 
     @property
     def has_content(self) -> bool:
-        """Whether anything is known of an item that nobody had yet."""
+        """Whether items without events have any features."""
         return bool(self.vocabulary.spaces or self.vocabulary.tags)
 
-    def trainer(self, settings: TowerSettings, interactions: Interactions) -> Trainer:
-        """A trainer of new towers."""
-        sizes = Sizes(
+    def trainer(self, settings: TowerSettings, interactions: Interactions) -> TowerTrainer:
+        """Return a trainer of new towers."""
+        sizes = EmbeddingSizes(
             len(self.vocabulary.item_ids),
             len(self.vocabulary.tags),
             {space: dim for space, (dim, _) in self.vocabulary.spaces.items()},
             self.vocabulary.price_spread > 0,
         )
-        return Trainer(settings, sizes, self.features, interactions, self.device)
+        return TowerTrainer(settings, sizes, self.features, interactions, self.device)
 
-    def past(
+    def point_in_time(
         self,
         interactions: Interactions,
         now: float,
         towers: TrainedTowers,
         score_model: LinearScoreModel,
-        strange: NDArray[np.bool_] | None = None,
+        hidden_items: NDArray[np.bool_] | None = None,
     ) -> "PointInTimeFeatures":
-        """Sources and features as they would have been at `now`, made of the interactions before it.
+        """Return retrievers and features as they would have been at `now`.
 
-        The towers go by the content alone of items that are `strange` [items].
+        Args:
+            interactions: The interactions before `now`.
+            now: Epoch seconds.
+            towers: Towers that learned from the interactions before `now` only.
+            score_model: The score model, or the default one.
+            hidden_items: For which items the towers use the content only, [items].
         """
-        collected = Collected(len(interactions), len(interactions), 0, 0, 0, 0, 0)
-        behaviour = Behaviour.of(interactions, collected, self.first_seen, towers, score_model, self.half_lives, now)
-        behaviour = behaviour.knowing(self.knowledge)
+        collected = InteractionCounts(len(interactions), len(interactions), 0, 0, 0, 0, 0)
+        behaviour = BehaviourModel.count(
+            interactions, collected, self.first_seen, towers, score_model, self.half_lives, now
+        )
+        behaviour = behaviour.with_knowledge(self.knowledge)
         features = self.features
-        if strange is not None:
-            features = replace(features, identity=np.where(strange, 0, features.identity))
+        if hidden_items is not None:
+            features = replace(features, identity=np.where(hidden_items, 0, features.identity))
         vectors = towers.item_vectors(features)
         owners = np.arange(len(vectors), dtype=np.int32)
         space = Space(TOWER, vectors.shape[1], towers.fingerprint)
         spaces = {**self.spaces, TOWER: ExactIndex(space, vectors, owners, owners, len(vectors))}
-        facts = ItemSignals.made(self.vocabulary, features, behaviour.trend, self.first_seen)
+        signals = ItemSignals.build(self.vocabulary, features, behaviour.trend, self.first_seen)
         return PointInTimeFeatures(
             behaviour.retrievers(spaces, self.samples, self.weights, now=now),
             FeatureBuilder(
-                spaces, facts.of, behaviour.covisitation, score_model.smoothing, related=self.knowledge is not None
+                spaces, signals.take, behaviour.covisitation, score_model.smoothing, related=self.knowledge is not None
             ),
         )
 
 
 @dataclass(frozen=True)
 class PointInTimeFeatures:
-    """What the sources would have said at a moment, and what features would have been made of it."""
+    """The retrievers and the feature builder of a time in the past, without any later knowledge."""
 
     retrievers: dict[str, Retriever]
-    maker: FeatureBuilder
+    builder: FeatureBuilder
 
 
 @dataclass(frozen=True)
 class ValidatedTowers:
-    """What validation chose: towers that know the time before it, epochs, and the blend."""
+    """The result of validation: towers of the time before it, the training state, and the score model."""
 
     towers: TrainedTowers
-    state: State
+    state: TrainingState
     score_model: LinearScoreModel
 
 
@@ -129,48 +136,50 @@ def choose(
     folder: Path,
     progress: Progress | None = None,
 ) -> ValidatedTowers:
-    """Train on `split.train` until validation gets no better, and learn the blend there."""
+    """Train on `split.train` until validation stops improving, and learn the score model on the validation time."""
     trainer = training_data.trainer(settings, split.train)
-    tell = (lambda done, total: progress("train", done, total, "steps")) if progress else None
-    state = fit(trainer, split.validation, folder, progress=tell)
+    on_step = (lambda done, total: progress("train towers", done, total, "steps")) if progress else None
+    state = fit(trainer, split.validation, folder, progress=on_step)
     towers = trainer.trained(training_data.vocabulary, {})
-    strange = np.random.default_rng(settings.seed).random(len(training_data)) < (
-        STRANGE if training_data.has_content else 0
+    hidden_items = np.random.default_rng(settings.seed).random(len(training_data)) < (
+        HIDDEN_SHARE if training_data.has_content else 0
     )
-    retrievers = training_data.past(split.train, split.validation_from, towers, LinearScoreModel(), strange).retrievers
-    score_model = learn_score_model(retrievers, split.validation, strange, settings.seed, progress)
+    retrievers = training_data.point_in_time(
+        split.train, split.validation_from, towers, LinearScoreModel(), hidden_items
+    ).retrievers
+    score_model = learn_score_model(retrievers, split.validation, hidden_items, settings.seed, progress)
     return ValidatedTowers(towers, state, score_model)
 
 
 def learn_score_model(
     retrievers: Mapping[str, Retriever],
     holdout: Holdout,
-    strange: NDArray[np.bool_],
+    hidden_items: NDArray[np.bool_],
     seed: int,
     progress: Progress | None = None,
 ) -> LinearScoreModel:
-    """The blend under which what the held-out shoppers liked is likeliest among what the sources propose.
+    """Learn the score model under which the items that held-out users liked are likeliest among their candidates.
 
-    Items that are `strange` [items] are taken for items that nobody had yet.
+    Items in `hidden_items` [items] are treated as items without events.
     """
-    recommender = CandidateGenerator(retrievers, LinearScoreModel(), holdout.history.items)
-    held = holdout.some(MIN_SCORE_MODEL_USERS, seed)
-    cases = []
+    generator = CandidateGenerator(retrievers, LinearScoreModel(), holdout.history.items)
+    held = holdout.sample(MIN_SCORE_MODEL_USERS, seed)
+    examples = []
     for row in range(len(held)):
-        user = UserHistory.of(held.history, row)
-        found = recommender.candidates(user, DEPTH, np.unique(user.item))
+        user = UserHistory.from_interactions(held.history, row)
+        candidates = generator.generate(user, DEPTH, np.unique(user.item))
         targets = held.targets[held.starts[row] : held.starts[row + 1]]
-        unknown = strange[found.items]
-        by_others = [which for retriever, which in found.proposed.items() if retriever not in COUNTS]
-        kept = ~unknown | np.logical_or.reduce([*by_others, np.zeros(len(unknown), np.bool_)])
+        hidden = hidden_items[candidates.items]
+        by_others = [proposed for retriever, proposed in candidates.proposed.items() if not is_count(retriever)]
+        usable = ~hidden | np.logical_or.reduce([*by_others, np.zeros(len(hidden), np.bool_)])
         scores = {
-            retriever: np.where(unknown, 0, of)[kept] if retriever in COUNTS else of[kept]
-            for retriever, of in found.scores.items()
+            retriever: np.where(hidden, 0, values)[usable] if is_count(retriever) else values[usable]
+            for retriever, values in candidates.scores.items()
         }
-        cases.append(BlendExample(scores, np.isin(found.items, targets)[kept]))
+        examples.append(ScoreModelExample(scores, np.isin(candidates.items, targets)[usable]))
         if progress:
-            progress("learn the blend", row + 1, len(held), "shoppers")
-    return fit_score_model(cases, [retriever for retriever in RETRIEVERS if retriever in retrievers])
+            progress("fit score model", row + 1, len(held), "users")
+    return fit_score_model(examples, [retriever for retriever in RETRIEVERS if retriever in retrievers])
 
 
 def finish(
@@ -182,8 +191,8 @@ def finish(
     facts: dict[str, Any],
     progress: Progress | None = None,
 ) -> TrainedTowers:
-    """New towers from all interactions, trained for the number of epochs that validation chose."""
+    """Train new towers on all interactions, for the number of epochs that validation selected."""
     trainer = training_data.trainer(settings, interactions)
-    tell = (lambda done, total: progress("train on all", done, total, "steps")) if progress else None
-    fit(trainer, None, folder, epochs, tell)
+    on_step = (lambda done, total: progress("train final towers", done, total, "steps")) if progress else None
+    fit(trainer, None, folder, epochs, on_step)
     return trainer.trained(training_data.vocabulary, facts)

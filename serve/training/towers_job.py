@@ -1,12 +1,13 @@
-"""The training job: events of the store -> towers and blend, resumable; the next build takes them into its release.
+"""Trains towers and score model on the events of the store; resumable. The next build takes them into its release.
 
     STORE/towers/
       current -> FINGERPRINT
-      FINGERPRINT/          see embed.towers.two_tower_model; its facts hold the blend and how validation measured
-        chosen/FINGERPRINT/ the towers that know the time before validation only, which the scorer learns with
-      training/             job.json, checkpoints while a job runs, and what TensorBoard shows of the last
+      FINGERPRINT/          see embed.towers.two_tower_model; its metadata has the score model and validation metrics
+        chosen/FINGERPRINT/ the towers that know only the time before validation, with which the scorer learns
+      training/             job.json, checkpoints while a job runs, and the TensorBoard log of the last one
 
-What the job learns from is fixed when it begins, as events keep coming: a job that was killed goes on with the same.
+The training data of a job are fixed when it begins, as new events keep arriving: a job that was killed resumes with the
+same data.
 """
 
 import os
@@ -23,26 +24,27 @@ import orjson
 import torch
 from pydantic import BaseModel
 
-from embed.behaviour import Collected, Interactions, Split, collect, split_by_time
-from embed.durable import point, write_file
+from embed.behaviour import InteractionCounts, Interactions, Split, collect_interactions, split_by_time
+from embed.durable import replace_link, write_file
 from embed.encode_job import SpaceVectors
 from embed.encoders import choose_device
 from embed.errors import Missing
-from embed.towers.features import Content, Vocabulary
+from embed.towers.tower_features import Content, Vocabulary
 from embed.towers.two_tower_model import TrainedTowers
 from serve.core.errors import BadRequest
+from serve.core.progress import Progress
 from serve.core.settings import Settings
-from serve.recommend.retrieval.score_blend import LinearScoreModel
+from serve.recommend.retrieval.linear_score_model import LinearScoreModel
 from serve.release.release import Release
 from serve.storage.event_log import open_event_log
-from serve.training.tower_validation import Progress, TrainingData, ValidatedTowers, choose, finish
+from serve.training.tower_validation import TrainingData, ValidatedTowers, choose, finish
 
 CHOSEN = "chosen"
-FEWEST = 20  # shoppers in validation, below which nothing can be chosen by it
+MIN_VALIDATION_USERS = 20  # below which validation selects nothing
 
 
 class Job(BaseModel):
-    """What a job learns from: so that one that was killed goes on, and any other begins anew."""
+    """The training data of a job: a job that was killed resumes if they are equal, otherwise a new one begins."""
 
     events_until: int
     impressions_until: int = 0
@@ -52,37 +54,37 @@ class Job(BaseModel):
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What came of a job: how validation measured at the best epoch, the blend, what there was to learn from."""
+    """The result of a job: the validation metrics at the best epoch, the score model, and the size of its data."""
 
     fingerprint: str
     epochs: int
     validation: Mapping[str, float]
     score_model: LinearScoreModel
-    collected: Collected
+    collected: InteractionCounts
     split: Mapping[str, int | float]
     seconds: float
 
 
 def current_towers(store: Path) -> TrainedTowers | None:
-    """The towers trained last, or None before the first; raises Missing or Damaged where they cannot be used."""
+    """Open the towers that were trained last, None before the first; raises Missing or Damaged if unusable."""
     link = store / "towers" / "current"
     if not link.is_symlink():
         return None
     return TrainedTowers.open(link.parent / os.readlink(link))
 
 
-def chosen_towers(store: Path, fingerprint: str) -> TrainedTowers:
-    """The towers behind some trained ones that know the time before validation only; raises Missing or Damaged."""
+def open_validation_towers(store: Path, fingerprint: str) -> TrainedTowers:
+    """Open the towers that know only the time before validation; raises Missing or Damaged."""
     folder = store / "towers" / fingerprint / CHOSEN
     names = list(folder.glob("[!.]*"))
     if len(names) != 1:
-        raise Missing(f"{folder} does not hold the towers of before validation: train the towers again", CHOSEN)
+        raise Missing(f"{folder} lacks the towers of the time before validation: train the towers again", CHOSEN)
     return TrainedTowers.open(names[0])
 
 
 @contextmanager
 def gathered(folder: Path, spaces: Sequence[SpaceVectors], items: int) -> Iterator[dict[str, Content]]:
-    """The vectors of each space as files mapped into memory, with the first row of each item."""
+    """Yield the vectors of each space as memory-mapped files, with the first row of each item."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {}
     for space in spaces:
@@ -99,16 +101,16 @@ def gathered(folder: Path, spaces: Sequence[SpaceVectors], items: int) -> Iterat
 def train_towers(
     settings: Settings, release: Release, spaces: Sequence[SpaceVectors], progress: Progress | None = None
 ) -> TrainingReport:
-    """Train towers and blend on all events of the store, and make them the current ones.
+    """Train towers and score model on all events of the store, and make them the current ones.
 
-    `spaces` are the vectors of the release's catalogue. Raises BadRequest where there is too little to learn from.
+    `spaces` are the vectors of the release's catalogue. Raises BadRequest with too few events.
     """
     started = time.perf_counter()
     folder = settings.store / "towers" / "training"
     events = open_event_log(settings)
     try:
-        job = begin(folder, events.last(), release.name, settings.towers.model_dump())
-        interactions, collected = collect(
+        job = begin(folder, events.last_sequence(), release.name, settings.towers.model_dump())
+        interactions, collected = collect_interactions(
             (batch for _, batch in events.batches(until=job.events_until)), release.catalogue.ids(), settings.signal
         )
     finally:
@@ -117,9 +119,9 @@ def train_towers(
     try:
         check_enough(split, interactions)
     except BadRequest:
-        (folder / "job.json").unlink()  # with more events the job is another one
+        (folder / "job.json").unlink()  # with more events it is another job
         raise
-    with training_data_of(settings, release, spaces, folder) as training_data:
+    with prepare_training_data(settings, release, spaces, folder) as training_data:
         chosen = choose(training_data, split, settings.towers, folder / "choose", progress)
         facts = _facts(job, chosen, split, collected)
         towers = finish(
@@ -127,7 +129,7 @@ def train_towers(
         )
     saved = towers.save(settings.store / "towers")
     chosen.towers.save(saved / CHOSEN)
-    point(saved.parent / "current", saved.name)
+    replace_link(saved.parent / "current", saved.name)
     for part in ("choose", "finish"):
         (folder / part / "checkpoint.safetensors").unlink()
     (folder / "job.json").unlink()
@@ -146,16 +148,16 @@ def train_towers(
 
 
 @contextmanager
-def training_data_of(
+def prepare_training_data(
     settings: Settings,
     release: Release,
     spaces: Sequence[SpaceVectors],
     folder: Path,
     vocabulary: Vocabulary | None = None,
 ) -> Iterator[TrainingData]:
-    """What a release has to learn from besides its shoppers' behaviour; in a given vocabulary or its own."""
+    """Yield the training data of a release besides interactions, in a given vocabulary or a new one."""
     device = choose_device(settings.device, settings.threads)
-    torch.set_num_threads(device.threads)  # what is learned depends on it in the last bits
+    torch.set_num_threads(device.threads)  # the last bits of the results depend on it
     with gathered(folder / "gathered", spaces, len(release.catalogue)) as content:
         dims = {space.space: (space.dim, space.fingerprint) for space in spaces}
         if vocabulary is None:
@@ -175,18 +177,18 @@ def training_data_of(
 
 
 def check_enough(split: Split, interactions: Interactions) -> None:
-    """Raise BadRequest where validation has too few shoppers to choose anything by."""
-    if len(split.validation) < FEWEST:
+    """Raise BadRequest if validation has too few users."""
+    if len(split.validation) < MIN_VALIDATION_USERS:
         raise BadRequest(
-            f"there is too little behaviour to learn from: {len(interactions):,} interactions of "
-            f"{len(interactions.users):,} shoppers with items of the catalogue, {len(split.validation)} shoppers to "
-            f"validate with; at least {FEWEST} are needed: take events in with vetrina events FILE",
+            f"too little behaviour to learn from: {len(interactions):,} interactions of "
+            f"{len(interactions.users):,} users with items of the catalogue, {len(split.validation)} users for "
+            f"validation ({MIN_VALIDATION_USERS} are needed): import events with vetrina events FILE",
             "events",
         )
 
 
 def begin(folder: Path, events_until: int, release: str, settings: dict[str, Any], impressions_until: int = 0) -> Job:
-    """The job that was killed, if it is the same as the one asked for; else a new one, in an emptied folder."""
+    """Return the job that was killed, if its data are the same; else a new job in an emptied folder."""
     path = folder / "job.json"
     new = Job(events_until=events_until, impressions_until=impressions_until, release=release, settings=settings)
     if path.exists():
@@ -199,7 +201,7 @@ def begin(folder: Path, events_until: int, release: str, settings: dict[str, Any
     return new
 
 
-def _facts(job: Job, chosen: ValidatedTowers, split: Split, collected: Collected) -> dict[str, Any]:
+def _facts(job: Job, chosen: ValidatedTowers, split: Split, collected: InteractionCounts) -> dict[str, Any]:
     best = chosen.state.curve[chosen.state.best_epoch - 1]
     return {
         "job": orjson.loads(job.model_dump_json()),

@@ -17,10 +17,10 @@ from report import report
 from rich.console import Console
 from rich.progress import track
 
-from embed.alignment.learning import MAX_EPOCHS, PATIENCE, SEED
-from embed.alignment.pairs import Pairs, collect_pairs
-from embed.alignment.words import WordsLearner, ranks
-from embed.catalogue import Catalogue, Mapping, ingest
+from embed.alignment.adapter_training import MAX_EPOCHS, PATIENCE, SEED
+from embed.alignment.pairs import TextImagePairs, collect_pairs
+from embed.alignment.text_adapter import TextAdapterLearner, image_ranks
+from embed.catalogue import Catalogue, FeedMapping, ingest
 from embed.encode_job import encode_images
 from embed.encoders import choose_device, load_image_encoder, load_text_encoder
 from embed.images import ImageSource
@@ -39,7 +39,7 @@ def main() -> None:
 def luma(folder: Path) -> dict[str, float]:
     device = choose_device()
     data = DATA / "magento-luma"
-    ingest(data / "catalog.csv", folder, mapping=Mapping.load(MAPPING))
+    ingest(data / "catalog.csv", folder, mapping=FeedMapping.load(MAPPING))
     catalogue = Catalogue.current(folder)
     images = encode_images(folder, catalogue, load_image_encoder("bundled", device), ImageSource(data), readers=2)
     parents = [item.attributes["parent_sku"][0] for batch in catalogue.batches() for item in batch]
@@ -48,7 +48,7 @@ def luma(folder: Path) -> dict[str, float]:
     fold = np.random.default_rng(SEED).permutation(product.max() + 1) % 5
     found, probability, held = [], [], []
     for number in track(range(5), "luma", console=Console(stderr=True)):
-        test, rest = pairs.of(np.flatnonzero(fold == number)), np.flatnonzero(fold != number)
+        test, rest = pairs.select(np.flatnonzero(fold == number)), np.flatnonzero(fold != number)
         found.append(held_out(pairs, rest, test, folder / str(number)))
         probability.append(min(1.0, 10 / len(test)))
         held.append(len(test))
@@ -59,15 +59,15 @@ def luma(folder: Path) -> dict[str, float]:
     }
 
 
-def held_out(pairs: Pairs, rest: np.ndarray, test: Pairs, folder: Path) -> float:
+def held_out(pairs: TextImagePairs, rest: np.ndarray, test: TextImagePairs, folder: Path) -> float:
     """As a build learns: some of the rest choose when to stop, then all of the rest are learned from as long."""
     rest = np.random.default_rng(SEED).permutation(rest)
-    choose, learn = pairs.of(rest[: len(rest) // 4]), pairs.of(rest[len(rest) // 4 :])
-    learner = WordsLearner(learn, False, SEED, "cpu", choose)
+    choose, learn = pairs.select(rest[: len(rest) // 4]), pairs.select(rest[len(rest) // 4 :])
+    learner = TextAdapterLearner(learn, False, SEED, "cpu", choose)
     epochs = fit(learner, folder / "choose", MAX_EPOCHS, PATIENCE, learner.measure, "mrr").best_epoch
-    whole = WordsLearner(pairs.of(rest), False, SEED, "cpu")
+    whole = TextAdapterLearner(pairs.select(rest), False, SEED, "cpu")
     fit(whole, folder / "finish", epochs)
-    return float((ranks(whole.queries(test), test.images, test.images) <= 10).mean())
+    return float((image_ranks(whole.queries(test), test.images, test.images) <= 10).mean())
 
 
 def grocery(folder: Path) -> dict[str, float]:

@@ -21,11 +21,11 @@ from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
 from embed.behaviour import Event
-from serve.campaigns.audience import AudienceQuery, Audiences
+from serve.campaigns.audience import AudienceFinder, AudienceQuery
 from serve.campaigns.user_table import UserTableCache
 from serve.cli import bars
 from serve.core.settings import Settings
-from serve.evaluation.ranking_metrics import interval
+from serve.evaluation.ranking_metrics import bootstrap_interval
 from serve.jobs.build import build
 from serve.jobs.train import train
 from serve.live.replica import open_engine
@@ -66,7 +66,7 @@ def measure(
 ) -> dict[str, float | int | str | None]:
     events = open_event_log(settings)
     rights = UserPrivacy(events.database, settings.store)
-    audiences, engine = Audiences(events, rights, UserTableCache(events, rights, settings)), open_engine(settings)
+    audiences, engine = AudienceFinder(events, rights, UserTableCache(events, rights, settings)), open_engine(settings)
     counts: dict[str, int] = {}
     had: dict[str, set[str]] = {}
     for each in known:
@@ -85,18 +85,18 @@ def measure(
             ours.append(roc_auc_score(right, [probabilities[user] for user in members]))
             baseline.append(roc_auc_score(right, [counts[user] for user in members]))
         for label, values in (("auc", ours), ("baseline_auc", baseline)):
-            low, high = interval(np.array(values), SEED)
+            low, high = bootstrap_interval(np.array(values), SEED)
             figures |= {
                 f"{name}{label}": round(float(np.mean(values)), 4),
                 f"{name}{label}_low": low,
                 f"{name}{label}_high": high,
             }
-        low, high = interval(np.array(ours) - np.array(baseline), SEED)
+        low, high = bootstrap_interval(np.array(ours) - np.array(baseline), SEED)
         figures |= {f"{name}gain_low": low, f"{name}gain_high": high}
     everybody = sorted(counts)
     opted_out = set(np.random.default_rng(SEED).permutation(everybody)[:OPTED_OUT].tolist())
     for user in opted_out:
-        rights.prefer(user, Preferences(marketing=False))
+        rights.set_preferences(user, Preferences(marketing=False))
     items, seen = sorted(likes), 0
     for call in track(range(CALLS), "opted out", console=Console(stderr=True)):
         found = audiences.find(engine, AudienceQuery(200, item_id=items[call % len(items)]))

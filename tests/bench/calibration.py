@@ -13,16 +13,16 @@ from report import report
 from rich.console import Console
 from rich.table import Table
 
-from embed.behaviour import collect, split_by_time
+from embed.behaviour import collect_interactions, split_by_time
 from serve.cli import bars
 from serve.core.ranking_settings import HEADS
-from serve.evaluation.pipeline_fit import fit_stages
-from serve.jobs.train import released
+from serve.evaluation.pipeline_fit import fit_pipeline
+from serve.jobs.train import open_release_and_spaces
 from serve.recommend.ranking.impressions import HORIZON, read_impressions
 from serve.storage.event_log import open_event_log
 from serve.training.ranking_examples import LabelledListBuilder
 from serve.training.scorer_validation import auc, calibration_error, log_loss, reliability
-from serve.training.towers_job import training_data_of
+from serve.training.towers_job import prepare_training_data
 
 SEED = 0
 LISTS = 3000
@@ -32,23 +32,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, bars(quiet=False) as progress:
         folder = Path(name)
         settings = demo_store(folder, progress)
-        release, spaces = released(settings, progress)
+        release, spaces = open_release_and_spaces(settings, progress)
         store, ids = open_event_log(settings), release.catalogue.ids()
-        interactions, _ = collect((batch for _, batch in store.batches()), ids, settings.signal)
+        interactions, _ = collect_interactions((batch for _, batch in store.batches()), ids, settings.signal)
         split = split_by_time(interactions)
         moments = split.validation_from, split.test_from - HORIZON
         before = read_impressions((batch for _, batch in store.batches()), ids, settings.signal, *moments)
         after = read_impressions((batch for _, batch in store.batches()), ids, settings.signal, split.test_from)
         store.close()
-        with training_data_of(settings, release, spaces, folder / "work") as training_data:
-            stages = fit_stages(training_data, split, before, settings, folder / "fit", progress)
-            fitted = stages.fitted
+        with prepare_training_data(settings, release, spaces, folder / "work") as training_data:
+            pipeline = fit_pipeline(training_data, split, before, settings, folder / "fit", progress)
+            fitted = pipeline.scorer
             assert fitted is not None
-            maker = LabelledListBuilder(stages.recommender, stages.present.maker, interactions, settings.scorer)
+            builder = LabelledListBuilder(
+                pipeline.candidate_generator, pipeline.present.builder, interactions, settings.scorer
+            )
             lists = np.sort(np.random.default_rng(SEED).choice(len(after), min(LISTS, len(after)), replace=False))
-            truth: dict[str, list[np.ndarray]] = {head: [] for head in fitted.scorer.facts.heads}
-            said: dict[str, list[np.ndarray]] = {head: [] for head in fitted.scorer.facts.heads}
-            for place, case in enumerate(maker.shown(after, lists), start=1):
+            truth: dict[str, list[np.ndarray]] = {head: [] for head in fitted.scorer.metadata.heads}
+            said: dict[str, list[np.ndarray]] = {head: [] for head in fitted.scorer.metadata.heads}
+            for place, case in enumerate(builder.shown(after, lists), start=1):
                 scores = fitted.scorer.score(case.features, {})
                 for head, of in scores.heads.items():
                     truth[head].append(case.labels[case.shown, HEADS.index(head)])

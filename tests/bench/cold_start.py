@@ -15,22 +15,23 @@ from report import report
 from rich.console import Console
 from rich.table import Table
 
-from embed.behaviour import Holdout, Split, collect, split_by_time
-from embed.behaviour.ranking import hits, recall
+from embed.behaviour import Holdout, Split, collect_interactions, split_by_time
+from embed.behaviour.holdout_metrics import hits, recall
 from serve.cli import bars
+from serve.core.progress import Progress
 from serve.core.settings import Settings
 from serve.demo.shop import make_shop
 from serve.evaluation.baselines import rank_baseline
-from serve.evaluation.evaluate import only_targets, rank_all, rerank_all
-from serve.evaluation.ranking_metrics import DEEP, interval
-from serve.jobs.build import Progress, build
+from serve.evaluation.evaluate import rank_all, rerank_all, select_targets
+from serve.evaluation.ranking_metrics import DEEP, bootstrap_interval
+from serve.jobs.build import build
 from serve.jobs.import_events import import_events
-from serve.jobs.train import released
+from serve.jobs.train import open_release_and_spaces
 from serve.recommend.ranking.pipeline import RankingPipeline
 from serve.recommend.retrieval.candidates import CandidateGenerator
 from serve.storage.event_log import open_event_log
 from serve.training.tower_validation import choose, finish
-from serve.training.towers_job import training_data_of
+from serve.training.towers_job import prepare_training_data
 
 SEED = 0
 SHARE = 0.1
@@ -63,20 +64,24 @@ def run(
     settings: Settings, folder: Path, progress: Progress | None
 ) -> tuple[dict[str, tuple[float, float, float]], int]:
     """Recall@100 of items that nobody had, with its interval, by system; and how many such targets there are."""
-    release, spaces = released(settings, progress)
+    release, spaces = open_release_and_spaces(settings, progress)
     store = open_event_log(settings)
-    interactions, _ = collect((batch for _, batch in store.batches()), release.catalogue.ids(), settings.signal)
+    interactions, _ = collect_interactions(
+        (batch for _, batch in store.batches()), release.catalogue.ids(), settings.signal
+    )
     store.close()
     items = interactions.items
     cold = np.zeros(items, np.bool_)
     cold[np.random.default_rng(SEED).choice(items, int(items * SHARE), replace=False)] = True
     split = without(split_by_time(interactions), cold)
-    with training_data_of(settings, release, spaces, folder) as training_data:
+    with prepare_training_data(settings, release, spaces, folder) as training_data:
         chosen = choose(training_data, split, settings.towers, folder / "choose", progress)
         towers = finish(
             training_data, split.before_test, settings.towers, chosen.state.best_epoch, folder / "finish", {}, progress
         )
-        retrievers = training_data.past(split.before_test, split.test_from, towers, chosen.score_model).retrievers
+        retrievers = training_data.point_in_time(
+            split.before_test, split.test_from, towers, chosen.score_model
+        ).retrievers
         pipeline = RankingPipeline(
             CandidateGenerator(retrievers, chosen.score_model, items), None, None, {}, settings.new_share
         )
@@ -90,7 +95,7 @@ def run(
     found = {}
     for name, of in ranked.items():
         each = recall(hits(of, split.test), split.test, DEEP)
-        found[name] = (round(float(each.mean()), 4), *interval(each, SEED))
+        found[name] = (round(float(each.mean()), 4), *bootstrap_interval(each, SEED))
     return found, len(split.test.targets)
 
 
@@ -100,13 +105,13 @@ def without(split: Split, cold: np.ndarray) -> Split:
     def warm(holdout: Holdout) -> Holdout:
         return replace(holdout, history=holdout.history.where(~cold[holdout.history.item]))
 
-    validation = warm(only_targets(split.validation, ~cold[split.validation.targets])[1])
+    validation = warm(select_targets(split.validation, ~cold[split.validation.targets])[1])
     return replace(
         split,
         train=split.train.where(~cold[split.train.item]),
         before_test=split.before_test.where(~cold[split.before_test.item]),
         validation=validation,
-        test=warm(only_targets(split.test, cold[split.test.targets])[1]),
+        test=warm(select_targets(split.test, cold[split.test.targets])[1]),
     )
 
 

@@ -17,7 +17,7 @@ from rich.progress import track
 
 from embed.encoders import choose_device, load_image_encoder
 from embed.images import ImageSource, decode_image
-from index.faiss_index import principal_axes
+from index.faiss_files import principal_axes
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data"))
 DIMS = (1280, 512, 256, 128, 64, 32)

@@ -60,7 +60,7 @@ def main() -> None:
             counts = ask(
                 f"http://127.0.0.1:{PORT}",
                 key,
-                [ids.text(number) for number in range(len(ids))],
+                [ids.item_id(number) for number in range(len(ids))],
                 cases,
                 SEED,
                 lambda operations: track(operations, "operations", console=Console(stderr=True)),

@@ -21,11 +21,11 @@ from report import report
 from rich.console import Console
 from rich.progress import track
 
-from embed.catalogue import Catalogue, Mapping, ingest
+from embed.catalogue import Catalogue, FeedMapping, ingest
 from serve.campaigns.copywriter import Copywriter, brands_of
 from serve.campaigns.fact_checker import FactChecker
 from serve.campaigns.templates import STYLES
-from serve.core.settings import CopySettings
+from serve.core.settings_sections import CopySettings
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "magento-luma"
 SEED, PLANTED, ASKED = 0, 100, 100
@@ -71,7 +71,7 @@ def main() -> None:
         rows = {row["item_id"]: " ".join(row.values()).casefold() for row in csv.DictReader(file)}
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"
-        ingest(DATA / "catalog.csv", store, mapping=Mapping.load(Path(__file__).parents[1] / "data" / "luma.toml"))
+        ingest(DATA / "catalog.csv", store, mapping=FeedMapping.load(Path(__file__).parents[1] / "data" / "luma.toml"))
         catalogue = Catalogue.current(store)
         items = [item for batch in catalogue.batches() for item in batch]
     writer, checker = Copywriter(CopySettings(), brands_of(catalogue)), FactChecker(BRANDS)

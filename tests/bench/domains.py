@@ -22,9 +22,10 @@ from rich.console import Console
 
 from embed.behaviour import Event
 from serve.cli import bars
+from serve.core.progress import Progress
 from serve.core.settings import Settings
-from serve.evaluation.ranking_metrics import interval
-from serve.jobs.build import Progress, build
+from serve.evaluation.ranking_metrics import bootstrap_interval
+from serve.jobs.build import build
 from serve.jobs.train import train, train_scorer
 from serve.live.replica import open_engine
 from serve.storage.event_log import open_event_log
@@ -65,9 +66,9 @@ def main() -> None:
         "second_domain": len(second),
     }
     for name, values in recalls.items():
-        low, high = interval(np.array(values), SEED)
+        low, high = bootstrap_interval(np.array(values), SEED)
         figures |= {f"{name}_recall20": round(float(np.mean(values)), 4), f"{name}_low": low, f"{name}_high": high}
-    low, high = interval(np.array(recalls[OURS]) - np.array(recalls[POPULARITY]), SEED)
+    low, high = bootstrap_interval(np.array(recalls[OURS]) - np.array(recalls[POPULARITY]), SEED)
     figures |= {"ours_less_popularity_low": low, "ours_less_popularity_high": high}
     report("domains", figures, SEED, ("torch",))
 
@@ -108,7 +109,7 @@ def ranked(
     engine = open_engine(settings)
     found = {
         user: [
-            engine.view.text(one.item_index)
+            engine.snapshot.text(one.item_index)
             for one in engine.recommend(log.recent(user, 200), K, filter_={"domain": "second"}, explore=False)
         ]
         for user in users

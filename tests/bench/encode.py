@@ -20,12 +20,12 @@ from report import earlier, report
 from rich.console import Console
 from rich.progress import track
 
-from embed.catalogue import Catalogue, Mapping, ingest
-from embed.compose import compose_texts
+from embed.catalogue import Catalogue, FeedMapping, ingest
 from embed.encode_job import encode_images, encode_texts
 from embed.encoders import ImageEncoder, choose_device, load_image_encoder, load_text_encoder
 from embed.encoders.bundled import TEXT_MAX_TOKENS, _image_module, _text_folder
 from embed.images import ImageSource, decode_image
+from embed.text_composition import compose_texts
 from serve.demo.shop import make_shop
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "magento-luma"
@@ -71,7 +71,7 @@ def main() -> None:
 def shop(folder: Path) -> tuple[Catalogue, Path]:
     store = folder / "catalogue"
     if DATA.is_dir():
-        mapping = Mapping.load(Path(__file__).parents[1] / "data" / "luma.toml")
+        mapping = FeedMapping.load(Path(__file__).parents[1] / "data" / "luma.toml")
         ingest(DATA / "catalog.csv", store, mapping=mapping)
         return Catalogue.current(store), DATA
     make_shop(folder / "shop", items=720, users=10)

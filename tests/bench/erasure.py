@@ -13,12 +13,12 @@ from report import report
 from rich.console import Console
 from rich.progress import track
 
-from embed.behaviour import collect
+from embed.behaviour import collect_interactions
 from serve.cli import bars
 from serve.release.repository import open_current
 from serve.storage.erasure import UserPrivacy
 from serve.storage.event_log import open_event_log
-from serve.storage.impression_log import Display, ImpressionLog, ImpressionRecord
+from serve.storage.impression_log import ImpressionLog, ImpressionRecord, ShownItems
 
 SEED = 0
 SHOPPERS, FORGOTTEN = 200, 20
@@ -35,7 +35,11 @@ def main() -> None:
         answers.add(
             [
                 ImpressionRecord(
-                    f"answer-{user}-{number}", user, 1.0e9, "r", Display(["a", "b", "c"], "", "best", nothing, nothing)
+                    f"answer-{user}-{number}",
+                    user,
+                    1.0e9,
+                    "r",
+                    ShownItems(["a", "b", "c"], "", "best", nothing, nothing),
                 )
                 for user in users
                 for number in range(20)
@@ -49,7 +53,7 @@ def main() -> None:
             rights.erase(user)
         left = traces(settings.store, words)
         ids = open_current(settings.store).catalogue.ids()
-        interactions, _ = collect((batch for _, batch in store.batches()), ids, settings.signal)
+        interactions, _ = collect_interactions((batch for _, batch in store.batches()), ids, settings.signal)
         store.close()
         trained = set(interactions.users.tolist()) & set(deleted)
     figures: dict[str, float | int | str | None] = {

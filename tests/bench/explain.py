@@ -43,19 +43,19 @@ def main() -> None:
         for user in track(chosen.tolist(), "explain", console=Console(stderr=True)):
             history = engine.user(load_user_context(store, settings, user).events)
             ranked = ranker.recommend(history, K, np.unique(history.item), now)
-            assert ranked.scores is not None
+            assert ranked.output is not None
             told = ranker.explain(ranked, history, str, str)
-            for score, of in zip(ranked.scores.total.tolist(), told, strict=True):
+            for score, of in zip(ranked.output.total.tolist(), told, strict=True):
                 total = of.base + sum(of.parts.values()) + sum(one.value for one in of.history)
                 worst = max(worst, abs(total - score))
             for place, of in enumerate(told):
                 is_named = bool(of.history) and f" {of.history[0].item_id}" in of.sentence
                 if not of.history or (place and not is_named):
                     continue
-                item = ranked.found.items[place : place + 1]
+                item = ranked.items[place : place + 1]
                 whole = ranker.rank(history, item, now)
-                assert whole.scores is not None
-                score = float(whole.scores.total[0])
+                assert whole.output is not None
+                score = float(whole.output.total[0])
                 (reasons,) = ranker.explain(whole, history, str, str)
                 first = reasons.history[0]
                 if abs(first.value) < LEAST * score:
@@ -63,8 +63,8 @@ def main() -> None:
                 kept = history.item != int(first.item_id)
                 without = UserHistory(history.item[kept], history.kind[kept], history.time[kept], history.weight[kept])
                 after = ranker.rank(without, item, now)
-                assert after.scores is not None
-                moved = score - float(after.scores.total[0])
+                assert after.output is not None
+                moved = score - float(after.output.total[0])
                 (named if f" {first.item_id}" in reasons.sentence else unnamed).append(moved * first.value > 0)
     figures: dict[str, float | int | str | None] = {
         "max_sum_error": round(worst, 7),

@@ -1,13 +1,13 @@
-"""A simulated shop whose shoppers change their minds at a known moment: who follows, how fast, what can be foretold.
+"""Online learning and off-policy estimates in a simulated shop whose users change their preferences at a known visit.
 
-A scorer is trained on lists from before. Then come visits: 40 candidates with drawn features, five are shown, and
-clicks are drawn by what shoppers like, place by place less looked at. At the flip what was liked is disliked, and other
-features begin to matter. Three rank: the frozen scorer, the scorer with its online head, and an oracle that knows the
-moment and begins to learn anew there, with all that the head before had learned thrown away. Reward is the expected
-number of clicks of what was shown, which no luck of the draw blurs.
+A scorer is trained on lists from before the change. Each visit then has 40 candidates with random features. Five are
+shown, and clicks are drawn from the users' preferences; lower positions are looked at less. At the change (the flip),
+liked features become disliked and other features begin to matter. Three rankers are compared: the frozen scorer, the
+scorer with its online head, and an oracle that knows the flip and replaces its head by a new one there. The reward is
+the expected number of clicks of the shown items, so that it has no noise of drawn clicks.
 
-Off-policy: lists of the frozen scorer are drawn by Plackett-Luce with their propensities logged, and what another order
-would have earned is estimated from them by IPS, SNIPS and doubly robust, 100 times. The truth is simulated.
+Off-policy: lists of the frozen scorer are drawn by Plackett-Luce with logged propensities, and the reward of another
+order is estimated from them by IPS, SNIPS and doubly robust, 100 times. The truth is known from the simulation.
 """
 
 from pathlib import Path
@@ -23,24 +23,25 @@ from rich.table import Table
 from embed.behaviour.interactions import KINDS
 from embed.training_loop import fit
 from serve.core.ranking_settings import HEADS, ScorerSettings
-from serve.core.settings import ExploreSettings, OnlineSettings
+from serve.core.settings_sections import ExploreSettings, OnlineSettings
 from serve.evaluation.off_policy import LoggedList, estimate
-from serve.recommend.ranking.exploration import Exploration, propensities, taking_part
-from serve.recommend.ranking.feature_builder import HISTORY, Features, Layout
+from serve.recommend.ranking.exploration import Exploration, compute_propensities, count_eligible
+from serve.recommend.ranking.feature import HISTORY
+from serve.recommend.ranking.feature_builder import FeatureLayout, FeatureMatrix
 from serve.recommend.ranking.online_head import OnlineHead
 from serve.recommend.ranking.scorer import HeadMetrics, Scorer, ScorerMetadata
-from serve.recommend.retrieval.score_blend import LinearScoreModel
+from serve.recommend.retrieval.linear_score_model import LinearScoreModel
 from serve.training.onnx_export import export
 from serve.training.ranking_examples import Examples
 from serve.training.scorer_trainer import ScorerTrainer
 
 SEED = 0
-LAYOUT = Layout(("image", "text"))
+LAYOUT = FeatureLayout(("image", "text"))
 CANDIDATES, K = 40, 5
 VISITS, FLIP = 6000, 2000
-EVENTS = 2000  # visits after which the online head is to be close to the oracle
+EVENTS = 2000  # visits after which the online head should be close to the oracle
 SECONDS = 60.0  # between visits
-LOOKED = 1 / np.sqrt(1 + np.arange(K))  # at each place
+LOOKED = 1 / np.sqrt(1 + np.arange(K))  # share of visits that look at each position
 COLUMNS = ("price", "trend", "image_mean", "text_mean", "age", "popularity")
 BEFORE = np.array([1.0, 0.6, 0.8, 0.0, 0.0, 0.5])
 AFTER = np.array([-1.0, 0.6, -0.8, 0.8, 0.5, 0.5])
@@ -48,7 +49,7 @@ VALUES = {"click": 1.0}
 PRIOR, HALF_LIFE_DAYS = OnlineSettings().prior, 1.0
 RUNS, LISTS, SHOWN = 100, 500, 3
 EXPLORE = ExploreSettings()
-OTHER = np.array([0.6, 0.6, 0.5, 0.4, 0.2, 0.5])  # what another release takes for the taste
+OTHER = np.array([0.6, 0.6, 0.5, 0.4, 0.2, 0.5])  # the preferences that another release assumes
 
 
 def main() -> None:
@@ -78,16 +79,16 @@ def main() -> None:
     report("feedback", earlier("feedback") | figures, SEED, ("torch", "onnxruntime"))
 
 
-def candidates(random: np.random.Generator) -> Features:
+def candidates(random: np.random.Generator) -> FeatureMatrix:
     """Drawn candidates of a shopper without a history."""
     values = np.full((CANDIDATES, len(LAYOUT.names)), np.nan, np.float32)
     for name in COLUMNS:
         values[:, LAYOUT.names.index(name)] = random.normal(size=CANDIDATES)
     nothing = np.zeros((CANDIDATES, 0, len(LAYOUT.channels)), np.float32)
-    return Features(values, nothing, np.empty(0, np.int64), np.empty(0, np.float32))
+    return FeatureMatrix(values, nothing, np.empty(0, np.int64), np.empty(0, np.float32))
 
 
-def liking(features: Features, personalization: np.ndarray) -> np.ndarray:
+def liking(features: FeatureMatrix, personalization: np.ndarray) -> np.ndarray:
     """The probability of a click on each candidate at the first place, [m]."""
     drivers = features.values[:, [LAYOUT.names.index(name) for name in COLUMNS]]
     return 1 / (1 + np.exp(2.5 - drivers @ personalization))
@@ -126,7 +127,7 @@ def trained(random: np.random.Generator, folder: Path, lists: int = 3000) -> Sco
         spaces=LAYOUT.spaces,
         columns=LAYOUT.names,
         towers="",
-        usual_place=trainer.usual_place,
+        usual_position=trainer.usual_position,
         hidden_scale=trainer.hidden_scale(),
         heads={"click": head},
         rows=rows,
@@ -137,23 +138,25 @@ def trained(random: np.random.Generator, folder: Path, lists: int = 3000) -> Sco
     return Scorer(facts, export(trainer.network))
 
 
-def off_policy(scorer: Scorer) -> tuple[dict[str, list[bool]], dict[str, list[float]]]:
-    """Whether the truth lay in each estimator's interval, and by how much its mean was off, in each run."""
+def off_policy(
+    scorer: Scorer, runs: int = RUNS, lists_per_run: int = LISTS
+) -> tuple[dict[str, list[bool]], dict[str, list[float]]]:
+    """Return for each estimator and run whether its interval contains the truth, and the error of its mean."""
     random = np.random.default_rng(SEED + 1)
     looked = LOOKED[:SHOWN]
     lists, truth = [], []
-    for _ in track(range(RUNS * LISTS), "off-policy", console=Console(stderr=True)):
+    for _ in track(range(runs * lists_per_run), "off-policy", console=Console(stderr=True)):
         found = candidates(random)
         scores = scorer.score(found, VALUES).heads["click"]
         likes, others = liking(found, BEFORE), liking(found, OTHER)
         exploration = Exploration("plackett_luce", random, EXPLORE.temperature, 0.0)
         best = np.argsort(-scores)
-        drawn, logged = exploration.order(scores[best], SHOWN)
+        drawn, logged = exploration.draw(scores[best], SHOWN)
         shown = best[drawn]
         # The other release explores among the same items, those that may be drawn.
-        part = best[: taking_part(scores[best], SHOWN, 0.0)]
+        part = best[: count_eligible(scores[best], SHOWN, 0.0)]
         where = np.array([int(np.flatnonzero(part == item)[0]) for item in shown])
-        other = propensities(others[part].astype(np.float32), where, EXPLORE.temperature)
+        other = compute_propensities(others[part].astype(np.float32), where, EXPLORE.temperature)
         probability = others[part] ** (1 / EXPLORE.temperature)
         expected = np.zeros(SHOWN)
         for place in range(SHOWN):
@@ -169,13 +172,13 @@ def off_policy(scorer: Scorer) -> tuple[dict[str, list[bool]], dict[str, list[fl
                 expected,
             )
         )
-        order, _ = exploration.order(np.sort(others[part].astype(np.float32))[::-1], SHOWN)
+        order, _ = exploration.draw(np.sort(others[part].astype(np.float32))[::-1], SHOWN)
         truth.append(likes[part[np.argsort(-others[part])][order]] @ looked)
     value = float(np.mean(truth))
     covered: dict[str, list[bool]] = {"ips": [], "snips": [], "dr": []}
     errors: dict[str, list[float]] = {"ips": [], "snips": [], "dr": []}
-    for run in range(RUNS):
-        found = estimate(lists[run * LISTS : (run + 1) * LISTS], seed=run)
+    for run in range(runs):
+        found = estimate(lists[run * lists_per_run : (run + 1) * lists_per_run], seed=run)
         for name, within in covered.items():
             of = getattr(found, name)
             within.append(of.low <= value <= of.high)
@@ -183,20 +186,20 @@ def off_policy(scorer: Scorer) -> tuple[dict[str, list[bool]], dict[str, list[fl
     return covered, errors
 
 
-def visit(scorer: Scorer, random: np.random.Generator) -> dict[str, np.ndarray]:
-    """The expected clicks of each visit by who ranked it."""
+def visit(scorer: Scorer, random: np.random.Generator, visits: int = VISITS, flip: int = FLIP) -> dict[str, np.ndarray]:
+    """Return the expected clicks of each visit by ranker; preferences change at visit `flip`."""
 
     def head() -> OnlineHead:
-        return OnlineHead(["click"], np.array(scorer.facts.hidden_scale, np.float32), PRIOR, HALF_LIFE_DAYS, 0.0)
+        return OnlineHead(["click"], np.array(scorer.metadata.hidden_scale, np.float32), PRIOR, HALF_LIFE_DAYS, 0.0)
 
     heads = {"online": head(), "oracle": head()}
-    rewards = {name: np.zeros(VISITS) for name in ("frozen", "online", "oracle", "best")}
-    for number in track(range(VISITS), "visits", console=Console(stderr=True)):
+    rewards = {name: np.zeros(visits) for name in ("frozen", "online", "oracle", "best")}
+    for number in track(range(visits), "visits", console=Console(stderr=True)):
         now = number * SECONDS
-        if number == FLIP:
+        if number == flip:
             heads["oracle"] = head()
         found = candidates(random)
-        likes = liking(found, BEFORE if number < FLIP else AFTER)
+        likes = liking(found, BEFORE if number < flip else AFTER)
         luck = random.random(CANDIDATES)
         rewards["best"][number] = (np.sort(likes)[::-1][:K] * LOOKED).sum()
         for name in ("frozen", *heads):
@@ -205,10 +208,10 @@ def visit(scorer: Scorer, random: np.random.Generator) -> dict[str, np.ndarray]:
             shown = np.argsort(-scorer.score(found, VALUES, correction).total)[:K]
             rewards[name][number] = (likes[shown] * LOOKED).sum()
             if own is not None:
-                hidden, probabilities = scorer.shown_at(found.at(shown), np.arange(K, dtype=np.float32))
-                own.shown(hidden, probabilities, now)
+                hidden, probabilities = scorer.predict_at(found.take(shown), np.arange(K, dtype=np.float32))
+                own.record_shown(hidden, probabilities, now)
                 for place in np.flatnonzero(luck[shown] < likes[shown] * LOOKED):
-                    own.came(hidden[place], "click", now)
+                    own.record_outcome(hidden[place], "click", now)
     return rewards
 
 

@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.progress import track
 
 from serve.cli import bars
-from serve.core.settings import OnlineSettings, Settings
+from serve.core.settings import Settings
+from serve.core.settings_sections import OnlineSettings
 from serve.jobs.build import build
 from serve.jobs.train import train, train_scorer
 from serve.recommend.ranking.online_head import OnlineHead
@@ -60,16 +61,16 @@ def main() -> None:
 def update_ms(settings: Settings) -> float:
     scorer = open_current(settings.store).behaviour.scorer
     assert scorer is not None
-    scale, online = np.array(scorer.facts.hidden_scale, np.float32), OnlineSettings()
-    head = OnlineHead(list(scorer.facts.heads), scale, online.prior, online.half_life_days, 0.0)
+    scale, online = np.array(scorer.metadata.hidden_scale, np.float32), OnlineSettings()
+    head = OnlineHead(list(scorer.metadata.heads), scale, online.prior, online.half_life_days, 0.0)
     random = np.random.default_rng(SEED)
     took = []
     for number in range(500):
         hidden = random.normal(size=(10, len(scale))).astype(np.float32)
         probabilities = random.random((10, len(head.heads))).astype(np.float32)
         started = time.perf_counter()
-        head.shown(hidden, probabilities, number)
-        head.came(hidden[0], head.heads[0], number)
+        head.record_shown(hidden, probabilities, number)
+        head.record_outcome(hidden[0], head.heads[0], number)
         head.weights(number)
         took.append(1000 * (time.perf_counter() - started))
     return statistics.median(took)

@@ -16,12 +16,13 @@ from report import report
 from rich.console import Console
 from vectors import mixture
 
-from index.exact import ExactIndex
+from index.exact_index import ExactIndex
 from index.faiss_index import FaissIndex
-from index.selection import Selection
+from index.item_mask import ItemMask
+from index.recall_measurement import K
 from index.space import Space
 from index.threads import limit_threads, one_thread
-from index.tuning import K, tune
+from index.tuning import tune
 
 SEED = 0
 ROWS, DIM, QUERIES = 300_000, 256, 500
@@ -44,7 +45,7 @@ def main() -> None:
     index: Any = FaissIndex(space, tuned.factory, tuned.raw, vectors, numbers, numbers, ROWS, tuned.efforts)
     for effort in tuned.efforts:
         out.print(f"  {effort}")
-    selections = {(kind, share): Selection(mask(kind, share, vectors)) for kind in KINDS for share in SHARES}
+    selections = {(kind, share): ItemMask(mask(kind, share, vectors)) for kind in KINDS for share in SHARES}
     figures: dict[str, float | int | str | None] = {"factory": tuned.factory}
     recalls, full, compiled = {}, {}, {}
     for named, selection in selections.items():
@@ -54,7 +55,7 @@ def main() -> None:
         truth = exact.search(queries, K, selection)
         found = index.search(queries, K, selection)
         full[named] = bool((found.counts == min(K, selection.count)).all())
-        shares = [len(np.intersect1d(a, b)) / K for a, b in zip(found.ids, truth.ids, strict=True)]
+        shares = [len(np.intersect1d(a, b)) / K for a, b in zip(found.items, truth.items, strict=True)]
         recalls[named] = float(np.mean(shares))
     seconds: dict[Any, list[float]] = {}
     with one_thread():
@@ -98,7 +99,7 @@ def mask(kind: str, share: float, vectors: Any) -> Any:
 KINDS = ("random", "clustered")
 
 
-def median_seconds(index: Any, queries: Any, selection: Selection | None) -> float:
+def median_seconds(index: Any, queries: Any, selection: ItemMask | None) -> float:
     seconds = []
     for number in range(len(queries)):
         started = time.perf_counter()

@@ -26,9 +26,10 @@ from serve.jobs.build import build
 from serve.jobs.train import train, train_scorer
 from serve.live.online_learning import OnlineLearner
 from serve.live.replica import open_engine
-from serve.storage.bot_detection import watch
+from serve.storage.bot_detection import quarantine_bots
 from serve.storage.event_log import EventLog, open_event_log
-from serve.storage.impression_log import Display, ImpressionLog, ImpressionRecord
+from serve.storage.impression_log import ImpressionLog, ImpressionRecord, ShownItems
+from serve.storage.quarantine import Quarantine
 
 SEED = 0
 SHOPPERS, OTHERS, K = 600, 300, 10
@@ -48,25 +49,25 @@ def main() -> None:
         now = time.time()
         for number, user in enumerate(track(asked.tolist(), "shoppers", console=Console(stderr=True))):
             shown = answered(engine, store, settings, user, f"of {user}", now - 3600 + number)
-            probabilities = shown.display.probabilities[:, 0]
+            probabilities = shown.shown.probabilities[:, 0]
             acts(
                 store,
                 shown,
-                [item for item, p in zip(shown.display.items, probabilities, strict=True) if random.random() < p],
+                [item for item, p in zip(shown.shown.items, probabilities, strict=True) if random.random() < p],
             )
         before = lists(engine, store, settings, others, now)
         for number in range(FLOOD):
             shown = answered(engine, store, settings, "flood", f"flood {number}", now - 600 + number)
-            acts(store, shown, shown.display.items)
-        wanted = str(engine.view.text(0))
+            acts(store, shown, shown.shown.items)
+        wanted = str(engine.snapshot.text(0))
         for robot in range(ROBOTS):
             for number in range(ANSWERS):
                 shown = answered(engine, store, settings, f"robot{robot}", f"{robot} {number}", now - 600 + 20 * number)
                 acts(store, shown, [wanted])
         during = lists(engine, store, settings, others, now)
-        watch(store)
+        quarantine_bots(store)
         after = lists(engine, store, settings, others, now)
-        quarantined = {one.user_id for one in store.quarantined()}
+        quarantined = {one.user_id for one in Quarantine(store.database).entries()}
         store.close()
     figures: dict[str, float | int | str | None] = {
         "lists": OTHERS,
@@ -84,10 +85,10 @@ def answered(
     engine: Engine, store: EventLog, settings: Settings, user: str, request_id: str, at: float
 ) -> ImpressionRecord:
     """An answer to a user, logged as of a moment."""
-    found: list[Display] = []
+    found: list[ShownItems] = []
     known = load_user_context(store, settings, user)
-    engine.recommend(known.events, K, known.excluded, log=found.append)
-    answer = ImpressionRecord(request_id, user, at, engine.view.release.name, found[0])
+    engine.recommend(known.events, K, known.excluded_items, log=found.append)
+    answer = ImpressionRecord(request_id, user, at, engine.snapshot.release.name, found[0])
     ImpressionLog(store.database).add([answer])
     return answer
 
@@ -104,15 +105,15 @@ def lists(engine: Engine, store: EventLog, settings: Settings, users: np.ndarray
 
     All are asked at one moment: the hour of the day is a feature, and would turn a tie around by itself.
     """
-    feedback = OnlineLearner(store, settings, engine.view.release.behaviour.scorer)
+    feedback = OnlineLearner(store, settings, engine.snapshot.release.behaviour.scorer)
     head = feedback.head
     feedback.catch_up()
-    fresh = Engine(engine.view, engine._encoders, settings, online=head)
+    fresh = Engine(engine.snapshot, engine.context.encoders, settings, online_head=head)
     found = []
     for user in track(users.tolist(), "others", console=Console(stderr=True)):
         with patch("time.time", return_value=now):
             known = load_user_context(store, settings, user)
-            found.append([one.item_index for one in fresh.recommend(known.events, K, known.excluded)])
+            found.append([one.item_index for one in fresh.recommend(known.events, K, known.excluded_items)])
     return found
 
 

@@ -69,7 +69,7 @@ def recall(engine: Engine, photos: list[dict[str, str]], what: str) -> tuple[flo
     first = five = 0
     for photo in track(photos, what, console=Console(stderr=True)):
         query = Query(k=5, image=(DATA / photo["photo"]).read_bytes())
-        found = [engine.view.release.ids.text(one.item_index) for one in engine.search(query)]
+        found = [engine.snapshot.release.ids.item_id(one.item_index) for one in engine.search(query)]
         first += found[0] == photo["item_id"]
         five += photo["item_id"] in found
     return round(first / len(photos), 4), round(five / len(photos), 4)

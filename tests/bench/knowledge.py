@@ -21,7 +21,7 @@ from rich.progress import track
 from serve.core.settings import Settings
 from serve.engine.engine import Engine
 from serve.engine.hybrid_search import Hit
-from serve.engine.related_items import related
+from serve.engine.related_items import related_items
 from serve.jobs.build import build
 from serve.live.replica import open_engine
 from serve.recommend.retrieval.item_relations import FILE, import_links
@@ -74,8 +74,8 @@ def measure(
 ) -> dict[str, list[float]]:
     items: dict[str, list[str]] = defaultdict(list)
     parent: dict[int, str] = {}
-    for number in range(engine.view.items):
-        item = engine.view.item(number)
+    for number in range(engine.snapshot.items):
+        item = engine.snapshot.item(number)
         items[item.attributes["parent_sku"][0]].append(item.item_id)
         parent[number] = item.attributes["parent_sku"][0]
     wanted: dict[str, set[str]] = defaultdict(set)
@@ -87,8 +87,8 @@ def measure(
         if link["relation"] == relation:
             known[link["parent_sku"]].add(link["linked_parent_sku"])
     ways: dict[str, Callable[[str], list[Hit]]] = {
-        "related": lambda item: related(engine, item, engine.view.items, relation),
-        "content": lambda item: engine.similar([item], engine.view.items),
+        "related": lambda item: related_items(engine, item, engine.snapshot.items, relation),
+        "content": lambda item: engine.similar([item], engine.snapshot.items),
     }
     recalls: dict[str, list[float]] = {name: [] for name in ways}
     for product, right in wanted.items():

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from http_service import ready
 from report import report
 from rich.console import Console
 from rich.progress import track
-from soak import CLUSTERS, keep_vectors
+from soak_shop import CLUSTERS, keep_vectors
 
 from serve.cli import bars
 from serve.core.settings import Settings
@@ -29,8 +30,9 @@ from serve.jobs.build import build, ingest_feed
 from serve.jobs.import_events import import_events
 from serve.jobs.train import train, train_scorer
 from serve.live.replica import open_engine
-from serve.recommend.ranking.feature_builder import FeatureBuilder, RankingContext
-from serve.release.behaviour_model import UserVector
+from serve.recommend.ranking.feature import FeatureContext
+from serve.recommend.ranking.feature_builder import FeatureBuilder
+from serve.recommend.retrieval.tower import encode_user
 from serve.storage.event_log import open_event_log
 
 SEED = 0
@@ -91,10 +93,10 @@ def draw(shop: Path) -> None:
 def inside(settings: Settings) -> dict[str, float]:
     """Medians of the parts, in this process."""
     engine, store = open_engine(settings), open_event_log(settings)
-    towers, index = engine.view.release.behaviour.towers, engine.view.tower
+    towers, index = engine.snapshot.release.behaviour.towers, engine.snapshot.tower
     assert towers is not None
     assert index is not None
-    vector = UserVector(towers, index)
+    vector = partial(encode_user, towers, index)
     took: dict[str, list[float]] = {"events": [], "user_tower": [], "engine": []}
     for user in track(range(REQUESTS), "inside", console=Console(stderr=True)):
         moments = [time.perf_counter()]
@@ -102,32 +104,36 @@ def inside(settings: Settings) -> dict[str, float]:
         moments.append(time.perf_counter())
         vector(engine.user(known.events))
         moments.append(time.perf_counter())
-        engine.recommend(known.events, K, known.excluded)
+        engine.recommend(known.events, K, known.excluded_items)
         moments.append(time.perf_counter())
         for of, seconds in zip(took.values(), np.diff(moments), strict=True):
             of.append(seconds * 1000)
     return {f"{name}_p50_ms": round(statistics.median(of), 3) for name, of in took.items()} | {
         "tower_index": index.factory,  # type: ignore[dict-item]
-        "items": engine.view.items,
+        "items": engine.snapshot.items,
     }
 
 
 def scoring(settings: Settings) -> dict[str, float]:
     """Medians of making the features of 200 candidates, and of scoring them and explaining each of them."""
     engine, store = open_engine(settings), open_event_log(settings)
-    view, behaviour = engine.view, engine.view.release.behaviour
+    snapshot, behaviour = engine.snapshot, engine.snapshot.release.behaviour
     scorer = behaviour.scorer
     assert scorer is not None
-    spaces = {**view.spaces, "tower": view.tower}
-    maker = FeatureBuilder(
-        spaces, view.signals_of, behaviour.covisitation, behaviour.facts.score_model.smoothing, view.numbering
+    spaces = {**snapshot.spaces, "tower": snapshot.tower}
+    builder = FeatureBuilder(
+        spaces,
+        snapshot.signals_of,
+        behaviour.covisitation,
+        behaviour.metadata.score_model.smoothing,
+        snapshot.index_mapping,
     )
     took: dict[str, list[float]] = {"features_200": [], "explain_200": [], "score_200": []}
     for user in track(range(REQUESTS), "scoring", console=Console(stderr=True)):
         known = load_user_context(store, settings, f"u{user}")
-        history, found = engine.user(known.events), engine.candidates(known.events, 200, known.excluded)
+        history, found = engine.user(known.events), engine.candidates(known.events, 200, known.excluded_items)
         moments = [time.perf_counter()]
-        features = maker.make(history, found, RankingContext(time.time(), 12.0))
+        features = builder.build(history, found, FeatureContext(time.time(), 12.0))
         moments.append(time.perf_counter())
         scorer.explain(features, settings.head_values)
         moments.append(time.perf_counter())

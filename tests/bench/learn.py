@@ -17,9 +17,9 @@ from report import report
 from rich.console import Console
 
 from serve.cli import bars
-from serve.cli.render import results as show
+from serve.cli.render import catalogue as show
 from serve.core.settings import Settings
-from serve.evaluation.release_gate import compare
+from serve.evaluation.release_gate import compare_releases
 from serve.jobs.build import build
 from serve.jobs.import_events import import_events
 from serve.jobs.train import learn, train, train_scorer
@@ -50,7 +50,7 @@ def main() -> None:
             told, _ = learn(settings, progress)
             seconds += time.perf_counter() - started
             console.print(show.checks(told.checks))
-            kept += told.kept
+            kept += told.accepted
         release = open_current(settings.store)
         learned = current_scorer(settings.store)
         assert learned is not None
@@ -58,8 +58,8 @@ def main() -> None:
         anew = current_scorer(settings.store)
         assert anew is not None
         import_events(settings, parts[3])
-        over_first = compare(settings, release.with_scorer(learned), release.with_scorer(first), progress)
-        over_anew = compare(settings, release.with_scorer(learned), release.with_scorer(anew), progress)
+        over_first = compare_releases(settings, release.with_scorer(learned), release.with_scorer(first), progress)
+        over_anew = compare_releases(settings, release.with_scorer(learned), release.with_scorer(anew), progress)
     console.print("learned / as it was", show.checks(over_first), "learned / trained anew", show.checks(over_anew))
     figures: dict[str, float | int | str | None] = {"kept": kept, "seconds": round(seconds)}
     for other, checks in (("first", over_first), ("anew", over_anew)):

@@ -75,7 +75,8 @@ def encoded(report_: dict) -> int:
 def words(engine: Engine) -> dict[str, int]:
     """How many of the first five for "black hoodie" are hoodies, and how many of them black."""
     items = [
-        engine.view.release.catalogue.item(found.item_index) for found in engine.search(Query(k=5, text="black hoodie"))
+        engine.snapshot.release.catalogue.item(found.item_index)
+        for found in engine.search(Query(k=5, text="black hoodie"))
     ]
     return {
         "hoodies_in_top5": sum("hoodie" in f"{item.title} {item.category}".lower() for item in items),
@@ -90,7 +91,7 @@ def neighbours(engine: Engine) -> dict[str, float]:
     share that has any colour among the neighbours. `related_at_20` looks at the first 20 items, siblings of the item
     included; `related_at_20_products` counts each product once and leaves out the item's own.
     """
-    items = [item for batch in engine.view.release.catalogue.batches() for item in batch]
+    items = [item for batch in engine.snapshot.release.catalogue.batches() for item in batch]
     parents = np.array([item.attributes["parent_sku"][0] for item in items])
     colors = defaultdict(int)
     for parent in parents:
@@ -111,7 +112,7 @@ def neighbours(engine: Engine) -> dict[str, float]:
             related.append(len(wanted & set(found[:20])) / len(wanted))
             products = [parent for parent in dict.fromkeys(found.tolist()) if parent != parents[number]][:20]
             related_products.append(len(wanted & set(products)) / len(wanted))
-            for space in engine.view.release.spaces:
+            for space in engine.snapshot.release.spaces:
                 alone = parents[[one.item_index for one in engine.similar([item.item_id], 20, [space])]]
                 by_space[f"related_at_20_{space}"].append(len(wanted & set(alone)) / len(wanted))
     return {

@@ -12,8 +12,10 @@ from serve.core.settings import load_settings
 from serve.engine.response import item_fields
 from serve.http.app import create_app
 from serve.release.repository import open_current
+from serve.security.api_keys import disable_keys
 
 settings = load_settings()
+disable_keys(settings.store)
 vetrina = create_app(settings)
 minimal = FastAPI()
 release = open_current(settings.store)
@@ -33,7 +35,7 @@ async def similar(item_id: str, k: int = 10, space: str | None = None) -> dict[s
     own = rows[item_id]
     scores: dict[int, dict[str, float]] = {}
     for name in [space] if space else list(indexes):
-        query = release.spaces[name].vectors_of(np.array([own]))
+        query = release.spaces[name].first_vectors(np.array([own]))
         owners = release.spaces[name].owners
         found_scores, found = indexes[name].search(query, ROWS_PER_ITEM * (k + 1))
         for number, score in zip(owners[found[0]].tolist(), found_scores[0].tolist(), strict=True):

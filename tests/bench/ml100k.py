@@ -35,12 +35,12 @@ def main() -> None:
         "best_baseline_ndcg10": found.systems[best].means["ndcg10"],
         "best_baseline_ndcg10_low": found.systems[best].intervals["ndcg10"][0],
         "best_baseline_ndcg10_high": found.systems[best].intervals["ndcg10"][1],
-        "test_shoppers": found.split["test_shoppers"],
-        "cold_test_shoppers": found.split["test_cold_shoppers"],
+        "test_users": found.split["test_users"],
+        "cold_test_shoppers": found.split["test_cold_users"],
     }
     for name, of in found.systems.items():
         figures[f"{name.replace(' ', '_')}_ndcg10"] = of.means["ndcg10"]
-    single = max((name for name in found.lifts if name.startswith("best source")), default=None)
+    single = max((name for name in found.lifts if name.startswith("best retriever")), default=None)
     if single is not None:
         (gain, low, high), source = found.lifts[single], single.rpartition(" ")[2]
         of_source = found.systems[source].means["ndcg10"]

@@ -8,8 +8,9 @@ from pathlib import Path
 import orjson
 
 from embed.behaviour import Event
+from serve.core.progress import Progress
 from serve.core.settings import Settings
-from serve.jobs.build import Progress, build
+from serve.jobs.build import build
 from serve.jobs.import_events import import_events
 from serve.storage.event_log import open_event_log
 

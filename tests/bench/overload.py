@@ -35,13 +35,14 @@ from latency import ITEMS, SHOPPERS, draw
 from report import report
 from rich.console import Console
 from rich.progress import Progress
-from soak import keep_vectors
+from soak_shop import keep_vectors
 
 from serve.cli import bars
 from serve.core.settings import Settings
 from serve.jobs.build import build, ingest_feed
 from serve.jobs.import_events import import_events
 from serve.jobs.train import train, train_scorer
+from serve.security.api_keys import disable_keys
 from serve.storage.event_log import open_event_log
 
 SEED = 0
@@ -80,6 +81,7 @@ def make(shop: Path, settings: Settings) -> None:
         build(settings, progress=progress)
         train_scorer(settings, progress)
         build(settings, progress=progress, force=True)
+        disable_keys(settings.store)
     (shop / "built").touch()
 
 

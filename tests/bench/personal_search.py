@@ -21,10 +21,10 @@ from embed.behaviour import clean_event
 from serve.cli import bars
 from serve.core.settings import Settings
 from serve.demo.shop import make_shop
-from serve.engine.engine import Engine, PersonalizationContext
+from serve.engine.engine import Engine
 from serve.engine.query import Query
-from serve.engine.user_context import load_user_context
-from serve.evaluation.ranking_metrics import interval
+from serve.engine.user_context import PersonalizationContext, load_user_context
+from serve.evaluation.ranking_metrics import bootstrap_interval
 from serve.jobs.build import build
 from serve.jobs.import_events import import_events
 from serve.jobs.train import train, train_scorer
@@ -59,7 +59,7 @@ def main() -> None:
     figures: dict[str, float | int | str | None] = {"shoppers": gains[:, 1::2].shape[1], "chosen": chosen}
     for strength, by_strength in zip(STRENGTHS, gains, strict=True):
         for asked, of in zip(ASKED, by_strength.T, strict=True):
-            low, high = interval(of[1::2], SEED)
+            low, high = bootstrap_interval(of[1::2], SEED)
             means = f"{of[0::2].mean():.4f}", f"{of[1::2].mean():.4f}"
             table.add_row(str(strength), asked, *means, f"{low:.4f}–{high:.4f}")
             figures[f"{asked}_{strength}_ndcg10"] = round(float(of[1::2].mean()), 4)
@@ -78,10 +78,10 @@ def measure(settings: Settings, after: list[dict]) -> np.ndarray:
     gains = []
     for user, item_id in track(sorted(first.items()), "search", console=Console(stderr=True)):
         known = load_user_context(store, settings, user)
-        number = engine.view.item_index(item_id)
-        if not known.events or item_id in known.excluded or number is None:
+        number = engine.snapshot.item_index(item_id)
+        if not known.events or item_id in known.excluded_items or number is None:
             continue
-        item, title = engine.view.item(number), (engine.view.item(number).title or "").split()
+        item, title = engine.snapshot.item(number), (engine.snapshot.item(number).title or "").split()
         asked = (item.category or "").rpartition("/")[2], " ".join(title[::2])
         gains.append(
             [

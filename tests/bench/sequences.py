@@ -26,33 +26,29 @@ from rich.progress import track
 from rich.table import Table
 
 from embed.behaviour import Holdout, Interactions, Split, leave_one_out
+from embed.behaviour.holdout_metrics import hits, ndcg, recall
 from embed.behaviour.interactions import KINDS
-from embed.behaviour.ranking import hits, ndcg, recall
 from embed.encoders import choose_device
-from embed.towers.features import PRICE_PARTS, ItemFeatures, Vocabulary
-from embed.towers.model import Sizes
-from embed.towers.settings import TowerSettings
-from embed.towers.training import Trainer, fit
+from embed.towers.tower_features import PRICE_PARTS, ItemFeatures, Vocabulary
+from embed.towers.tower_network import EmbeddingSizes
+from embed.towers.tower_settings import TowerSettings
+from embed.towers.tower_training import TowerTrainer, fit
 from embed.towers.two_tower_model import TrainedTowers
-from index.exact import ExactIndex
+from index.exact_index import ExactIndex
 from index.space import Space
 from serve.cli import bars
 from serve.core.ranking_settings import ScorerSettings
 from serve.recommend.ranking.feature_builder import FeatureBuilder
-from serve.recommend.ranking.item_features import TAG_GROUPS, ItemSignals, Tags
+from serve.recommend.ranking.item_signals import TAG_GROUPS, ItemSignals, ItemTags
 from serve.recommend.ranking.pipeline import RankingPipeline
 from serve.recommend.retrieval.candidates import DEPTH, CandidateGenerator
-from serve.recommend.retrieval.covisitation import Covisitation
-from serve.recommend.retrieval.retrievers import (
-    CovisitationRetriever,
-    FixedRetriever,
-    Retriever,
-    TowerRetriever,
-    popularity,
-    ranked,
-)
-from serve.recommend.retrieval.score_blend import BlendExample, LinearScoreModel
-from serve.recommend.retrieval.score_blend import fit as fit_score_model
+from serve.recommend.retrieval.covisitation import Covisitation, CovisitationRetriever
+from serve.recommend.retrieval.linear_score_model import LinearScoreModel, ScoreModelExample
+from serve.recommend.retrieval.linear_score_model import fit as fit_score_model
+from serve.recommend.retrieval.popularity import count_popularity
+from serve.recommend.retrieval.retriever import Retriever
+from serve.recommend.retrieval.retriever_results import StaticRetriever, order_by_score
+from serve.recommend.retrieval.tower import TowerRetriever
 from serve.recommend.retrieval.user_history import UserHistory
 from serve.training.scorer_validation import FittedScorer, fit_scorer
 from serve.training.tower_validation import PointInTimeFeatures
@@ -116,17 +112,17 @@ def run(name: str, split: Split, tags: list[list[int]]) -> tuple[dict[str, tuple
         np.concatenate([[0], np.cumsum([len(of) for of in tags])]).astype(np.int64),
         np.zeros((len(tags), PRICE_PARTS), np.float32),
     )
-    sizes, settings = Sizes(items=len(tags), tags=int(flat.max())), TowerSettings(seed=SEED, item_dropout=0.0)
+    sizes, settings = EmbeddingSizes(items=len(tags), tags=int(flat.max())), TowerSettings(seed=SEED, item_dropout=0.0)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         device = choose_device()
-        chosen = Trainer(settings, sizes, features, split.train, device.kind)
-        state = fit(chosen, split.validation, Path(folder) / "choose", told=lambda epoch, of: tell(name, epoch, of))
+        chosen = TowerTrainer(settings, sizes, features, split.train, device.kind)
+        state = fit(chosen, split.validation, Path(folder) / "choose", on_epoch=lambda epoch, of: tell(name, epoch, of))
         first = TrainedTowers(chosen.trained(Vocabulary(), {}).towers.cpu(), Vocabulary(), {})  # as a server asks them
         score_model = learn_score_model(split, first, features)
         CONSOLE.print(name, "epochs", state.best_epoch, "blend", score_model)
-        final = Trainer(settings, sizes, features, split.before_test, device.kind)
+        final = TowerTrainer(settings, sizes, features, split.before_test, device.kind)
         fit(final, None, Path(folder) / "final", epochs=state.best_epoch)
         fitted = learn_scorer(split, first, features, score_model, Path(folder) / "scorer")
     trained = TrainedTowers(final.trained(Vocabulary(), {}).towers.cpu(), Vocabulary(), {})
@@ -141,7 +137,7 @@ def run(name: str, split: Split, tags: list[list[int]]) -> tuple[dict[str, tuple
     measured = {source: measure(recommender, split.test, f"{name} {source}") for source, recommender in alone.items()}
     together = CandidateGenerator(retrievers, score_model, len(tags))
     measured["fused"] = measure(together, split.test, f"{name} fused")
-    ranker = RankingPipeline(together, past.maker, fitted.scorer, {"purchase": 1.0})
+    ranker = RankingPipeline(together, past.builder, fitted.scorer, {"purchase": 1.0})
     measured["reranked"] = measure(ranker, split.test, f"{name} reranked")
     return measured, seconds
 
@@ -153,7 +149,7 @@ def make_past(
     vectors = trained.item_vectors(features)
     owners = np.arange(len(vectors), dtype=np.int32)
     index = ExactIndex(Space("tower", vectors.shape[1], ""), vectors, owners, owners, len(vectors))
-    popular = popularity(interactions, 0.0, 30.0)
+    popular = count_popularity(interactions, 0.0, 30.0)
 
     def vector(user: UserHistory) -> np.ndarray:
         return trained.user_vector(vectors[user.item], user.kind, user.time)
@@ -162,11 +158,11 @@ def make_past(
     retrievers: dict[str, Retriever] = {
         "tower": TowerRetriever(index, vector),
         "covisitation": CovisitationRetriever(counted),
-        "popularity": FixedRetriever(popular, ranked(popular)),
+        "popularity": StaticRetriever(popular, order_by_score(popular)),
     }
-    unknown, tags = np.full(len(vectors), np.nan), Tags(features.tags, features.tag_starts, GROUP_OF_TAG)
+    unknown, tags = np.full(len(vectors), np.nan), ItemTags(features.tags, features.tag_starts, GROUP_OF_TAG)
     facts = ItemSignals(unknown.astype(np.float32), np.zeros(len(vectors), np.float32), unknown, tags)
-    return PointInTimeFeatures(retrievers, FeatureBuilder({"tower": index}, facts.of, counted, score_model.smoothing))
+    return PointInTimeFeatures(retrievers, FeatureBuilder({"tower": index}, facts.take, counted, score_model.smoothing))
 
 
 def learn_scorer(
@@ -174,11 +170,11 @@ def learn_scorer(
 ) -> FittedScorer:
     """The scorer, from what the held-out shoppers bought next."""
     past = make_past(split.train, trained, features, score_model)
-    settings = ScorerSettings(seed=SEED, cases=SCORER_CASES)
+    settings = ScorerSettings(seed=SEED, max_lists=SCORER_CASES)
     with bars(quiet=False) as progress:
         fitted = fit_scorer(
             CandidateGenerator(past.retrievers, score_model, split.train.items),
-            past.maker,
+            past.builder,
             split.before_test,
             split.validation,
             0.0,
@@ -195,13 +191,13 @@ def learn_scorer(
 def learn_score_model(split: Split, trained: TrainedTowers, features: ItemFeatures) -> LinearScoreModel:
     retrievers = make_past(split.train, trained, features, LinearScoreModel()).retrievers
     recommender = CandidateGenerator(retrievers, LinearScoreModel(), split.train.items)
-    held = split.validation.some(BLEND_CASES, SEED)
+    held = split.validation.sample(BLEND_CASES, SEED)
     cases = []
     for row in track(range(len(held)), "blend", console=CONSOLE):
-        user = UserHistory.of(held.history, row)
-        found = recommender.candidates(user, DEPTH, np.unique(user.item))
+        user = UserHistory.from_interactions(held.history, row)
+        found = recommender.generate(user, DEPTH, np.unique(user.item))
         targets = held.targets[held.starts[row] : held.starts[row + 1]]
-        cases.append(BlendExample(found.scores, np.isin(found.items, targets)))
+        cases.append(ScoreModelExample(found.scores, np.isin(found.items, targets)))
     return fit_score_model(cases, list(retrievers))
 
 
@@ -209,10 +205,10 @@ def measure(recommender: CandidateGenerator | RankingPipeline, held: Holdout, wh
     """NDCG and recall, with as many processes as there are cores; each asks one shopper at a time, as a server does."""
 
     def ask(row: int) -> np.ndarray:
-        user = UserHistory.of(held.history, row)
+        user = UserHistory.from_interactions(held.history, row)
         excluded = np.unique(user.item)
         if isinstance(recommender, RankingPipeline):
-            items = recommender.recommend(user, K, excluded, 0.0).found.items
+            items = recommender.recommend(user, K, excluded, 0.0).items
         else:
             items = recommender.recommend(user, K, excluded).items
         return np.pad(items, (0, K - len(items)), constant_values=-1)

@@ -26,12 +26,13 @@ from usearch.index import Index as Usearch
 from vectors import mixture
 
 from index import tuning
-from index.exact import ExactIndex
-from index.faiss_index import FaissIndex
-from index.index_types import candidates, refines
+from index.exact_index import ExactIndex
+from index.faiss_index import FaissIndex, SearchEffort
+from index.index_types import candidate_factories, refine_factors
+from index.recall_measurement import K, QuerySet
 from index.space import Space
 from index.threads import limit_threads, one_thread
-from index.tuning import K, tune
+from index.tuning import tune
 
 SEED = 0
 QUERIES = 1000
@@ -64,7 +65,7 @@ class Trial:
         self.vectors, self.queries = every[:rows], every[rows:]
         numbers = np.arange(rows, dtype=np.int32)
         self.exact = ExactIndex(Space("bench", dim, ""), self.vectors, numbers, numbers, rows)
-        self.truth = self.exact.search(self.queries, K).ids
+        self.truth = self.exact.search(self.queries, K).items
 
     def measure(self, search: Search, queries: int = QUERIES) -> tuple[float, float]:
         """Recall@10 and the median seconds of a query."""
@@ -112,8 +113,8 @@ def run(name: str) -> dict[str, float | int | str | None]:
     tuning_s = time.perf_counter() - started
     index = _index(trial, tuned.factory, tuned.raw)
     index.efforts = tuned.efforts
-    recall, seconds = trial.measure(lambda query: index.search(query, K).ids)
-    ours = Contender(f"tuned {tuned.factory}", lambda query: index.search(query, K).ids, recall, seconds)
+    recall, seconds = trial.measure(lambda query: index.search(query, K).items)
+    ours = Contender(f"tuned {tuned.factory}", lambda query: index.search(query, K).items, recall, seconds)
     out.print(
         f"  tuned in {tuning_s:.0f} s: {tuned.factory} {tuned.efforts[:1]} recall {recall:.4f} {1e6 * seconds:.0f} µs"
     )
@@ -147,16 +148,16 @@ def best_of_grid(trial: Trial) -> Contender:
     """The fastest of every index that the tuning may choose from, at every effort that meets the target."""
     best: Contender | None = None
     rows, dim = trial.vectors.shape
-    grid = tuning._Trial(trial.vectors, TARGET, None, tuning._Queries.rows_of(trial.vectors), None)
-    for factory in candidates(rows, dim, tuning.narrow(trial.vectors)):
+    grid = tuning._Tuner(trial.vectors, TARGET, None, QuerySet.from_rows(trial.vectors, tuning.MAX_QUERIES), None)
+    for factory in candidate_factories(rows, dim, tuning.projected_sizes(trial.vectors)):
         if factory == "Flat":
             continue
         built = grid.build(factory, trial.vectors)
         index = built.index
-        for refine in refines(factory):
+        for refine in refine_factors(factory):
             for probe in tuning._probes(built):
-                index.efforts = (tuning.Effort(tuning.REACH, probe, refine),)
-                recall, seconds = trial.measure(lambda query, index=index: index.search(query, K).ids)
+                index.efforts = (SearchEffort(tuning.REACH, probe, refine),)
+                recall, seconds = trial.measure(lambda query, index=index: index.search(query, K).items)
                 if recall < TARGET:
                     continue
                 out.print(
@@ -168,7 +169,7 @@ def best_of_grid(trial: Trial) -> Contender:
 
                     def search(query: Any, index: Any = index, efforts: Any = efforts) -> Any:
                         index.efforts = efforts
-                        return index.search(query, K).ids
+                        return index.search(query, K).items
 
                     best = Contender(f"grid {factory} {probe}/{refine}", search, recall, seconds)
                 break

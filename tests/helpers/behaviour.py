@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from embed.behaviour import Interactions
-from serve.recommend.retrieval.covisitation import DAY
+from serve.core.units import DAY
 from serve.recommend.retrieval.user_history import UserHistory
 
 NOW = 1_700_000_000.0

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from embed.behaviour import Event
-from serve.storage.impression_log import Display, ImpressionRecord
+from serve.storage.impression_log import ImpressionRecord, ShownItems
 
 NOW = 1767225600.0
 
 
-def display(seed: int, scorer: str = "s", items: int = 3) -> Display:
+def shown_items(seed: int, scorer: str = "s", items: int = 3) -> ShownItems:
     random = np.random.default_rng(seed)
-    return Display(
+    return ShownItems(
         [f"i{number}" for number in range(items)],
         scorer,
         "best",
@@ -24,8 +24,8 @@ def display(seed: int, scorer: str = "s", items: int = 3) -> Display:
     )
 
 
-def answer(number: int, user: str | None = "u", at: float = 0.0, **changed: Any) -> ImpressionRecord:
-    return ImpressionRecord(f"r{number}", user, NOW + at, "release", replace(display(number), **changed))
+def impression(number: int, user: str | None = "u", at: float = 0.0, **changed: Any) -> ImpressionRecord:
+    return ImpressionRecord(f"r{number}", user, NOW + at, "release", replace(shown_items(number), **changed))
 
 
 def click(number: int, item: str = "i0", user: str = "u", **changed: Any) -> Event:

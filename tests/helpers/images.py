@@ -1,11 +1,14 @@
-"""Pictures and the servers they are read from."""
+"""Images for tests, and a stand-in for the network."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import httpcore
 import pytest
 from PIL import Image, ImageDraw
+
+from embed.images.decode import ImageRefused
 
 
 def drawn(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
@@ -20,7 +23,7 @@ def drawn(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
 
 
 class Loopback(httpcore.NetworkBackend):
-    """Notes which address was asked for, and goes to the local server instead; without a server nobody may ask."""
+    """Records the requested addresses and connects to a local server; without one, a connection fails the test."""
 
     def __init__(self, port: int | None = None) -> None:
         self.port = port
@@ -31,3 +34,12 @@ class Loopback(httpcore.NetworkBackend):
         if self.port is None:
             pytest.fail(f"a connection to {host} was attempted")
         return httpcore.SyncBackend().connect_tcp("127.0.0.1", self.port, timeout=5)
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """Return the code of the refusal that a call raises."""
+    with pytest.raises(ImageRefused) as caught:
+        call()
+    assert caught.value.field
+    assert caught.value.message
+    return caught.value.code

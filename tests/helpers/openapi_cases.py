@@ -1,6 +1,6 @@
-"""Requests that schemathesis makes of the OpenAPI document, and the count of answers that it does not promise.
+"""Requests that schemathesis generates from the OpenAPI document, and counts of responses that violate it.
 
-For the tests, which make some, and for the benchmark, which makes thousands.
+The tests send some, the benchmark sends thousands.
 """
 
 import random
@@ -31,15 +31,15 @@ CHECKS = {
         response_schema_conformance,
     ],
 }
-MAX_TOLD = 20
+MAX_PRINTED = 20
 Shown = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def ask(base: str, key: str, ids: Sequence[str], cases: int, start: int, shown: Shown = iter) -> Counter[str]:
-    """Ask so many requests of all operations of the service at `base`, and count them by what was wrong, and by status.
+    """Send `cases` requests to all operations of the service at `base`; count violations and statuses.
 
-    Half of them fit the document and half break it; in half of either, ids are those of the shop. Operations that
-    have no more cases than few leave theirs to the others.
+    Half of the requests conform to the document and half do not; half of either use item ids of the shop. An operation
+    with few distinct cases leaves its share to the others.
     """
     schema = schemathesis.openapi.from_dict(httpx.get(f"{base}/openapi.json").json())
     schema.config.update(base_url=base)
@@ -64,20 +64,20 @@ def _ask(
 ) -> None:
     if share < 1:
         return
-    fits, breaks = (operation.as_strategy(generation_mode=mode) for mode in GenerationMode)
+    valid, invalid = (operation.as_strategy(generation_mode=mode) for mode in GenerationMode)
 
     @seed(start)
     @settings(
         max_examples=share,
         deadline=None,
         database=None,
-        phases=[Phase.generate],  # none is shrunk, as all are counted
+        phases=[Phase.generate],  # nothing is shrunk, because all cases are counted
         suppress_health_check=list(HealthCheck),
     )
-    @given(case=fits | breaks)
+    @given(case=valid | invalid)
     def each(case: Any) -> None:
         if known.random() < 0.5:
-            _name_what_is_there(case, ids, known)
+            _use_existing_items(case, ids, known)
         response = case.call(headers={"authorization": f"Bearer {key}"})
         counts["cases"] += 1
         counts[f"status_{response.status_code}"] += 1
@@ -86,14 +86,14 @@ def _ask(
                 case.validate_response(response, checks=checks)
             except (Failure, FailureGroup) as failure:
                 counts[name] += 1
-                if counts[name] <= MAX_TOLD:
+                if counts[name] <= MAX_PRINTED:
                     print(f"{name}: {case.method} {case.formatted_path}\n{failure}\n", file=sys.stderr)
 
     each()
 
 
-def _name_what_is_there(case: Any, ids: Sequence[str], known: random.Random) -> None:
-    """Items of the shop in place of what was made up."""
+def _use_existing_items(case: Any, ids: Sequence[str], known: random.Random) -> None:
+    """Replace generated item ids with ids of the shop."""
     if case.path_parameters and "item_id" in case.path_parameters:
         case.path_parameters["item_id"] = known.choice(ids)
     if isinstance(case.body, dict):

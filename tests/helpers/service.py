@@ -1,4 +1,4 @@
-"""A real service over a store, and what its responses have to be."""
+"""A real service over a store, and checks of its responses."""
 
 import json
 import socket
@@ -15,6 +15,8 @@ import uvicorn
 
 from serve.core.settings import Settings
 from serve.http.app import create_app
+from serve.security.access_mode import has_had_key
+from serve.security.api_keys import disable_keys
 
 ODD_IDS = [
     "a/b c?d#e%2F",
@@ -52,10 +54,12 @@ class Service:
 
 
 @contextmanager
-def served(configured: Settings) -> Iterator[Service]:
-    """Uvicorn in a thread, on a free port of the loopback."""
+def served(configured: Settings, keyless: bool = True) -> Iterator[Service]:
+    """Run uvicorn in a thread, on a free port of the loopback interface; make a store that never had a key keyless."""
+    if keyless and configured.store.is_dir() and not has_had_key(configured.store):
+        disable_keys(configured.store)
     app = create_app(configured)
-    # Its log configuration would close the handlers of other packages, and with them what a test's output goes to.
+    # No log configuration: it would close the handlers of other packages, and with them the output of a test.
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, log_level="error", access_log=False))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -72,7 +76,7 @@ def served(configured: Settings) -> Iterator[Service]:
 
 def good(response: httpx.Response) -> Any:
     assert response.status_code == 200, response.text
-    body = json.loads(response.content, parse_constant=lambda name: pytest.fail(f"{name} in an answer"))
+    body = json.loads(response.content, parse_constant=lambda name: pytest.fail(f"{name} in a response"))
     assert body["request_id"]
     assert body["release"]
     assert body["took_ms"] >= 0

@@ -3,4 +3,4 @@
 QUICK = {"epochs": 4, "dim": 16, "patience": 4}
 
 
-QUICK_SCORER = {"epochs": 3, "cases": 200, "hard": 20}
+QUICK_SCORER = {"epochs": 3, "max_lists": 200, "hard_negatives": 20}

@@ -1,1 +1,1 @@
-"""Renders command results as tables and plots."""
+"""Renders what commands return, as tables, sentences and plots."""

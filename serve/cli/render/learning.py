@@ -1,34 +1,34 @@
-"""How what was learned looks in a terminal: tables and short sentences, for people."""
+"""Renders events, trainings, evaluations, A/B tests and erasures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from serve.cli.render.results import checks
+from serve.cli.render.catalogue import checks
+from serve.cli.render.table import Column, FittedTable
 
 if TYPE_CHECKING:
-    from serve.evaluation.ab_report import Comparison
+    from serve.evaluation.ab_report import ABReport
     from serve.evaluation.evaluate import Evaluation
     from serve.evaluation.exposure import Exposure
     from serve.evaluation.off_policy_report import OffPolicyReport
+    from serve.evaluation.ranking_metrics import RankingMetrics
     from serve.jobs.compact import CompactionReport
     from serve.jobs.import_events import ImportReport
     from serve.storage.erasure import ErasureCounts
-    from serve.storage.event_log import Quarantined
+    from serve.storage.quarantine import QuarantinedUser
     from serve.training.scorer_job import ScorerReport
     from serve.training.tower_tuning import TuningReport
     from serve.training.towers_job import TrainingReport
 
 
 def events_report(report: "ImportReport") -> RenderableType:
-    """What became of a file's events."""
+    """Render how many events of a file were stored and rejected."""
     lines = [
-        f"{report.file}: {report.read:,} read = {report.stored:,} stored + {report.duplicates:,} there already "
+        f"{report.file}: {report.read:,} read = {report.stored:,} stored + {report.duplicates:,} already stored "
         f"+ {report.rejected:,} rejected"
     ]
     lines += [f"  rejected {count:,} × {code}" for code, count in report.rejects.items()]
@@ -36,58 +36,64 @@ def events_report(report: "ImportReport") -> RenderableType:
 
 
 def training_report(report: "TrainingReport") -> RenderableType:
-    """What was learned from, what validation said, and how the sources are weighed."""
-    of, split = report.collected, report.split
+    """Render what towers were trained on, how validation measured them, and the weights of the retrievers."""
+    counts, split = report.collected, report.split
     lines = [
-        f"{of.events:,} events = {of.interactions:,} interactions + {of.impressions:,} impressions + {of.pending:,} of "
-        f"items not in the catalogue + {of.merged:,} signs of the same act + {of.cut:,} beyond what one shopper counts",
-        f"validation: {split['validation_shoppers']:,} shoppers, towers alone NDCG@10 "
-        f"{report.validation['ndcg10']:.4f}, recall@10 {report.validation['recall10']:.4f}, at epoch {report.epochs}",
+        f"{counts.events:,} events = {counts.interactions:,} interactions + {counts.impressions:,} impressions + "
+        f"{counts.pending:,} of items not in the catalogue + {counts.merged:,} duplicates of an interaction + "
+        f"{counts.cut:,} beyond the limit of one user",
+        f"validation: {split['validation_users']:,} users, towers alone NDCG@10 {report.validation['ndcg10']:.4f}, "
+        f"recall@10 {report.validation['recall10']:.4f}, at epoch {report.epochs}",
         "weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in report.score_model.weights.items()),
     ]
     done = Text.assemble((f"towers {report.fingerprint}", "bold green"), f"  ({report.seconds:.0f} s)")
     return Group(Text("\n".join(lines)), done)
 
 
-def quarantine(listed: "Sequence[Quarantined]") -> RenderableType:
-    """Who is in quarantine or was, and why."""
+def quarantine(listed: "Sequence[QuarantinedUser]") -> RenderableType:
+    """Render the users who are or were in quarantine, and why."""
     if not listed:
-        return Text("nobody", style="dim")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("user", "since", "released", "why"):
-        table.add_column(name)
-    for one in listed:
-        times = (one.since, one.released)
-        told = ["" if of is None else datetime.fromtimestamp(of, UTC).strftime("%Y-%m-%d %H:%M") for of in times]
-        table.add_row(one.user_id, *told, one.reason)
-    return table
+        return Text("no users", style="dim")
+    columns = [Column("user"), Column("since (UTC)"), Column("released (UTC)"), Column("reason")]
+    rows = [(entry.user_id, _minute(entry.since), _minute(entry.released), entry.reason) for entry in listed]
+    return FittedTable(columns, rows)
 
 
-def judgement(of: "OffPolicyReport") -> RenderableType:
-    """What was earned, and what the release would have by each estimator."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("worth of a list", "", "95 %"):
-        table.add_column(name, justify="left" if name == "worth of a list" else "right", no_wrap=True)
-    found = of.estimates
-    rows = {"earned": found.logged, "IPS": found.ips, "SNIPS": found.snips, "doubly robust": found.dr}
-    for name, one in rows.items():
-        table.add_row(name, f"{one.mean:.4f}", Text(f"{one.low:.4f}–{one.high:.4f}", "dim"))
-    foot = f"{found.lists:,} lists, worth {found.effective:,.0f} for this release; {of.excluded:,} left out"
-    return Group(Text(f"release {of.release}", "bold"), table, Text(foot, "dim"))
+def off_policy(report: "OffPolicyReport") -> RenderableType:
+    """Render the logged value of a list, and what the release would have earned by each estimator."""
+    estimates = report.estimates
+    columns = [Column("value of a list"), Column("mean", "right"), Column("95 % interval", "right", "dim")]
+    rows = [
+        (name, f"{estimate.mean:.4f}", f"{estimate.low:.4f}–{estimate.high:.4f}")
+        for name, estimate in (
+            ("logged", estimates.logged),
+            ("IPS", estimates.ips),
+            ("SNIPS", estimates.snips),
+            ("doubly robust", estimates.dr),
+        )
+    ]
+    summary = (
+        f"{estimates.lists:,} lists, an effective sample of {estimates.effective:,.0f} for this release; "
+        f"{report.excluded:,} excluded"
+    )
+    return Group(Text(f"release {report.release}", "bold"), FittedTable(columns, rows), Text(summary, "dim"))
 
 
-def removed(of: "ErasureCounts") -> RenderableType:
-    """What an erasure removed."""
-    return Text(f"removed {of.events:,} events, {of.answers:,} answers and {of.preferences} preferences")
+def erasure(counts: "ErasureCounts") -> RenderableType:
+    """Render what an erasure removed."""
+    return Text(
+        f"removed {counts.events:,} events, {counts.impressions:,} impressions and {counts.preferences} preferences"
+    )
 
 
 def scorer_report(report: "ScorerReport") -> RenderableType:
-    """What was learned from, and how each head measures on shoppers that it did not learn from."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("head", "outcomes", "AUC", "log loss", "of the base rate", "calibration error"):
-        table.add_column(name, justify="left" if name == "head" else "right", no_wrap=True)
-    for name, head in report.heads.items():
-        table.add_row(
+    """Render what a scorer was trained on, and how each head measures on held-out users."""
+    columns = [
+        Column("head"),
+        *(Column(name, "right") for name in ("outcomes", "AUC", "log loss", "base log loss", "calibration error")),
+    ]
+    rows = [
+        (
             name,
             f"{head.outcomes:,}",
             f"{head.auc:.3f}",
@@ -95,12 +101,15 @@ def scorer_report(report: "ScorerReport") -> RenderableType:
             f"{head.base_log_loss:.4f}",
             f"{head.ece:.4f}",
         )
+        for name, head in report.heads.items()
+    ]
     learned = Text(f"{report.rows:,} candidates of {report.cases:,} lists, {report.epochs} epochs")
     done = Text.assemble((f"scorer {report.fingerprint}", "bold green"), f"  ({report.seconds:.0f} s)")
-    return Group(learned, table, done)
+    return Group(learned, FittedTable(columns, rows), done)
 
 
 def tuning_figures(report: "TuningReport") -> dict[str, Any]:
+    """Return the figures of a tuning, for JSON."""
     return {
         "settings": report.settings.model_dump(),
         "ndcg10": report.ndcg10,
@@ -109,99 +118,130 @@ def tuning_figures(report: "TuningReport") -> dict[str, Any]:
     }
 
 
-def tuning_report(found: dict[str, Any]) -> RenderableType:
-    """The best settings as they are written in vetrina.toml."""
-    settings = "\n".join(f"{name} = {value}" for name, value in found["settings"].items())
+def tuning_report(figures: Mapping[str, Any]) -> RenderableType:
+    """Render the best settings, as they are written in vetrina.toml."""
+    settings = "\n".join(f"{name} = {value}" for name, value in figures["settings"].items())
     trials = (
-        f"{found['trials']} trials, {found['pruned']} of them cut short; the best has NDCG@10 {found['ndcg10']:.4f}"
+        f"{figures['trials']} trials, {figures['pruned']} of them stopped early; the best has NDCG@10 "
+        f"{figures['ndcg10']:.4f}"
     )
     return Text(f"{trials}; for vetrina.toml:\n\n[towers]\n{settings}")
 
 
-def evaluation(found: "Evaluation") -> RenderableType:
-    """Each system on the whole test, best last, then the slices."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for name in ("NDCG@10", "", "R@10", "R@100", "MRR", "coverage", "novelty", "new"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for part, systems in {"all shoppers": found.systems, **found.slices}.items():
-        users = next(iter(systems.values())).users
-        table.add_row(Text(f"{part} ({users:,})", "bold"))
-        for name, of in sorted(systems.items(), key=lambda each: each[1].means["ndcg10"]):
-            low, high = of.intervals["ndcg10"]
-            means = of.means
-            table.add_row(
-                name,
-                f"{means['ndcg10']:.4f}",
-                Text(f"{low:.4f}–{high:.4f}", "dim"),
-                f"{means['recall10']:.4f}",
-                f"{means['recall100']:.4f}",
-                f"{means['mrr']:.4f}",
-                f"{of.coverage:.3f}",
-                f"{of.novelty:.1f}",
-                f"{of.new_items:.3f}",
-            )
-    split = found.split
+def evaluation(measured: "Evaluation") -> RenderableType:
+    """Render each system on the whole test, best last, then on slices of it."""
+    split = measured.split
     lifts = [
-        f"reranked less {name}: {mean:+.4f} ({low:+.4f} to {high:+.4f})"
-        for name, (mean, low, high) in found.lifts.items()
+        f"reranked minus {name}: {mean:+.4f} ({low:+.4f} to {high:+.4f})"
+        for name, (mean, low, high) in measured.lifts.items()
     ]
     heads = [
         f"{name}: AUC {head.auc:.3f}, log loss {head.log_loss:.4f} (base rate {head.base_log_loss:.4f}), calibration "
         f"error {head.ece:.4f}"
-        for name, head in found.heads.items()
+        for name, head in measured.heads.items()
     ]
+    tables: list[RenderableType] = []
+    for part, systems in {"all users": measured.systems, **measured.slices}.items():
+        users = next(iter(systems.values())).users
+        tables += [Text(f"{part} ({users:,})", "bold"), _systems(systems)]
     return Group(
         Text(
-            f"learned from {split['train_interactions']:,} interactions of {split['train_shoppers']:,} shoppers; "
-            f"tested with {split['test_targets']:,} items liked by {split['test_shoppers']:,} shoppers later"
+            f"trained on {split['train_interactions']:,} interactions of {split['train_users']:,} users; "
+            f"tested on {split['test_targets']:,} items that {split['test_users']:,} users liked later"
         ),
-        table,
-        *_exposure(found.exposure),
+        *tables,
+        *_exposure(measured.exposure),
         *([Text("NDCG@10 of the scorer", "bold"), Text("\n".join([*lifts, *heads]))] if lifts else []),
-        Text("intervals: 95 % bootstrap over shoppers; new: share of the items shown that nobody had had", "dim"),
+        Text("intervals: 95 % bootstrap over users; new: share of shown items without any earlier interaction", "dim"),
     )
 
 
-def _exposure(found: "Exposure") -> list[RenderableType]:
-    """Who is seen in answers as served, and how unevenly by system."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("seen in the first ten", "of the items", "of what was liked", "of what is seen"):
-        table.add_column(name, justify="left" if name.startswith("seen") else "right", no_wrap=True)
-    for kind, groups in found.groups.items():
-        table.add_row(Text(kind, "bold"))
-        for of in groups:
-            table.add_row(of.name, *(f"{share:.3f}" for share in (of.items, of.liked, of.seen)))
-    told = ", ".join(f"{name} {value:.3f}" for name, value in found.gini.items())
-    return [table, Text(f"Gini coefficient of what is seen: {told}", "dim")]
+def _systems(systems: "Mapping[str, RankingMetrics]") -> RenderableType:
+    columns = [
+        Column("system"),
+        Column("NDCG@10", "right"),
+        Column("95 % interval", "right", "dim"),
+        *(Column(name, "right") for name in ("R@10", "R@100", "MRR", "coverage", "novelty", "new")),
+    ]
+    rows = []
+    for name, system in sorted(systems.items(), key=lambda each: each[1].means["ndcg10"]):
+        low, high = system.intervals["ndcg10"]
+        means = system.means
+        rows.append(
+            (
+                name,
+                f"{means['ndcg10']:.4f}",
+                f"{low:.4f}–{high:.4f}",
+                f"{means['recall10']:.4f}",
+                f"{means['recall100']:.4f}",
+                f"{means['mrr']:.4f}",
+                f"{system.coverage:.3f}",
+                f"{system.novelty:.1f}",
+                f"{system.new_items:.3f}",
+            )
+        )
+    return FittedTable(columns, rows)
 
 
-def learn_report(found: dict[str, Any]) -> RenderableType:
-    """What there was to learn, how the new scorer measures beside the old one, and whether it answers now."""
-    if not found["fingerprint"]:
-        return Text(f"{found['shoppers']} shoppers liked anything new since the last time: too few to learn from")
-    learned = Text(f"learned from {found['rows']:,} rows in {found['epochs']} epochs, {found['seconds']:.0f} s")
-    verdict = Text("worse than the one before, which stays", "bold red")
-    if found["published"]:
-        verdict = Text(f"published release {found['release']}", "bold green")
-    elif found["kept"]:
-        verdict = Text("kept; the next vetrina build takes it into its release", "green")
-    return Group(checks(found["checks"]), learned, verdict)
+def _exposure(exposure: "Exposure") -> list[RenderableType]:
+    """Render which groups of items recommendations show, and how unevenly each system shows items."""
+    parts: list[RenderableType] = []
+    for kind, groups in exposure.groups.items():
+        columns = [
+            Column(f"first ten by {kind}"),
+            *(Column(name, "right") for name in ("share of items", "of liked", "of shown")),
+        ]
+        rows = [(group.name, *(f"{share:.3f}" for share in (group.items, group.liked, group.seen))) for group in groups]
+        parts.append(FittedTable(columns, rows))
+    gini = ", ".join(f"{name} {value:.3f}" for name, value in exposure.gini.items())
+    return [*parts, Text(f"Gini coefficient of shown items: {gini}", "dim")]
 
 
-def comparison(of: "Comparison") -> RenderableType:
-    """Both parts of an A/B test side by side."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("a list", *of.arms, "difference, 95 %", "better"):
-        table.add_column(name, justify="left" if name == "a list" else "right", no_wrap=True)
-    for name, gained in of.differences.items():
-        means = [f"{arm.means[name]:.4f}" for arm in of.arms.values()]
-        table.add_row(name, *means, f"{gained.low:+.4f} to {gained.high:+.4f}", f"{gained.better:.0%}")
-    sizes = [f"{part}: {arm.users:,} shoppers, {arm.lists:,} lists" for part, arm in of.arms.items()]
-    sizes.append(f"{of.excluded} shoppers were answered by both and are left out")
-    return Group(Text(f"release {of.experiment.release} is tried", "bold"), table, Text("; ".join(sizes), "dim"))
+def learn_report(figures: Mapping[str, Any]) -> RenderableType:
+    """Render what was new, how the new scorer measures beside the old one, and whether it was published."""
+    if not figures["fingerprint"]:
+        return Text(f"{figures['users']} users liked new items since the last training: too few to learn from")
+    learned = Text(f"learned from {figures['rows']:,} rows in {figures['epochs']} epochs, {figures['seconds']:.0f} s")
+    verdict = Text("worse than the previous scorer, which stays", "bold red")
+    if figures["published"]:
+        verdict = Text(f"published release {figures['release']}", "bold green")
+    elif figures["accepted"]:
+        verdict = Text("kept: the next vetrina build uses it", "green")
+    return Group(checks(figures["checks"]), learned, verdict)
 
 
-def moved(of: "CompactionReport") -> RenderableType:
-    """What a compaction did."""
-    return Text(f"moved {of.events:,} impressions and {of.answers:,} answers into files, deleted {of.deleted:,} rows")
+def ab_report(comparison: "ABReport") -> RenderableType:
+    """Render both arms of an A/B test side by side."""
+    columns = [
+        Column("per list"),
+        *(Column(name, "right") for name in (*comparison.arms, "difference, 95 %", "P(better)")),
+    ]
+    rows = [
+        (
+            name,
+            *(f"{arm.means[name]:.4f}" for arm in comparison.arms.values()),
+            f"{difference.low:+.4f} to {difference.high:+.4f}",
+            f"{difference.better:.0%}",
+        )
+        for name, difference in comparison.differences.items()
+    ]
+    sizes = [f"{part}: {arm.users:,} users, {arm.lists:,} lists" for part, arm in comparison.arms.items()]
+    sizes.append(f"{comparison.excluded} users got responses of both releases and are excluded")
+    title = Text(f"release {comparison.experiment.release} is tested", "bold")
+    return Group(title, FittedTable(columns, rows), Text("; ".join(sizes), "dim"))
+
+
+def compaction(report: "CompactionReport") -> RenderableType:
+    """Render what a compaction moved and deleted."""
+    moved = Text(
+        f"moved {report.events:,} impression events and {report.impressions:,} logged impressions into files, deleted "
+        f"{report.deleted:,} rows"
+    )
+    if not report.unknown_files:
+        return moved
+    names = ", ".join(report.unknown_files)
+    return Group(moved, Text(f"moved unknown files to history/unknown, delete them if not needed: {names}", "yellow"))
+
+
+def _minute(timestamp: float | None) -> str:
+    return "" if timestamp is None else datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M")

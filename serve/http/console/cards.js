@@ -1,28 +1,28 @@
-// Items as cards and rows, what may be done with them, and why they are there.
+// Items as cards and rows, the actions on them, and the reasons for them.
 
-import { item as known, photo } from "./api.js";
+import { item as fetchItem, photo } from "./api.js";
 import { badge, h, iconButton, shares } from "./dom.js";
-import { leaf, number, price, signed } from "./format.js";
+import { leaf, number, percent, price } from "./format.js";
 
-const PARTS = 4; // of a score, the largest
-const DONE = { view: "viewed", click: "clicked", cart: "in the cart", purchase: "bought", dislike: "disliked" };
+const MAX_PARTS = 4; // of a score, the largest
+const EVENTS = { view: "viewed", click: "clicked", cart: "added to cart", purchase: "bought", rating: "rated", dislike: "disliked" };
 
-/** A photo of an item in a box that has its place from the start. */
-export function picture(item, size = 320, place = 0) {
+/** A photo of an item, in a box of fixed size. */
+export function picture(item, size = 320, position = 0) {
   const box = h("span", { class: "picture" });
   const show = (url) => box.append(url
     ? h("img", { src: url, alt: "" })
     : h("span", { class: "letter", "aria-hidden": "true" }, Array.from(title(item))[0]));
-  if (item.image) photo(item.item_id, size, place, () => box.isConnected).then(show);
+  if (item.image) photo(item.item_id, size, position, () => box.isConnected).then(show);
   else show(null);
   return box;
 }
 
-/** An item as a card; `whole` is the link or button that all of it is, `actions` are round buttons. */
+/** An item as a card; `whole` is the link or button that covers it, `actions` are round buttons. */
 export const card = (item, whole, { actions = [], badge, scores, reasons } = {}) =>
   h("article", { class: "card" },
     picture(item),
-    h("div", { class: "said" },
+    h("div", { class: "caption" },
       h("p", { class: "title" }, whole),
       h("p", { class: "soft one" }, [item.brand, leaf(item.category)].filter(Boolean).join(" · ")),
       h("div", { class: "foot" }, h("p", { class: "price" }, price(item), badge), actions),
@@ -32,13 +32,13 @@ export const card = (item, whole, { actions = [], badge, scores, reasons } = {})
 
 export const title = (item) => item.title || item.item_id;
 
-/** A title that stands for the whole card. */
+/** A title that is a link over the whole card. */
 export const link = (item, href) => h("a", { class: "whole", href }, title(item));
 
-export const button = (item, what, onclick) =>
-  h("button", { type: "button", class: "whole", onclick, "aria-label": `${what}: ${title(item)}` }, title(item));
+export const button = (item, action, onclick) =>
+  h("button", { type: "button", class: "whole", onclick, "aria-label": `${action}: ${title(item)}` }, title(item));
 
-/** Buttons that steer a search towards an item or away from it. */
+/** Buttons that move a search towards an item or away from it. */
 export const steering = (item, { likes, unlikes, steer }) => [
   iconButton("more", `More like ${title(item)}`, () => steer("like", item.item_id), pressed(likes, item)),
   iconButton("less", `Less like ${title(item)}`, () => steer("unlike", item.item_id), pressed(unlikes, item)),
@@ -46,40 +46,40 @@ export const steering = (item, { likes, unlikes, steer }) => [
 
 const pressed = (ids, item) => ({ "aria-pressed": String(ids.includes(item.item_id)) });
 
-/** The reasons of a recommendation: its sentence, and the largest parts of its score as bars. */
+/** The reasons for a recommendation: a sentence, and the largest parts of the score in percent of all parts. */
 function why({ sentence, parts, history }) {
   const all = [
     ...Object.entries(parts).map(([name, value]) => ({ name, value })),
-    ...history.map(({ item_id, type, value }) => ({ name: DONE[type] ?? type, item_id, value })),
+    ...history.map(({ item_id, type, value }) => ({ name: EVENTS[type] ?? type, item_id, value })),
   ];
-  const largest = all.sort((one, other) => Math.abs(other.value) - Math.abs(one.value)).slice(0, PARTS);
-  const whole = Math.max(...largest.map(({ value }) => Math.abs(value)), 1e-9);
+  const total = all.reduce((sum, { value }) => sum + Math.abs(value), 0) || 1;
+  const largest = all.sort((one, other) => Math.abs(other.value) - Math.abs(one.value)).slice(0, MAX_PARTS);
   return h("div", { class: "why" },
     h("p", { class: "sentence" }, sentence),
     shares(largest.map(({ name, item_id, value }) => ({
       name: [name, item_id && " ", item_id && nameOf(item_id)],
-      text: signed(value),
-      share: Math.abs(value) / whole,
-      against: value < 0,
+      text: `${value < 0 ? "−" : "+"}${percent(Math.abs(value) / total)}`,
+      share: Math.abs(value) / total,
+      negative: value < 0,
     }))));
 }
 
-/** The title of an item by its id: the id until it is known. */
+/** The title of an item by its id; shows the id until the title is fetched. */
 export function nameOf(itemId) {
   const text = h("span", {}, itemId);
-  known(itemId).then((found) => (text.textContent = title(found)), () => null);
+  fetchItem(itemId).then((item) => (text.textContent = title(item)), () => null);
   return text;
 }
 
-/** Something that can be taken away again. */
-export const chip = (label, what, onclick) =>
-  h("li", { class: "chip" }, h("span", {}, label), iconButton("close", `Remove ${what}`, onclick));
+/** A condition that can be removed. */
+export const chip = (label, name, onclick) =>
+  h("li", { class: "chip" }, h("span", {}, label), iconButton("close", `Remove ${name}`, onclick));
 
-/** How places moved from one list to another: by item id a number, undefined for what was not there. */
+/** How positions changed between two lists: a number by item id, undefined for an item that was not in the first. */
 export function moves(before, after) {
-  const places = new Map(before.map((item, place) => [item.item_id, place]));
-  const by = (id, place) => (places.has(id) ? places.get(id) - place : undefined);
-  return new Map(after.map(({ item_id }, place) => [item_id, by(item_id, place)]));
+  const positions = new Map(before.map((item, position) => [item.item_id, position]));
+  const change = (id, position) => (positions.has(id) ? positions.get(id) - position : undefined);
+  return new Map(after.map(({ item_id }, position) => [item_id, change(item_id, position)]));
 }
 
 export function moved(by, alone) {
@@ -89,4 +89,4 @@ export function moved(by, alone) {
   return badge([h("span", { "aria-hidden": "true" }, arrow), h("span", { class: "unseen" }, `${word} `), Math.abs(by)]);
 }
 
-export { DONE };
+export { EVENTS };

@@ -1,9 +1,9 @@
-// Charts as inline SVG, drawn to the width there is.
+// Charts as inline SVG, drawn to the available width.
 
 import { h, svg } from "./dom.js";
 import { number } from "./format.js";
 
-/** A box whose chart is drawn anew when its width changes; `draw(width)` gives an SVG element. */
+/** A box that redraws its chart when its width changes; `draw(width)` returns an SVG element. */
 function fitted(draw) {
   const box = h("div", { class: "chart" });
   let width = 0;
@@ -22,27 +22,27 @@ const line = (x1, y1, x2, y2, kind) => svg("line", { x1, y1, x2, y2, class: kind
 
 const text = (x, y, anchor, value) => svg("text", { x, y, "text-anchor": anchor }, value);
 
-/** Bars over time: `values` are {start, count}, one for each hour, the earliest first. */
+/** Bars over time: `values` are {start, count}, one per hour, the earliest first. */
 export function bars(values, label) {
   const height = 72, foot = 18, most = Math.max(1, ...values.map(({ count }) => count));
   return fitted((width) => {
     const step = width / values.length, base = height - foot;
-    const told = (place, x, anchor) => text(x, height - 4, anchor, hour(values[place].start));
+    const tick = (position, x, anchor) => text(x, height - 4, anchor, hour(values[position].start));
     return picture(width, height, label,
-      values.map(({ start, count }, place) => {
+      values.map(({ start, count }, position) => {
         const tall = count && Math.max(2, (count / most) * (base - 4));
-        const box = { x: place * step + 0.5, y: base - tall, width: Math.max(1, step - 1.5), height: tall, rx: 1 };
+        const box = { x: position * step + 0.5, y: base - tall, width: Math.max(1, step - 1.5), height: tall, rx: 1 };
         return svg("rect", box, svg("title", {}, `${hour(start)}: ${number(count)}`));
       }),
       line(0, base + 0.5, width, base + 0.5),
-      told(0, 0, "start"), told(values.length / 2, width / 2, "middle"), told(values.length - 1, width, "end"));
+      tick(0, 0, "start"), tick(values.length / 2, width / 2, "middle"), tick(values.length - 1, width, "end"));
   });
 }
 
 const hour = (start) =>
   new Date(start).toLocaleString("en-GB", { weekday: "short", hour: "2-digit", minute: "2-digit" });
 
-/** Recall against latency of all indexes that were tried on all rows, the chosen one and the target marked. */
+/** Recall against latency of all indexes that were measured on all rows, with the chosen one and the target marked. */
 export function curve(points, chosen, target) {
   const rows = Math.max(...points.map((point) => point.rows)), all = points.filter((point) => point.rows === rows);
   const lowest = Math.max(0.5, Math.min(...all.map((point) => point.recall10)));
@@ -56,15 +56,15 @@ export function curve(points, chosen, target) {
     const height = Math.min(320, Math.max(220, width * 0.45)), left = 44, bottom = 38, right = 12, top = 22;
     const x = (recall) => left + ((recall - lowest) / (1 - lowest || 1)) * (width - left - right);
     const y = (ms) => height - bottom - ((Math.log10(ms) - floor) / (ceiling - floor)) * (height - bottom - top);
-    const recalls = Array.from({ length: 6 }, (_, place) => lowest + ((1 - lowest) * place) / 5);
+    const recalls = Array.from({ length: 6 }, (_, step) => lowest + ((1 - lowest) * step) / 5);
     const dot = (point, r) => svg("circle", { cx: x(point.recall10), cy: y(point.ms), r }, svg("title", {},
       `${point.factory}: recall ${number(point.recall10, 3)}, ${number(point.ms, 3)} ms, ` +
-      `${number(point.bytes_per_vector)} bytes a vector`));
+      `${number(point.bytes_per_vector)} bytes per vector`));
     return picture(width, height, label,
       steps(10 ** floor, 10 ** ceiling).map((ms) =>
         [line(left, y(ms), width - right, y(ms)), text(left - 6, y(ms) + 4, "end", String(ms))]),
       recalls.map((recall) => text(x(recall), height - bottom + 16, "middle", number(recall, 2))),
-      text(left, 12, "start", "ms a query, log scale"), text(width - right, height - 4, "end", "recall@10"),
+      text(left, 12, "start", "ms per query, log scale"), text(width - right, height - 4, "end", "recall@10"),
       target >= lowest && [line(x(target), top, x(target), height - bottom, "target"),
         text(x(target) - 4, top + 10, "end", `target ${target}`)],
       svg("g", { class: "others" }, shown.filter(({ factory }) => factory !== chosen).map((point) => dot(point, 2))),
@@ -75,26 +75,26 @@ export function curve(points, chosen, target) {
 
 /** 1, 2 and 5 times the powers of ten between two numbers. */
 function steps(from, to) {
-  const found = [];
+  const values = [];
   for (let power = Math.floor(Math.log10(from)); 10 ** power <= to; power++) {
-    for (const digit of [1, 2, 5]) found.push(Number(`${digit}e${power}`));
+    for (const digit of [1, 2, 5]) values.push(Number(`${digit}e${power}`));
   }
-  return found.filter((step) => step >= from && step <= to);
+  return values.filter((step) => step >= from && step <= to);
 }
 
-/** The points than which none is both faster and better, by rising recall. */
+/** The points that no other point beats in both time and recall, by ascending recall. */
 function front(points) {
-  const kept = [];
+  const best = [];
   for (const point of points.toSorted((one, other) => other.recall10 - one.recall10 || one.ms - other.ms)) {
-    if (!kept.length || point.ms < kept.at(-1).ms) kept.push(point);
+    if (!best.length || point.ms < best.at(-1).ms) best.push(point);
   }
-  return kept.reverse();
+  return best.reverse();
 }
 
-/** An interval around a mean on an axis from -most to most, with zero marked. */
-export function interval({ low, mean, high }, most) {
+/** An interval around a mean on an axis from -limit to limit, with zero marked. */
+export function interval({ low, mean, high }, limit) {
   return fitted((width) => {
-    const x = (value) => width / 2 + (value / (most || 1)) * (width / 2 - 6);
+    const x = (value) => width / 2 + (value / (limit || 1)) * (width / 2 - 6);
     return picture(width, 24, `${number(mean, 4)}, from ${number(low, 4)} to ${number(high, 4)}`,
       line(width / 2, 2, width / 2, 22, "target"),
       svg("polyline", { points: `${x(low)},12 ${x(high)},12` }),

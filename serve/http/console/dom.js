@@ -1,8 +1,8 @@
-// Elements from plain values: text only ever becomes text. And what every view says to who uses it.
+// Build elements from plain values, where text always stays text; and the parts that all views share.
 
 export const $ = (selector) => document.querySelector(selector);
 
-/** An element; `onclick` and the like are listeners, true is an attribute without value, false and null none. */
+/** An element; functions are listeners (`onclick`), true is an attribute without a value, false and null are none. */
 export const h = (tag, props, ...children) => filled(document.createElement(tag), props, children);
 
 export const svg = (tag, props, ...children) =>
@@ -20,7 +20,7 @@ function filled(element, props, children) {
 
 const ICONS = {
   search: "M11 4a7 7 0 1 1 0 14 7 7 0 0 1 0-14zM16.2 16.2 21 21",
-  shopper: "M12 4a4 4 0 1 1 0 8 4 4 0 0 1 0-8zM4 21c.6-4.2 3.7-6.4 8-6.4s7.4 2.2 8 6.4",
+  user: "M12 4a4 4 0 1 1 0 8 4 4 0 0 1 0-8zM4 21c.6-4.2 3.7-6.4 8-6.4s7.4 2.2 8 6.4",
   compare: "M4 5h6v14H4zM14 5h6v14h-6z",
   releases: "M12 3l9 5-9 5-9-5zM3 12.5l9 5 9-5M3 17l9 5 9-5",
   catalogue: "M4 6h16M4 12h16M4 18h10",
@@ -37,7 +37,7 @@ const ICONS = {
 export const icon = (name) =>
   svg("svg", { class: "icon", viewBox: "0 0 24 24", "aria-hidden": "true" }, svg("path", { d: ICONS[name] }));
 
-/** A round button that shows an icon and is called `label`. */
+/** A round button with an icon and an accessible name. */
 export const iconButton = (name, label, onclick, props) =>
   h("button", { type: "button", class: "round", "aria-label": label, title: label, onclick, ...props }, icon(name));
 
@@ -45,41 +45,41 @@ export const note = (...text) => h("p", { class: "soft" }, text);
 
 export const badge = (text, kind = "") => h("span", { class: `badge ${kind}` }, text);
 
-/** A list of names with numbers and bars: rows are {name, text, share, against}, shares from 0 to 1. */
+/** A list of names with values and bars: rows are {name, text, share, negative}, shares from 0 to 1. */
 export const shares = (rows, kind = "") =>
-  h("ul", { role: "list", class: `shares ${kind}` }, rows.map(({ name, text, share, against }) =>
-    h("li", {}, h("span", { class: "one" }, name), h("span", { class: "figures" }, text), bar(share, against))));
+  h("ul", { role: "list", class: `shares ${kind}` }, rows.map(({ name, text, share, negative }) =>
+    h("li", {}, h("span", { class: "one" }, name), h("span", { class: "figures" }, text), bar(share, negative))));
 
-/** A bar of a share from 0 to 1; `against` is what counts the other way. */
-export function bar(share, against = false) {
-  const made = h("span", { class: against ? "bar against" : "bar" });
-  made.style.setProperty("--share", share);
-  return made;
+/** A bar of a share from 0 to 1; `negative` shows it in the colour of problems. */
+export function bar(share, negative = false) {
+  const element = h("span", { class: negative ? "bar negative" : "bar" });
+  element.style.setProperty("--share", share);
+  return element;
 }
 
-/** Tell screen readers. */
+/** Announce a text to screen readers. */
 export function announce(text) {
   $("#status").textContent = text;
 }
 
-/** An error as the service put it. */
+/** An error in the words of the service. */
 export const problem = (error) => h("p", { class: "problem", role: "alert" }, error.message);
 
-/** Put what `work` resolves to into `host`, or its error; what is there stays, dimmed, until then. */
+/** Replace the content of `host` by what `work` resolves to, or its error; until then the old content is dimmed. */
 export async function fill(host, signal, work) {
   host.setAttribute("aria-busy", "true");
-  let found;
+  let content;
   try {
-    found = await work();
+    content = await work();
   } catch (error) {
-    found = problem(error);
+    content = problem(error);
   }
   if (signal.aborted) return;
   host.removeAttribute("aria-busy");
-  host.replaceChildren(...[found].flat(4).filter(Boolean));
+  host.replaceChildren(...[content].flat(4).filter(Boolean));
 }
 
-/** Signals for one question at a time: each call ends the question before, and all end with `signal`. */
+/** Signals for one request at a time: each call aborts the request before, and `signal` aborts all. */
 export function latest(signal) {
   let last;
   return () => {
@@ -89,7 +89,7 @@ export function latest(signal) {
   };
 }
 
-/** Ask in a dialog. Resolves to null where it was refused; else to what was typed, where `label` asks for something. */
+/** Ask in a dialog. Resolves to null if it was cancelled, else to the text of the input that `label` names. */
 export function ask({ title, text, yes, label = "" }) {
   const dialog = $("#question"), input = $("#question-input");
   $("#question-title").textContent = title;

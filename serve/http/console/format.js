@@ -1,4 +1,4 @@
-// Numbers, prices and times as people read them.
+// Format numbers, prices and times for people.
 
 export const number = (value, digits = 0) =>
   value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
@@ -10,16 +10,19 @@ export function price(item) {
   try {
     return item.price.toLocaleString("en", { style: "currency", currency: item.currency });
   } catch {
-    return `${number(item.price, 2)} ${item.currency ?? ""}`; // a currency that the browser does not know
+    return `${number(item.price, 2)} ${item.currency ?? ""}`; // a currency unknown to the browser
   }
 }
+
+/** A share from 0 to 1 in percent. */
+export const percent = (share, digits = 0) => `${number(share * 100, digits)} %`;
 
 export function bytes(value) {
   const power = Math.min(3, Math.floor(Math.log2(Math.max(1, value)) / 10)), shown = value / 2 ** (10 * power);
   return `${number(shown, power && shown < 100 ? 1 : 0)} ${["B", "KiB", "MiB", "GiB"][power]}`;
 }
 
-/** A moment, from ISO 8601 or epoch seconds. */
+/** A time, from ISO 8601 or epoch seconds. */
 export function time(moment) {
   const date = new Date(typeof moment === "number" ? moment * 1000 : moment);
   const year = date.getFullYear() === new Date().getFullYear() ? undefined : "numeric";

@@ -1,23 +1,23 @@
-// One item in a dialog: all that the catalogue says, its neighbours in each space, and what goes with it.
+// One item in a dialog: its catalogue fields, its neighbours in each space, and related items.
 
 import { call, itemPath, may, remember } from "./api.js";
-import { card, DONE, link, picture } from "./cards.js";
+import { card, EVENTS, link, picture } from "./cards.js";
 import { $, announce, fill, h, icon, iconButton, latest, note } from "./dom.js";
 import { plural, price } from "./format.js";
-import { changed, go, href, toggled, where } from "./router.js";
-import { shopper, tryOut } from "./state.js";
+import { changed, current, go, href, toggled } from "./router.js";
+import { simulate, user } from "./state.js";
 
 const NEIGHBOURS = 6;
 const dialog = $("#item"), body = $("#item-body");
-const forever = new AbortController().signal;
-const next = latest(forever);
+const never = new AbortController().signal;
+const next = latest(never);
 const manifests = new Map();
 
 dialog.prepend(iconButton("close", "Close", () => dialog.close(), { class: "round close" }));
-dialog.addEventListener("close", () => where().params.has("item") && go(changed({ item: null })));
+dialog.addEventListener("close", () => current().params.has("item") && go(changed({ item: null })));
 dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
 
-/** Show an item over the view; null closes. */
+/** Show an item over the view; null closes the dialog. */
 export async function showItem(itemId) {
   const signal = next();
   if (itemId === null) {
@@ -30,39 +30,40 @@ export async function showItem(itemId) {
   }
   await fill(body, signal, async () => {
     const { item, release } = await call(itemPath(itemId), { signal });
-    return [facts(item), around(itemId, release, signal)];
+    return [details(item), neighbours(itemId, release, signal)];
   });
   if (signal.aborted) return;
   body.scrollTop = 0;
   body.querySelector("h2")?.focus();
 }
 
-function facts(item) {
-  const { params } = where();
+function details(item) {
+  const { params } = current();
   const steer = (name) => {
-    const search = where().view === "search" ? new URLSearchParams(params) : new URLSearchParams();
+    const search = current().view === "search" ? new URLSearchParams(params) : new URLSearchParams();
     go(changed({ [name]: toggled(search, name, item.item_id), item: null }, { view: "search", params: search }));
   };
-  const labelled = (name, text, what) =>
+  const steerButton = (name, text, symbol) =>
     h("button", {
       type: "button",
       onclick: () => steer(name),
       "aria-pressed": String(params.getAll(name).includes(item.item_id)),
-    }, icon(what), text);
-  const tried = h("span", {}), tell = () => (tried.textContent = `${plural(shopper.tried.length, "act")} tried out`);
-  const doing = (type) =>
+    }, icon(symbol), text);
+  const count = h("span", {});
+  const showCount = () => (count.textContent = plural(user.simulated.length, "simulated event"));
+  const eventButton = (type) =>
     h("button", { type: "button", onclick: () => {
-      tryOut(item.item_id, type);
-      tell();
-      announce(`${DONE[type]}: ${tried.textContent}`);
-    } }, DONE[type]);
-  tell();
+      simulate(item.item_id, type);
+      showCount();
+      announce(`${EVENTS[type]}: ${count.textContent}`);
+    } }, EVENTS[type]);
+  showCount();
   const rows = [
     ["Id", item.item_id], ["Brand", item.brand], ["Category", item.category],
     ...Object.entries(item.attributes ?? {}).map(([name, values]) => [name, values.join(", ")]),
     ["Available", item.available ? "yes" : "no"], ["Domain", item.domain],
   ];
-  const photos = item.images.map((_, place) => picture(item, place ? 160 : 640, place));
+  const photos = item.images.map((_, position) => picture(item, position ? 160 : 640, position));
   return h("section", { class: "facts" },
     photos[0] ?? picture(item),
     photos.length > 1 && h("p", { class: "photos" }, photos.slice(1)),
@@ -70,29 +71,29 @@ function facts(item) {
     h("p", { class: "price" }, price(item)),
     item.description && h("p", {}, item.description),
     h("p", { class: "buttons" },
-      labelled("like", "More like this", "more"), labelled("unlike", "Less like this", "less")),
+      steerButton("like", "More like this", "more"), steerButton("unlike", "Less like this", "less")),
     h("dl", {}, rows.filter(([, value]) => value).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
-    h("h3", {}, "As if a shopper had it"),
-    h("p", { class: "buttons" }, ["view", "click", "cart", "purchase", "dislike"].map(doing)),
-    note(tried, " under ", h("a", { href: href("shopper") }, "Shopper"), "; nothing is stored."));
+    h("h3", {}, "Simulate an event of a user"),
+    h("p", { class: "buttons" }, ["view", "click", "cart", "purchase", "dislike"].map(eventButton)),
+    note(count, "; see ", h("a", { href: href("user") }, "User"), ". Nothing is stored."));
 }
 
-/** Neighbours by all spaces together and by each that the release has, and what the shop's relations say. */
-function around(itemId, release, signal) {
+/** Similar items over all spaces and in each space of the release, and items that the shop's relations name. */
+function neighbours(itemId, release, signal) {
   const section = h("section", { class: "around" });
-  const ask = (what) => call(`${itemPath(itemId)}/${what}`, { signal });
+  const request = (path) => call(`${itemPath(itemId)}/${path}`, { signal });
   const similar = (space) => `similar?k=${NEIGHBOURS}&space=${encodeURIComponent(space)}`;
   fill(section, signal, async () => {
-    const together = await ask(`similar?k=${NEIGHBOURS}`);
-    // Who may not see the manifest sees the spaces that the answer names.
+    const fused = await request(`similar?k=${NEIGHBOURS}`);
+    // Without the right to read the manifest, only the spaces named in the response are known.
     const { spaces, tower, behaviour } = may("admin")
       ? await manifest(release, signal)
-      : { spaces: together.items[0]?.retriever_scores ?? {} };
+      : { spaces: fused.items[0]?.retriever_scores ?? {} };
     return [
-      row("Alike in all", together, signal),
-      Object.keys(spaces).map((space) => row(`Alike by ${space}`, ask(similar(space)), signal)),
-      tower && row("Alike by behaviour (tower)", ask(similar("tower")), signal),
-      behaviour?.knowledge && row("Goes with it", ask(`related?k=${NEIGHBOURS}`), signal),
+      row("Similar in all spaces", fused, signal),
+      Object.keys(spaces).map((space) => row(`Similar by ${space}`, request(similar(space)), signal)),
+      tower && row("Similar by behaviour (tower)", request(similar("tower")), signal),
+      behaviour?.knowledge && row("Related items", request(`related?k=${NEIGHBOURS}`), signal),
     ];
   });
   return section;
@@ -105,13 +106,13 @@ async function manifest(release, signal) {
   return manifests.get(release);
 }
 
-/** A row of cards under its name, with their places until the answer comes. */
-function row(name, answer, signal) {
-  const ghosts = Array.from({ length: NEIGHBOURS }, () => h("li", { class: "ghost" }));
-  const list = h("ul", { role: "list", class: "cards small" }, ghosts);
+/** A row of cards below its name, with placeholders until the response arrives. */
+function row(name, response, signal) {
+  const placeholders = Array.from({ length: NEIGHBOURS }, () => h("li", { class: "ghost" }));
+  const list = h("ul", { role: "list", class: "cards small" }, placeholders);
   fill(list, signal, async () => {
-    const { items } = await answer;
-    if (!items.length) return h("li", { class: "soft whole-row" }, "Nothing.");
+    const { items } = await response;
+    if (!items.length) return h("li", { class: "soft whole-row" }, "None.");
     return remember(items).map((each) =>
       h("li", {}, card(each, link(each, changed({ item: each.item_id })), { scores: each.retriever_scores })));
   });

@@ -1,6 +1,7 @@
-// Where the console is: `#/view?parameter=value`. Nothing personal stands there, nor the key.
+// The address of the console: `#/view?parameter=value`. It holds no personal data and no key.
 
-export function where() {
+/** The view and the parameters of the address. */
+export function current() {
   const [path, ...query] = location.hash.slice(1).split("?");
   return { view: path.slice(1) || "search", params: new URLSearchParams(query.join("?")) };
 }
@@ -10,8 +11,8 @@ export function href(view, params) {
   return `#/${view}${query && `?${query}`}`;
 }
 
-/** The address with some parameters changed: null takes one away, a list repeats it. */
-export function changed(changes, { view, params } = where()) {
+/** The address with some parameters changed: null removes one, a list repeats it. */
+export function changed(changes, { view, params } = current()) {
   const next = new URLSearchParams(params);
   for (const [name, value] of Object.entries(changes)) {
     next.delete(name);
@@ -24,7 +25,7 @@ export function go(address) {
   location.hash = address;
 }
 
-/** The values of a parameter with one of them taken away, or added if it was not there. */
+/** The values of a parameter without one of them, or with it if it was not there. */
 export function toggled(params, name, value) {
   const values = params.getAll(name);
   return values.includes(value) ? values.filter((each) => each !== value) : [...values, value];

@@ -1,39 +1,39 @@
-// What lives as long as the page and stands in no address: the shopper, what was tried out, the photos searched for.
+// State that lives as long as the page and is not in the address: the user, simulated events, searched photos.
 
-export const shopper = { id: null, tried: [] };
-const told = new EventTarget();
+export const user = { id: null, simulated: [] };
+const changes = new EventTarget();
 
-export function onShopper(listener, signal) {
-  told.addEventListener("change", listener, { signal });
+export function onUserChange(listener, signal) {
+  changes.addEventListener("change", listener, { signal });
 }
 
-function tell() {
-  told.dispatchEvent(new Event("change"));
+function notify() {
+  changes.dispatchEvent(new Event("change"));
 }
 
-/** Choose a shopper by id, null for one who is known by what is tried out only. */
-export function choose(id) {
-  Object.assign(shopper, { id, tried: [] });
-  tell();
+/** Choose a user by id; null for a new user, who has simulated events only. */
+export function chooseUser(id) {
+  Object.assign(user, { id, simulated: [] });
+  notify();
 }
 
-/** Try out that the shopper does something. Nothing is stored. */
-export function tryOut(itemId, type) {
-  shopper.tried.push({ item_id: itemId, type });
-  tell();
+/** Simulate an event of the user. Nothing is stored. */
+export function simulate(itemId, type) {
+  user.simulated.push({ item_id: itemId, type });
+  notify();
 }
 
-export function takeBack(event) {
-  shopper.tried = shopper.tried.filter((each) => each !== event);
-  tell();
+export function undo(event) {
+  user.simulated = user.simulated.filter((each) => each !== event);
+  notify();
 }
 
-/** What a request says of the shopper. */
-export const asShopper = () => ({ ...(shopper.id && { user_id: shopper.id }), history: shopper.tried });
+/** The fields of a request that describe the user. */
+export const userFields = () => ({ ...(user.id && { user_id: user.id }), history: user.simulated });
 
 export const photos = [];
 
-/** Keep a photo; the number under which an address names it. */
+/** Keep a photo; returns the number that stands for it in the address. */
 export function keepPhoto(file) {
   return photos.push({ file, url: URL.createObjectURL(file) }) - 1;
 }

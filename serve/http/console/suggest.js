@@ -1,12 +1,12 @@
-// Suggestions under a text field, as a combobox with a list of its own.
+// Suggestions below a text field, as a combobox with a listbox.
 
 import { call } from "./api.js";
 import { h, latest } from "./dom.js";
 
-const PAUSE = 120; // ms after which who types has paused
+const PAUSE = 120; // ms without typing before suggestions are requested
 
-/** The list that belongs to `input`; `chosen` is called once the field holds what was picked. */
-export function suggesting(input, chosen, signal) {
+/** Create the list for `input`; calls `chosen` when the input holds the picked suggestion. */
+export function suggestions(input, chosen, signal) {
   const list = h("ul", { role: "listbox", id: "suggestions", "aria-label": "Suggestions", hidden: true });
   const next = latest(signal);
   let timer, active = -1;
@@ -19,10 +19,10 @@ export function suggesting(input, chosen, signal) {
   function show(texts) {
     active = -1;
     input.removeAttribute("aria-activedescendant");
-    list.replaceChildren(...texts.map((text, place) => h("li", {
-      role: "option", id: `suggestion-${place}`, "aria-selected": "false",
+    list.replaceChildren(...texts.map((text, position) => h("li", {
+      role: "option", id: `suggestion-${position}`, "aria-selected": "false",
       onpointerdown: (event) => {
-        event.preventDefault(); // the field keeps the focus
+        event.preventDefault(); // keeps the focus in the input
         pick(text);
       },
     }, text)));
@@ -44,9 +44,9 @@ export function suggesting(input, chosen, signal) {
 
   function move(by) {
     const options = [...list.children];
-    active = (active + by + options.length + 1) % (options.length + 1); // one beyond the last is the field itself
+    active = (active + by + options.length + 1) % (options.length + 1); // the position after the last is the input itself
     if (active < 0) active = options.length;
-    options.forEach((option, place) => option.setAttribute("aria-selected", String(place === active)));
+    options.forEach((option, position) => option.setAttribute("aria-selected", String(position === active)));
     if (options[active]) input.setAttribute("aria-activedescendant", options[active].id);
     else input.removeAttribute("aria-activedescendant");
   }
@@ -59,7 +59,7 @@ export function suggesting(input, chosen, signal) {
       try {
         show((await call(`suggest?q=${encodeURIComponent(text.slice(0, 200))}`, { signal: now })).suggestions);
       } catch {
-        if (!now.aborted) show([]); // the search itself will say what is wrong
+        if (!now.aborted) show([]); // the search will show the error
       }
     }, PAUSE);
   });

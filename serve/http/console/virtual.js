@@ -1,15 +1,15 @@
-// A long list of which only what is seen is in the document.
+// A long list of which only the visible rows are in the document.
 
-const BEYOND = 2; // rows drawn above and below what is seen
+const MARGIN = 2; // rows drawn above and below the visible ones
 
 /**
  * A list in the page's flow, in as many columns as its CSS grid has. All rows get the height of the first.
- * Arrow keys, Home and End go from item to item, also to what is not drawn yet; screen readers hear place and size.
+ * Arrow keys, Home and End move between items, also to items not drawn yet; screen readers hear position and size.
  */
 export class VirtualList {
-  #host; #draw; #count = 0; #drawn = new Map(); #height = 0; #width = 0; #place = 0;
+  #host; #draw; #count = 0; #drawn = new Map(); #height = 0; #width = 0; #position = 0;
 
-  /** `host` is a `ul`, `draw(place)` makes what an item holds, `signal` ends it. */
+  /** `host` is a `ul`, `draw(position)` creates the content of an item, `signal` ends the list. */
   constructor(host, draw, signal) {
     this.#host = host;
     this.#draw = draw;
@@ -27,21 +27,21 @@ export class VirtualList {
     signal.addEventListener("abort", () => observer.disconnect());
   }
 
-  /** Show so many items, drawn anew. */
+  /** Show a number of items, all drawn anew. */
   show(count) {
     const focused = this.#host.contains(document.activeElement);
     this.#count = count;
-    this.#height = this.#place = 0;
+    this.#height = this.#position = 0;
     this.#clear();
     if (this.#host.getBoundingClientRect().top < 0) this.#host.scrollIntoView();
     this.#update();
     if (focused) this.#host.focus({ preventScroll: true });
   }
 
-  /** Draw those from one place to another again, as more is known of them. */
+  /** Redraw the items from one position to another, as their data has arrived. */
   refresh(from, to) {
-    for (let place = from; place < to; place++) {
-      if (this.#drawn.has(place)) this.#drawn.get(place).replaceChildren(this.#draw(place));
+    for (let position = from; position < to; position++) {
+      if (this.#drawn.has(position)) this.#drawn.get(position).replaceChildren(this.#draw(position));
     }
   }
 
@@ -53,14 +53,14 @@ export class VirtualList {
   #update() {
     const { columns, pitch } = this.#measure();
     const rows = Math.ceil(this.#count / columns), above = -this.#host.getBoundingClientRect().top;
-    const first = Math.max(0, Math.min(rows - 1, Math.floor(above / pitch) - BEYOND));
-    const last = Math.max(first, Math.min(rows, Math.ceil((above + innerHeight) / pitch) + BEYOND));
+    const first = Math.max(0, Math.min(rows - 1, Math.floor(above / pitch) - MARGIN));
+    const last = Math.max(first, Math.min(rows, Math.ceil((above + innerHeight) / pitch) + MARGIN));
     this.#range(first * columns, Math.min(this.#count, last * columns));
     this.#host.style.paddingTop = `${first * pitch}px`;
     this.#host.style.paddingBottom = `${Math.max(0, rows - last) * pitch}px`;
   }
 
-  /** Columns, and how far one row is below another; draws the first row where that is not known. */
+  /** The number of columns, and the distance between rows; draws the first row to measure it. */
   #measure() {
     const style = getComputedStyle(this.#host);
     const columns = style.gridTemplateColumns.split(" ").length, gap = parseFloat(style.rowGap) || 0;
@@ -76,36 +76,36 @@ export class VirtualList {
   }
 
   #range(from, to) {
-    for (const [place, node] of this.#drawn) {
-      if (place >= from && place < to) continue;
-      if (node.contains(document.activeElement)) this.#host.focus({ preventScroll: true }); // arrows go on from there
-      this.#drawn.delete(place);
+    for (const [position, node] of this.#drawn) {
+      if (position >= from && position < to) continue;
+      if (node.contains(document.activeElement)) this.#host.focus({ preventScroll: true }); // arrow keys continue from there
+      this.#drawn.delete(position);
       node.remove();
     }
-    for (let place = from; place < to; place++) {
-      let node = this.#drawn.get(place);
-      if (!node) this.#drawn.set(place, (node = this.#item(place)));
-      const there = this.#host.children[place - from];
+    for (let position = from; position < to; position++) {
+      let node = this.#drawn.get(position);
+      if (!node) this.#drawn.set(position, (node = this.#item(position)));
+      const there = this.#host.children[position - from];
       if (there !== node) this.#host.insertBefore(node, there ?? null);
     }
   }
 
-  #item(place) {
+  #item(position) {
     const node = document.createElement("li");
     node.setAttribute("aria-setsize", this.#count);
-    node.setAttribute("aria-posinset", place + 1);
-    node.addEventListener("focusin", () => (this.#place = place));
-    node.append(this.#draw(place));
+    node.setAttribute("aria-posinset", position + 1);
+    node.addEventListener("focusin", () => (this.#position = position));
+    node.append(this.#draw(position));
     return node;
   }
 
   #onKey(event) {
     const { columns, pitch } = this.#measure();
     const to = {
-      ArrowRight: this.#place + 1,
-      ArrowLeft: this.#place - 1,
-      ArrowDown: this.#place + columns,
-      ArrowUp: this.#place - columns,
+      ArrowRight: this.#position + 1,
+      ArrowLeft: this.#position - 1,
+      ArrowDown: this.#position + columns,
+      ArrowUp: this.#position - columns,
       Home: 0,
       End: this.#count - 1,
     }[event.key];

@@ -1,2 +1,2 @@
-// Swagger UI over this service's own document; nothing comes from elsewhere.
+// Swagger UI for the OpenAPI document of this service; nothing is loaded from other hosts.
 SwaggerUIBundle({ url: "openapi.json", dom_id: "#api", deepLinking: true, docExpansion: "list" });

@@ -1,1 +1,1 @@
-"""HTTP middleware, one concern a module."""
+"""HTTP middleware, one concern a module; `stack` composes it."""

@@ -7,14 +7,15 @@ from fastapi import APIRouter, Response
 from serve.http.request_parsing import LiveRelease, respond
 from serve.schemas.events import EventsRequest, EventsResponse
 
-router = APIRouter()
+router = APIRouter(tags=["Events"])
 
 
-@router.post("/v1/events", response_model=EventsResponse, summary="What shoppers did")
-def events(wanted: EventsRequest, live: LiveRelease) -> Response:
-    """Durable when this answers, and the very next answer of every process goes by it. Send an `event_id`, so that
-    what is sent again is known again. Each event has a status of its own."""
+@router.post("/v1/events", response_model=EventsResponse, operation_id="recordEvents", summary="Record user events")
+def record_events(body: EventsRequest, live: LiveRelease) -> Response:
+    """Stores events durably and returns one status per event. They affect the next response of every process.
+
+    Send an `event_id`, so that an event that is sent again counts once.
+    """
     started = time.perf_counter()
     engine = live.engine
-    taken = live.take_events(wanted.events, engine)
-    return respond(engine, {"events": taken}, started)
+    return respond(engine, {"events": live.record_events(body.events, engine)}, started)

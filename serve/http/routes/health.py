@@ -3,24 +3,29 @@
 from fastapi import APIRouter, Response
 from starlette.responses import PlainTextResponse
 
-from serve.core.metrics import exposed
+from serve.core.metrics import render_metrics
 from serve.http.request_parsing import LiveRelease
+from serve.schemas.operations import HealthResponse, ReadinessResponse
 
-router = APIRouter()
-
-
-@router.get("/healthz", summary="Whether the process lives")
-async def healthz() -> dict[str, str]:
-    return {"status": "ok"}
+router = APIRouter(tags=["Operations"])
 
 
-@router.get("/metrics", summary="What Prometheus reads", response_class=PlainTextResponse)
+@router.get("/healthz", operation_id="getHealth", summary="Check liveness")
+async def healthz() -> HealthResponse:
+    """Responds as long as the process is alive."""
+    return HealthResponse(status="ok")
+
+
+@router.get(
+    "/metrics", operation_id="getMetrics", summary="Export Prometheus metrics", response_class=PlainTextResponse
+)
 def metrics() -> Response:
-    """Counts and gauges of all processes that answer."""
-    body, kind = exposed()
-    return Response(body, media_type=kind)
+    """Returns counters and gauges of all processes of the service in the Prometheus text format."""
+    text, content_type = render_metrics()
+    return Response(text, media_type=content_type)
 
 
-@router.get("/readyz", summary="Whether a release is loaded")
-async def readyz(live: LiveRelease) -> dict[str, str]:
-    return {"status": "ready", "release": live.engine.view.release.name}
+@router.get("/readyz", operation_id="getReadiness", summary="Check readiness")
+async def readyz(live: LiveRelease) -> ReadinessResponse:
+    """Responds as soon as a release is loaded, with 503 before."""
+    return ReadinessResponse(status="ready", release=live.engine.snapshot.release.name)

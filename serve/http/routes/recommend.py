@@ -6,16 +6,14 @@ from dataclasses import replace
 
 from fastapi import APIRouter, Response
 
-from serve.core.metrics import ANSWERS
+from serve.core.metrics import RESPONSES
 from serve.core.request_context import current
-from serve.engine.engine import Engine, in_domains
+from serve.engine.engine import Engine
 from serve.engine.hybrid_search import Hit
-from serve.engine.response import answer, answer_candidates
+from serve.engine.recommend_engine import restrict_to_domains
+from serve.engine.response import candidates_body, hits_body
 from serve.engine.user_context import UserContext
-from serve.http.request_parsing import (
-    LiveRelease,
-    respond,
-)
+from serve.http.request_parsing import LiveRelease, respond
 from serve.live.runtime import ServiceRuntime
 from serve.release.ab_test import CONTROL
 from serve.schemas.recommend import (
@@ -26,71 +24,83 @@ from serve.schemas.recommend import (
     RankResponse,
     RecommendRequest,
 )
-from serve.schemas.search import (
-    ItemsResponse,
+from serve.schemas.search import ItemsResponse
+from serve.storage.impression_log import ShownItems
+
+router = APIRouter(tags=["Recommend"])
+
+
+@router.post(
+    "/v1/recommend", response_model=ItemsResponse, operation_id="recommendItems", summary="Recommend items to a user"
 )
-from serve.storage.impression_log import Display
-
-router = APIRouter()
-
-
-@router.post("/v1/recommend", response_model=ItemsResponse, summary="What a shopper will want next")
-def recommend(wanted: RecommendRequest, live: LiveRelease) -> Response:
-    """By what the shopper did until this moment; an unknown one gets what is popular and new."""
+def recommend(body: RecommendRequest, live: LiveRelease) -> Response:
+    """Returns items that the user will probably want next, by all events until now."""
     started = time.perf_counter()
-    engine, known = _known(live, wanted)
-    bucket = CONTROL if wanted.user_id is None else live.bucket(wanted.user_id)
-    ANSWERS.labels(engine.view.release.name, bucket).inc()
-    # To whom nothing personal is shown, nothing shown is put down.
+    engine, user = _user_context(live, body)
+    bucket = CONTROL if body.user_id is None else live.bucket(body.user_id)
+    RESPONSES.labels(engine.snapshot.release.name, bucket).inc()
     log = None
-    if wanted.log:
-        log = live.log(current().id, wanted.user_id if known.preferences.personal else None, engine)
-    return respond(engine, answer(engine.view, recommended(engine, known, wanted, log), wanted.fields), started)
+    if body.log:  # impressions of users who opted out of personalization are logged without their id
+        logged_user = body.user_id if user.preferences.personal else None
+        log = live.impression_logger(current().id, logged_user, engine)
+    return respond(engine, hits_body(engine.snapshot, recommend_to(engine, user, body, log), body.fields), started)
 
 
-def recommended(
-    engine: Engine, known: UserContext, wanted: RecommendRequest, log: Callable[[Display], None] | None = None
+def recommend_to(
+    engine: Engine, user: UserContext, body: RecommendRequest, log: Callable[[ShownItems], None] | None = None
 ) -> Sequence[Hit]:
-    """What a shopper of whom this is known will want next; `log` is given what is shown."""
+    """Recommend items.
+
+    Args:
+        engine: the engine to ask.
+        user: events and preferences of the user.
+        body: the request.
+        log: called with the impressions.
+    """
     return engine.recommend(
-        known.events,
-        wanted.k,
-        [*known.excluded, *wanted.exclude],
-        in_domains(wanted.filter, wanted.to),
-        wanted.explain,
-        wanted.diversity,
-        wanted.explore if known.preferences.explore else False,
-        known.preferences.blocked,
+        user.events,
+        body.k,
+        [*user.excluded_items, *body.exclude],
+        restrict_to_domains(body.filter, body.to),
+        body.explain,
+        body.diversity,
+        body.explore if user.preferences.explore else False,
+        user.preferences.blocked,
         log,
     )
 
 
-@router.post("/v1/rank", response_model=RankResponse, summary="Items from elsewhere, in a shopper's order")
-def rank(wanted: RankRequest, live: LiveRelease) -> Response:
-    """For lists that another service made. Nothing is left out but what is not there, which is named."""
+@router.post("/v1/rank", response_model=RankResponse, operation_id="rankItems", summary="Rank items for a user")
+def rank(body: RankRequest, live: LiveRelease) -> Response:
+    """Sorts a list from another service. No item is excluded, except unknown ones, which are returned in `unknown`."""
     started = time.perf_counter()
-    engine, known = _known(live, wanted)
-    found, unknown = engine.rank(known.events, wanted.item_ids, wanted.explain)
-    return respond(engine, answer(engine.view, found, wanted.fields) | {"unknown": unknown}, started)
+    engine, user = _user_context(live, body)
+    hits, unknown = engine.rank(user.events, body.item_ids, body.explain)
+    return respond(engine, hits_body(engine.snapshot, hits, body.fields) | {"unknown": unknown}, started)
 
 
-@router.post("/v1/candidates", response_model=CandidatesResponse, summary="Candidates for another service")
-def candidates(wanted: CandidatesRequest, live: LiveRelease) -> Response:
-    """Up to thousands, with their score in each source and who proposed them."""
+@router.post(
+    "/v1/candidates",
+    response_model=CandidatesResponse,
+    operation_id="listCandidates",
+    summary="List candidates for a user",
+)
+def candidates(body: CandidatesRequest, live: LiveRelease) -> Response:
+    """Returns up to 5,000 items for an external ranker, with the score of every retriever. They are not reranked."""
     started = time.perf_counter()
-    engine, known = _known(live, wanted)
-    excluded = [*known.excluded, *wanted.exclude]
-    conditions = in_domains(wanted.filter, wanted.to)
-    found = engine.candidates(known.events, wanted.k, excluded, conditions, known.preferences.blocked)
-    return respond(engine, {"items": answer_candidates(engine.view, found)}, started)
+    engine, user = _user_context(live, body)
+    excluded = [*user.excluded_items, *body.exclude]
+    conditions = restrict_to_domains(body.filter, body.to)
+    found = engine.candidates(user.events, body.k, excluded, conditions, user.preferences.blocked)
+    return respond(engine, {"items": candidates_body(engine.snapshot, found)}, started)
 
 
-def _known(
-    live: ServiceRuntime, wanted: RecommendRequest | RankRequest | CandidatesRequest
+def _user_context(
+    live: ServiceRuntime, body: RecommendRequest | RankRequest | CandidatesRequest
 ) -> tuple[Engine, UserContext]:
-    """The engine that answers a shopper, and what it goes by."""
-    history = [event.model_dump() for event in wanted.history]
-    engine, known = live.engine_for(wanted.user_id), live.users.known(wanted.user_id, history)
-    if isinstance(wanted, DomainRequest) and wanted.from_:
-        known = replace(known, events=engine.done_in(known.events, wanted.from_))
-    return engine, known
+    """Return the engine for a user, and the events and preferences to recommend by."""
+    history = [event.model_dump() for event in body.history]
+    engine, user = live.engine_for(body.user_id), live.users.context(body.user_id, history)
+    if isinstance(body, DomainRequest) and body.from_:
+        user = replace(user, events=engine.events_in_domains(user.events, body.from_))
+    return engine, user

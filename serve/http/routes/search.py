@@ -1,4 +1,4 @@
-"""The operations that ask: each takes a request, asks the engine, and answers."""
+"""Routes that search: by query, by example items, by relations; and autocompletion."""
 
 import time
 from urllib.parse import unquote
@@ -6,16 +6,17 @@ from urllib.parse import unquote
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from serve.engine.engine import PersonalizationContext
 from serve.engine.query import Query
-from serve.engine.related_items import related
-from serve.engine.response import answer, answer_search, item_fields
+from serve.engine.related_items import related_items
+from serve.engine.response import hits_body, search_body
+from serve.engine.user_context import PersonalizationContext
+from serve.http.openapi import NOT_FOUND
 from serve.http.request_parsing import (
     FORM_SCHEMA,
     ITEM_ID_PARAMETER,
-    ItemIdInPath,
+    TRACEPARENT_PARAMETER,
     LiveRelease,
-    live_of,
+    get_live,
     query_parameters,
     read_query,
     read_search,
@@ -23,7 +24,6 @@ from serve.http.request_parsing import (
 )
 from serve.live.runtime import ServiceRuntime
 from serve.schemas.search import (
-    ItemResponse,
     ItemsResponse,
     NeighboursQuery,
     PersonalizedRequest,
@@ -35,135 +35,141 @@ from serve.schemas.search import (
     SuggestResponse,
 )
 
-router = APIRouter()
+router = APIRouter(tags=["Search"])
 
 
 @router.get(
     "/v1/items/{item_id}/similar",
     response_model=ItemsResponse,
-    summary="Items like this one",
+    operation_id="getSimilarItems",
+    summary="Find items similar to one",
+    responses=NOT_FOUND,
     openapi_extra={"parameters": [ITEM_ID_PARAMETER, *query_parameters(NeighboursQuery)]},
 )
-async def similar_to_item(request: Request) -> Response:
-    """Neighbours of an item, by one space or fused over all."""
+async def get_similar_items(request: Request) -> Response:
+    """Returns the neighbours of an item in one space, or fused over all spaces."""
     started = time.perf_counter()
-    # The busiest call comes first, as routes are tried in order, and its parameters are read by their model, as
-    # FastAPI's own reading takes as long as the search.
-    wanted = read_query(request, NeighboursQuery)
-    live = await live_of(request)
+    # The busiest route is the first, as routes are matched in order, and parses its query itself, as FastAPI's own
+    # parsing takes as long as the search.
+    query = read_query(request, NeighboursQuery)
+    live = await get_live(request)
     engine, spaces, item_ids = (
-        live.engine_for(wanted.user_id),
-        [wanted.space] if wanted.space else (),
+        live.engine_for(query.user_id),
+        [query.space] if query.space else (),
         [unquote(request.path_params["item_id"])],
     )
-    if wanted.user_id is None:
-        found = engine.similar(item_ids, wanted.k, spaces, wanted.filter, "item_id")
+    if query.user_id is None:
+        hits = engine.similar(item_ids, query.k, spaces, query.filter, "item_id")
     else:  # in a thread, as it reads events and scores
-        found = await run_in_threadpool(
+        hits = await run_in_threadpool(
             lambda: engine.similar(
                 item_ids,
-                wanted.k,
+                query.k,
                 spaces,
-                wanted.filter,
+                query.filter,
                 "item_id",
-                live.users.personalization(wanted.user_id, (), wanted.personal, wanted.explain),
+                live.users.personalization(query.user_id, (), query.personalization, query.explain),
             )
         )
-    return respond(engine, answer(engine.view, found, wanted.fields), started)
+    return respond(engine, hits_body(engine.snapshot, hits, query.fields), started)
 
 
 @router.post(
     "/v1/search",
     response_model=SearchResponse,
-    summary="Search by words, photo and examples",
+    operation_id="searchItems",
+    summary="Search items",
+    responses=NOT_FOUND,
     openapi_extra={
+        "parameters": [TRACEPARENT_PARAMETER],
         "requestBody": {
             "required": True,
             "content": {
                 "application/json": {"schema": {"$ref": "#/components/schemas/SearchRequest"}},
                 "multipart/form-data": {"schema": FORM_SCHEMA},
             },
-        }
+        },
     },
 )
 async def search(request: Request, live: LiveRelease) -> Response:
-    """Words enter every space that takes words, and find what is spelled so; a photo enters the image space, liked
-    items all. All of it is fused."""
+    """Searches by text, photo and example items, and fuses the results.
+
+    Text is searched in every space with a text encoder and by keywords (BM25). A photo is searched in the image space,
+    example items in all spaces.
+    """
     started = time.perf_counter()
-    wanted = await read_search(request)
-    engine, query = live.engine_for(wanted.user_id), query_of(wanted)
-    # Encoding takes milliseconds of compute: in a thread, so that other requests are answered meanwhile.
-    body = await run_in_threadpool(
-        lambda: answer_search(
-            engine, query, personalization_of(live, wanted), wanted.fields, wanted.understand, wanted.facets
-        )
+    body = await read_search(request)
+    engine, query = live.engine_for(body.user_id), build_query(body)
+    # Encoding takes milliseconds of compute: in a thread, so that the event loop serves other requests meanwhile.
+    content = await run_in_threadpool(
+        lambda: search_body(engine, query, personalize(live, body), body.fields, body.understand, body.facets)
     )
-    return respond(engine, body, started)
+    return respond(engine, content, started)
 
 
-def query_of(wanted: SearchRequest) -> Query:
-    """What the engine is to look for."""
+def build_query(body: SearchRequest) -> Query:
+    """Build the engine's query from a search request."""
     return Query(
-        k=wanted.k,
-        text=wanted.text,
-        image=wanted.image,
-        like=wanted.like,
-        unlike=wanted.unlike,
-        weights=wanted.weights.model_dump(),
-        exclude=wanted.exclude,
-        spaces=wanted.spaces,
-        filter=wanted.filter,
+        k=body.k,
+        text=body.text,
+        image=body.image,
+        like=body.like,
+        unlike=body.unlike,
+        weights=body.weights.model_dump(),
+        exclude=body.exclude,
+        spaces=body.spaces,
+        filter=body.filter,
     )
 
 
 @router.get(
     "/v1/suggest",
     response_model=SuggestResponse,
-    summary="What the begun words may become",
+    operation_id="autocompleteQuery",
+    summary="Autocomplete a query",
     openapi_extra={"parameters": query_parameters(SuggestQuery)},
 )
 async def suggest(request: Request, live: LiveRelease) -> Response:
-    """Phrases of titles, and what at least three shoppers searched for; misspelled beginnings are corrected."""
+    """Returns phrases of titles, and queries of at least three users. Corrects spelling mistakes."""
     started = time.perf_counter()
-    wanted, engine = read_query(request, SuggestQuery), live.engine
-    return respond(engine, {"suggestions": engine.view.suggest(wanted.q, wanted.k)}, started)
-
-
-@router.get("/v1/items/{item_id}", response_model=ItemResponse, summary="One item")
-async def item(item_id: ItemIdInPath, live: LiveRelease) -> Response:
-    """All that the catalogue says of an item."""
-    started = time.perf_counter()
-    engine = live.engine
-    number = engine.item_index(item_id)
-    return respond(engine, {"item": {"item_id": item_id, **item_fields(engine.view, number)}}, started)
+    query, engine = read_query(request, SuggestQuery), live.engine
+    return respond(engine, {"suggestions": engine.snapshot.suggest(query.q, query.k)}, started)
 
 
 @router.get(
     "/v1/items/{item_id}/related",
     response_model=ItemsResponse,
-    summary="What goes with this one",
+    operation_id="getRelatedItems",
+    summary="Find items related to one",
+    responses=NOT_FOUND,
     openapi_extra={"parameters": [ITEM_ID_PARAMETER, *query_parameters(RelatedQuery)]},
 )
-def related_to_item(request: Request, live: LiveRelease) -> Response:
-    """By the shop's own relations and what they imply: complements for who takes it, substitutes for who looks."""
+def get_related_items(request: Request, live: LiveRelease) -> Response:
+    """Returns complementary items and substitutes, by the shop's own relations and what they imply."""
     started = time.perf_counter()
-    wanted, engine = read_query(request, RelatedQuery), live.engine
+    query, engine = read_query(request, RelatedQuery), live.engine
     item_id = unquote(request.path_params["item_id"])
-    found = related(engine, item_id, wanted.k, wanted.relation, wanted.kind, wanted.filter)
-    return respond(engine, answer(engine.view, found, wanted.fields), started)
+    hits = related_items(engine, item_id, query.k, query.relation, query.kind, query.filter)
+    return respond(engine, hits_body(engine.snapshot, hits, query.fields), started)
 
 
-@router.post("/v1/similar", response_model=ItemsResponse, summary="Items like several together")
-def similar_to_items(wanted: SimilarRequest, live: LiveRelease) -> Response:
-    """Neighbours of the given items' common direction."""
+@router.post(
+    "/v1/similar",
+    response_model=ItemsResponse,
+    operation_id="similarItems",
+    summary="Find items similar to several",
+    responses=NOT_FOUND,
+)
+def similar_items(body: SimilarRequest, live: LiveRelease) -> Response:
+    """Returns the neighbours of the mean direction of the items."""
     started = time.perf_counter()
-    engine = live.engine_for(wanted.user_id)
-    spaces, personalization = [wanted.space] if wanted.space else (), personalization_of(live, wanted)
-    found = engine.similar(wanted.item_ids, wanted.k, spaces, wanted.filter, personalization=personalization)
-    return respond(engine, answer(engine.view, found, wanted.fields), started)
+    engine = live.engine_for(body.user_id)
+    spaces, personalization = [body.space] if body.space else (), personalize(live, body)
+    hits = engine.similar(body.item_ids, body.k, spaces, body.filter, personalization=personalization)
+    return respond(engine, hits_body(engine.snapshot, hits, body.fields), started)
 
 
-def personalization_of(live: ServiceRuntime, wanted: PersonalizedRequest) -> PersonalizationContext | None:
-    """For whom a search is; None where the request does not say."""
-    history = [event.model_dump() for event in wanted.history]
-    return live.users.personalization(wanted.user_id, history, wanted.personal, wanted.explain)
+def personalize(live: ServiceRuntime, body: PersonalizedRequest) -> PersonalizationContext | None:
+    """Return how to personalize a search; None if the request names neither a user nor a history."""
+    history = [event.model_dump() for event in body.history]
+    return live.users.personalization(body.user_id, history, body.personalization, body.explain)

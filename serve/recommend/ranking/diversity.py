@@ -1,79 +1,66 @@
-"""Diversity: lists in which no item is only more of the same.
+"""Diversity: lists whose items are not too much alike.
 
-Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): the next item is the one of the greatest
+Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): the next item is the one with the largest gain
 
-    (1 - d) * relevance - d * likeness to the most alike of those already chosen
+    (1 - d) * relevance - d * likeness to the most similar chosen item
 
-with relevance scaled to 0 to 1 over the pool, and likeness the mean cosine over the spaces that both items are in.
-
-Calibration: lists whose categories are mixed as the shopper's own history is (Steck, "Calibrated Recommendations",
-RecSys 2018). The next item is the one of the greatest `(1 - c) * relevance - c * KL(p || q)`, where p are the history's
-shares and q those of the list with the item, a little of p mixed in so that nothing is impossible.
+with relevance scaled to 0 to 1 over the pool, and likeness the mean cosine over the spaces that have both items.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-MIXED_IN = 0.01
 
 
-def diversify(scores: Floats, spaces: Sequence[Floats], k: int, diversity: float) -> NDArray[np.int64]:
-    """The order in which k of m items are taken, [k], by their scores [m] and their vectors in each space [m, dim].
+class DiverseOrder(NamedTuple):
+    """The order [k] in which items are chosen, and the gain [m] of each of the m items.
 
-    Vectors are unit or, for an item that is not in a space, zero. `diversity` is between 0, by score alone, and 1.
+    The gain is that at which an item was chosen, or for the others the one left at the end. Sorted by gain, the chosen
+    items keep their order: a later stage can take the gain for relevance.
     """
-    m, relevance = len(scores), _scaled(scores)
-    there = [np.asarray((vectors != 0).any(axis=1)) for vectors in spaces]
-    nearest = np.full(m, -1.0, np.float32)  # the likeness to the most alike of the chosen
-    left = np.ones(m, np.bool_)
+
+    order: NDArray[np.int64]
+    gains: Floats
+
+
+def diversify(scores: Floats, spaces: Sequence[Floats], k: int, diversity: float) -> DiverseOrder:
+    """Choose k of m items one by one.
+
+    Args:
+        scores: [m].
+        spaces: In each space the unit vectors of the items, [m, dim]; zero for an item without a vector.
+        k: The number of items.
+        diversity: From 0, by score alone, to 1.
+    """
+    m, relevance = len(scores), scale_relevance(scores)
+    has_vector = [np.asarray((vectors != 0).any(axis=1)) for vectors in spaces]
+    likeness = np.full(m, -1.0, np.float32)  # to the most similar chosen item
+    gain, gains = (1 - diversity) * relevance, np.zeros(m, np.float32)
+    available = np.ones(m, np.bool_)
     order: list[int] = []
+    last = np.inf
     for _ in range(min(k, m)):
-        gain = (1 - diversity) * relevance - (diversity * nearest if order else 0)
-        best = int(np.where(left, gain, -np.inf).argmax())
+        best = int(np.where(available, gain, -np.inf).argmax())
         order.append(best)
-        left[best] = False
+        available[best] = False
+        gains[best] = last = min(last, float(gain[best]))
         total, count = np.zeros(m, np.float32), np.zeros(m, np.float32)
-        for vectors, known in zip(spaces, there, strict=True):
+        for vectors, known in zip(spaces, has_vector, strict=True):
             if known[best]:
                 total += vectors @ vectors[best]
                 count += known
-        nearest = np.maximum(nearest, total / np.maximum(count, 1))
-    return np.array(order, np.int64)
+        likeness = np.maximum(likeness, total / np.maximum(count, 1))
+        gain = (1 - diversity) * relevance - diversity * likeness
+    gains[available] = np.minimum(gain[available], last)
+    return DiverseOrder(np.array(order, np.int64), gains)
 
 
-def calibrate(
-    scores: Floats, categories: Sequence[str | None], wanted: Mapping[str, float], k: int, calibration: float
-) -> NDArray[np.int64]:
-    """The order in which k of m items are taken, [k], by their scores [m] and so that categories [m] mix as `wanted`.
-
-    `wanted` are the shares of categories, which sum to 1. `calibration` is between 0, by score alone, and 1.
-    """
-    names = sorted(wanted)
-    place = {name: number for number, name in enumerate(names)}
-    code = np.array([place.get(name, -1) if name is not None else -1 for name in categories])
-    target = np.array([wanted[name] for name in names])
-    relevance = _scaled(scores)
-    counts, left = np.zeros(len(names)), np.ones(len(scores), np.bool_)
-    order: list[int] = []
-    for step in range(1, min(k, len(scores)) + 1):
-        # What the divergence would be with one more of each category, and of none of them.
-        mixes = np.concatenate([counts + np.eye(len(names)), counts[None]]) / step
-        mixed = (1 - MIXED_IN) * mixes + MIXED_IN * target
-        divergence = (target * np.log(target / mixed)).sum(1)  # [categories + 1]
-        gain = (1 - calibration) * relevance - calibration * divergence[code]
-        best = int(np.where(left, gain, -np.inf).argmax())
-        order.append(best)
-        left[best] = False
-        if code[best] >= 0:
-            counts[code[best]] += 1
-    return np.array(order, np.int64)
-
-
-def _scaled(scores: Floats) -> Floats:
-    """Scores from 0 to 1 over the pool."""
-    spread = float(scores.max() - scores.min()) if len(scores) else 0.0
-    scaled: Floats = (scores - scores.min()) / spread if spread > 0 else np.ones(len(scores), np.float32)
+def scale_relevance(scores: Floats) -> Floats:
+    """Scale the scores of a pool to 0 to 1; all are 1 if they are equal."""
+    width = float(scores.max() - scores.min()) if len(scores) else 0.0
+    scaled: Floats = (scores - scores.min()) / width if width > 0 else np.ones(len(scores), np.float32)
     return scaled

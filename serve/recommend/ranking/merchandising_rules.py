@@ -1,26 +1,26 @@
-"""Rules: what the shop decides itself about recommendations, in a small file that people can read.
+"""Merchandising rules: the shop's own decisions about recommendations, in a small TOML file.
 
     [[rule]]
     name = "no winter coats in summer"
     do = "hide"                             # hide, boost, bury, cap, pin
-    where = { category = "Coats" }          # a filter as in a request; without it, every item
-    from = 2026-05-01                       # and `until`: when it holds; without them, always
+    where = { category = "Coats" }          # a filter as in a request; without it, all items
+    from = 2026-05-01                       # first and last day (`until`); without them, always
 
     [[rule]]
     name = "own brand first"
-    do = "boost"                            # what can be expected of it times `factor`; bury divides by it
+    do = "boost"                            # multiplies the score by `factor`; bury divides by it
     where = { brand = "Lagune" }
     factor = 1.5
 
     [[rule]]
     name = "at most two of a brand"
-    do = "cap"                              # of the list, by brand or category
+    do = "cap"                              # by brand or category
     by = "brand"
     most = 2
 
     [[rule]]
     name = "this week's offer"
-    do = "pin"                              # to a place of the list, from 1
+    do = "pin"                              # to a position of the list, from 1
     items = ["BPK-0003"]
     at = 1
 
@@ -28,7 +28,7 @@
     name = "filters for coffee machines"
     do = "boost"
     where = { category = "Coffee filters" }
-    bought = { category = "Coffee machines" }   # only for who bought such a thing
+    bought = { category = "Coffee machines" }   # only for users who bought such an item
     factor = 3.0
 
     [[rule]]
@@ -43,7 +43,7 @@
     newer_than_days = 30
     factor = 1.2
 
-Rules act in the order of the file, pins last. Each answer names the rules that acted on an item.
+Rules act in the order of the file, pins last. A response names the rules that acted on each item.
 """
 
 import logging
@@ -60,21 +60,21 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from embed.behaviour.interactions import KINDS
-from embed.durable import stamp
+from embed.durable import file_stamp
 from embed.errors import EmbedError
 from serve.core.errors import BadRequest
 from serve.core.settings import Settings
+from serve.core.units import DAY
 from serve.recommend.retrieval import item_relations as relations
-from serve.recommend.retrieval.covisitation import DAY
 from serve.recommend.retrieval.item_relations import ItemRelations
-from serve.recommend.retrieval.retrievers import Items
+from serve.recommend.retrieval.retriever import Items
 from serve.recommend.retrieval.user_history import UserHistory
 from serve.search.filters import compile_filter
 
 _log = logging.getLogger(__name__)
 PURCHASE = KINDS.index("purchase")
 Stamp = tuple[int, int, int] | None
-"""By what a file that has changed is known."""
+"""Changes if the file changes."""
 MAX_RULES = 200
 MAX_PINNED = 20
 
@@ -107,43 +107,43 @@ class Rule(BaseModel):
             "cap": {"by", "most"},
             "pin": {"items", "at"},
         }[self.do]
-        useless = sorted(self.model_fields_set - used - {"name", "do", "from_", "until"})
-        if useless:
-            raise ValueError(f"{useless[0]} says nothing with do = {self.do!r}: there {', '.join(sorted(used))} do")
+        unused = sorted(self.model_fields_set - used - {"name", "do", "from_", "until"})
+        if unused:
+            raise ValueError(f"{unused[0]} has no effect with do = {self.do!r}: use {', '.join(sorted(used))}")
         if self.do == "pin" and not self.items:
-            raise ValueError("pin needs items: the ids of what is pinned")
+            raise ValueError("pin needs items: list the ids to pin")
         if self.do == "hide" and not (self.where or self.related or self.newer_than_days):
-            raise ValueError("hide needs where or related: it would hide everything")
-        if self.from_ and self.until and _moment(self.from_) >= _moment(self.until):
+            raise ValueError("hide needs where, related or newer_than_days: without them it would hide every item")
+        if self.from_ and self.until and _epoch_seconds(self.from_) >= _epoch_seconds(self.until):
             raise ValueError(f"until {self.until} is not after from {self.from_}")
         return self
 
-    def holds(self, now: float) -> bool:
-        """Whether the rule holds at a moment (epoch seconds); days begin at midnight, UTC."""
-        begun = self.from_ is None or _moment(self.from_) <= now
-        return begun and (self.until is None or now < _moment(self.until))
+    def is_active(self, now: float) -> bool:
+        """Return whether the rule is active at a time (epoch seconds); days begin at midnight, UTC."""
+        has_started = self.from_ is None or _epoch_seconds(self.from_) <= now
+        return has_started and (self.until is None or now < _epoch_seconds(self.until))
 
 
 def read_rules(path: Path) -> list[Rule]:
-    """The rules of a file; raises BadRequest naming the rule, the field and what is wrong with it."""
+    """Read the rules of a file; raises BadRequest that names the rule, the field and the reason."""
     try:
-        told = tomllib.loads(path.read_text("utf-8"))
+        document = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise BadRequest(f"{path} cannot be read: {error.strerror}", "rules") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadRequest(f"{path} is no TOML: {error}", "rules") from error
-    if unknown := sorted(set(told) - {"rule"}):
-        raise BadRequest(f"{path} has {unknown[0]!r}: rules are written as [[rule]]", unknown[0])
-    listed = told.get("rule", [])
+        raise BadRequest(f"{path} is not valid TOML: {error}", "rules") from error
+    if unknown := sorted(set(document) - {"rule"}):
+        raise BadRequest(f"{path} has an unknown key {unknown[0]!r}: write each rule as [[rule]]", unknown[0])
+    listed = document.get("rule", [])
     if not isinstance(listed, list) or len(listed) > MAX_RULES:
-        raise BadRequest(f"{path}: give at most {MAX_RULES} rules, each as [[rule]]", "rule")
-    return [_read(path, place, values) for place, values in enumerate(listed, start=1)]
+        raise BadRequest(f"{path} needs at most {MAX_RULES} rules, each written as [[rule]]", "rule")
+    return [_parse_rule(path, number, values) for number, values in enumerate(listed, start=1)]
 
 
 class RulesFile:
-    """The rules of a file, and the relations beside it, which may change at any time.
+    """The rules of a file and the relations beside it, which may change at any time.
 
-    While they cannot be read the last good ones stay.
+    While they are invalid, the last valid ones stay active.
     """
 
     def __init__(self, path: Path) -> None:
@@ -151,35 +151,42 @@ class RulesFile:
         self._rules: list[Rule] = []
         self._relations = ItemRelations()
         self._stamps: list[Stamp] = [None, None]
-        self._reading = threading.Lock()
+        self._lock = threading.Lock()
 
     def current(self) -> tuple[list[Rule], ItemRelations]:
-        """The rules and relations as they are written now; none where there is no file of rules."""
-        stamps = [stamp(file) for file in self._files]
+        """Return the rules and relations as the files have them now; no rules without a file."""
+        stamps = [file_stamp(file) for file in self._files]
         if stamps[0] is None:
             self._rules, self._stamps[0] = [], None
             return [], self._relations
-        with self._reading:
+        with self._lock:
             if stamps != self._stamps:
                 try:
                     self._rules = read_rules(self._files[0])
                     self._relations = relations.read_relations(self._files[1])
                 except (BadRequest, EmbedError) as error:
-                    _log.error("the rules of before stay: %s", error.message)
+                    _log.error("the previous rules stay active: %s", error.message)
                 self._stamps = stamps
             return self._rules, self._relations
 
 
 def rules_file(settings: Settings) -> Path:
-    """Where the shop's rules are."""
+    """Return the path of the shop's rules."""
     return settings.rules or settings.store / "rules.toml"
 
 
 class ActiveRules:
-    """The rules that hold at a moment, over the items of one shop; without state.
+    """The rules that are active at a time, over the items of one snapshot; without state.
 
-    `mask_of` gives the items [items] that pass a filter, `column` a column of some items, `first_seen` [items] is in
-    epoch seconds, `number_of` an item's number, None where there is none such, and `id_of` its id again.
+    Args:
+        rules: All rules.
+        now: The time, epoch seconds.
+        mask_of: Returns the items that pass a filter, [items].
+        column: Returns a column of some items.
+        first_seen: When each item came into the catalogue, epoch seconds, [items].
+        item_index: Returns the index of an item id, None for an unknown one.
+        id_of: Returns the id of an item index.
+        related: The shop's item relations.
     """
 
     def __init__(
@@ -189,87 +196,94 @@ class ActiveRules:
         mask_of: Callable[[Mapping[str, Any]], NDArray[np.bool_]],
         column: Callable[[str, Items], list[str | None]],
         first_seen: NDArray[np.float64],
-        number_of: Callable[[str], int | None],
+        item_index: Callable[[str], int | None],
         id_of: Callable[[int], str],
         related: ItemRelations,
     ) -> None:
-        self._rules = [rule for rule in rules if rule.holds(now)]
+        self._rules = [rule for rule in rules if rule.is_active(now)]
         self._now, self._mask_of, self._column = now, mask_of, column
-        self._first_seen, self._number_of, self._id_of, self._related = first_seen, number_of, id_of, related
+        self._first_seen, self._item_index, self._id_of, self._related = first_seen, item_index, id_of, related
 
     def hidden(self, user: UserHistory) -> NDArray[np.bool_] | None:
-        """The items [items] that the shopper must not be shown; None where there are none."""
-        masks = [self._of(rule, user) for rule in self._rules if rule.do == "hide" and self._concerns(rule, user)]
+        """Return the items [items] that must not be recommended to a user; None for none."""
+        masks = [self._mask(rule, user) for rule in self._rules if rule.do == "hide" and self._applies(rule, user)]
         return np.logical_or.reduce(masks) if masks else None
 
     def factors(self, items: Items, user: UserHistory) -> tuple[NDArray[np.float32], dict[int, list[str]]]:
-        """What the scores of m items are to be multiplied by, [m], and by number the names of the rules that say so."""
+        """Return the factors [m] of the scores of m items, and by item index the names of the rules behind them."""
         factors, names = np.ones(len(items), np.float32), dict[int, list[str]]()
         for rule in self._rules:
-            if rule.do not in ("boost", "bury") or not self._concerns(rule, user):
+            if rule.do not in ("boost", "bury") or not self._applies(rule, user):
                 continue
-            meant = self._of(rule, user)[items]
-            factors[meant] *= np.float32(rule.factor if rule.do == "boost" else 1 / rule.factor)
-            for number in items[meant].tolist():
-                names.setdefault(number, []).append(rule.name)
+            matches = self._mask(rule, user)[items]
+            factors[matches] *= np.float32(rule.factor if rule.do == "boost" else 1 / rule.factor)
+            for item in items[matches].tolist():
+                names.setdefault(item, []).append(rule.name)
         return factors, names
 
-    def pinned(self, barred: Items) -> dict[int, tuple[int, str]]:
-        """By number, the place from 0 and the rule of each item that is pinned and not barred."""
-        found: dict[int, tuple[int, str]] = {}
+    def pinned(self, excluded: Items) -> dict[int, tuple[int, str]]:
+        """Return, by item index, the position from 0 and the rule of each pinned item that is not excluded."""
+        pins: dict[int, tuple[int, str]] = {}
         for rule in (rule for rule in self._rules if rule.do == "pin"):
-            numbers = [self._number_of(item_id) for item_id in rule.items]
-            there = [number for number in numbers if number is not None and number not in barred]
-            for back, number in enumerate(there):
-                found.setdefault(number, (rule.at - 1 + back, rule.name))
-        return found
+            known = [self._item_index(item_id) for item_id in rule.items]
+            items = [item for item in known if item is not None and item not in excluded]
+            for offset, item in enumerate(items):
+                pins.setdefault(item, (rule.at - 1 + offset, rule.name))
+        return pins
 
-    def arranged(
+    def arrange(
         self, items: Items, k: int, names: dict[int, list[str]], pinned: Mapping[int, tuple[int, str]]
     ) -> NDArray[np.int64]:
-        """The places of the first k of m items in order, capped and with what is pinned at its place.
+        """Cap the values of a list, and move pinned items to their positions.
 
-        Adds the names of the rules that moved an item to `names`, by number.
+        Args:
+            items: The items [m] in their order.
+            k: The number of items of the list.
+            names: By item index, the names of rules; those that moved an item are added.
+            pinned: By item index, the position and the rule of each pinned item.
+
+        Returns:
+            The rows of the first k items in their new order.
         """
         order = list(range(len(items)))
         for rule in (rule for rule in self._rules if rule.do == "cap"):
-            capped = capped_order(self._column(rule.by, items[order]), rule.most)
-            first = {order[place] for place in capped[:k]}
-            for one in set(order[:k]) - first:
-                names.setdefault(int(items[one]), []).append(rule.name)
-            order = [order[place] for place in capped]
-        numbers = items.tolist()
-        at = {number: place for place, number in enumerate(numbers)}
-        slots: dict[int, int] = {}  # by place; where two are pinned to one, the first of the file gets it
-        for number, (wanted, name) in pinned.items():
-            if number in at and wanted < k:
-                slots[next(place for place in count(wanted) if place not in slots)] = at[number]
-                names.setdefault(number, []).append(name)
-        order = [one for one in order if one not in slots.values()]
-        for place, one in sorted(slots.items()):
-            order.insert(place, one)
+            capped = order_capped(self._column(rule.by, items[order]), rule.most)
+            first = {order[row] for row in capped[:k]}
+            for row in set(order[:k]) - first:
+                names.setdefault(int(items[row]), []).append(rule.name)
+            order = [order[row] for row in capped]
+        row_of = {item: row for row, item in enumerate(items.tolist())}
+        slots: dict[int, int] = {}  # by position; if two items are pinned to one, the first of the file gets it
+        for item, (position, name) in pinned.items():
+            if item in row_of and position < k:
+                slots[next(free for free in count(position) if free not in slots)] = row_of[item]
+                names.setdefault(item, []).append(name)
+        order = [row for row in order if row not in slots.values()]
+        for position, row in sorted(slots.items()):
+            order.insert(position, row)
         return np.array(order[:k], np.int64)
 
-    def _concerns(self, rule: Rule, user: UserHistory) -> bool:
+    def _applies(self, rule: Rule, user: UserHistory) -> bool:
         if not rule.bought:
             return True
         bought = user.item[user.kind == PURCHASE]
         return bool(self._mask_of(rule.bought)[bought].any())
 
-    def _of(self, rule: Rule, user: UserHistory) -> NDArray[np.bool_]:
+    def _mask(self, rule: Rule, user: UserHistory) -> NDArray[np.bool_]:
         mask = self._mask_of(rule.where) if rule.where else np.ones(len(self._first_seen), np.bool_)
         if rule.related:
             bought = user.item[user.kind == PURCHASE]
-            others = map(self._number_of, self._related.to(rule.related, map(self._id_of, bought.tolist())))
-            mask = mask & np.isin(np.arange(len(mask)), [number for number in others if number is not None])
+            item_ids = self._related.related_to(rule.related, map(self._id_of, bought.tolist()))
+            related = [item for item in map(self._item_index, item_ids) if item is not None]
+            mask = mask & np.isin(np.arange(len(mask)), related)
         if rule.newer_than_days is not None:
             mask = mask & (self._first_seen >= self._now - DAY * rule.newer_than_days)
         return mask
 
 
-def _read(path: Path, place: int, values: Any) -> Rule:
+def _parse_rule(path: Path, number: int, values: Any) -> Rule:
     name = values.get("name") if isinstance(values, Mapping) else None
-    where = f"{path}, rule {place}" + (f" ({name!r})" if isinstance(name, str) else "")
+    where = f"{path}, rule {number}" + (f" ({name!r})" if isinstance(name, str) else "")
     try:
         rule = Rule.model_validate(values)
         for field in ("where", "bought"):
@@ -283,19 +297,19 @@ def _read(path: Path, place: int, values: Any) -> Rule:
     return rule
 
 
-def _moment(of: datetime | date) -> float:
-    if not isinstance(of, datetime):
-        of = datetime.combine(of, time(), UTC)
-    return (of if of.tzinfo else of.replace(tzinfo=UTC)).timestamp()
+def _epoch_seconds(day: datetime | date) -> float:
+    if not isinstance(day, datetime):
+        day = datetime.combine(day, time(), UTC)
+    return (day if day.tzinfo else day.replace(tzinfo=UTC)).timestamp()
 
 
-def capped_order(values: Sequence[str | None], most: int) -> list[int]:
-    """Places of m items in order, those beyond `most` of a value behind all others; items without a value are free."""
+def order_capped(values: Sequence[str | None], most: int) -> list[int]:
+    """Return the rows of m items in order, those beyond `most` of a value behind all others; no value has no limit."""
     counts: dict[str, int] = {}
-    kept: list[int] = []
-    behind: list[int] = []
-    for place, value in enumerate(values):
+    within: list[int] = []
+    beyond: list[int] = []
+    for row, value in enumerate(values):
         if value is not None:
             counts[value] = counts.get(value, 0) + 1
-        (behind if value is not None and counts[value] > most else kept).append(place)
-    return kept + behind
+        (beyond if value is not None and counts[value] > most else within).append(row)
+    return within + beyond

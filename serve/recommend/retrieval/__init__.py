@@ -1,1 +1,1 @@
-"""Candidate retrieval: one module for each retriever family, and the model that blends their scores."""
+"""Candidate retrieval: one module for each retriever, and the linear score model that adds up their scores."""

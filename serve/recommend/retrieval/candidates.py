@@ -1,4 +1,4 @@
-"""The recommender: candidates of all sources for one shopper, blended into one order."""
+"""Candidate generation: the candidates of all retrievers for one user, in the order of the linear score model."""
 
 import math
 from collections.abc import Mapping
@@ -7,25 +7,28 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from index.exact import top
-from index.selection import Selection
+from index.item_mask import ItemMask
+from index.top_k import top_k
 from serve.core.metrics import CANDIDATES
 from serve.core.request_context import stage
-from serve.recommend.retrieval.retrievers import Items, Retriever, Scores
-from serve.recommend.retrieval.score_blend import LinearScoreModel, without_interactions
+from serve.recommend.retrieval.linear_score_model import LinearScoreModel, without_interactions
+from serve.recommend.retrieval.retriever import Items, Retriever, Scores
+from serve.recommend.retrieval.retriever_registry import RETRIEVERS
 from serve.recommend.retrieval.user_history import UserHistory
 
-DEPTH = 200  # candidates that are looked for, at the least
-# How many of these each source proposes: those that order well by themselves the most; neighbours by content cost most.
-SHARES = {"tower": 1.0, "covisitation": 1.0, "popularity": 0.5, "arrivals": 0.25, "content": 0.25, "knowledge": 0.25}
-FEW = 200  # items left out up to which each source proposes that many more instead of being told
+DEPTH = 200  # candidates that are retrieved, at least
+MAX_OVERFETCH = 200  # excluded items up to which each retriever proposes that many more, instead of getting a mask
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """m items, best first: their blended score, their score [m] by source, and which source proposed which, [m].
+    """m candidates, best first.
 
-    A source that has nothing to go by for this shopper is not there.
+    Attributes:
+        items: Their item indices [m].
+        total: Their scores [m] by the linear score model.
+        scores: Their scores [m] by retriever; a retriever without a result for the user is missing.
+        proposed: Whether each retriever proposed them, [m].
     """
 
     items: Items
@@ -33,24 +36,23 @@ class Candidates:
     scores: Mapping[str, Scores]
     proposed: Mapping[str, NDArray[np.bool_]]
 
-    def first(self, k: int) -> "Candidates":
-        """The k best."""
-        return self.at(slice(k))
+    def __len__(self) -> int:
+        return len(self.items)
 
-    def at(self, places: NDArray[np.int64] | slice) -> "Candidates":
-        """Those at some places, in the order given."""
+    def take(self, rows: NDArray[np.int64] | slice) -> "Candidates":
+        """Return the candidates at some rows, in that order."""
         return Candidates(
-            self.items[places],
-            self.total[places],
-            {retriever: scores[places] for retriever, scores in self.scores.items()},
-            {retriever: which[places] for retriever, which in self.proposed.items()},
+            self.items[rows],
+            self.total[rows],
+            {retriever: scores[rows] for retriever, scores in self.scores.items()},
+            {retriever: proposed[rows] for retriever, proposed in self.proposed.items()},
         )
 
 
 class CandidateGenerator:
-    """Sources over the items 0 to `items` - 1 and the blend that orders what they propose; without state.
+    """Retrievers over the items 0 to `items` - 1, and the score model that orders their candidates; without state.
 
-    `deleted` are items that never come out.
+    `deleted` items are never returned.
     """
 
     def __init__(
@@ -63,98 +65,110 @@ class CandidateGenerator:
         self._retrievers, self.score_model, self._items = retrievers, score_model, items
         self._deleted = np.empty(0, np.int64) if deleted is None else deleted
 
-    def recommend(self, user: UserHistory, k: int, excluded: Items, allowed: Selection | None = None) -> Candidates:
-        """The k best items for a shopper without those left out, of the allowed ones; k whenever there are k.
+    def recommend(self, user: UserHistory, k: int, excluded: Items, allowed: ItemMask | None = None) -> Candidates:
+        """Return the k best allowed items for a user without the excluded ones; k whenever there are k.
 
-        Where the sources have too few, any allowed items follow, by their number.
+        If the retrievers propose too few, any allowed items follow, by item index.
         """
-        found = self.candidates(user, max(k, DEPTH), excluded, allowed)
-        if len(found.items) < k:
-            found = self.filled(found, user, k, excluded, allowed)
-        return found.first(k)
+        candidates = self.generate(user, max(k, DEPTH), excluded, allowed)
+        if len(candidates) < k:
+            candidates = self.fill(candidates, user, k, excluded, allowed)
+        return candidates.take(slice(k))
 
-    def candidates(
+    def generate(
         self,
         user: UserHistory,
         depth: int,
         excluded: Items,
-        allowed: Selection | None = None,
-        also: Items | None = None,
+        allowed: ItemMask | None = None,
+        extra: Items | None = None,
     ) -> Candidates:
-        """What the sources propose, `depth` or a share of it each, blended; without the items left out.
+        """Return what the retrievers propose, each `depth` candidates or its share of that, by total score.
 
-        `also` are items that are scored with them, whether or not any source proposes them.
+        Args:
+            user: The history.
+            depth: How many candidates a retriever with a share of 1 proposes.
+            excluded: Items that are not returned.
+            allowed: The items that may be returned; None for all.
+            extra: Items that are returned and scored in addition, whether or not a retriever proposes them.
         """
         with stage("candidates"):
-            return self._candidates(user, depth, excluded, allowed, also)
+            return self._generate(user, depth, excluded, allowed, extra)
 
-    def _candidates(
-        self, user: UserHistory, depth: int, excluded: Items, allowed: Selection | None, also: Items | None
+    def _generate(
+        self, user: UserHistory, depth: int, excluded: Items, allowed: ItemMask | None, extra: Items | None
     ) -> Candidates:
-        answers = {name: answer for name, retriever in self._retrievers.items() if (answer := retriever.ask(user))}
-        spare = len(excluded)
-        if spare > FEW:
-            allowed, spare = Selection(self._mask(excluded, allowed)), 0
+        retrieved = {name: retriever.retrieve(user) for name, retriever in self._retrievers.items()}
+        results = {name: result for name, result in retrieved.items() if result is not None}
+        overfetch = len(excluded)
+        if overfetch > MAX_OVERFETCH:
+            allowed, overfetch = ItemMask(self._mask(excluded, allowed)), 0
         proposed = {
-            name: answer.propose(math.ceil(depth * SHARES.get(name, 1.0)) + spare, allowed)
-            for name, answer in answers.items()
+            name: result.best(math.ceil(depth * _depth_share(name)) + overfetch, allowed)
+            for name, result in results.items()
         }
-        for name, of in proposed.items():
-            CANDIDATES.labels(name).inc(len(of))
+        for name, best in proposed.items():
+            CANDIDATES.labels(name).inc(len(best))
         items = np.unique(np.concatenate([*proposed.values(), np.empty(0, np.int64)]))
         items = items[~np.isin(items, excluded)]
-        if also is not None:
-            items = np.union1d(items, also)
-        scores = {name: answer.scores(items) for name, answer in answers.items()}
+        if extra is not None:
+            items = np.union1d(items, extra)
+        scores = {name: result.scores(items) for name, result in results.items()}
         total = self.score_model.total(scores, len(items))
-        order = top(total, items, len(items))
+        order = top_k(total, items, len(items))
         return Candidates(
             items[order],
             total[order],
-            {name: of[order] for name, of in scores.items()},
-            {name: _among(items, of)[order] for name, of in proposed.items()},
+            {name: values[order] for name, values in scores.items()},
+            {name: _is_among(items, best)[order] for name, best in proposed.items()},
         )
 
-    def allowed(self, hidden: NDArray[np.bool_], allowed: Selection | None) -> Selection:
-        """The allowed items that are not hidden, [items]."""
-        return Selection(self._mask(np.flatnonzero(hidden), allowed))
+    def without(self, hidden: NDArray[np.bool_], allowed: ItemMask | None) -> ItemMask:
+        """Return the allowed items that are not `hidden` [items]."""
+        return ItemMask(self._mask(np.flatnonzero(hidden), allowed))
 
-    def parts(self, found: Candidates) -> dict[str, list[float]]:
-        """What each source adds to the blended score of each candidate, [m]; `new` is for what nobody had."""
+    def score_parts(self, candidates: Candidates) -> dict[str, list[float]]:
+        """Return what each retriever adds to the total of each candidate, [m]; `new` is for items without events."""
         parts = {
-            retriever: self.score_model.part(retriever, of).astype(float).tolist()
-            for retriever, of in found.scores.items()
+            retriever: self.score_model.part(retriever, scores).astype(float).tolist()
+            for retriever, scores in candidates.scores.items()
         }
-        new = self.score_model.new * without_interactions(found.scores, len(found.items))
+        new = self.score_model.new * without_interactions(candidates.scores, len(candidates))
         return {**parts, "new": new.tolist()}
 
-    def filled(
-        self, found: Candidates, user: UserHistory, k: int, excluded: Items, allowed: Selection | None
+    def fill(
+        self, candidates: Candidates, user: UserHistory, k: int, excluded: Items, allowed: ItemMask | None
     ) -> Candidates:
-        """What was found and, behind it, any other allowed items by their number, k in all."""
+        """Return the candidates and, behind them, other allowed items by item index, k in all."""
         mask = self._mask(excluded, allowed)
-        mask[found.items] = False
-        rest = np.flatnonzero(mask)[: k - len(found.items)]
-        scores = {name: self._retrievers[name].ask(user).scores(rest) for name in found.scores}  # type: ignore[union-attr]
+        mask[candidates.items] = False
+        rest = np.flatnonzero(mask)[: k - len(candidates)]
+        scores = {name: self._retrievers[name].retrieve(user).scores(rest) for name in candidates.scores}  # type: ignore[union-attr]
         total = self.score_model.total(scores, len(rest))
+        not_proposed = np.zeros(len(rest), np.bool_)
         return Candidates(
-            np.concatenate([found.items, rest]),
-            np.concatenate([found.total, total]),
-            {name: np.concatenate([of, scores[name]]) for name, of in found.scores.items()},
-            {name: np.concatenate([of, np.zeros(len(rest), np.bool_)]) for name, of in found.proposed.items()},
+            np.concatenate([candidates.items, rest]),
+            np.concatenate([candidates.total, total]),
+            {name: np.concatenate([values, scores[name]]) for name, values in candidates.scores.items()},
+            {name: np.concatenate([proposed, not_proposed]) for name, proposed in candidates.proposed.items()},
         )
 
-    def _mask(self, excluded: Items, allowed: Selection | None) -> NDArray[np.bool_]:
-        """The items that may come out, [items]."""
+    def _mask(self, excluded: Items, allowed: ItemMask | None) -> NDArray[np.bool_]:
+        """Return the items that may be returned, [items]."""
         mask = np.ones(self._items, np.bool_) if allowed is None else allowed.mask.copy()
         mask[self._deleted] = False
         mask[excluded] = False
         return mask
 
 
-def _among(items: Items, some: Items) -> NDArray[np.bool_]:
-    """Which of m items in rising order, [m], are among some others."""
-    found = np.zeros(len(items) + 1, np.bool_)
+def _depth_share(name: str) -> float:
+    spec = RETRIEVERS.get(name)
+    return 1.0 if spec is None else spec.depth_share
+
+
+def _is_among(items: Items, some: Items) -> NDArray[np.bool_]:
+    """Return which of m items in rising order, [m], are among some others."""
+    among = np.zeros(len(items) + 1, np.bool_)
     at = items.searchsorted(some)
-    found[at] = np.append(items, -1)[at] == some
-    return found[:-1]
+    among[at] = np.append(items, -1)[at] == some
+    return among[:-1]

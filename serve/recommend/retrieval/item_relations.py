@@ -1,9 +1,9 @@
-"""Relations: which items go with which by the shop's own table, `relations.csv` beside the rules.
+"""Item relations: which items go with which by the shop's own table, `relations.csv` beside the rules.
 
     item_id,relation,related_id
     MACHINE-1,accessory,FILTER-9
 
-The names of relations are the shop's. Rows that lack a value are left out and counted.
+The shop chooses the names of relations. Rows without a value in each column are skipped and counted.
 """
 
 import csv
@@ -16,30 +16,30 @@ from pathlib import Path
 from embed.catalogue import Catalogue
 from embed.durable import write_file
 from embed.errors import BadInput
-from embed.records import Record, open_source, read_table
+from embed.records import Record, open_record_file, read_table
 
 FILE = "relations.csv"
 COLUMNS = ("item_id", "relation", "related_id")
-MOST = 1_000_000
+MAX_ROWS = 1_000_000
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ItemRelations:
-    """By relation and item id the ids of the items related to it, and how many rows were left out."""
+    """By relation and item id the ids of the related items, and the number of skipped rows."""
 
     related: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
-    excluded: int = 0
+    skipped: int = 0
 
-    def to(self, relation: str, item_ids: Iterable[str]) -> set[str]:
-        """The items that stand in a relation to any of some items."""
+    def related_to(self, relation: str, item_ids: Iterable[str]) -> set[str]:
+        """Return the items that have a relation to any of some items."""
         table = self.related.get(relation, {})
         return {other for item_id in item_ids for other in table.get(item_id, ())}
 
 
 @dataclass(frozen=True)
 class ImportedLinks:
-    """How many rows were read, how many name no item, and how many links each relation has now."""
+    """How many rows were read, how many name an unknown item, and how many links each relation has now."""
 
     file: str
     read: int
@@ -48,41 +48,50 @@ class ImportedLinks:
 
 
 def read_relations(path: Path) -> ItemRelations:
-    """The table of a file, or none where there is no file; raises BadInput, Damaged where it is no such table."""
+    """Read the table of a file, an empty one if it does not exist; raises BadInput or Damaged if it is invalid."""
     if not path.exists():
         return ItemRelations()
-    found: dict[str, dict[str, list[str]]] = {}
-    excluded = count = 0
-    with open_source(path, "relations") as source:
+    related: dict[str, dict[str, list[str]]] = {}
+    skipped = count = 0
+    with open_record_file(path, "relations") as source:
         table = read_table(source)
         for name in COLUMNS:
             if name not in table.columns:
-                raise BadInput(f"{path.name} has no column {name}: it needs {', '.join(COLUMNS)}", name)
+                raise BadInput(f"{path.name} has no column {name!r}: it needs {', '.join(COLUMNS)}", name)
         for record in table:
             values = [str(record.values[name]).strip() for name in COLUMNS] if isinstance(record, Record) else []
             if not values or not all(values):
-                excluded += 1
+                skipped += 1
                 continue
             count += 1
-            if count > MOST:
-                raise BadInput(f"{path.name} has more than {MOST:,} rows", "relations")
+            if count > MAX_ROWS:
+                raise BadInput(
+                    f"{path.name} has more than {MAX_ROWS:,} rows: remove relations that no rule uses", "relations"
+                )
             item_id, relation, related_id = values
-            found.setdefault(relation, {}).setdefault(item_id, []).append(related_id)
-    if excluded:
-        _log.warning("%s: %d rows without item_id, relation or related_id are left out", path.name, excluded)
+            related.setdefault(relation, {}).setdefault(item_id, []).append(related_id)
+    if skipped:
+        _log.warning("%s: skipped %d rows that lack item_id, relation or related_id", path.name, skipped)
     return ItemRelations(
-        {relation: {one: tuple(others) for one, others in of.items()} for relation, of in found.items()}, excluded
+        {relation: {one: tuple(others) for one, others in of.items()} for relation, of in related.items()}, skipped
     )
 
 
 def import_links(
     path: Path, catalogue: Catalogue, into: Path, columns: tuple[str, str, str], attribute: str = ""
 ) -> ImportedLinks:
-    """Take a merchandiser's links into the table `into`, in place of those of the same relations.
+    """Import links from a file into the table `into`, replacing those of the same relations.
 
-    `columns` are those of an item, another and their relation; without the last all links are `related`. With an
-    `attribute`, as `parent_sku`, they name products by its value, and every item of one goes with every item of the
-    other. Raises BadInput where a column is missing.
+    Args:
+        path: The file with the links.
+        catalogue: The items that links may name.
+        into: The table to write, `relations.csv`.
+        columns: The columns of an item, a related item and their relation; without the last, all links are `related`.
+        attribute: If given, as `parent_sku`, the links name products by its value, and every item of one product is
+            linked to every item of the other.
+
+    Raises:
+        BadInput: A column is missing.
     """
     one, other, relation = columns
     members: dict[str, list[str]] = {}
@@ -92,11 +101,11 @@ def import_links(
                 members.setdefault(name, []).append(item.item_id)
     links: dict[str, dict[tuple[str, str], None]] = {}
     read = unknown = 0
-    with open_source(path, "links") as source:
+    with open_record_file(path, "links") as source:
         table = read_table(source)
         for name in filter(None, (one, other, relation)):
             if name not in table.columns:
-                raise BadInput(f"{path.name} has no column {name}: it has {', '.join(table.columns)}", name)
+                raise BadInput(f"{path.name} has no column {name!r}: it has {', '.join(table.columns)}", name)
         for record in table:
             read += 1
             values = record.values if isinstance(record, Record) else {}

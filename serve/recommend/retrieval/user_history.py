@@ -1,4 +1,4 @@
-"""A shopper as sources see one: what was done, the latest last, under the numbers of the items that answer now."""
+"""The history of a user as retrievers see it: interactions by time, with the item indices of the active snapshot."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed.behaviour import Event, Interactions, Signal
-from embed.behaviour.interactions import KINDS, kind_of
+from embed.behaviour.interactions import KINDS, kind_index
 
 DISLIKE = KINDS.index("dislike")
 
 
 @dataclass(frozen=True)
 class UserHistory:
-    """A history of h interactions by time, as embed.behaviour.interactions defines them; nobody's is empty."""
+    """A history of h interactions by time, as embed.behaviour.interactions defines them; empty for an unknown user."""
 
     item: NDArray[np.int64]
     kind: NDArray[np.int64]
@@ -28,9 +28,9 @@ class UserHistory:
     def from_events(
         cls, events: Sequence[Event], item_index: Callable[[str], int | None], signal: Signal
     ) -> "UserHistory":
-        """From a shopper's events in order of time; those of items without a number are left out.
+        """Build the history from a user's events in order of time; skip events of items that have no index.
 
-        Merges what `embed.behaviour.interactions.collect` merges, for one shopper and without tables.
+        It merges events as `embed.behaviour.interactions.collect` does, for one user and without tables.
         """
         items: list[int] = []
         kinds: list[int] = []
@@ -38,7 +38,7 @@ class UserHistory:
         weights: list[float] = []
         for event in events:
             weight = signal.weight(event.type, event.value)
-            kind, item = kind_of(event.type, weight), item_index(event.item_id)
+            kind, item = kind_index(event.type, weight), item_index(event.item_id)
             if kind is None or item is None:
                 continue
             if items and items[-1] == item:
@@ -53,8 +53,8 @@ class UserHistory:
         return cls(np.array(items, np.int64), np.array(kinds, np.int64), np.array(times), np.array(weights, np.float32))
 
     @classmethod
-    def of(cls, interactions: Interactions, user: int) -> "UserHistory":
-        """From one shopper's interactions."""
+    def from_interactions(cls, interactions: Interactions, user: int) -> "UserHistory":
+        """Take the history of one user of a table of interactions."""
         rows = slice(interactions.starts[user], interactions.starts[user + 1])
         return cls(
             interactions.item[rows].astype(np.int64),
@@ -64,11 +64,11 @@ class UserHistory:
         )
 
     def first(self, count: int) -> "UserHistory":
-        """The first `count` interactions."""
+        """Return the first `count` interactions."""
         return UserHistory(self.item[:count], self.kind[:count], self.time[:count], self.weight[:count])
 
-    def last(self, most: int) -> "UserHistory":
-        """The last `most` interactions."""
-        if len(self) <= most:
+    def last(self, count: int) -> "UserHistory":
+        """Return the last `count` interactions."""
+        if len(self) <= count:
             return self
-        return UserHistory(self.item[-most:], self.kind[-most:], self.time[-most:], self.weight[-most:])
+        return UserHistory(self.item[-count:], self.kind[-count:], self.time[-count:], self.weight[-count:])

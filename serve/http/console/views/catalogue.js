@@ -1,4 +1,4 @@
-// The catalogue: what the last feed brought, what was rejected and why, and what content review hides.
+// Catalogue: the last feed, its rejected rows with reasons, and the items hidden by the content policy.
 
 import { call } from "../api.js";
 import { announce, fill, h, note, problem, shares } from "../dom.js";
@@ -9,8 +9,9 @@ export const title = "Catalogue", scope = "admin";
 const PAGE = 200;
 
 export function start(root, signal) {
-  const rejects = paged("catalogue", "rejects", ["No row was rejected", "Rejected rows"], rejectRow, ingested, signal);
-  const hidden = paged("review", "hidden", ["Nothing is hidden", "Hidden by review"], hiddenRow, blocked, signal);
+  const rejects = pagedList("catalogue", "rejects", ["No rejected rows", "Rejected rows"], rejectRow, feedReport, signal);
+  const hidden = pagedList("review", "hidden", ["No hidden items", "Items hidden by the content policy"], hiddenRow,
+    policy, signal);
   root.append(rejects.above, hidden.section, rejects.section); // the report first, the longest list last
   return () => {
     rejects.show();
@@ -19,26 +20,26 @@ export function start(root, signal) {
 }
 
 /**
- * A long list that comes page by page, as it is looked at: `name` of what `path` answers, in rows that `draw` fills.
- * `headings` are of none and of some; `said(answer)` fills the element `above`.
+ * A long list that is fetched page by page while it is scrolled: the field `name` of responses of `path`, in rows made
+ * by `draw`. `headings` are for an empty list and for any other; `describe(response)` fills the element `above`.
  */
-function paged(path, name, headings, draw, said, signal) {
+function pagedList(path, name, headings, draw, describe, signal) {
   const above = h("div", {}), heading = h("h2", {}, "…"), list = h("ul", { class: "rows" });
-  let found = [], asked = new Set();
-  const rows = new VirtualList(list, (place) => {
-    if (!found[place]) load(place - (place % PAGE));
-    return h("article", {}, found[place] ? draw(found[place]) : h("span", { class: "soft" }, "…"));
+  let loaded = [], requested = new Set();
+  const rows = new VirtualList(list, (position) => {
+    if (!loaded[position]) load(position - (position % PAGE));
+    return h("article", {}, loaded[position] ? draw(loaded[position]) : h("span", { class: "soft" }, "…"));
   }, signal);
 
   async function page(from) {
-    asked.add(from);
-    const answer = await call(`${path}?offset=${from}&limit=${PAGE}`, { signal });
-    answer[name].forEach((one, place) => (found[from + place] = one));
-    return answer;
+    requested.add(from);
+    const response = await call(`${path}?offset=${from}&limit=${PAGE}`, { signal });
+    response[name].forEach((row, position) => (loaded[from + position] = row));
+    return response;
   }
 
   async function load(from) {
-    if (asked.has(from)) return;
+    if (requested.has(from)) return;
     try {
       await page(from);
       rows.refresh(from, from + PAGE);
@@ -48,38 +49,38 @@ function paged(path, name, headings, draw, said, signal) {
   }
 
   function show() {
-    found = [];
-    asked = new Set();
+    loaded = [];
+    requested = new Set();
     fill(above, signal, async () => {
-      const answer = await page(0), { total } = answer;
+      const response = await page(0), { total } = response;
       heading.textContent = total ? `${headings[1]} (${number(total)})` : headings[0];
       rows.show(total);
-      return said(answer);
+      return describe(response);
     });
   }
   return { above, section: h("section", { "aria-label": headings[1] }, heading, above, list), show };
 }
 
-function ingested({ report }) {
+function feedReport({ report }) {
   announce(`${plural(report.read, "row")} read, ${number(report.kept)} kept, ${number(report.rejected)} rejected`);
   return [
     note(`${report.feed}, ${report.format}, version ${report.version}`),
     h("ul", { role: "list", class: "tiles" }, ["read", "kept", "rejected"].map((name) =>
       h("li", { class: "panel" }, h("strong", {}, number(report[name])), name))),
-    counted("Why rows were rejected", report.rejects),
-    counted("What was repaired", report.repaired),
-    counted("Live changes folded in", report.changed),
+    counts("Reasons for rejection", report.rejects),
+    counts("Repaired values", report.repaired),
+    counts("Live changes included", report.changed),
     report.ignored_columns.length > 0 && note(`Columns not used: ${report.ignored_columns.join(", ")}`),
   ];
 }
 
-function counted(name, counts) {
-  const all = Object.entries(counts).sort((one, other) => other[1] - one[1]);
+function counts(name, byCode) {
+  const all = Object.entries(byCode).sort((one, other) => other[1] - one[1]);
   const rows = all.map(([code, count]) => ({ name: code, text: number(count), share: count / all[0][1] }));
   return all.length > 0 && [h("h3", {}, name), shares(rows)];
 }
 
-const blocked = ({ words, categories }) => [
+const policy = ({ words, categories }) => [
   words.length > 0 && note(`Blocked words: ${words.join(", ")}`),
   categories.length > 0 && note(`Blocked categories: ${categories.join(", ")}`),
 ];

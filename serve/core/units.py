@@ -1,0 +1,3 @@
+"""Units of time."""
+
+DAY = 86_400.0  # seconds

@@ -1,0 +1,151 @@
+"""What a GPU does with images: the whole encode job beside the bare forward pass, and what decodes beside it.
+
+8,192 photos are made of those of the Magento Luma shop, each turned and cropped a little, as a shop of that size has
+them: JPEG of some 700 pixels. CLIP is ViT-B/32 with drawn weights, which are as fast as learned ones. The job reads and
+hashes files in threads or in processes, decodes on the GPU and stores. Beside it, in turns, and the medians of three:
+`forward`, the model on images that lie on the GPU; `decode`, what the job does before that; `cores`, the same by
+Pillow in as many processes as there are cores. `half_cosine` is the least of the vectors in half precision with those
+in fp32, `decoder_cosine` that of vectors of photos decoded on the GPU with those of Pillow's. Needs a CUDA GPU and
+the data folder.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from report import report
+from rich.console import Console
+from rich.progress import track
+from safetensors.torch import save_file
+
+from embed.catalogue import Catalogue, ingest
+from embed.encode_job import decode_on_device, encode_images, iterate_images
+from embed.encoders import ImageEncoder, choose_device, load_image_encoder
+from embed.encoders.encoder import unit_rows
+from embed.encoders.gpu import stack_images
+from embed.images import ImageSource, decode_image
+from embed.images.image_reader import ImageReader, read_ahead
+
+DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "magento-luma"
+SEED, IMAGES, ROUNDS, COMPARED = 0, 8192, 3, 512
+NOTHING: frozenset[bytes] = frozenset()
+
+
+def main() -> None:
+    device = choose_device("cuda")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        photos = sorted(path for path in DATA.rglob("*") if path.suffix in {".jpg", ".jpeg", ".png"})
+        with ProcessPoolExecutor() as pool:
+            made = pool.map(vary, [(photos[each % len(photos)], each, folder) for each in range(IMAGES)], chunksize=64)
+            files = list(track(made, "photos", IMAGES, console=Console(stderr=True)))
+        lines = [f"{number},Thing,{file}" for number, file in enumerate(files)]
+        (folder / "items.csv").write_text("\n".join(["item_id,title,image", *lines]))
+        ingest(folder / "items.csv", folder / "catalogue")
+        catalogue, source = Catalogue.current(folder / "catalogue"), ImageSource(folder)
+        figures: dict[str, float | int | str | None] = {
+            "gpu": torch.cuda.get_device_name(),
+            "cores": device.threads,
+            "images": IMAGES,
+        }
+        for label, spec in (("bundled", "bundled"), ("clip", f"open_clip:ViT-B-32/{clip_weights(folder)}")):
+            encoder = load_image_encoder(spec, device)
+            figures |= {f"{label}_{key}": value for key, value in measure(encoder, catalogue, source, folder).items()}
+    report("gpu_encoding", figures, SEED, ("torch", "torchvision", "timm", "open_clip_torch", "pillow"))
+
+
+def measure(encoder: ImageEncoder, catalogue: Catalogue, source: ImageSource, folder: Path) -> dict[str, float]:
+    cores = len(os.sched_getaffinity(0))
+    stores = iter(range(1000))
+
+    def read(coded: bool, processes: bool) -> list[Any]:
+        reading = ImageReader(source, encoder.prepare, encoder.shrink_to, NOTHING.__contains__, coded)
+        ahead = read_ahead(
+            iterate_images(catalogue), lambda image: image.reference, reading, cores, 2 * encoder.batch, processes
+        )
+        return [pixels for _, pixels in decode_on_device(ahead, encoder, reading)]
+
+    def job(processes: bool) -> None:
+        store = folder / f"{encoder.fingerprint}{next(stores)}"
+        encode_images(store, catalogue, encoder, source, None, cores, processes)
+
+    prepared = read(coded=True, processes=False)
+    by_pillow = [
+        encoder.prepare(decode_image(source.read(image.reference), shrink_to=encoder.shrink_to))
+        for image, _ in zip(iterate_images(catalogue), range(COMPARED), strict=False)
+    ]
+    right = in_fp32(encoder, by_pillow)
+    runs: dict[str, Callable[[], object]] = {
+        "forward": lambda: encoder.encode_images(prepared),
+        "decode": lambda: read(coded=True, processes=False),
+        "cores": lambda: read(coded=False, processes=True),
+        "job": lambda: job(processes=False),
+        "job_processes": lambda: job(processes=True),
+    }
+    took: dict[str, list[float]] = {what: [] for what in runs}
+    for _ in track(range(ROUNDS), encoder.name[:12], console=Console(stderr=True)):
+        for what, run in runs.items():
+            started = time.perf_counter()
+            run()
+            took[what].append(time.perf_counter() - started)
+    rates = {what: IMAGES / statistics.median(of) for what, of in took.items()}
+    vectors = encoder.encode_images(by_pillow)
+    return {
+        **{f"{what}_per_s": round(rate) for what, rate in rates.items()},
+        "job_over_forward": round(max(rates["job"], rates["job_processes"]) / rates["forward"], 3),
+        "half_cosine": round(float((vectors * right).sum(1).min()), 5),
+        "decoder_cosine": round(float((encoder.encode_images(prepared[:COMPARED]) * vectors).sum(1).min()), 5),
+    }
+
+
+def in_fp32(encoder: Any, prepared: list[Any]) -> Any:
+    """The encoder's vectors in full precision, by PyTorch on the CPU."""
+    from embed.encoders.bundled import _image_module
+
+    if encoder.name == "bundled":
+        tower = _image_module().eval()
+    else:
+        import open_clip
+
+        model, _, transforms = open_clip.create_model_and_transforms(
+            "ViT-B-32", pretrained=encoder.name.partition("/")[2], weights_only=True
+        )
+        tower = encoder._towers(model.eval(), transforms.transforms[-1])[0].eval()
+    with torch.inference_mode():
+        return unit_rows(
+            torch.cat(
+                [tower(torch.from_numpy(stack_images(prepared[at : at + 64]))) for at in range(0, len(prepared), 64)]
+            ).numpy()
+        )
+
+
+def vary(told: tuple[Path, int, Path]) -> str:
+    """A photo, turned and cropped a little, under a new name."""
+    path, number, folder = told
+    random = np.random.default_rng([SEED, number])
+    image = Image.open(path).convert("RGB").resize((700, 700)).rotate(random.uniform(-5, 5))
+    left, top = (int(each) for each in random.integers(0, 40, 2))
+    image.crop((left, top, left + 640, top + 640)).save(folder / f"{number}.jpg", quality=88)
+    return f"{number}.jpg"
+
+
+def clip_weights(folder: Path) -> Path:
+    """Weights of ViT-B/32 as they are drawn before training."""
+    import open_clip
+
+    torch.manual_seed(SEED)
+    path = folder / "vit.safetensors"
+    save_file(open_clip.create_model("ViT-B-32").state_dict(), path)
+    return path
+
+
+if __name__ == "__main__":
+    main()

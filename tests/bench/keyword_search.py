@@ -1,0 +1,206 @@
+"""Search by words: as they are spelled (BM25), by vectors, and both together, as served.
+
+Magento Luma: an item is to be found by a piece of its title, two or three words in their order, one of them misspelled
+by one letter. Right is any item of that title; the mean reciprocal rank in the first ten (MRR@10).
+
+homedepot-titles: queries as typed, all products ranked, unjudged ones count as wrong, gain = grade - 1, linear: NDCG@10
+over the queries that have any gain. Weights of the sources are learned by the product from half of the queries (the
+pairs graded 2.67 and more stand for clicks), figures are of the other half; k1, b and the weights of terms were chosen
+on the first half too. `judged` counts the judged products alone, of which a random order gives 0.92 already. `*_equal`
+is with equal weights, and `*_bm25s` are those of the library bm25s (extra bench) with Snowball's stems, on that half.
+
+The store of the 53,489 products is kept in the folder of VETRINA_BENCH, if that is set: encoding takes minutes.
+"""
+
+import csv
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import bm25s
+import numpy as np
+import Stemmer
+from report import report
+from rich.console import Console
+from rich.progress import track
+
+from embed.behaviour import Event
+from serve.core.settings import Settings
+from serve.engine.engine import Engine
+from serve.engine.query import Query
+from serve.engine.search_engine import SearchEngine
+from serve.jobs.build import build
+from serve.live.replica import open_engine
+from serve.storage.event_log import open_event_log
+
+DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data"))
+SEED, K = 0, 10
+VECTORS = ("image", "text")
+CLICKED = 2.67  # the grade that stands for a click
+DISCOUNTS = 1 / np.log2(np.arange(2, K + 2))
+
+
+def main() -> None:
+    figures = luma() | homedepot()
+    report("keyword_search", figures, SEED, ("bm25s", "pystemmer", "rapidfuzz"))
+
+
+def luma() -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(store=Path(folder) / "store", mapping=Path(__file__).parents[1] / "data" / "luma.toml")
+        build(settings, DATA / "magento-luma" / "catalog.csv")
+        engine = open_engine(settings)
+        catalogue = engine.snapshot.release.catalogue
+        titles = [title or "" for title in catalogue.column("title").to_pylist()]
+        random = np.random.default_rng(SEED)
+        pieces = [piece(title, random) for title in titles]
+        figures = {"luma_queries": float(len(pieces))}
+        for name, spaces in (("hybrid", ()), ("keywords", ("keywords",)), ("vector", VECTORS)):
+            gains = []
+            for title, typed in zip(titles, pieces, strict=True):
+                found = engine.search(Query(k=K, text=typed, spaces=spaces))
+                places = [place for place, one in enumerate(found, 1) if titles[one.item_index] == title]
+                gains.append(1 / places[0] if places else 0.0)
+            figures[f"{name}_mrr10"] = round(float(np.mean(gains)), 4)
+        return figures
+
+
+def piece(title: str, random: np.random.Generator) -> str:
+    """Two or three words of a title, one letter of the longest wrong."""
+    words = title.lower().replace("&trade;", "").replace("&reg;", "").split()
+    length = min(len(words), int(random.integers(2, 4)))
+    start = int(random.integers(0, len(words) - length + 1))
+    chosen = words[start : start + length]
+    at = max(range(len(chosen)), key=lambda place: len(chosen[place]))
+    chosen[at] = misspelled(chosen[at], random)
+    return " ".join(chosen)
+
+
+def misspelled(word: str, random: np.random.Generator) -> str:
+    """A letter left out, put in, changed, or swapped with the next."""
+    at = int(random.integers(0, max(1, len(word) - 1)))
+    letter = chr(97 + int(random.integers(26)))
+    ways = (
+        word[:at] + word[at + 1 :],
+        word[:at] + letter + word[at:],
+        word[:at] + letter + word[at + 1 :],
+        word[:at] + word[at + 1 : at + 2] + word[at : at + 1] + word[at + 2 :],
+    )
+    return ways[int(random.integers(4))]
+
+
+def homedepot() -> dict[str, float]:
+    queries, judged = judgments(DATA / "homedepot-titles")
+    half = np.random.default_rng(SEED).permutation([query for query in queries if max(judged[query].values()) > 0])
+    tune, test = half[: len(half) // 2].tolist(), half[len(half) // 2 :].tolist()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(os.environ.get("VETRINA_BENCH", temporary)) / "homedepot"
+        for left in folder.glob("events.sqlite*"):  # of an earlier run
+            left.unlink()
+        settings = Settings(store=folder, keep_releases=1)
+        build(settings, DATA / "homedepot-titles" / "products.csv")
+        figures = {"homedepot_queries": float(len(test))}
+        figures |= measure("{}_equal", open_engine(settings), queries, judged, test, ("hybrid",))
+        log = open_event_log(settings)
+        log.add(
+            [
+                Event(f"{query}-{item}", f"u{query}", item, "click", 1767225600.0, query=queries[query].casefold())
+                for query in tune
+                for item, grade in judged[query].items()
+                if grade + 1 >= CLICKED
+            ]
+        )
+        log.close()
+        weighed = build(settings).manifest.fusion_weights
+        assert weighed is not None
+        Console(stderr=True).print(weighed)
+        engine = open_engine(settings)
+        figures |= {f"weight_{source}": weight for source, weight in weighed.weights.items()}
+        figures |= measure("{}", engine, queries, judged, test, ("hybrid", "keywords", "vector"))
+        titles = engine.snapshot.release.catalogue
+        figures |= beside(
+            titles.ids().to_pylist(),
+            [title or "" for title in titles.column("title").to_pylist()],
+            queries,
+            judged,
+            test,
+        )
+    return figures
+
+
+def judgments(folder: Path) -> tuple[dict[str, str], dict[str, dict[str, float]]]:
+    """Queries by id, and of each the gains of the judged products."""
+    with (folder / "queries.csv").open() as file:
+        queries = {row["query_id"]: row["query"] for row in csv.DictReader(file)}
+    judged: dict[str, dict[str, float]] = defaultdict(dict)
+    with (folder / "judgments.csv").open() as file:
+        for row in csv.DictReader(file):
+            judged[row["query_id"]][row["item_id"]] = float(row["grade"]) - 1
+    return queries, judged
+
+
+def measure(
+    named: str,
+    engine: Engine,
+    queries: dict[str, str],
+    judged: dict[str, dict[str, float]],
+    test: list[str],
+    ways: Sequence[str],
+) -> dict[str, float]:
+    spaces = {"hybrid": (), "keywords": ("keywords",), "vector": ("text",)}
+    figures = {}
+    for way in ways:
+
+        def ranked(query: str, way: str = way) -> list[str]:
+            found = engine.search(Query(k=K, text=queries[query], spaces=spaces[way]))
+            return [engine.snapshot.text(one.item_index) for one in found]
+
+        figures[f"homedepot_{named.format(way)}_ndcg10"] = mean_ndcg(ranked, judged, test, way)
+    if "vector" in ways:
+
+        def among_judged(query: str) -> list[str]:
+            scores = engine.scores_by_retriever(queries[query])
+            numbers = {item: engine.snapshot.item_index(item) for item in judged[query]}
+            there = {item: number for item, number in numbers.items() if number is not None}
+            weights = SearchEngine(engine.context).query_weights
+            from serve.search.fusion import standardise
+
+            total = sum(weights[name] * standardise(of, of) for name, of in scores.items())
+            return sorted(there, key=lambda item: -total[there[item]])[:K]
+
+        figures["homedepot_judged_ndcg10"] = mean_ndcg(among_judged, judged, test, "judged")
+    return figures
+
+
+def beside(
+    ids: list[str], titles: list[str], queries: dict[str, str], judged: dict[str, dict[str, float]], test: list[str]
+) -> dict[str, float]:
+    """bm25s on the same titles, with its own cutting into words, English stop words and Snowball stems."""
+    stemmer = Stemmer.Stemmer("english")
+    index = bm25s.BM25(k1=1.2, b=0.75)
+    index.index(bm25s.tokenize(titles, stopwords="en", stemmer=stemmer, show_progress=False), show_progress=False)
+
+    def ranked(query: str) -> list[str]:
+        tokens = bm25s.tokenize([queries[query]], stopwords="en", stemmer=stemmer, show_progress=False)
+        found, _ = index.retrieve(tokens, k=K, show_progress=False)
+        return [ids[number] for number in found[0].tolist()]
+
+    return {"homedepot_bm25s_ndcg10": mean_ndcg(ranked, judged, test, "bm25s")}
+
+
+def mean_ndcg(
+    ranked: Callable[[str], list[str]], judged: dict[str, dict[str, float]], test: list[str], label: str
+) -> float:
+    total = 0.0
+    for query in track(test, label, console=Console(stderr=True)):
+        gains = judged[query]
+        got = sum(gains.get(item, 0.0) * discount for item, discount in zip(ranked(query), DISCOUNTS, strict=False))
+        best = sorted(gains.values(), reverse=True)[:K]
+        total += got / sum(gain * discount for gain, discount in zip(best, DISCOUNTS, strict=False))
+    return round(total / len(test), 4)
+
+
+if __name__ == "__main__":
+    main()
