@@ -238,7 +238,7 @@ def test_words_find_images_in_a_built_shop(built: Settings, monkeypatch: pytest.
     engine = open_engine(built)
     item = release.catalogue.item(0)
     found = engine.search(Query(k=10, text=search_texts(item)[0], spaces=["image"]))
-    assert item.item_id in [engine.snapshot.text(one.item_index) for one in found]
+    assert item.item_id in [engine.snapshot.item_id(one.item_index) for one in found]
     assert set(found[0].retriever_scores) == {"image"}
     both = engine.search(Query(k=10, text=item.title))
     assert set(both[0].retriever_scores) == {"image", "text", "keywords"}
@@ -277,7 +277,7 @@ def test_words_that_only_shoppers_use_are_learned_from_their_clicks(built: Setti
     def found() -> int:
         engine = open_engine(configured)
         return sum(
-            engine.snapshot.text(one.item_index) in called
+            engine.snapshot.item_id(one.item_index) in called
             for one in engine.search(Query(k=10, text="flimflam", spaces=["image"]))
         )
 

@@ -98,7 +98,7 @@ def test_caps_count_all_campaigns_and_held_out_users_are_not_contacted(users: Pa
 
 def test_new_events_count_at_once(users: Parts) -> None:
     audiences, events, _, engine = users
-    mugs = [item for item in map(engine.snapshot.text, range(engine.snapshot.items)) if item.startswith("MUG")]
+    mugs = [item for item in map(engine.snapshot.item_id, range(engine.snapshot.items)) if item.startswith("MUG")]
     assert "newcomer" not in member_ids(audiences, engine, text="mug", size=10_000)
     events.add([Event(f"n{at}", "newcomer", item, "click", 1e9 + at) for at, item in enumerate(mugs[:4])])
     events.add([Event("pending", "stranger", "no such item", "click", 1e9)])

@@ -65,9 +65,9 @@ def runnable(kind: str, block: str, port: int) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_runnable_blocks_of_a_page_run(page: Path, shop: Path, trained: Settings, tmp_path: Path) -> None:
+def test_the_runnable_blocks_of_a_page_run(page: Path, shop: Path, built: Settings, tmp_path: Path) -> None:
     shutil.copytree(shop, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("store"))
-    shutil.copytree(trained.store, tmp_path / "my-store", symlinks=True)
+    shutil.copytree(built.store, tmp_path / "my-store", symlinks=True)
     (tmp_path / "catalog.csv").rename(tmp_path / "feed.csv")
     shutil.copy(next(tmp_path.glob("images/*.jpg")), tmp_path / "photo.jpg")
     port = free_port()

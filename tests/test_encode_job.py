@@ -27,7 +27,7 @@ from embed.catalogue import Catalogue, Item, ingest
 from embed.encode_job import SpaceVectors, encode_images, encode_texts
 from embed.encoders import Device, EncodedTexts, ImageEncoder, TextEncoder
 from embed.encoders.bundled import BundledImageEncoder
-from embed.encoders.gpu import JpegDecoder
+from embed.encoders.gpu_model import JpegDecoder
 from embed.images import ImageSource, host_throttle
 from embed.text_composition import DESCRIPTION, HEADLINE, compose_texts
 

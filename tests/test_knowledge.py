@@ -202,7 +202,9 @@ def test_links_of_products_become_those_of_their_items_and_answers(
     live.items.delete(["F1-blue"])
     from serve.engine.related_items import related_items
 
-    found = [live.engine.snapshot.text(one.item_index) for one in related_items(live.engine, "M1-red", 3, "accessory")]
+    found = [
+        live.engine.snapshot.item_id(one.item_index) for one in related_items(live.engine, "M1-red", 3, "accessory")
+    ]
     assert found[0] == "F1-red"
     assert "F1-blue" not in found
 

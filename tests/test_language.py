@@ -12,15 +12,29 @@ from serve.core.settings import Settings
 from serve.http.app import create_app
 
 ROOT = Path(__file__).parents[1]
+ROOMS = ("embed", "index", "serve")
 OLD_WORDS = re.compile(
     r"(?:^|_)(?:shoppers?|who|acts|chances?|foretold|parked|left_out|barred|lexicon|tastes?|lookback|told|spoken"
-    r"|complaint|floors|asking|kept|offered|following|nobody)(?:_|$)"
+    r"|complaint|floors|nobody)(?:_|$)"
 )
 """Old words inside identifiers in snake case."""
 OLD_NAMES = {
     *("Acting", "Asked", "Blend", "Broken", "Complaint", "Engine_", "Facts", "Following", "Found", "Known", "Lexicon"),
     *("Live", "LiveItems", "Lookback", "Material", "Numbering", "Past", "Ranker", "Recommender", "Shopper", "Shoppers"),
     *("Source", "Stages", "Taken", "Taste", "View", "Wanted"),
+}
+OLD_MODULES = {
+    "asking",
+    "kept",
+    "offered",
+    "following",
+    "keeping",
+    "operating",
+    "described",
+    "guard",
+    "learn",
+    "words",
+    "view",
 }
 OLD_PHRASES = re.compile(
     r"\bshoppers?\b|\bis no (?:TOML|JSON|file|image|key|event)\b|\ba bug of ours\b|\bfor ever\b|\bforetold\b"
@@ -32,7 +46,7 @@ OLD_PHRASES = re.compile(
 
 def public_names() -> Iterator[tuple[str, str]]:
     """Every public module, class, function, method, parameter and field, with where it is."""
-    for room in ("embed", "index", "serve"):
+    for room in ROOMS:
         for path in sorted((ROOT / room).rglob("*.py")):
             if "demo" in path.parts:
                 continue
@@ -55,6 +69,10 @@ def public_names() -> Iterator[tuple[str, str]]:
 def test_public_names_have_no_old_words() -> None:
     found = {(name, where) for name, where in public_names() if name in OLD_NAMES or OLD_WORDS.search(name.lower())}
     assert sorted(found) == []
+
+
+def test_modules_have_no_old_names() -> None:
+    assert [path for room in ROOMS for path in (ROOT / room).rglob("*") if path.stem in OLD_MODULES] == []
 
 
 def openapi_texts(node: object, where: str = "") -> Iterator[tuple[str, str]]:

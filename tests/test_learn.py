@@ -107,7 +107,7 @@ def test_the_scorer_goes_on_from_what_is_new_and_answers_if_it_is_no_worse(
     assert scorer_of(open_current(going_on.store)).fingerprint == report.fingerprint
     # From there on it goes on.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(update_scorer, "MIN_SHOPPERS", 10_000)
+        patch.setattr(update_scorer, "MIN_USERS", 10_000)
         nothing, built = learn(going_on)
     assert (nothing.fingerprint, built) == ("", None)
     assert 0 < nothing.users < report.users

@@ -62,7 +62,7 @@ def test_a_process_that_is_behind_may_change_items_that_others_changed(small: Se
     ahead.refresh()
     for engine in (behind.engine, ahead.engine, open_engine(small)):
         best = engine.search(Query(k=1, text=title(3), filter={"price": 99}))[0]
-        assert engine.snapshot.text(best.item_index) == "i3"
+        assert engine.snapshot.item_id(best.item_index) == "i3"
         assert best.score == pytest.approx(score, abs=1e-3)
     assert [space.encoded for space in build(small).spaces] == [0]
     agree(open_engine(small), behind.engine)

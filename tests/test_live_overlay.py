@@ -131,7 +131,7 @@ def check(
         number = snapshot.item_index(item_id)
         assert (number is not None) == (item_id in model), item_id
         if number is not None:
-            assert (snapshot.text(number), snapshot.item(number)) == (item_id, model[item_id].item)
+            assert (snapshot.item_id(number), snapshot.item(number)) == (item_id, model[item_id].item)
     engine = Engine(snapshot, encoders, configured)
     is_exact = all(index.factory == "Flat" for index in snapshot.spaces.values())
     for number, given_filter in enumerate(FILTERS):
@@ -139,7 +139,7 @@ def check(
         compiled = compile_filter(given_filter)
         if compiled:
             assert {
-                snapshot.text(int(place)) for place in np.flatnonzero(snapshot.selection(compiled).mask)
+                snapshot.item_id(int(place)) for place in np.flatnonzero(snapshot.selection(compiled).mask)
             } == matching
         for spaces in SPACES:
             in_all = [item_id for item_id in model if all(len(model[item_id].rows[space]) for space in spaces)]
@@ -152,7 +152,7 @@ def check(
                 answers = [engine.similar(liked, k, spaces, given_filter)]
                 answers.append(engine.search(Query(k=k, like=liked, spaces=spaces, filter=given_filter)))
                 for answer in answers:
-                    found = {snapshot.text(one.item_index): one.score for one in answer}
+                    found = {snapshot.item_id(one.item_index): one.score for one in answer}
                     assert len(found) == len(answer) == min(k, len(expected))
                     assert found.keys() <= matching - {*liked}
                     assert found == pytest.approx({item_id: right[item_id] for item_id in found}, abs=2e-3)

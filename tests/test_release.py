@@ -60,7 +60,7 @@ def rebuild(settings: Settings, titles: list[str], force: bool = False) -> Build
 
 def ids_found(engine_of: Settings, text: str) -> list[str]:
     engine = open_engine(engine_of)
-    return [engine.snapshot.text(found.item_index) for found in engine.search(Query(k=3, text=text))]
+    return [engine.snapshot.item_id(found.item_index) for found in engine.search(Query(k=3, text=text))]
 
 
 def test_a_release_holds_what_a_request_needs(built: Settings) -> None:
@@ -199,7 +199,7 @@ def test_files_of_another_build_are_refused_with_both_sides_named(small: Setting
     for name in theirs - {"manifest.json"}:
         ours = (folder / second / name).read_bytes()
         shutil.copyfile(folder / str(first) / name, folder / second / name)
-        with pytest.raises(StoreUnavailable, match="published w") as refused:
+        with pytest.raises(StoreUnavailable, match="instead of") as refused:
             Release(folder / second)
         assert refused.value.field == name
         assert second in refused.value.message

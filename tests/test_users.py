@@ -386,7 +386,8 @@ def test_a_setting_excludes_items(trained: Settings) -> None:
         known = load_user_context(store, configured, user)
         engine = open_engine(configured)
         found = {
-            engine.snapshot.text(one.item_index) for one in engine.recommend(known.events, 1000, known.excluded_items)
+            engine.snapshot.item_id(one.item_index)
+            for one in engine.recommend(known.events, 1000, known.excluded_items)
         }
         assert not found & deleted
         assert there <= found
@@ -459,7 +460,7 @@ def test_evaluate_reads_events_while_it_holds_the_lock_of_jobs(
 
 def test_items_are_liked_in_the_tower_space_beside_others(trained: Settings) -> None:
     engine = open_engine(trained)
-    liked = engine.snapshot.text(0)
+    liked = engine.snapshot.item_id(0)
     hits = engine.search(Query(k=5, like=[liked], spaces=["image", "tower"]))
     assert len(hits) == 5
     assert all(hit.retriever_scores.keys() == {"image", "tower"} for hit in hits)

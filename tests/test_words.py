@@ -289,7 +289,8 @@ def test_what_changes_live_is_found_by_its_words_at_once(tmp_path: Path) -> None
     def found(text: str) -> list[str]:
         engine = live.engine
         return [
-            engine.snapshot.text(one.item_index) for one in engine.search(Query(k=50, text=text, spaces=["keywords"]))
+            engine.snapshot.item_id(one.item_index)
+            for one in engine.search(Query(k=50, text=text, spaces=["keywords"]))
         ]
 
     def colors(text: str) -> dict[Any, int]:

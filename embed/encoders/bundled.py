@@ -24,7 +24,7 @@ from embed.encoders.encoder import (
     padded_width,
     unit_rows,
 )
-from embed.encoders.gpu import GpuModel, JpegDecoder, stack_images
+from embed.encoders.gpu_model import GpuModel, JpegDecoder, stack_images
 from embed.errors import Damaged
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from embed.encoders.encoder import (
     unit_rows,
     weights_hash,
 )
-from embed.encoders.gpu import GpuModel, JpegDecoder, stack_images
+from embed.encoders.gpu_model import GpuModel, JpegDecoder, stack_images
 from embed.errors import BadInput, Damaged, Missing
 
 if TYPE_CHECKING:

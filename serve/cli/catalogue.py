@@ -26,7 +26,7 @@ from serve.core.errors import BadRequest
 from serve.core.settings import load_settings
 
 
-class Engine(StrEnum):
+class EncodeEngine(StrEnum):
     """Where an encode job runs."""
 
     LOCAL = "local"
@@ -89,11 +89,11 @@ def encode(
     store: Store = None,
     images: Images = None,
     engine: Annotated[
-        Engine,
+        EncodeEngine,
         typer.Option(
             help="Where to run: here, or on the Ray cluster of RAY_ADDRESS (default: all CPUs and GPUs here)."
         ),
-    ] = Engine.LOCAL,
+    ] = EncodeEngine.LOCAL,
     json: Json = False,
 ) -> None:
     """Encode new texts and photos."""

@@ -53,7 +53,7 @@ def tour(folder: Path, progress: Progress | None = None) -> RenderableType:
     photo = folder / "photo.jpg"
     draw(PHOTO)[0].save(photo, quality=90)
     sample = engine.search(Query(k=1, text="blue backpack"))[0]
-    backpack = engine.snapshot.text(sample.item_index)
+    backpack = engine.snapshot.item_id(sample.item_index)
     store = f"--store {settings.store}"
     user = load_user_context(open_event_log(settings), settings, USER)
     combined = Query(k=K, text="green, for travelling", like=[backpack])

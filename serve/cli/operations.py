@@ -94,7 +94,7 @@ def review(store: Store = None, json: Json = False) -> None:
 
     snapshot = open_snapshot(load_settings(store=store))
     hidden = [
-        {"item_id": snapshot.text(item_index), "title": snapshot.item(item_index).title, "reason": reason}
+        {"item_id": snapshot.item_id(item_index), "title": snapshot.item(item_index).title, "reason": reason}
         for item_index, reason in sorted(snapshot.hidden.items())
     ]
     print_result(json, hidden, render.hidden_items)

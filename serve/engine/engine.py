@@ -47,7 +47,7 @@ class Engine:
 
     def warm_up(self) -> None:
         """Run one query of each kind, so that the first request does not wait for lazy loading."""
-        first = self.snapshot.text(0)
+        first = self.snapshot.item_id(0)
         with suppress(BadRequest, NotFound):  # no space may take text, and the first item may be deleted
             self.search(Query(k=10, text="any"))
             self.similar([first], 10)

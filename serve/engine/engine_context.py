@@ -119,7 +119,7 @@ class EngineContext:
         def column(name: str, items: NDArray[np.int64]) -> list[str | None]:
             return [getattr(snapshot.item(item_index), name) for item_index in items.tolist()]
 
-        return ActiveRules(rules, now, mask, column, first_seen, snapshot.item_index, snapshot.text, related)
+        return ActiveRules(rules, now, mask, column, first_seen, snapshot.item_index, snapshot.item_id, related)
 
     def _categories(self, item_indices: NDArray[np.int64]) -> list[str | None]:
         return [self.snapshot.item(item_index).category for item_index in item_indices.tolist()]

@@ -30,7 +30,7 @@ def ranked_hits(context: EngineContext, ranked: RankedCandidates, user: UserHist
     def title(item_id: str) -> str:
         return context.snapshot.item(context.item_index(item_id)).title or item_id
 
-    reasons = context.ranker.explain(ranked, user, context.snapshot.text, title)
+    reasons = context.ranker.explain(ranked, user, context.snapshot.item_id, title)
     return [hit._replace(reasons=why) for hit, why in zip(hits, reasons, strict=True)]
 
 

@@ -124,7 +124,7 @@ class RecommendEngine:
         count, scorer = len(ranked.items), self._snapshot.release.behaviour.scorer
         inside, features = self._context.ranker.predict_shown(ranked), ranked.scored_features()
         return ShownItems(
-            items=[self._snapshot.text(item_index) for item_index in ranked.items.tolist()],
+            items=[self._snapshot.item_id(item_index) for item_index in ranked.items.tolist()],
             scorer=scorer.fingerprint if scorer is not None and ranked.output is not None else "",
             policy="best" if exploration is None or ranked.propensities is None else exploration.policy,
             scores=ranked.candidates.total if ranked.output is None else ranked.output.total,

@@ -68,7 +68,7 @@ def hits_body(snapshot: Snapshot, hits: Sequence[Hit], fields: Sequence[str]) ->
 
 def _hit_body(snapshot: Snapshot, hit: Hit, fields: Sequence[str]) -> dict[str, Any]:
     return {
-        "item_id": snapshot.text(hit.item_index),
+        "item_id": snapshot.item_id(hit.item_index),
         "score": hit.score,
         "retriever_scores": hit.retriever_scores,
         **({} if hit.probabilities is None else {"probabilities": hit.probabilities}),
@@ -85,7 +85,7 @@ def candidates_body(snapshot: Snapshot, candidates: Candidates) -> list[dict[str
     totals = candidates.total.astype(float).round(4).tolist()
     return [
         {
-            "item_id": snapshot.text(item_index),
+            "item_id": snapshot.item_id(item_index),
             "score": total,
             "retriever_scores": {name: of_items[position] for name, of_items in scores.items()},
             "proposed_by": [name for name, of_items in proposed.items() if of_items[position]],

@@ -90,7 +90,7 @@ class _Comparison:
         for row, user_id in enumerate(holdout.history.users.tolist()):
             for replay, ranked in zip(self._replays, rankings, strict=True):
                 recommended = replay.recommend(user_id, K, self.since).items.tolist()
-                item_indices = [self.replay.snapshot.item_index(replay.snapshot.text(each)) for each in recommended]
+                item_indices = [self.replay.snapshot.item_index(replay.snapshot.item_id(each)) for each in recommended]
                 ranked[row, : len(item_indices)] = [-1 if each is None else each for each in item_indices]
             self._report("compare rankings", row + 1, len(holdout))
         gain, low, high = ndcg_lift(rankings[0], rankings[1], holdout, SEED)
@@ -183,7 +183,7 @@ class _Comparison:
 
         None where the release does not have one of the items.
         """
-        own = [replay.snapshot.item_index(self.replay.snapshot.text(each)) for each in items.tolist()]
+        own = [replay.snapshot.item_index(self.replay.snapshot.item_id(each)) for each in items.tolist()]
         if any(each is None for each in own):
             return None
         item_indices = np.array(own, np.int64)

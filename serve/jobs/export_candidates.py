@@ -75,7 +75,7 @@ def write_candidates(
                 candidates = engine.candidates(user.events, k, user.excluded_items, filter_, user.preferences.blocked)
                 count = len(candidates.items)
                 columns["user_id"] += [user_id] * count
-                columns["item_id"] += [engine.snapshot.text(item_index) for item_index in candidates.items.tolist()]
+                columns["item_id"] += [engine.snapshot.item_id(item_index) for item_index in candidates.items.tolist()]
                 columns["place"] += range(1, count + 1)
                 columns["score"] += candidates.total.tolist()
                 for retriever in RETRIEVERS:

@@ -137,7 +137,9 @@ def _vectors(snapshot: Snapshot, index: VectorIndex, schema: Any) -> Iterator[tu
     for item_indices in _batches(_item_indices(snapshot), BATCH):
         labels, vectors = zip(*map(index.item_rows, item_indices.tolist()), strict=True)
         counts = [len(of) for of in labels]
-        ids = np.repeat(np.array([snapshot.text(item_index) for item_index in item_indices.tolist()], object), counts)
+        ids = np.repeat(
+            np.array([snapshot.item_id(item_index) for item_index in item_indices.tolist()], object), counts
+        )
         rows = pa.FixedSizeListArray.from_arrays(np.concatenate(vectors).ravel(), index.space.dim)
         columns = [ids, [index.space.name] * len(ids), np.concatenate(labels), rows]
         yield len(item_indices), pa.record_batch(columns, schema)
@@ -147,7 +149,7 @@ def _neighbours(
     snapshot: Snapshot, find: Callable[[ItemIndices], Neighbours], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[int, Any]]:
     there = _item_indices(snapshot)
-    ids = pa.array([snapshot.text(item_index) for item_index in there.tolist()], pa.string())
+    ids = pa.array([snapshot.item_id(item_index) for item_index in there.tolist()], pa.string())
     for item_indices in _batches(there, BATCH):
         found = Neighbours(
             *map(np.concatenate, zip(*pool.map(find, _batches(item_indices, THREAD_BATCH)), strict=True))
@@ -176,7 +178,7 @@ def _fused(engine: Engine, k: int, item_indices: ItemIndices) -> Neighbours:
         [
             (item_index, one.item_index, rank, one.score)
             for item_index in item_indices.tolist()
-            for rank, one in enumerate(engine.similar([engine.snapshot.text(item_index)], k), 1)
+            for rank, one in enumerate(engine.similar([engine.snapshot.item_id(item_index)], k), 1)
         ]
     )
 

@@ -11,7 +11,7 @@ class FeatureGroup:
     wording: str
 
 
-TASTE = FeatureGroup("taste", "it fits the user's history")
+PERSONALIZATION = FeatureGroup("personalization", "it fits the user's history")
 OTHERS = FeatureGroup("others", "users with a similar history chose it next")
 CONTENT = FeatureGroup("content", "it looks and reads like items in the history")
 RANGE = FeatureGroup("range", "it shares its category, brand or attributes with the history")
@@ -22,5 +22,5 @@ CONTEXT = FeatureGroup("context", "of the hour and the length of the history")
 POSITION = FeatureGroup("position", "")
 RELATIONS = FeatureGroup("relations", "the shop's relations link it to items in the history")
 
-FEATURE_GROUPS = (TASTE, OTHERS, CONTENT, RANGE, POPULARITY, NOVELTY, PRICE, CONTEXT, POSITION, RELATIONS)
+FEATURE_GROUPS = (PERSONALIZATION, OTHERS, CONTENT, RANGE, POPULARITY, NOVELTY, PRICE, CONTEXT, POSITION, RELATIONS)
 """The groups in the order in which explanations reveal them. Groups that a new feature brings follow."""

@@ -75,6 +75,8 @@ class Snapshot:
         self._item_indices, self._changed = item_indices or {}, changed or {}
         self._chunks = tuple(chunks)
         self.deleted = np.empty(0, np.int64) if deleted is None else deleted
+        self.is_changed = bool(self._chunks) or len(self.deleted) > 0
+        """Whether there are live changes or hidden items."""
         self._texts = texts
         self.hidden = hidden or {}
         """By item index, why an existing item must not be shown. `deleted` contains these items too."""
@@ -95,7 +97,7 @@ class Snapshot:
     def _find(self, item_id: str) -> int | None:
         return self._item_indices[item_id] if item_id in self._item_indices else self.release.ids.item_index(item_id)
 
-    def text(self, item_index: int) -> str:
+    def item_id(self, item_index: int) -> str:
         """Return the id of an item index."""
         if item_index < self.release.manifest.items:
             return self.release.ids.item_id(item_index)
@@ -174,11 +176,6 @@ class Snapshot:
                     to_release[item_index] = original
         to_snapshot[np.isin(to_snapshot, list(self.hidden))] = -1
         return ItemIndexMapping(to_release, to_snapshot)
-
-    @property
-    def is_changed(self) -> bool:
-        """Whether there are live changes or hidden items."""
-        return bool(self._chunks) or len(self.deleted) > 0
 
     @property
     def changes(self) -> dict[str, int]:

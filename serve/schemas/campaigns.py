@@ -48,7 +48,7 @@ class AudienceRequest(Strict):
     record: bool = Field(False, description="record contacts with the members, which count for later frequency caps")
 
 
-class AudienceMember(BaseModel):
+class AudienceUser(BaseModel):
     """A user of an audience."""
 
     user_id: str = Field(description="id of the user")
@@ -67,7 +67,7 @@ class CurvePoint(BaseModel):
 class AudienceResponse(ResponseBase):
     """An audience, and the numbers of excluded users."""
 
-    members: list[AudienceMember] = Field(description="members, the highest probability first")
+    members: list[AudienceUser] = Field(description="members, the highest probability first")
     users: int = Field(description="number of users considered")
     opted_out: int = Field(description="users excluded because they opted out of personalization or marketing")
     capped: int = Field(description="users excluded by the frequency cap")

@@ -186,7 +186,7 @@ class ItemsResponse(ResponseBase):
     items: list[ResponseItem] = Field(description="items, best first")
 
 
-class QueryInterpretation(BaseModel):
+class InterpretedQuery(BaseModel):
     """Interpretation of a query text."""
 
     text: str | None = Field(description="text that is searched, without the conditions")
@@ -205,7 +205,7 @@ class FacetValue(BaseModel):
 class SearchResponse(ItemsResponse):
     """Items, best first, with the interpretation of the query and the requested facets."""
 
-    understood: QueryInterpretation = Field(description="interpretation of the query text")
+    understood: InterpretedQuery = Field(description="interpretation of the query text")
     facets: dict[str, list[FacetValue]] = Field(description="values by requested facet, the most frequent first")
 
 

@@ -25,7 +25,7 @@ class PreferencesResponse(ResponseBase):
     preferences: Preferences = Field(description="preferences of the user")
 
 
-class ErasureCounts(BaseModel):
+class ErasedRows(BaseModel):
     """Numbers of deleted rows."""
 
     events: int = Field(description="deleted events")
@@ -38,7 +38,7 @@ class ErasureResponse(ResponseBase):
     """The result of an erasure. No data of the user is left."""
 
     user_id: str = Field(description="id of the user")
-    removed: ErasureCounts = Field(description="numbers of deleted rows")
+    removed: ErasedRows = Field(description="numbers of deleted rows")
 
 
 class ActiveUser(BaseModel):

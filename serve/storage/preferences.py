@@ -8,7 +8,7 @@ Name = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 class Preferences(BaseModel):
-    """What a user allows, and what a user does not want to see."""
+    """Preferences of a user: what the service may do, and what it must not show."""
 
     model_config = ConfigDict(
         extra="forbid",

@@ -88,14 +88,14 @@ def tune_towers(
             }
             chosen = TowerSettings(**{**settings.towers.model_dump(), **tried})
 
-            def told(epoch: int, measured: dict[str, float]) -> None:
+            def report_epoch(epoch: int, measured: dict[str, float]) -> None:
                 trial.report(measured["ndcg10"], epoch)
                 if trial.should_prune():
                     raise optuna.TrialPruned
 
             with tempfile.TemporaryDirectory() as work:
                 trainer = training_data.trainer(chosen, split.train)
-                state: TrainingState = fit(trainer, split.validation, Path(work), on_epoch=told)
+                state: TrainingState = fit(trainer, split.validation, Path(work), on_epoch=report_epoch)
             return state.curve[state.best_epoch - 1]["ndcg10"]
 
         done = 0

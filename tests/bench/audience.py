@@ -1,12 +1,13 @@
-"""Who will like a movie: audiences on ml-100k beside how much each user rates.
+"""Audience of a movie: which users will like it, on ml-100k, compared with how much each user rates.
 
-A tenth of the movies with 20 likes and more are cold: nothing of them is in what is learned from. Of another tenth,
-warm, half of the ratings are taken away, whole users at random. For each the area under the ROC curve (AUC): of all
-users who did not rate it in what is learned from, those who rate it 4 or more in what was taken away against the others
-that never rate it so. Users are ordered as `vetrina audience` orders them; the baseline is how often each rated
-anything. The interval is of movies (bootstrap, 95 %); the towers know titles, genres and years of all movies.
+A tenth of the movies with 20 or more likes are cold: none of their ratings are in the training data. Another tenth are
+warm: half of their ratings are removed, for random users. The measure of a movie is the area under the ROC curve (AUC)
+over all users who did not rate it in the training data. A user is positive if a removed rating is 4 or more. Users are
+ordered as `vetrina audience` orders them; the baseline is the number of ratings of each user. Intervals are over movies
+(bootstrap, 95 %). The towers know titles, genres and years of all movies.
 
-Then 10,000 calls of the service's own function while 100 users have opted out: how often any of them is in an answer.
+Then 100 users opt out, and the function that the service uses is called 10,000 times. The result is how often an
+opted-out user is in a response.
 """
 
 import csv
@@ -33,7 +34,7 @@ from serve.storage.erasure import UserPrivacy
 from serve.storage.event_log import open_event_log
 from serve.storage.preferences import Preferences
 
-SEED, LIKED, FEWEST, SHARE, CALLS, OPTED_OUT = 0, 4.0, 20, 10, 10_000, 100
+SEED, LIKED, MIN_LIKES, SHARE, CALLS, OPTED_OUT = 0, 4.0, 20, 10, 10_000, 100
 
 
 def main() -> None:
@@ -47,12 +48,13 @@ def main() -> None:
     for each in ratings:
         if (each.value or 0) >= LIKED:
             likes.setdefault(each.item_id, set()).add(each.user_id)
-    often = sorted(item for item, users in likes.items() if len(users) >= FEWEST)
-    chosen = random.permutation(often)
-    cold, warm = set(chosen[: len(often) // SHARE]), set(chosen[len(often) // SHARE : 2 * len(often) // SHARE])
+    popular = sorted(item for item, users in likes.items() if len(users) >= MIN_LIKES)
+    chosen = random.permutation(popular)
+    count = len(popular) // SHARE
+    cold, warm = set(chosen[:count]), set(chosen[count : 2 * len(popular) // SHARE])
     users = sorted({each.user_id for each in ratings})
-    away = {(item, user) for item in sorted(warm) for user in users if random.random() < 0.5}
-    known = [each for each in ratings if each.item_id not in cold and (each.item_id, each.user_id) not in away]
+    removed = {(item, user) for item in sorted(warm) for user in users if random.random() < 0.5}
+    known = [each for each in ratings if each.item_id not in cold and (each.item_id, each.user_id) not in removed]
     with tempfile.TemporaryDirectory() as folder, bars(quiet=False) as progress:
         settings = movie_store(Path(folder), progress, known)
         train(settings, progress)
@@ -64,20 +66,21 @@ def main() -> None:
 def measure(
     settings: Settings, likes: dict[str, set[str]], known: list[Event], cold: set[str], warm: set[str]
 ) -> dict[str, float | int | str | None]:
+    """Return the AUC of cold and warm movies with intervals, and how often an opted-out user was in an audience."""
     events = open_event_log(settings)
     rights = UserPrivacy(events.database, settings.store)
     audiences, engine = AudienceFinder(events, rights, UserTableCache(events, rights, settings)), open_engine(settings)
     counts: dict[str, int] = {}
-    had: dict[str, set[str]] = {}
+    raters: dict[str, set[str]] = {}
     for each in known:
         counts[each.user_id] = counts.get(each.user_id, 0) + 1
-        had.setdefault(each.item_id, set()).add(each.user_id)
+        raters.setdefault(each.item_id, set()).add(each.user_id)
     figures: dict[str, float | int | str | None] = {"cold_items": len(cold), "warm_items": len(warm)}
     for name, items in (("cold_", cold), ("", warm)):
         ours, baseline = [], []
         for item in track(sorted(items), name or "warm", console=Console(stderr=True)):
             found = audiences.find(engine, AudienceQuery(100_000, item_id=item))
-            members = [member.user_id for member in found.members if member.user_id not in had.get(item, ())]
+            members = [member.user_id for member in found.members if member.user_id not in raters.get(item, ())]
             right = np.array([user in likes[item] for user in members])
             if not right.any() or right.all():
                 continue
@@ -93,8 +96,8 @@ def measure(
             }
         low, high = bootstrap_interval(np.array(ours) - np.array(baseline), SEED)
         figures |= {f"{name}gain_low": low, f"{name}gain_high": high}
-    everybody = sorted(counts)
-    opted_out = set(np.random.default_rng(SEED).permutation(everybody)[:OPTED_OUT].tolist())
+    all_users = sorted(counts)
+    opted_out = set(np.random.default_rng(SEED).permutation(all_users)[:OPTED_OUT].tolist())
     for user in opted_out:
         rights.set_preferences(user, Preferences(marketing=False))
     items, seen = sorted(likes), 0

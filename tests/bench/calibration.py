@@ -1,7 +1,8 @@
-"""Whether a probability of a click means what it says: the demo shop's lists of the last tenth of its time.
+"""Calibration of the predicted probabilities, on the demo shop's lists of the last tenth of its time.
 
-Towers, blend and scorer are fitted on the time before, as `vetrina evaluate` does. Then lists that were shown in the
-test time are scored as they would have been at that moment, and the probabilities held against what was clicked.
+Towers, score model and scorer are fitted on the time before, as `vetrina evaluate` does. Lists that were shown in the
+test time are then scored with the data of that moment, and the probabilities are compared with the clicks, carts and
+purchases that followed.
 """
 
 import tempfile
@@ -49,17 +50,17 @@ def main() -> None:
             )
             lists = np.sort(np.random.default_rng(SEED).choice(len(after), min(LISTS, len(after)), replace=False))
             truth: dict[str, list[np.ndarray]] = {head: [] for head in fitted.scorer.metadata.heads}
-            said: dict[str, list[np.ndarray]] = {head: [] for head in fitted.scorer.metadata.heads}
-            for place, case in enumerate(builder.shown(after, lists), start=1):
+            predicted: dict[str, list[np.ndarray]] = {head: [] for head in fitted.scorer.metadata.heads}
+            for done, case in enumerate(builder.shown(after, lists), start=1):
                 scores = fitted.scorer.score(case.features, {})
-                for head, of in scores.heads.items():
+                for head, probabilities in scores.heads.items():
                     truth[head].append(case.labels[case.shown, HEADS.index(head)])
-                    said[head].append(of[case.shown])
-                progress("score what was shown", place, len(lists), "lists") if progress else None
-    table = Table("head", "shown", "rate", "AUC", "log loss", "of the base rate", "ECE")
+                    predicted[head].append(probabilities[case.shown])
+                progress("score shown lists", done, len(lists), "lists") if progress else None
+    table = Table("head", "shown", "rate", "AUC", "log loss", "log loss of the base rate", "ECE")
     figures: dict[str, float | int | str | None] = {"lists": len(lists)}
     for head, outcomes in truth.items():
-        happened, probability = np.concatenate(outcomes), np.concatenate(said[head])
+        happened, probability = np.concatenate(outcomes), np.concatenate(predicted[head])
         rate, ece = float(happened.mean()), calibration_error(happened, probability)
         figures |= {f"{head}_ece": round(ece, 4), f"{head}_auc": round(auc(happened, probability), 4)}
         base = log_loss(happened, np.full(len(happened), rate))

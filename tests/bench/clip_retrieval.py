@@ -1,23 +1,27 @@
-r"""CLIP over image files beside clip-retrieval 2.45's `clip_inference`: images a second on CPU, from files to vectors.
+r"""CLIP encoding of image files, compared with clip-retrieval 2.45's `clip_inference`: images a second on CPU.
 
-Both take the same photos of Magento Luma (else of the drawn shop), no two alike, and the same file of random weights
-for open_clip's ViT-B-32: how fast it is does not depend on them. Ours is the whole job, `encode_images` into a fresh
-store, in bf16 where the processor has it; theirs knows only fp32 on CPU. Each goes over a few photos first, so that
-loading the model, warming it up and our one-time export do not count. They take turns, and the ratio is of the best
-rounds: whatever else runs on the cores slows theirs more than ours, as its threads share one batch.
+Both sides encode the same photos of Magento Luma (else of the demo shop), all different, with the same file of random
+weights for open_clip's ViT-B-32: the speed does not depend on the weights. Our side is the whole job, `encode_images`
+into a new store, in bf16 where the processor supports it; clip-retrieval supports only fp32 on CPU. Both encode a few
+photos first, so that loading the model, warm-up and our one-time export do not count. They run in turns, and the ratio
+is that of the best rounds, because other work on the cores slows clip-retrieval more than our job: its threads share
+one batch.
 
-Theirs runs in a process of its own, with one reader and batches of 32 and without text vectors. Of 0 to 4 readers and
-batches of 8 to 256 tried on two cores none is surely faster. It reads local weights as it is. Its two processes that
-keep statistics are left out: each imports all of PyTorch again on the same cores, which would more than halve its rate.
+clip-retrieval runs in its own process, with one reader, batches of 32 and no text vectors. With 0 to 4 readers and
+batches of 8 to 256 on two cores, no other choice was clearly faster. It reads local weights as they are. Its two
+processes that keep statistics are disabled: each imports all of PyTorch again on the same cores, which would more than
+halve its rate.
 
-`cosine_to_clip_retrieval` is the least cosine of a photo's two vectors, of which theirs are float16. By random weights
-all photos have nearly the same vector; `centred_cosine` is the same after each side's mean is taken from its vectors.
+`cosine_to_clip_retrieval` is the smallest cosine between the two vectors of a photo; those of clip-retrieval are
+float16. With random weights, all photos have nearly the same vector. `centred_cosine` is therefore the same measure
+after the mean of each side is subtracted from its vectors.
 
-CLIP_RETRIEVAL_PYTHON names the Python that has clip-retrieval (default: the running one). It pins older libraries than
-ours, so it goes without them into an environment of its own, and finds PyTorch, open_clip and the rest in ours:
+CLIP_RETRIEVAL_PYTHON names the Python that has clip-retrieval (default: the running one). It requires older libraries
+than ours. Install it without dependencies into its own environment, where it finds PyTorch, open_clip and the rest in
+ours:
 
-    .venv/bin/python -m venv beside
-    beside/bin/pip install --no-deps clip-retrieval==2.45.0 all-clip==1.3.0 clip-anytorch blinker braceexpand fire \
+    .venv/bin/python -m venv clip-env
+    clip-env/bin/pip install --no-deps clip-retrieval==2.45.0 all-clip==1.3.0 clip-anytorch blinker braceexpand fire \
         flask flask-cors flask-restful h5py itsdangerous pandas platformdirs termcolor wandb xxhash
 """
 
@@ -45,16 +49,16 @@ from embed.images import ImageSource
 
 IMAGES, FEW, ROUNDS = 256, 16, 3
 INSTALL = (__doc__ or "")[(__doc__ or "").index("CLIP_RETRIEVAL_PYTHON names") :]
-READERS, BATCH = 1, 32  # theirs
+READERS, BATCH = 1, 32  # of clip-retrieval
 PACKAGES = ("torch", "open-clip-torch", "openvino", "pillow")
 
-# Takes a folder of images and one for vectors a line, and answers with the seconds it took.
-THEIRS = """
+# Reads a folder of images and a folder for vectors from each line, and prints the seconds that encoding took.
+CLIENT_CODE = """
 import contextlib, importlib, os, sys, time
 from importlib.metadata import version
 from unittest.mock import MagicMock
 
-sys.path.append(sys.argv[1])  # last: what its own environment has goes first
+sys.path.append(sys.argv[1])  # last, so that the packages of its own environment have precedence
 from clip_retrieval import clip_inference
 
 for module, statistics in ("main", "LoggerReader"), ("worker", "LoggerWriter"):
@@ -73,42 +77,43 @@ for line in sys.stdin:
 """
 
 
-class Theirs:
-    """clip-retrieval in a process of its own, with the model loaded."""
+class ClipRetrieval:
+    """Runs clip-retrieval in its own process, with the model loaded."""
 
     def __init__(self, weights: Path) -> None:
         python = os.environ.get("CLIP_RETRIEVAL_PYTHON", sys.executable)
         arguments = [sysconfig.get_path("purelib"), str(weights), str(READERS), str(BATCH)]
-        # Without the safe path it might take this very file for clip_retrieval.
+        # Without the safe path, Python could import this file as clip_retrieval.
         environment = os.environ | {"PYTHONSAFEPATH": "1", "CUDA_VISIBLE_DEVICES": ""}
         self._process = subprocess.Popen(
-            [python, "-W", "ignore", "-c", THEIRS, *arguments],
+            [python, "-W", "ignore", "-c", CLIENT_CODE, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
         )
-        self.versions = self._answer(f"{python} cannot import clip_retrieval. {INSTALL}")
+        self.versions = self._read_line(f"{python} cannot import clip_retrieval. {INSTALL}")
 
     def seconds(self, photos: Path, vectors: Path) -> float:
+        """Encode a folder of photos into a folder of vectors; return the seconds that it took."""
         assert self._process.stdin
         print(photos, vectors, sep="\t", file=self._process.stdin, flush=True)
-        return float(self._answer("clip-retrieval ended: its own message is above"))
+        return float(self._read_line("clip-retrieval ended; see its error message above"))
 
-    def _answer(self, otherwise: str) -> str:
+    def _read_line(self, error: str) -> str:
         assert self._process.stdout
-        answer = self._process.stdout.readline().strip()
-        if not answer:
-            raise SystemExit(otherwise)
-        return answer
+        line = self._process.stdout.readline().strip()
+        if not line:
+            raise SystemExit(error)
+        return line
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        os.environ["VETRINA_CACHE"] = str(folder / "cache")  # nobody wants the export of random weights later
+        os.environ["VETRINA_CACHE"] = str(folder / "cache")  # the export of random weights is not used again
         weights = random_clip(folder)
-        theirs = Theirs(weights)
+        theirs = ClipRetrieval(weights)
         encoder = load_image_encoder(f"open_clip:ViT-B-32/{weights}", choose_device("cpu"))
         photos = distinct_photos(folder)
         few, every = keep(photos[:FEW], folder / "few"), keep(photos, folder / "every")
@@ -135,14 +140,14 @@ def main() -> None:
 
 
 def distinct_photos(folder: Path) -> list[Path]:
-    """The first photos of the shop whose bytes differ: ours would encode the same bytes once only."""
+    """Return the first photos of the shop with different bytes; our job would encode equal bytes only once."""
     catalogue, root = shop(folder)
     references = sorted({image for batch in catalogue.batches() for item in batch for image in item.images})
-    return list({(root / of).read_bytes(): root / of for of in references}.values())[:IMAGES]
+    return list({(root / reference).read_bytes(): root / reference for reference in references}.values())[:IMAGES]
 
 
 def keep(photos: list[Path], folder: Path) -> Path:
-    """A folder of these photos, with a catalogue in which each is an item by its file's name."""
+    """Copy photos into a folder, with a catalogue of one item a photo, named by its file; return the folder."""
     folder.mkdir()
     for photo in photos:
         shutil.copy(photo, folder)
@@ -153,7 +158,7 @@ def keep(photos: list[Path], folder: Path) -> Path:
 
 
 def ours(encoder: ImageEncoder, photos: Path, store: Path) -> tuple[float, dict[str, Vectors]]:
-    """The seconds of our job, and the vectors by the photo's name."""
+    """Run our job; return its seconds, and the vectors by file name of the photo."""
     catalogue, source = Catalogue.current(photos / "store"), ImageSource(photos)
     started = time.perf_counter()
     found = encode_images(store, catalogue, encoder, source, readers=len(os.sched_getaffinity(0)))
@@ -167,15 +172,16 @@ def ours(encoder: ImageEncoder, photos: Path, store: Path) -> tuple[float, dict[
 
 
 def their_vectors(folder: Path) -> dict[str, Vectors]:
+    """Read the vectors that clip-retrieval wrote, by file name of the photo."""
     (vectors,), (names,) = folder.glob("img_emb/*.npy"), folder.glob("metadata/*.parquet")
     paths = pq.read_table(names)["image_path"].to_pylist()
     return {Path(path).name: vector for path, vector in zip(paths, np.load(vectors), strict=True)}
 
 
 def alike(ours: dict[str, Vectors], theirs: dict[str, Vectors]) -> tuple[float, float]:
-    """The least cosine of both vectors of a photo: as they are, and after each side's mean is taken from its own."""
+    """Return the smallest cosine between the two vectors of a photo, as they are and after centring each side."""
     if ours.keys() != theirs.keys():
-        raise SystemExit(f"not both have encoded {sorted(ours.keys() ^ theirs.keys())}")
+        raise SystemExit(f"only one side encoded {sorted(ours.keys() ^ theirs.keys())}")
     sides = [unit_rows(np.stack([side[name] for name in ours])) for side in (ours, theirs)]
     centred = [unit_rows(side - side.mean(axis=0)) for side in sides]
     return float((sides[0] * sides[1]).sum(1).min()), float((centred[0] * centred[1]).sum(1).min())

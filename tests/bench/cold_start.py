@@ -1,8 +1,8 @@
-"""Items that nobody had: a tenth of all items is taken out of what is learned from, and looked for in the test.
+"""New items: a tenth of all items is removed from the training data, and recall of these items is measured in the test.
 
-On ml-100k (titles, genres, years) and on the demo shop (pictures, words, attributes, prices). The held-out shoppers and
-their histories are those of `vetrina evaluate`, without these items; the targets are these items alone. Everything is
-ranked, as ever, so that an item nobody had stands against those that all know.
+On ml-100k (titles, genres, years) and on the demo shop (images, texts, attributes, prices). The held-out users and
+their histories are those of `vetrina evaluate`, without the removed items; the targets are the removed items only. All
+items are ranked, so that an item without interactions competes with all known items.
 """
 
 import tempfile
@@ -53,6 +53,7 @@ def main() -> None:
 
 
 def demo_store(folder: Path, progress: Progress | None = None) -> Settings:
+    """Create the demo shop in `folder`, build its store and import its events."""
     make_shop(folder)
     settings = Settings(store=folder / "store")
     build(settings, folder / "catalog.csv", progress=progress)
@@ -63,7 +64,7 @@ def demo_store(folder: Path, progress: Progress | None = None) -> Settings:
 def run(
     settings: Settings, folder: Path, progress: Progress | None
 ) -> tuple[dict[str, tuple[float, float, float]], int]:
-    """Recall@100 of items that nobody had, with its interval, by system; and how many such targets there are."""
+    """Return Recall@100 of items without interactions with its interval, by system, and the number of targets."""
     release, spaces = open_release_and_spaces(settings, progress)
     store = open_event_log(settings)
     interactions, _ = collect_interactions(
@@ -93,14 +94,14 @@ def run(
     for name in ("popularity", "iALS"):
         ranked[name.lower()], _ = rank_baseline(name, split, DEEP, SEED)
     found = {}
-    for name, of in ranked.items():
-        each = recall(hits(of, split.test), split.test, DEEP)
+    for name, items_of_users in ranked.items():
+        each = recall(hits(items_of_users, split.test), split.test, DEEP)
         found[name] = (round(float(each.mean()), 4), *bootstrap_interval(each, SEED))
     return found, len(split.test.targets)
 
 
 def without(split: Split, cold: np.ndarray) -> Split:
-    """The split with the cold items in nothing that is learned from or known, and as the only targets of the test."""
+    """Remove the cold items from training data and histories; keep only them as targets of the test."""
 
     def warm(holdout: Holdout) -> Holdout:
         return replace(holdout, history=holdout.history.where(~cold[holdout.history.item]))

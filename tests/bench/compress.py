@@ -1,9 +1,9 @@
-"""Smaller vectors: what fewer dimensions and coarser numbers cost in recall and in ranking quality.
+"""Smaller vectors: the loss of recall and ranking quality with fewer dimensions and fewer bits a number.
 
-Each choice is a number of directions kept (those that hold most of the rows, by principal component analysis) and how a
-number is stored. Bytes are of one vector; recall is the share of the ten nearest by whole vectors that are found,
-exact search on both sides; quality is that of the benches of the same names: siblings in the first ten by image on
-Magento Luma, products of phone photos in the first place on Grocery. notebooks/spaces.ipynb draws it.
+Each variant keeps a number of directions (the first principal components of the rows) and stores numbers in a format.
+Bytes are those of one vector. Recall is the share of the ten nearest rows by whole vectors that are found, with exact
+search on both sides. Quality is measured as in the benchmarks of the same names: siblings in the first ten by image on
+Magento Luma, products of phone photos in the first position on Grocery. notebooks/spaces.ipynb plots the results.
 """
 
 import os
@@ -27,11 +27,11 @@ STORED = {"float32": 4, "float16": 2, "int8": 1}
 def main() -> None:
     encoder = load_image_encoder("bundled", choose_device())
 
-    def encode(folder: Path, references: list[str], what: str) -> np.ndarray:
+    def encode(folder: Path, references: list[str], label: str) -> np.ndarray:
         source = ImageSource(folder)
         pixels = [
             encoder.prepare(decode_image(source.read(one), shrink_to=encoder.shrink_to))
-            for one in track(references, what, console=Console(stderr=True))
+            for one in track(references, label, console=Console(stderr=True))
         ]
         return encoder.encode_images(pixels)
 
@@ -42,10 +42,10 @@ def main() -> None:
     photos = [photo for photo in photos if (DATA / "grocery-store" / photo["photo"]).exists()]
     rows = [(product["image"], product["item_id"]) for product in products]
     rows += [(photo["photo"], photo["item_id"]) for photo in photos if photo["split"] == "train"]
-    asked = [(photo["photo"], photo["item_id"]) for photo in photos if photo["split"] == "test"]
+    test = [(photo["photo"], photo["item_id"]) for photo in photos if photo["split"] == "test"]
     grocery = encode(DATA / "grocery-store", [image for image, _ in rows], "grocery")
-    queries = encode(DATA / "grocery-store", [image for image, _ in asked], "grocery photos")
-    owners, truth = np.array([item for _, item in rows]), np.array([item for _, item in asked])
+    queries = encode(DATA / "grocery-store", [image for image, _ in test], "grocery photos")
+    owners, truth = np.array([item for _, item in rows]), np.array([item for _, item in test])
 
     figures: dict[str, float | int | str | None] = {}
     for dim in DIMS:
@@ -69,6 +69,7 @@ def main() -> None:
 
 
 def luma_catalogue() -> list[tuple[str, str]]:
+    """Return the image and the parent product of each item with an image."""
     import csv
 
     with (DATA / "magento-luma" / "catalog.csv").open(newline="") as file:
@@ -76,12 +77,13 @@ def luma_catalogue() -> list[tuple[str, str]]:
 
 
 def several(parents: np.ndarray) -> np.ndarray:
-    """Items of products of several items."""
+    """Return the items of products that have several items."""
     names, counts = np.unique(parents, return_counts=True)
     return np.flatnonzero(np.isin(parents, names[counts > 1]))
 
 
 def narrow(vectors: np.ndarray, of: np.ndarray, dim: int) -> np.ndarray:
+    """Project vectors onto the first `dim` principal components of `of`, with unit length."""
     if dim >= vectors.shape[1]:
         return vectors
     moved = vectors @ principal_axes(of)[0][:, :dim]
@@ -89,7 +91,7 @@ def narrow(vectors: np.ndarray, of: np.ndarray, dim: int) -> np.ndarray:
 
 
 def store(vectors: np.ndarray, stored: str) -> np.ndarray:
-    """Vectors as they are read back; int8 by the largest value of all."""
+    """Return vectors as they are read back from a format; int8 is scaled by the largest absolute value."""
     if stored == "float16":
         return vectors.astype(np.float16).astype(np.float32)
     if stored == "int8":
@@ -101,7 +103,7 @@ def store(vectors: np.ndarray, stored: str) -> np.ndarray:
 def overlap(
     queries: np.ndarray, rows: np.ndarray, small_q: np.ndarray, small_rows: np.ndarray, own: bool = False
 ) -> float:
-    """The share of the ten best by whole vectors that score among the ten best by small ones."""
+    """Return the share of the ten best rows by small vectors that are among the ten best by whole vectors."""
     whole, small = queries @ rows.T, small_q @ small_rows.T
     if own:
         np.fill_diagonal(whole, -np.inf)

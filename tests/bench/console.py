@@ -1,7 +1,7 @@
-"""Whether the console works for everybody: the journeys of tests/test_console.py in Chromium, on a desk and on a phone.
+"""Usability of the console: runs the journeys of tests/test_console.py in Chromium, at desktop and phone size.
 
-Counted are journeys, those that failed, errors on the browser's console, and what axe-core finds of WCAG 2 A and AA
-that is serious or critical, in light and in dark.
+The figures are the number of journeys, failed journeys, errors on the browser's console, and serious or critical
+violations of WCAG 2 A and AA that axe-core finds, in light and dark mode.
 """
 
 import sys
@@ -16,7 +16,7 @@ COUNTED = ("console_errors", "axe_serious")
 
 
 class Counts:
-    """A pytest plugin that adds up what the journeys record."""
+    """A pytest plugin that adds up the properties that the journeys record."""
 
     def __init__(self) -> None:
         self.figures: dict[str, Any] = {"journeys": 0, "failed": 0} | dict.fromkeys(COUNTED, 0)
@@ -34,7 +34,7 @@ def main() -> None:
     counts = Counts()
     pytest.main([str(TESTS), "-k", "journey", "-v"], plugins=[counts])
     if not counts.figures["journeys"]:
-        sys.exit("no journey was made: install chromium, playwright and axe-core-python")
+        sys.exit("no journey ran: install chromium, playwright and axe-core-python")
     report("console", counts.figures, seed=0, packages=("playwright", "axe-core-python"))
 
 

@@ -1,8 +1,8 @@
-"""10,000 requests that schemathesis makes of the OpenAPI document, against the real service with a key.
+"""10,000 requests that schemathesis generates from the OpenAPI document, sent to the real service with an API key.
 
-Half fit the document and half break it on purpose; every operation gets as many, but for those that have few cases.
-`server_errors` are answers of 5xx, `schema_violations` those whose status, media type, headers or body the document
-does not promise for the operation.
+Half of the requests conform to the document and half violate it on purpose. Every operation gets the same number,
+except those that have fewer distinct cases. `server_errors` counts responses with status 5xx; `schema_violations`
+counts responses whose status, media type, headers or body the document does not declare for the operation.
 """
 
 import argparse
@@ -74,12 +74,13 @@ def main() -> None:
 
 
 def until_ready() -> None:
+    """Wait until the service is ready."""
     for _ in range(1200):
         with suppress(httpx.TransportError):
             if httpx.get(f"http://127.0.0.1:{PORT}/readyz").status_code == 200:
                 return
         time.sleep(0.1)
-    raise SystemExit("the service did not get ready")
+    raise SystemExit("the service did not become ready in time")
 
 
 if __name__ == "__main__":

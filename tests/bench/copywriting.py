@@ -1,11 +1,12 @@
-"""Copy for the Magento Luma shop: does any text state what its item lacks, and does the checker catch planted lies?
+"""Campaign texts for Magento Luma: unsupported statements in texts, and planted false statements that are caught.
 
-`texts` are three styles of each item, as written by default; `unsupported` counts those with a number, colour or
-material that is nowhere in the item's row of the feed, found by plain string comparison with the row as it stands in
-the file, without the checker. Then a hundred lies are put into true texts: colours, materials, numbers, brands and
-claims, drawn from what the item's row does not have; `caught` is how many the checker refuses. `endpoint_*` are those
-that a real server with OpenAI's chat completions, in a process of its own, writes, every second one with a lie: how
-many of the texts that come out were its, and how many of its lies came out.
+`texts` are three styles for each item, as written by default. `unsupported` counts texts with a number, colour or
+material that is not in the item's row of the feed; this is a plain string comparison with the row in the file, without
+the fact checker. Then 100 false statements are inserted into correct texts: colours, materials, numbers, brands and
+claims that the item's row does not have. `caught` counts those that the fact checker rejects.
+
+`endpoint_*` are about texts of a real server with OpenAI's chat completions API in its own process, which adds a false
+statement to every second text: how many of the returned texts are the server's, and how many contain the false one.
 """
 
 import csv
@@ -28,7 +29,7 @@ from serve.campaigns.templates import STYLES
 from serve.core.settings_sections import CopySettings
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "magento-luma"
-SEED, PLANTED, ASKED = 0, 100, 100
+SEED, PLANTED, ENDPOINT_ITEMS = 0, 100, 100
 COLORS = ("black", "white", "red", "blue", "green", "yellow", "orange", "purple", "pink", "brown", "grey", "turquoise")
 MATERIALS = ("cotton", "wool", "silk", "leather", "cashmere", "denim", "bamboo", "velvet", "suede", "titanium")
 BRANDS = ("Nike", "Adidas", "Patagonia", "Gucci")
@@ -83,13 +84,13 @@ def main() -> None:
     caught = 0
     for number in range(PLANTED):
         item, _, text = texts[int(random.integers(len(texts)))]
-        lie = planted(number, rows[item.item_id], random)
+        statement = planted(number, rows[item.item_id], random)
         words = text.rstrip(".").split(" ")
-        words.insert(int(random.integers(1, len(words) + 1)), lie)
+        words.insert(int(random.integers(1, len(words) + 1)), statement)
         found = checker.check(" ".join(words), item)
         caught += bool(found)
         if not found:
-            Console(stderr=True).print("not caught:", lie, "in", text)
+            Console(stderr=True).print("not caught:", statement, "in", text)
     false_alarms = sum(bool(checker.check(text, item)) for item, _, text in texts)
     figures: dict[str, float | int | str | None] = {
         "texts": len(texts),
@@ -98,11 +99,11 @@ def main() -> None:
         "caught": caught,
         "false_alarms": false_alarms,
     }
-    report("copy", figures | endpoint(items[:ASKED], brands_of(catalogue)), SEED)
+    report("copy", figures | endpoint(items[:ENDPOINT_ITEMS], brands_of(catalogue)), SEED)
 
 
 def lacking(text: str, row: str) -> list[str]:
-    """Numbers, colours and materials of a text that a feed's row does not have as they stand."""
+    """Return the numbers, colours and materials of a text that are not in the row of the feed."""
     words = re.findall(r"[a-z]+", text.casefold())
     numbers = [each.rstrip("0").rstrip(".") if "." in each else each for each in re.findall(r"\d+(?:\.\d+)?", text)]
     known = {each.rstrip("0").rstrip(".") if "." in each else each for each in re.findall(r"\d+(?:\.\d+)?", row)}
@@ -112,7 +113,7 @@ def lacking(text: str, row: str) -> list[str]:
 
 
 def planted(number: int, row: str, random: np.random.Generator) -> str:
-    """A lie about an item, of one of five kinds in turn."""
+    """Return a false statement about an item, of one of five kinds in turn."""
     kinds = (COLORS, MATERIALS, tuple(str(each) for each in random.integers(1000, 9999, 20)), BRANDS, CLAIMS)
     usable = [
         word for word in kinds[number % 5] if word.casefold() not in row and (word != "grey" or "gray" not in row)
@@ -121,6 +122,7 @@ def planted(number: int, row: str, random: np.random.Generator) -> str:
 
 
 def endpoint(items: list, brands: list[str]) -> dict[str, int]:  # type: ignore[type-arg]
+    """Return the figures for texts of the endpoint."""
     with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())

@@ -1,9 +1,10 @@
-"""The demo shop's shoppers have hidden tastes: do recommendations meet them, and do they follow a change of mind?
+"""Hidden preferences of the demo shop's users: do recommendations match them, and do they follow a change?
 
-Of each human shopper the first ten recommendations are held against the hidden taste: a match has one of the kinds that
-the shopper likes, or one of the colours. Chance is the share of such items among all that were not left out. Then
-each shopper clicks three items of another kind and colour, and is asked again: by how much more the answer has of what
-was clicked, in kind or colour. The taste is read for this measure only; nothing that learns sees it.
+For each human user, the first ten recommendations are compared with the user's hidden preferences: an item matches if
+it has a kind or a colour that the user likes. The baseline is the share of such items among all items that are not
+excluded. Then each user clicks three items of another kind and colour and gets new recommendations: the figures are the
+shares of items with the kind or colour of the clicks, before and after. Only this measure reads the preferences;
+training never sees them.
 """
 
 import tempfile
@@ -29,7 +30,7 @@ from serve.storage.event_log import open_event_log
 
 SEED = 0
 K = 10
-SHOPPERS = 500
+USERS = 500
 CONSOLE = Console(stderr=True)
 
 
@@ -47,6 +48,7 @@ def main() -> None:
 
 
 def measure(settings: Settings, folder: Path) -> dict[str, float | int | str | None]:
+    """Return the figures of USERS random human users."""
     engine, store = open_engine(settings), open_event_log(settings)
     items = [item for batch in engine.snapshot.release.catalogue.batches() for item in batch]
     kinds = np.array([kind_of(item.category) for item in items])
@@ -54,23 +56,21 @@ def measure(settings: Settings, folder: Path) -> dict[str, float | int | str | N
     lines = (folder / "shoppers.jsonl").read_text().splitlines()
     users = [row for row in map(orjson.loads, lines) if not row["robot"]]
     random = np.random.default_rng(SEED)
-    chosen = [users[place] for place in random.choice(len(users), SHOPPERS, replace=False)]
+    chosen = [users[row] for row in random.choice(len(users), USERS, replace=False)]
     names = sorted(set(kinds.tolist()))
-    matches, probabilities, before, after = [], [], [], []
+    matches, expected, before, after = [], [], [], []
     for row in chosen:
-        personalization = row.get("drifts_to") or row  # of who drifts, where the drift has come to by now
-        liked = np.isin(kinds, [plain(kind) for kind in personalization["kinds"]]) | np.isin(
-            colours, personalization["colors"]
-        )
+        preferences = row.get("drifts_to") or row  # preferences that drift have reached their end by now
+        liked_kinds = {plain(kind) for kind in preferences["kinds"]}
+        liked = np.isin(kinds, list(liked_kinds)) | np.isin(colours, preferences["colors"])
         known = load_user_context(store, settings, row["user_id"])
         found = [one.item_index for one in engine.recommend(known.events, K, known.excluded_items)]
         matches.append(float(liked[found].mean()))
-        left = {engine.snapshot.item_index(item_id) for item_id in known.excluded_items}
-        probabilities.append(float(liked[[number for number in range(len(items)) if number not in left]].mean()))
-        strange = [kind for kind in names if kind not in {plain(kind) for kind in personalization["kinds"]}]
-        kind = strange[random.integers(len(strange))]
-        wanted = np.flatnonzero(kinds == kind)
-        clicked = random.choice(wanted, 3, replace=False)
+        excluded_items = {engine.snapshot.item_index(item_id) for item_id in known.excluded_items}
+        expected.append(float(liked[[number for number in range(len(items)) if number not in excluded_items]].mean()))
+        other_kinds = [kind for kind in names if kind not in liked_kinds]
+        kind = other_kinds[random.integers(len(other_kinds))]
+        clicked = random.choice(np.flatnonzero(kinds == kind), 3, replace=False)
         now = time.time()
         events = [
             Event(f"{row['user_id']}-{place}", row["user_id"], items[number].item_id, "click", now + place)
@@ -86,15 +86,16 @@ def measure(settings: Settings, folder: Path) -> dict[str, float | int | str | N
         "match_at_10": round(float(np.mean(matches)), 4),
         "match_at_10_low": low,
         "match_at_10_high": high,
-        "chance": round(float(np.mean(probabilities)), 4),
+        "chance": round(float(np.mean(expected)), 4),
         "other_taste_before": round(float(np.mean(before)), 4),
         "other_taste_after_3_events": round(float(np.mean(after)), 4),
         "shoppers_that_moved": round(float(np.mean(np.array(after) > np.array(before))), 4),
-        "shoppers": SHOPPERS,
+        "shoppers": USERS,
     }
 
 
 def kind_of(category: str | None) -> str:
+    """Return the kind of an item: the last level of its category."""
     return plain((category or "").rpartition("/")[2])
 
 

@@ -1,12 +1,13 @@
-"""Shoppers with history in one domain only, in another: ml-100k cut into two disjoint domains by genre.
+"""Users with history in one domain only, recommended items of another: ml-100k, split into two domains by genre.
 
-A movie is of the first domain if one of its genres is Action, Adventure, Sci-Fi, Thriller, War, Western, Horror, Crime,
-Film-Noir or Mystery, else of the second. In each of three folds a third of the users have all that they did in the
-second taken away; towers and scorer are trained on everything else. Each is then to be recommended items of the second
-domain: all of them are ranked, right are those that the user rated 4 or more, recall in the first 20.
+A movie is in the first domain if one of its genres is Action, Adventure, Sci-Fi, Thriller, War, Western, Horror, Crime,
+Film-Noir or Mystery, else in the second. In each of three folds, all ratings of the second domain are removed for a
+third of the users; towers and scorer are trained on everything else. These users then get recommendations from the
+second domain: all of its items are ranked, the targets are the items that the user rated 4 or more, and the measure is
+recall in the first 20.
 
-Beside it popularity (how many of the others liked a movie, and no learning), and `single_domain`: the same pipeline
-trained on the second domain alone, to which these users are unknown. Intervals are of users (bootstrap, 95 %).
+Baselines: popularity (how many other users liked a movie, without learning), and `single_domain`, the same pipeline
+trained on the second domain alone, where these users are unknown. Intervals are over users (bootstrap, 95 %).
 """
 
 import csv
@@ -74,6 +75,7 @@ def main() -> None:
 
 
 def read() -> tuple[list[dict[str, Any]], list[Event]]:
+    """Return the movies with their domain, and the ratings."""
     with (DATA / "catalog.csv").open(encoding="utf-8") as file:
         movies = [
             {
@@ -96,7 +98,7 @@ def read() -> tuple[list[dict[str, Any]], list[Event]]:
 def ranked(
     folder: Path, movies: list[dict[str, Any]], known: list[Event], users: list[str], progress: Progress
 ) -> dict[str, list[str]]:
-    """The first of the second domain for each user, by the pipeline as a shop runs it."""
+    """Return the first K items of the second domain for each user, by the pipeline as a shop runs it."""
     folder.mkdir()
     (folder / "movies.jsonl").write_bytes(b"".join(orjson.dumps(movie) + b"\n" for movie in movies))
     settings = Settings(store=folder / "store", new_share=0.0)
@@ -109,7 +111,7 @@ def ranked(
     engine = open_engine(settings)
     found = {
         user: [
-            engine.snapshot.text(one.item_index)
+            engine.snapshot.item_id(one.item_index)
             for one in engine.recommend(log.recent(user, 200), K, filter_={"domain": "second"}, explore=False)
         ]
         for user in users

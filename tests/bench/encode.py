@@ -1,10 +1,10 @@
-"""Encode throughput: the whole job (read, hash, decode, encode, store) beside the model's bare forward pass.
+"""Encode throughput: the whole job (read, hash, decode, encode, store) compared with the model's bare forward pass.
 
-Images are the 714 photos of the Magento Luma shop where the data folder is there, else those of the drawn shop; texts
-are the shop's. Forward pass: the same encoder on inputs prepared beforehand, in the job's own batches. Job and forward
-pass take turns, and the ratio is of the medians. So do the encoder and eager PyTorch on the same images
-(`image_over_eager`), and the encoder and sentence-transformers' own `encode` on the same texts (`text_over_st`). CLIP
-is ViT-B/32 with random weights: how fast it is does not depend on them.
+Images are the 714 photos of the Magento Luma shop if the data folder exists, else those of the demo shop; texts are
+those of the same shop. The forward pass is the same encoder on prepared inputs, in the batches of the job. Job and
+forward pass run in turns, and the ratio is that of the medians. The encoder and eager PyTorch are compared on the same
+images in the same way (`image_over_eager`), and the encoder and sentence-transformers' `encode` on the same texts
+(`text_over_st`). CLIP is ViT-B/32 with random weights: the speed does not depend on them.
 """
 
 import os
@@ -42,7 +42,9 @@ def main() -> None:
         references = sorted({image for batch in catalogue.batches() for item in batch for image in item.images})
 
         def prepared_for(encoder: ImageEncoder) -> list[np.ndarray]:
-            return [encoder.prepare(decode_image(source.read(of), shrink_to=encoder.shrink_to)) for of in references]
+            return [
+                encoder.prepare(decode_image(source.read(each), shrink_to=encoder.shrink_to)) for each in references
+            ]
 
         prepared, for_clip = prepared_for(images), prepared_for(clip)
         lines = sorted({text for batch in catalogue.batches() for item in batch for _, text in compose_texts(item)})
@@ -69,6 +71,7 @@ def main() -> None:
 
 
 def shop(folder: Path) -> tuple[Catalogue, Path]:
+    """Ingest Magento Luma, else the demo shop; return the catalogue and the root folder of its images."""
     store = folder / "catalogue"
     if DATA.is_dir():
         mapping = FeedMapping.load(Path(__file__).parents[1] / "data" / "luma.toml")
@@ -80,6 +83,7 @@ def shop(folder: Path) -> tuple[Catalogue, Path]:
 
 
 def side_by_side(name: str, job: Callable[[], int], forward: Callable[[], int]) -> dict[str, float]:
+    """Time job and forward pass in turns; return the median rates a second and their ratio."""
     rates: dict[str, list[float]] = {"job": [], "forward": []}
     for _ in track(range(ROUNDS), name, console=Console(stderr=True)):
         for which, run in (("forward", forward), ("job", job)):
@@ -97,23 +101,23 @@ def side_by_side(name: str, job: Callable[[], int], forward: Callable[[], int]) 
 def beside(
     name: str, other: str, ours: Callable[[], object], theirs: Callable[[], object], count: int
 ) -> dict[str, float]:
-    """Images or texts a second of two that take turns."""
+    """Time our side and another library in turns; return images or texts a second of both, and their ratio."""
     seconds: dict[str, list[float]] = {name: [], other: []}
     for _ in track(range(ROUNDS + 1), f"{name} beside {other}", console=Console(stderr=True)):
         for which, run in ((name, ours), (other, theirs)):
             started = time.perf_counter()
             run()
             seconds[which].append(time.perf_counter() - started)
-    mine, its = (count / statistics.median(seconds[which][1:]) for which in (name, other))
+    our_rate, their_rate = (count / statistics.median(seconds[which][1:]) for which in (name, other))
     return {
-        f"{name}_per_s": round(mine, 1),
-        f"{other}_per_s": round(its, 1),
-        f"{name}_over_{other}": round(mine / its, 2),
+        f"{name}_per_s": round(our_rate, 1),
+        f"{other}_per_s": round(their_rate, 1),
+        f"{name}_over_{other}": round(our_rate / their_rate, 2),
     }
 
 
 def eager(prepared: list[np.ndarray]) -> Callable[[], object]:
-    """The bundled image model as PyTorch runs it, in batches of 16."""
+    """Return a function that runs the bundled image model in eager PyTorch, in batches of 16."""
     module, batches = _image_module().eval(), np.array_split(np.stack(prepared), len(prepared) // 16)
 
     def run() -> None:
@@ -126,7 +130,7 @@ def eager(prepared: list[np.ndarray]) -> Callable[[], object]:
 
 
 def library(lines: list[str]) -> Callable[[], object]:
-    """The bundled text model as sentence-transformers runs it."""
+    """Return a function that runs the bundled text model in sentence-transformers."""
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(_text_folder()), device="cpu")
@@ -135,6 +139,7 @@ def library(lines: list[str]) -> Callable[[], object]:
 
 
 def random_clip(folder: Path) -> Path:
+    """Write random weights of ViT-B/32; return their path."""
     import open_clip
     from safetensors.torch import save_file
 

@@ -1,9 +1,9 @@
-"""Whether explanations say what is true: 1,000 requests to the demo shop with its scorer.
+"""Correctness of explanations: 1,000 requests to the demo shop with its scorer.
 
-Of each answer the parts of every item are added up and held against its score. Then the interaction said to have
-done most for or against an item is taken out of the history, and the same item is scored again: did the score
-move in the direction that was said? Told apart are interactions that the sentence names, and those of which only the
-numbers tell and that did more than a fiftieth of the score.
+For each response, the contributions to every item are added up and compared with its score. Then the event with the
+largest contribution to an item, positive or negative, is removed from the history, and the item is scored again: the
+score must move in the direction of that contribution. Events that the sentence names are counted separately from those
+that only the numbers contain; of the latter, only contributions of more than a fiftieth of the score count.
 """
 
 import tempfile
@@ -26,7 +26,7 @@ from serve.storage.event_log import open_event_log
 
 SEED = 0
 REQUESTS, K = 1000, 10
-LEAST = 0.02  # share of a score below which an interaction did next to nothing
+MIN_SHARE = 0.02  # of a score; smaller contributions are ignored
 
 
 def main() -> None:
@@ -38,27 +38,32 @@ def main() -> None:
         engine, store = open_engine(settings), open_event_log(settings)
         users = np.array(list(store.users()))
         chosen = np.random.default_rng(SEED).choice(users, REQUESTS)
-        worst, named, unnamed = 0.0, [], []
+        worst = 0.0
+        named: list[bool] = []
+        unnamed: list[bool] = []
         ranker, now = engine.ranker, time.time()
         for user in track(chosen.tolist(), "explain", console=Console(stderr=True)):
             history = engine.user(load_user_context(store, settings, user).events)
             ranked = ranker.recommend(history, K, np.unique(history.item), now)
             assert ranked.output is not None
-            told = ranker.explain(ranked, history, str, str)
-            for score, of in zip(ranked.output.total.tolist(), told, strict=True):
-                total = of.base + sum(of.parts.values()) + sum(one.value for one in of.history)
+            explanations = ranker.explain(ranked, history, str, str)
+            for score, each in zip(ranked.output.total.tolist(), explanations, strict=True):
+                assert each is not None
+                total = each.base + sum(each.parts.values()) + sum(event.value for event in each.history)
                 worst = max(worst, abs(total - score))
-            for place, of in enumerate(told):
-                is_named = bool(of.history) and f" {of.history[0].item_id}" in of.sentence
-                if not of.history or (place and not is_named):
+            for position, each in enumerate(explanations):
+                assert each is not None
+                is_named = bool(each.history) and f" {each.history[0].item_id}" in each.sentence
+                if not each.history or (position and not is_named):
                     continue
-                item = ranked.items[place : place + 1]
+                item = ranked.items[position : position + 1]
                 whole = ranker.rank(history, item, now)
                 assert whole.output is not None
                 score = float(whole.output.total[0])
                 (reasons,) = ranker.explain(whole, history, str, str)
+                assert reasons is not None
                 first = reasons.history[0]
-                if abs(first.value) < LEAST * score:
+                if abs(first.value) < MIN_SHARE * score:
                     continue
                 kept = history.item != int(first.item_id)
                 without = UserHistory(history.item[kept], history.kind[kept], history.time[kept], history.weight[kept])

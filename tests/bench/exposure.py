@@ -1,9 +1,9 @@
-"""Who is seen in recommendations, and what it costs to let more be seen: the demo shop and ml-100k.
+"""Exposure of items in recommendations, and the cost of showing more of the tail: the demo shop and ml-100k.
 
-The pipeline is evaluated as `vetrina evaluate` does, on the last tenth of what was liked, with a share of the places
-for items of the tail (`tail_share`): those of less popularity than the items have that half of all demand goes to.
-Before is the same order without it. The Gini coefficient is of how much each item is seen in the first ten places; the
-cost is that of NDCG@10, as a share of what it was.
+The pipeline is evaluated as `vetrina evaluate` does, on the last tenth of the liked items, with a share of the
+positions reserved for items of the tail (`tail_share`). The tail is all items less popular than the popular items that
+together have half of the demand. The comparison is the same order without reserved positions. The Gini coefficient is
+that of how often each item is in the first ten positions; the cost is the relative loss of NDCG@10.
 """
 
 import tempfile
@@ -39,10 +39,10 @@ def main() -> None:
                 build(settings, root / "shop" / "catalog.csv", progress=progress)
                 import_events(settings, root / "shop" / "events.jsonl", progress=progress)
             build(settings, progress=progress)
-            wanted = settings.model_copy(update={"tail_share": share, "new_share": 0.0})
-            found = evaluate(wanted, root / "work", progress=progress)
+            with_tail = settings.model_copy(update={"tail_share": share, "new_share": 0.0})
+            found = evaluate(with_tail, root / "work", progress=progress)
         Console(width=130).print(show_learning.evaluation(found))
-        before, after = (found.systems[of].means["ndcg10"] for of in (RERANKED, SERVED))
+        before, after = (found.systems[system].means["ndcg10"] for system in (RERANKED, SERVED))
         prefix = "" if name == "ml100k" else f"{name}_"
         figures |= {
             f"{prefix}tail_share": share,

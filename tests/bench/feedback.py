@@ -61,10 +61,10 @@ def main() -> None:
     covered, errors = off_policy(scorer)
     after = slice(FLIP, None)
     late = slice(FLIP + EVENTS, None)
-    sums = {name: (of[after].sum(), of[late].sum()) for name, of in rewards.items()}
+    sums = {name: (values[after].sum(), values[late].sum()) for name, values in rewards.items()}
     table = Table("ranked by", "before the flip", "after", "late")
-    for name, of in rewards.items():
-        table.add_row(name, *(f"{of[part].mean():.4f}" for part in (slice(0, FLIP), after, late)))
+    for name, values in rewards.items():
+        table.add_row(name, *(f"{values[part].mean():.4f}" for part in (slice(0, FLIP), after, late)))
     Console().print(table)
     figures: dict[str, float | int | str | None] = {
         "online_over_frozen": round(float(sums["online"][0] / sums["frozen"][0]), 4),
@@ -72,15 +72,15 @@ def main() -> None:
         "online_over_frozen_before": round(float(rewards["online"][:FLIP].sum() / rewards["frozen"][:FLIP].sum()), 4),
         "best_after": round(float(rewards["best"][after].mean()), 4),
     }
-    for name, of in covered.items():
-        figures[f"ope_coverage_{name}"] = round(float(np.mean(of)), 4)
+    for name, within in covered.items():
+        figures[f"ope_coverage_{name}"] = round(float(np.mean(within)), 4)
         figures[f"ope_error_{name}"] = round(float(np.sqrt(np.mean(np.square(errors[name])))), 4)
     figures["ope_coverage"] = figures["ope_coverage_dr"]
     report("feedback", earlier("feedback") | figures, SEED, ("torch", "onnxruntime"))
 
 
 def candidates(random: np.random.Generator) -> FeatureMatrix:
-    """Drawn candidates of a shopper without a history."""
+    """Return random candidates of a user without a history."""
     values = np.full((CANDIDATES, len(LAYOUT.names)), np.nan, np.float32)
     for name in COLUMNS:
         values[:, LAYOUT.names.index(name)] = random.normal(size=CANDIDATES)
@@ -88,14 +88,14 @@ def candidates(random: np.random.Generator) -> FeatureMatrix:
     return FeatureMatrix(values, nothing, np.empty(0, np.int64), np.empty(0, np.float32))
 
 
-def liking(features: FeatureMatrix, personalization: np.ndarray) -> np.ndarray:
-    """The probability of a click on each candidate at the first place, [m]."""
+def liking(features: FeatureMatrix, preferences: np.ndarray) -> np.ndarray:
+    """Return the probability of a click on each candidate in the first position, [m]."""
     drivers = features.values[:, [LAYOUT.names.index(name) for name in COLUMNS]]
-    return 1 / (1 + np.exp(2.5 - drivers @ personalization))
+    return 1 / (1 + np.exp(2.5 - drivers @ preferences))
 
 
 def trained(random: np.random.Generator, folder: Path, lists: int = 3000) -> Scorer:
-    """A scorer that learned from lists shown at random before the flip."""
+    """Return a scorer trained on lists that were shown in random order before the flip."""
     values, labels, positions = [], [], []
     for _ in range(lists):
         found = candidates(random)
@@ -106,13 +106,13 @@ def trained(random: np.random.Generator, folder: Path, lists: int = 3000) -> Sco
         labels.append(random.random(K) < liking(found, BEFORE)[shown] * LOOKED)
         positions.append(np.arange(K))
     rows = lists * K
-    told = np.zeros((rows, len(HEADS)), np.bool_)
-    told[:, 0] = np.concatenate(labels)
+    outcomes = np.zeros((rows, len(HEADS)), np.bool_)
+    outcomes[:, 0] = np.concatenate(labels)
     examples = Examples(
         np.concatenate(values),
         np.zeros((rows, HISTORY, len(LAYOUT.channels)), np.float16),
         np.repeat(np.arange(lists), K),
-        told,
+        outcomes,
         np.ones(rows, np.float32),
         np.ones(rows, np.bool_),
         np.zeros(rows, np.float32),
@@ -122,8 +122,8 @@ def trained(random: np.random.Generator, folder: Path, lists: int = 3000) -> Sco
     )
     trainer = ScorerTrainer(ScorerSettings(epochs=10), LAYOUT, examples, ["click"], LinearScoreModel(weights={}))
     fit(trainer, folder, 10)
-    head = HeadMetrics(slope=1, offset=0, outcomes=int(told.sum()), auc=0, log_loss=0, base_log_loss=0, ece=0)
-    facts = ScorerMetadata(
+    head = HeadMetrics(slope=1, offset=0, outcomes=int(outcomes.sum()), auc=0, log_loss=0, base_log_loss=0, ece=0)
+    metadata = ScorerMetadata(
         spaces=LAYOUT.spaces,
         columns=LAYOUT.names,
         towers="",
@@ -135,7 +135,7 @@ def trained(random: np.random.Generator, folder: Path, lists: int = 3000) -> Sco
         epochs=10,
         settings={},
     )
-    return Scorer(facts, export(trainer.network))
+    return Scorer(metadata, export(trainer.network))
 
 
 def off_policy(
@@ -159,9 +159,10 @@ def off_policy(
         other = compute_propensities(others[part].astype(np.float32), where, EXPLORE.temperature)
         probability = others[part] ** (1 / EXPLORE.temperature)
         expected = np.zeros(SHOWN)
-        for place in range(SHOWN):
-            left = np.delete(np.arange(len(part)), where[:place])
-            expected[place] = (probability[left] / probability[left].sum()) @ scores[part][left] * looked[place]
+        for position in range(SHOWN):
+            left = np.delete(np.arange(len(part)), where[:position])
+            drawn_next = probability[left] / probability[left].sum()
+            expected[position] = drawn_next @ scores[part][left] * looked[position]
         clicked = random.random(SHOWN) < likes[shown] * looked
         lists.append(
             LoggedList(
@@ -180,9 +181,9 @@ def off_policy(
     for run in range(runs):
         found = estimate(lists[run * lists_per_run : (run + 1) * lists_per_run], seed=run)
         for name, within in covered.items():
-            of = getattr(found, name)
-            within.append(of.low <= value <= of.high)
-            errors[name].append(of.mean - value)
+            interval = getattr(found, name)
+            within.append(interval.low <= value <= interval.high)
+            errors[name].append(interval.mean - value)
     return covered, errors
 
 
@@ -200,7 +201,7 @@ def visit(scorer: Scorer, random: np.random.Generator, visits: int = VISITS, fli
             heads["oracle"] = head()
         found = candidates(random)
         likes = liking(found, BEFORE if number < flip else AFTER)
-        luck = random.random(CANDIDATES)
+        draws = random.random(CANDIDATES)
         rewards["best"][number] = (np.sort(likes)[::-1][:K] * LOOKED).sum()
         for name in ("frozen", *heads):
             own = heads.get(name)
@@ -210,8 +211,8 @@ def visit(scorer: Scorer, random: np.random.Generator, visits: int = VISITS, fli
             if own is not None:
                 hidden, probabilities = scorer.predict_at(found.take(shown), np.arange(K, dtype=np.float32))
                 own.record_shown(hidden, probabilities, now)
-                for place in np.flatnonzero(luck[shown] < likes[shown] * LOOKED):
-                    own.record_outcome(hidden[place], "click", now)
+                for position in np.flatnonzero(draws[shown] < likes[shown] * LOOKED):
+                    own.record_outcome(hidden[position], "click", now)
     return rewards
 
 

@@ -1,8 +1,8 @@
-"""What feedback costs: an update of the online head, and how much slower answers get while it comes in.
+"""Cost of feedback: the time of an update of the online head, and the latency of responses while feedback arrives.
 
-`update_ms` is the median of adding one answer of ten items and one click, with the new belief worked out. Then the 99th
-percentile of `/v1/recommend` on the demo shop, the service on one core and its clients on the other, in turns without
-feedback and with 500 events a second, sent 25 at a time: clicks on the answers that were just given.
+`update_ms` is the median time to record one response of ten items and one click, with the new weights computed. Then
+the 99th percentile of `/v1/recommend` on the demo shop is measured, with the service on one core and its clients on the
+other, in turns without feedback and with 500 events a second in requests of 25: clicks on the most recent responses.
 """
 
 import asyncio
@@ -59,6 +59,7 @@ def main() -> None:
 
 
 def update_ms(settings: Settings) -> float:
+    """Return the median milliseconds of an update of the online head."""
     scorer = open_current(settings.store).behaviour.scorer
     assert scorer is not None
     scale, online = np.array(scorer.metadata.hidden_scale, np.float32), OnlineSettings()
@@ -77,6 +78,7 @@ def update_ms(settings: Settings) -> float:
 
 
 async def measure(item: str) -> dict[str, float | int | str | None]:
+    """Return latencies of `/v1/recommend` without and with feedback."""
     await ready(PORT, item, "text")
     took: dict[bool, list[float]] = {False: [], True: []}
     sent = 0
@@ -90,7 +92,7 @@ async def measure(item: str) -> dict[str, float | int | str | None]:
                 await ask(client, REQUESTS, took[with_feedback], recent)
                 stop.set()
                 sent += await sender if sender else 0
-    p99 = {which: float(np.quantile(of, 0.99)) for which, of in took.items()}
+    p99 = {with_feedback: float(np.quantile(times, 0.99)) for with_feedback, times in took.items()}
     return {
         "events": sent,
         "recommend_p99_ms": round(p99[False], 2),
@@ -102,23 +104,23 @@ async def measure(item: str) -> dict[str, float | int | str | None]:
 
 
 async def ask(client: httpx.AsyncClient, count: int, took: list[float], recent: list[tuple[str, str, str]]) -> None:
-    """Ask for shoppers one after the other, 20 a second, as they come; keep what was answered."""
+    """Request recommendations one after the other, at most 20 a second; append to `took` and `recent`."""
     for number in range(count):
         user = f"u{number % 1500:05}"
         started = time.perf_counter()
-        answer = (await client.post("/v1/recommend", json={"user_id": user, "k": 10})).raise_for_status().json()
+        response = (await client.post("/v1/recommend", json={"user_id": user, "k": 10})).raise_for_status().json()
         took.append(1000 * (time.perf_counter() - started))
-        recent += [(user, answer["request_id"], one["item_id"]) for one in answer["items"][:3]]
+        recent += [(user, response["request_id"], one["item_id"]) for one in response["items"][:3]]
         del recent[:-600]
         await asyncio.sleep(max(0.0, 0.05 - (time.perf_counter() - started)))
 
 
 async def send(client: httpx.AsyncClient, recent: list[tuple[str, str, str]], stop: asyncio.Event) -> int:
-    """Send clicks on recent answers at the rate, until told to stop; how many."""
+    """Send clicks on recent responses at RATE events a second until `stop` is set; return the number of events."""
     random, sent, started = np.random.default_rng(SEED), 0, time.perf_counter()
     while not stop.is_set():
-        lot = [recent[place] for place in random.integers(0, len(recent), AT_ONCE)]
-        events = [{"user_id": u, "request_id": r, "item_id": i, "type": "click"} for u, r, i in lot]
+        chosen = [recent[index] for index in random.integers(0, len(recent), AT_ONCE)]
+        events = [{"user_id": u, "request_id": r, "item_id": i, "type": "click"} for u, r, i in chosen]
         (await client.post("/v1/events", json={"events": events})).raise_for_status()
         sent += AT_ONCE
         await asyncio.sleep(max(0.0, started + sent / RATE - time.perf_counter()))

@@ -1,10 +1,10 @@
-"""Filtered search beside unfiltered search, on 300,000 rows of 256 values (see `vectors`), in the index tuning picks.
+"""Filtered search compared with unfiltered search, on 300,000 rows of 256 values (see `vectors`), in the tuned index.
 
-Filters leave 50 %, 5 %, 0.5 % and 0.05 % of the rows, in two ways: `random`, which has nothing to do with the vectors,
-and `clustered`, whole clusters as a category is, so that most queries lie far from everything allowed. Recall is of the
-exact answer under the same filter, for 500 queries that are no rows. A filter is compiled once, as in the service, and
-its first use is not timed; what that costs is `compile_ms`. Filtered and unfiltered queries are timed in turns, one at
-a time on one thread; the ratio is of medians.
+Filters allow 50 %, 5 %, 0.5 % and 0.05 % of the rows, in two ways: `random`, which is independent of the vectors, and
+`clustered`, whole clusters as categories are, so that most queries are far from all allowed rows. Recall is relative to
+exact search under the same filter, for 500 queries that are not rows. A filter is compiled once, as in the service; its
+first use is not part of the latency but reported as `compile_ms`. Filtered and unfiltered queries are timed in turns,
+one at a time on one thread; the ratio is that of the medians.
 """
 
 import statistics
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def mask(kind: str, share: float, vectors: Any) -> Any:
-    """Which rows are allowed: any of them, or those nearest to a few points of the space, as whole categories are."""
+    """Return which rows are allowed: random rows, or the rows nearest to a few points, as whole categories are."""
     generator = np.random.default_rng([SEED, int(share * 10_000)])
     if kind == "random":
         return generator.random(len(vectors)) < share
@@ -100,6 +100,7 @@ KINDS = ("random", "clustered")
 
 
 def median_seconds(index: Any, queries: Any, selection: ItemMask | None) -> float:
+    """Return the median seconds of a query, one query at a time."""
     seconds = []
     for number in range(len(queries)):
         started = time.perf_counter()

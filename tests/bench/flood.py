@@ -1,13 +1,14 @@
-"""A flood of clicks and 20 robots: do they change what others are shown?
+"""A flood of clicks and 20 bots: do they change the recommendations of other users?
 
-The demo shop with towers and scorer. 600 shoppers are answered and click as the scorer foretells. Then one user clicks
-400 times, on every item of 40 answers, and 20 robots are answered 30 times each and click on one and the same item.
-Held against each other are the first ten of 300 other shoppers by what is learned with the flood and without it: as it
-comes, when nobody new counts yet, and after the next look for robots, which every training takes.
+The demo shop with towers and scorer. 600 users get responses and click with the probabilities that the scorer predicts.
+Then one user clicks 400 times, on every item of 40 responses, and 20 bots get 30 responses each and always click the
+same item. The first ten recommendations of 300 other users are compared with and without the flood: as it arrives, when
+new users do not count yet, and after the next bot detection, which every training runs.
 """
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
 
@@ -32,8 +33,8 @@ from serve.storage.impression_log import ImpressionLog, ImpressionRecord, ShownI
 from serve.storage.quarantine import Quarantine
 
 SEED = 0
-SHOPPERS, OTHERS, K = 600, 300, 10
-FLOOD, ROBOTS, ANSWERS = 40, 20, 30
+USERS, OTHERS, K = 600, 300, 10
+FLOOD, BOTS, RESPONSES = 40, 20, 30
 
 
 def main() -> None:
@@ -45,29 +46,30 @@ def main() -> None:
         build(settings, progress=progress)
         engine, store = open_engine(settings), open_event_log(settings)
         users = np.array(list(store.users()))
-        asked, others = np.split(random.permutation(users)[: SHOPPERS + OTHERS], [SHOPPERS])
+        active, others = np.split(random.permutation(users)[: USERS + OTHERS], [USERS])
         now = time.time()
-        for number, user in enumerate(track(asked.tolist(), "shoppers", console=Console(stderr=True))):
-            shown = answered(engine, store, settings, user, f"of {user}", now - 3600 + number)
+        for number, user in enumerate(track(active.tolist(), "users", console=Console(stderr=True))):
+            shown = recommend_and_log(engine, store, settings, user, f"of {user}", now - 3600 + number)
             probabilities = shown.shown.probabilities[:, 0]
-            acts(
+            click(
                 store,
                 shown,
                 [item for item, p in zip(shown.shown.items, probabilities, strict=True) if random.random() < p],
             )
         before = lists(engine, store, settings, others, now)
         for number in range(FLOOD):
-            shown = answered(engine, store, settings, "flood", f"flood {number}", now - 600 + number)
-            acts(store, shown, shown.shown.items)
-        wanted = str(engine.snapshot.text(0))
-        for robot in range(ROBOTS):
-            for number in range(ANSWERS):
-                shown = answered(engine, store, settings, f"robot{robot}", f"{robot} {number}", now - 600 + 20 * number)
-                acts(store, shown, [wanted])
+            shown = recommend_and_log(engine, store, settings, "flood", f"flood {number}", now - 600 + number)
+            click(store, shown, shown.shown.items)
+        promoted = str(engine.snapshot.item_id(0))
+        for bot in range(BOTS):
+            for number in range(RESPONSES):
+                at = now - 600 + 20 * number
+                shown = recommend_and_log(engine, store, settings, f"robot{bot}", f"{bot} {number}", at)
+                click(store, shown, [promoted])
         during = lists(engine, store, settings, others, now)
         quarantine_bots(store)
         after = lists(engine, store, settings, others, now)
-        quarantined = {one.user_id for one in Quarantine(store.database).entries()}
+        quarantined = {entry.user_id for entry in Quarantine(store.database).entries()}
         store.close()
     figures: dict[str, float | int | str | None] = {
         "lists": OTHERS,
@@ -81,34 +83,35 @@ def main() -> None:
     report("flood", figures, SEED, ("torch", "scikit-learn"))
 
 
-def answered(
+def recommend_and_log(
     engine: Engine, store: EventLog, settings: Settings, user: str, request_id: str, at: float
 ) -> ImpressionRecord:
-    """An answer to a user, logged as of a moment."""
+    """Recommend items to a user, and log the impressions with a time."""
     found: list[ShownItems] = []
     known = load_user_context(store, settings, user)
     engine.recommend(known.events, K, known.excluded_items, log=found.append)
-    answer = ImpressionRecord(request_id, user, at, engine.snapshot.release.name, found[0])
-    ImpressionLog(store.database).add([answer])
-    return answer
+    record = ImpressionRecord(request_id, user, at, engine.snapshot.release.name, found[0])
+    ImpressionLog(store.database).add([record])
+    return record
 
 
-def acts(store: EventLog, answer: ImpressionRecord, items: list[str]) -> None:
-    """Clicks on some items of an answer; those that it did not show claim to be of it."""
-    assert answer.user_id is not None
-    user, request_id, time_ = answer.user_id, answer.request_id, answer.timestamp + 5
+def click(store: EventLog, response: ImpressionRecord, items: Sequence[str]) -> None:
+    """Record clicks on items of a response; items that it did not show claim to be from it."""
+    assert response.user_id is not None
+    user, request_id, time_ = response.user_id, response.request_id, response.timestamp + 5
     store.add([Event(f"{request_id} {item}", user, item, "click", time_, request_id=request_id) for item in items])
 
 
 def lists(engine: Engine, store: EventLog, settings: Settings, users: np.ndarray, now: float) -> list[list[int]]:
-    """The first ten of each user, by a head that reads the whole log anew.
+    """Return the first ten items of each user, with an online head that reads the whole log.
 
-    All are asked at one moment: the hour of the day is a feature, and would turn a tie around by itself.
+    All users get their lists at the same time: the hour of the day is a feature, which alone could swap tied items.
     """
-    feedback = OnlineLearner(store, settings, engine.snapshot.release.behaviour.scorer)
-    head = feedback.head
-    feedback.catch_up()
-    fresh = Engine(engine.snapshot, engine.context.encoders, settings, online_head=head)
+    scorer = engine.snapshot.release.behaviour.scorer
+    assert scorer is not None
+    learner = OnlineLearner(store, settings, scorer)
+    learner.catch_up()
+    fresh = Engine(engine.snapshot, engine.context.encoders, settings, online_head=learner.head)
     found = []
     for user in track(users.tolist(), "others", console=Console(stderr=True)):
         with patch("time.time", return_value=now):

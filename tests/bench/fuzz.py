@@ -1,16 +1,16 @@
-"""Fuzz: do damaged images, feeds and files of events ever come to anything but a result or a refusal?
+"""Fuzzing: do damaged images, feeds and event files always end in a result or a rejection?
 
-Good ones of many formats are made here (and those of the folder of messy inputs are added where it is there), cut,
-overwritten, repeated and mixed, with words that hypothesis draws, and go through the real decoder and readers, in a
-process of its own whose memory is limited.
+Valid files of many formats are created here, and those of the folder of messy inputs are added if it exists. They are
+cut, overwritten, repeated and mixed, with fragments that hypothesis generates, and go through the real decoder and
+readers, in a separate process with limited memory.
 
-- `crashes`: cases that end in an error that is not of the room's tree, or in a result that is none (a price below
-  nothing, text that cannot be written, records that nobody counted), or with the process.
-- `hangs`: cases that take longer than HANG seconds; the process is killed, and another goes on.
-- `rss_growth`: memory (RSS) of the process between two cases at the end, over that after warm-up; the median of each
-  tenth of its time. Of several processes the one that grew most.
+- `crashes`: cases that end in an error that is not an EmbedError, in an invalid result (a negative price, text that
+  cannot be written, records that were not counted), or with the end of the process.
+- `hangs`: cases that take longer than HANG seconds; the process is killed, and another continues.
+- `rss_growth`: memory (RSS) of the process between two cases at the end, relative to that after warm-up; each is the
+  median of a tenth of its time. Of several processes, the one with the largest growth counts.
 
-What was found is kept, to be run again: `fuzz.py FILE ...`.
+Files of failed cases are kept and can be run again: `fuzz.py FILE ...`.
 """
 
 import argparse
@@ -53,12 +53,12 @@ from embed.images import DEFAULT_LIMITS, decode_image, is_plain_jpeg
 SEED = 0
 SECONDS = 600.0
 HANG = 10.0
-MEMORY = 6 << 30  # bytes that the process may map; packages map half of it by themselves
-LARGEST = 1 << 18  # bytes of a case
-TOGETHER = 20  # cases with the same words, as drawing these takes longer than damaging and reading a case
-AT_ONCE = 50  # times that words are drawn before hypothesis begins anew, as it remembers all that it drew
+MEMORY = 6 << 30  # bytes that the process may map; the packages alone map half of it
+MAX_BYTES = 1 << 18  # of a case
+CASES_PER_DRAW = 20  # with the same fragments, because drawing these takes longer than damaging and reading a case
+MAX_DRAWS = 50  # of fragments until hypothesis starts again, because it remembers all that it drew
 MAX_KEPT = 100  # crashes whose cases are kept
-IN_MEMORY = Path("/dev/shm")  # noqa: S108  where waiting for a disk takes no time of an ingest
+IN_MEMORY = Path("/dev/shm")  # noqa: S108  without waits for a disk
 INPUTS = Path(__file__).parents[2] / ".." / "shared" / "inputs"
 CONSOLE = Console(stderr=True, highlight=False)
 
@@ -66,27 +66,27 @@ CONSOLE = Console(stderr=True, highlight=False)
 def main() -> None:
     arguments = argparse.ArgumentParser(description="see the top of this file")
     arguments.add_argument("--seconds", type=float, default=SECONDS)
-    arguments.add_argument("files", type=Path, nargs="*", help="cases to run again, alone")
-    wanted = arguments.parse_args()
-    for file in wanted.files:
+    arguments.add_argument("files", type=Path, nargs="*", help="cases to run again, without new ones")
+    given = arguments.parse_args()
+    for file in given.files:
         with tempfile.TemporaryDirectory() as folder:
             run(file.name.split("-")[0], file, Path(folder))
-    if not wanted.files:
+    if not given.files:
         folder = tempfile.mkdtemp(prefix="fuzz-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None)
-        figures = Fuzz(Path(folder), wanted.seconds).run()
+        figures = Fuzz(Path(folder), given.seconds).run()
         report("fuzz", figures, SEED, packages=("pillow", "pyarrow", "hypothesis", "defusedxml"))
 
 
-# ------------------------------------------------------------------------------------------------- what a case must do
+# ------------------------------------------------------------------------------------------------- checks of a case
 
 
 def run(kind: str, file: Path, folder: Path) -> None:
-    """A case through the code that it is for; raises AssertionError for a result that is none, and what escapes."""
+    """Run a case through the code of its kind; raise AssertionError for an invalid result, and any unexpected error."""
     try:
         KINDS[kind](file, folder)
     except EmbedError as error:
         if not (error.message and error.field):
-            raise AssertionError("an error that names nothing") from error
+            raise AssertionError("an error without a message or a field") from error
 
 
 def _image(file: Path, folder: Path) -> None:
@@ -108,7 +108,7 @@ def _feed(file: Path, folder: Path) -> None:
         assert item.item_id.strip()
         assert item.title or item.description or item.images
         assert item.price is None or 0 <= item.price < math.inf
-        _writable(item)
+        _assert_writable(item)
 
 
 def _events(file: Path, folder: Path) -> None:
@@ -119,21 +119,21 @@ def _events(file: Path, folder: Path) -> None:
                 assert entry.item_id.strip()
                 assert 0 < entry.timestamp < time.time() + 100_000
                 assert entry.value is None or math.isfinite(entry.value)
-                _writable(entry)
+                _assert_writable(entry)
 
 
-def _writable(thing: Any) -> None:
-    json.dumps(asdict(thing), allow_nan=False, ensure_ascii=False).encode()
+def _assert_writable(entry: Any) -> None:
+    json.dumps(asdict(entry), allow_nan=False, ensure_ascii=False).encode()
 
 
 KINDS: dict[str, Callable[[Path, Path], None]] = {"image": _image, "feed": _feed, "events": _events}
 
 
-# ----------------------------------------------------------------------------------------------------- cases to damage
+# ----------------------------------------------------------------------------------------------------- valid cases
 
 
 class Case(NamedTuple):
-    """A file that goes through the code of a kind; `name` carries what that goes by."""
+    """A file for the code of a kind; the suffixes of `name` select the format."""
 
     kind: str
     name: str
@@ -141,12 +141,12 @@ class Case(NamedTuple):
 
 
 def cases() -> list[Case]:
-    """Good files of every kind and format, and the messy ones."""
+    """Return valid files of every kind and format, and the messy ones."""
     found = [*_images(), *_feeds(), *_event_files()]
     for kind, folder in (("image", "images"), ("feed", "catalogue"), ("events", "events")):
         files = sorted((INPUTS / folder).iterdir()) if INPUTS.is_dir() else []
         found += [Case(kind, file.name, file.read_bytes()) for file in files]
-    return [case for case in found if len(case.data) <= LARGEST]
+    return [case for case in found if len(case.data) <= MAX_BYTES]
 
 
 def _images() -> Iterator[Case]:
@@ -178,7 +178,7 @@ def _images() -> Iterator[Case]:
         ("TIFF", "1", {"compression": "group4"}),
         ("TIFF", "RGB", {**frames, "exif": exif, "icc_profile": profile}),
         ("MPO", "RGB", {"save_all": True, "append_images": [photo.convert("RGB")]}),
-        *((name, "RGB", {}) for name in ("ICO", "PPM", "TGA")),  # which are not read
+        *((name, "RGB", {}) for name in ("ICO", "PPM", "TGA")),  # these are rejected
     ]
     for format_, mode, options in made:
         out = io.BytesIO()
@@ -328,7 +328,7 @@ SIGNS = [
     *(b"IHDR", b"IDAT", b"IEND", b"tRNS", b"eXIf", b"iCCP", b"acTL", b"fdAT", b"GIF89a", b"RIFF", b"WEBP", b"II*\0"),
 ]
 NUMBERS = st.sampled_from([0, 1, 7, 8, 255, 256, 7000, 32767, 65535, 2**31 - 1, 2**32 - 1])
-KEYWORDS = st.one_of(
+FRAGMENTS = st.one_of(
     st.sampled_from(SIGNS),
     st.binary(min_size=1, max_size=8),
     st.text(min_size=1, max_size=6).map(lambda text: text.encode("utf-8", "surrogatepass")),
@@ -341,19 +341,19 @@ WORD = re.compile(rb"[\w.+-]+")
 WAYS = ("word", "word", "word", "overwrite", "overwrite", "insert", "delete", "repeat", "cut", "mix")
 
 
-def damaged(case: Case, other: Case, words: list[bytes], source: random.Random) -> Case:
-    """A case after one to six edits; some are mended of what has them refused at once, others compressed."""
+def damaged(case: Case, other: Case, fragments: list[bytes], source: random.Random) -> Case:
+    """Return a case after one to six edits; some get valid checksums again, others are compressed."""
     data = bytearray(case.data)
     for _ in range(source.randint(1, 6)):
-        way, word = source.choice(WAYS), source.choice(words)
+        way, fragment = source.choice(WAYS), source.choice(fragments)
         at, size = source.randrange(len(data) + 1), source.randint(1, 64)
         found = WORD.search(data, at) if way == "word" else None
         if found:
-            data[found.start() : found.end()] = word
+            data[found.start() : found.end()] = fragment
         elif way == "overwrite":
-            data[at : at + len(word)] = word
+            data[at : at + len(fragment)] = fragment
         elif way == "insert":
-            data[at:at] = word
+            data[at:at] = fragment
         elif way == "delete":
             del data[at : at + size]
         elif way == "repeat":
@@ -362,7 +362,7 @@ def damaged(case: Case, other: Case, words: list[bytes], source: random.Random) 
             del data[at:]
         elif way == "mix":
             data[at:] = other.data[source.randrange(len(other.data) + 1) :]
-        del data[LARGEST:]
+        del data[MAX_BYTES:]
     if source.random() < 0.5:
         if case.name.endswith(".png"):
             return case._replace(data=_with_checksums(bytes(data)))
@@ -372,7 +372,7 @@ def damaged(case: Case, other: Case, words: list[bytes], source: random.Random) 
 
 
 def _with_checksums(png: bytes) -> bytes:
-    """A PNG whose chunks have the checksums that they should have."""
+    """Return a PNG with correct checksums of its chunks."""
     made, at = bytearray(png[:8]), 8
     while at + 12 <= len(png):
         size = int.from_bytes(png[at : at + 4], "big")
@@ -387,23 +387,23 @@ def _with_checksums(png: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class State:
-    """What a process tells while it is at work."""
+    """The state of a worker process, shared with the main process."""
 
-    started: "Synchronized[float]"  # the case, by the monotonic clock; 0 between two
+    started: "Synchronized[float]"  # start of the case, by the monotonic clock; 0 between two
     cases: "Synchronized[int]"
     crashes: "Synchronized[int]"
     growth: "Synchronized[float]"
 
 
 class Memory:
-    """RSS of this process between cases, from after warm-up on."""
+    """Measures the RSS of this process between cases, starting after warm-up."""
 
     def __init__(self, seconds: float) -> None:
         self._began, self._tenth = time.monotonic(), seconds / 10
         self._samples: list[tuple[float, int]] = []
 
     def sample(self) -> float:
-        """The growth until now, 1 while there is too little to tell."""
+        """Return the growth until now; 1 if there are too few samples."""
         now = time.monotonic()
         pages = int(Path("/proc/self/statm").read_bytes().split()[1])
         self._samples.append((now - self._began, pages))
@@ -413,9 +413,9 @@ class Memory:
 
 
 def work(number: int, folder: Path, seconds: float, state: State) -> None:
-    """Draws cases and runs them until time is up; what goes wrong lies in `folder` with what was raised."""
+    """Generate cases and run them until time is up; keep failed cases in `folder` with their tracebacks."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff's complaints
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff's warnings
     warnings.simplefilter("ignore")
     good, memory, last = cases(), Memory(seconds), time.monotonic() + seconds
     by_kind = [[case for case in good if case.kind == kind] for kind in KINDS]
@@ -437,15 +437,15 @@ def work(number: int, folder: Path, seconds: float, state: State) -> None:
         state.started.value = 0.0
         state.cases.value += 1
 
-    def several(words: list[bytes], probability: int) -> None:
-        source = random.Random(probability)
-        for _ in range(TOGETHER):
+    def several(fragments: list[bytes], draw: int) -> None:
+        source = random.Random(draw)
+        for _ in range(CASES_PER_DRAW):
             if time.monotonic() < last:
                 of_kind = source.choice(by_kind)
-                one(damaged(source.choice(of_kind), source.choice(of_kind), words, source))
+                one(damaged(source.choice(of_kind), source.choice(of_kind), fragments, source))
 
-    drawn = given(st.lists(KEYWORDS, min_size=1, max_size=16), st.integers(0, 2**64))
-    limits = settings(max_examples=AT_ONCE, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    drawn = given(st.lists(FRAGMENTS, min_size=1, max_size=16), st.integers(0, 2**64))
+    limits = settings(max_examples=MAX_DRAWS, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     lot = 0
     while time.monotonic() < last:
         lot += 1
@@ -454,11 +454,11 @@ def work(number: int, folder: Path, seconds: float, state: State) -> None:
 
 
 class Fuzz:
-    """Runs processes one after the other, and counts."""
+    """Runs worker processes one after the other, and counts."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
         self._folder, self._seconds = folder, seconds
-        self._told: set[str] = set()
+        self._printed: set[str] = set()
 
     def run(self) -> dict[str, float | int | str | None]:
         context = multiprocessing.get_context("spawn")
@@ -476,7 +476,7 @@ class Fuzz:
                 hangs_here: bool | float = False
                 while process.is_alive():
                     process.join(0.2)
-                    self._tell_crashes()
+                    self._print_crashes()
                     progress.update(task, completed=self._seconds - max(0.0, last - time.monotonic()))
                     started = state.started.value
                     hangs_here = started and time.monotonic() - started > HANG
@@ -487,12 +487,12 @@ class Fuzz:
                 crashes += process.exitcode != 0 and not hangs_here
                 if process.exitcode:
                     self._keep("hang" if hangs_here else "died", number)
-                self._tell_crashes()
+                self._print_crashes()
                 cases += state.cases.value
                 crashes += state.crashes.value
                 growth = max(growth, state.growth.value)
         if crashes or hangs:
-            CONSOLE.print(f"kept in {self._folder}")
+            CONSOLE.print(f"failed cases are in {self._folder}")
         else:
             self._folder.rmdir()
         return {
@@ -504,18 +504,18 @@ class Fuzz:
             "processes": number,
         }
 
-    def _tell_crashes(self) -> None:
-        for told in sorted(self._folder.glob("*.txt")):
-            if told.name not in self._told:
-                self._told.add(told.name)
-                last = told.read_text("utf-8").splitlines()[-1]
-                CONSOLE.print(f"{told.with_suffix('')}: {last[:300]}", markup=False)
+    def _print_crashes(self) -> None:
+        for file in sorted(self._folder.glob("*.txt")):
+            if file.name not in self._printed:
+                self._printed.add(file.name)
+                last = file.read_text("utf-8").splitlines()[-1]
+                CONSOLE.print(f"{file.with_suffix('')}: {last[:300]}", markup=False)
 
-    def _keep(self, what: str, number: int) -> None:
-        """Keep the case that a process was at."""
+    def _keep(self, outcome: str, number: int) -> None:
+        """Keep the case that a process was running."""
         for file in self._folder.glob("*-now-*"):
             kind, _, name = file.name.split("-", 2)
-            CONSOLE.print(str(file.rename(file.with_name(f"{kind}-{what}-{number}-{name}"))), markup=False)
+            CONSOLE.print(str(file.rename(file.with_name(f"{kind}-{outcome}-{number}-{name}"))), markup=False)
 
 
 if __name__ == "__main__":

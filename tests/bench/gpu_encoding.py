@@ -1,12 +1,13 @@
-"""What a GPU does with images: the whole encode job beside the bare forward pass, and what decodes beside it.
+"""Image encoding on a GPU: the whole encode job compared with the bare forward pass and with decoding alone.
 
-8,192 photos are made of those of the Magento Luma shop, each turned and cropped a little, as a shop of that size has
-them: JPEG of some 700 pixels. CLIP is ViT-B/32 with drawn weights, which are as fast as learned ones. The job reads and
-hashes files in threads or in processes, decodes on the GPU and stores. Beside it, in turns, and the medians of three:
-`forward`, the model on images that lie on the GPU; `decode`, what the job does before that; `cores`, the same by
-Pillow in as many processes as there are cores. `half_cosine` is the least of the vectors in half precision with those
-in fp32, `decoder_cosine` that of vectors of photos decoded on the GPU with those of Pillow's. Needs a CUDA GPU and
-the data folder.
+8,192 photos are created from those of the Magento Luma shop, each slightly rotated and cropped, to get the size of a
+larger shop: JPEG of about 700 pixels. CLIP is ViT-B/32 with random weights, which are as fast as trained ones. The job
+reads and hashes files in threads or in processes, decodes on the GPU and stores vectors. The following run in turns,
+and the figures are medians of three: `forward`, the model on images in GPU memory; `decode`, the steps of the job
+before the model; `cores`, the same steps with Pillow in one process for each core.
+
+`half_cosine` is the smallest cosine between a vector in half precision and one in fp32; `decoder_cosine` is the
+smallest cosine between the vectors of a photo decoded on the GPU and by Pillow. Needs a CUDA GPU and the data folder.
 """
 
 import os
@@ -30,7 +31,7 @@ from embed.catalogue import Catalogue, ingest
 from embed.encode_job import decode_on_device, encode_images, iterate_images
 from embed.encoders import ImageEncoder, choose_device, load_image_encoder
 from embed.encoders.encoder import unit_rows
-from embed.encoders.gpu import stack_images
+from embed.encoders.gpu_model import stack_images
 from embed.images import ImageSource, decode_image
 from embed.images.image_reader import ImageReader, read_ahead
 
@@ -63,6 +64,7 @@ def main() -> None:
 
 
 def measure(encoder: ImageEncoder, catalogue: Catalogue, source: ImageSource, folder: Path) -> dict[str, float]:
+    """Return the rates and cosines of an encoder."""
     cores = len(os.sched_getaffinity(0))
     stores = iter(range(1000))
 
@@ -82,7 +84,7 @@ def measure(encoder: ImageEncoder, catalogue: Catalogue, source: ImageSource, fo
         encoder.prepare(decode_image(source.read(image.reference), shrink_to=encoder.shrink_to))
         for image, _ in zip(iterate_images(catalogue), range(COMPARED), strict=False)
     ]
-    right = in_fp32(encoder, by_pillow)
+    reference = in_fp32(encoder, by_pillow)
     runs: dict[str, Callable[[], object]] = {
         "forward": lambda: encoder.encode_images(prepared),
         "decode": lambda: read(coded=True, processes=False),
@@ -90,24 +92,24 @@ def measure(encoder: ImageEncoder, catalogue: Catalogue, source: ImageSource, fo
         "job": lambda: job(processes=False),
         "job_processes": lambda: job(processes=True),
     }
-    took: dict[str, list[float]] = {what: [] for what in runs}
+    took: dict[str, list[float]] = {name: [] for name in runs}
     for _ in track(range(ROUNDS), encoder.name[:12], console=Console(stderr=True)):
-        for what, run in runs.items():
+        for name, run in runs.items():
             started = time.perf_counter()
             run()
-            took[what].append(time.perf_counter() - started)
-    rates = {what: IMAGES / statistics.median(of) for what, of in took.items()}
+            took[name].append(time.perf_counter() - started)
+    rates = {name: IMAGES / statistics.median(seconds) for name, seconds in took.items()}
     vectors = encoder.encode_images(by_pillow)
     return {
-        **{f"{what}_per_s": round(rate) for what, rate in rates.items()},
+        **{f"{name}_per_s": round(rate) for name, rate in rates.items()},
         "job_over_forward": round(max(rates["job"], rates["job_processes"]) / rates["forward"], 3),
-        "half_cosine": round(float((vectors * right).sum(1).min()), 5),
+        "half_cosine": round(float((vectors * reference).sum(1).min()), 5),
         "decoder_cosine": round(float((encoder.encode_images(prepared[:COMPARED]) * vectors).sum(1).min()), 5),
     }
 
 
 def in_fp32(encoder: Any, prepared: list[Any]) -> Any:
-    """The encoder's vectors in full precision, by PyTorch on the CPU."""
+    """Return the encoder's vectors in full precision, computed by PyTorch on the CPU."""
     from embed.encoders.bundled import _image_module
 
     if encoder.name == "bundled":
@@ -127,9 +129,9 @@ def in_fp32(encoder: Any, prepared: list[Any]) -> Any:
         )
 
 
-def vary(told: tuple[Path, int, Path]) -> str:
-    """A photo, turned and cropped a little, under a new name."""
-    path, number, folder = told
+def vary(arguments: tuple[Path, int, Path]) -> str:
+    """Write a photo, slightly rotated and cropped, under a new name; return the name."""
+    path, number, folder = arguments
     random = np.random.default_rng([SEED, number])
     image = Image.open(path).convert("RGB").resize((700, 700)).rotate(random.uniform(-5, 5))
     left, top = (int(each) for each in random.integers(0, 40, 2))
@@ -138,7 +140,7 @@ def vary(told: tuple[Path, int, Path]) -> str:
 
 
 def clip_weights(folder: Path) -> Path:
-    """Weights of ViT-B/32 as they are drawn before training."""
+    """Write random weights of ViT-B/32; return their path."""
     import open_clip
 
     torch.manual_seed(SEED)

@@ -1,7 +1,7 @@
-"""FAISS on a GPU beside FAISS on the cores of its machine: finding centroids, and searching.
+"""FAISS on a GPU compared with FAISS on the CPU cores of the same machine: training of centroids, and search.
 
-500,000 rows of 256 values (see `vectors`), in families that the tuner tries, 10,000 queries at once and 200
-one by one. `agree` is the share of the ten nearest that both find. Needs a GPU and the extra gpu.
+500,000 rows of 256 values (see `vectors`), in index types that the tuner tries; 10,000 queries at once and 200 one by
+one. `agree` is the share of the ten nearest rows that both sides find. Needs a GPU and the extra `gpu`.
 """
 
 import subprocess
@@ -17,7 +17,7 @@ from index import gpu
 from index.faiss_files import train_index
 
 SEED, ROWS, DIM, QUERIES, SINGLE, K, PROBE = 0, 500_000, 256, 10_000, 200, 10, 16
-FAMILIES = {
+INDEX_TYPES = {
     "flat": "Flat",
     "ivf": "IVF2048,Flat",
     "sq8": "IVF2048,SQ8",
@@ -35,7 +35,7 @@ def main() -> None:
     vectors, queries = every[:ROWS], every[ROWS:]
     device = gpu.find_gpu()
     figures: dict[str, float | int | str | None] = {"gpu": gpu_name(), "rows": ROWS, "dim": DIM}
-    for name, factory in FAMILIES.items():
+    for name, factory in INDEX_TYPES.items():
         gpu.set_gpu_enabled(False)
         started = time.perf_counter()
         on_cores = train_index(vectors, factory)
@@ -45,13 +45,13 @@ def main() -> None:
             started = time.perf_counter()
             train_index(vectors, factory)
             figures |= {"train_cores_s": round(cores_s, 2), "train_gpu_s": round(time.perf_counter() - started, 2)}
-        there = device.upload(on_cores) if device is not None else None
-        figures[f"{name}_uploads"] = there is not None
-        if there is None:
+        on_gpu = device.upload(on_cores) if device is not None else None
+        figures[f"{name}_uploads"] = on_gpu is not None
+        if on_gpu is None:
             continue
         parameters = faiss.SearchParametersIVF(nprobe=PROBE) if isinstance(on_cores, faiss.IndexIVF) else None
         found = {}
-        for where, index in (("cores", on_cores), ("gpu", there)):
+        for where, index in (("cores", on_cores), ("gpu", on_gpu)):
             index.search(queries[:100], K, params=parameters)
             started = time.perf_counter()
             found[where] = index.search(queries, K, params=parameters)[1]
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def gpu_name() -> str:
-    """As the driver names it."""
+    """Return the name of the GPU that the driver reports."""
     return subprocess.run(
         ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, check=True
     ).stdout.strip()

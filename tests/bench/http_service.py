@@ -1,11 +1,11 @@
-"""Requests a second of `/v1/items/{id}/similar` beside a minimal FastAPI app that only calls FAISS for the same JSON.
+"""Requests a second of `/v1/items/{id}/similar`, compared with a minimal FastAPI app that only calls FAISS.
 
-Both run as uvicorn with one worker pinned to one core, over the same drawn shop of 720 items; the client, on the
-other core, keeps 8 connections busy. A small index is the hardest case: nothing hides what the service adds to FAISS.
-`similar` asks one space, where a search is all it takes to give the same JSON. `fused` asks both, where the minimal app
-adds up the cosines of what either search finds, while Vetrina scores every item in every space and standardises.
-Measured in turns, five rounds each; the ratio is of the medians. Results go to `http.json`; a script called http.py
-would hide the standard library's http from every other script here.
+Both return the same JSON, and both run in uvicorn with one worker on one core, over the same demo shop of 720 items;
+the client is on the other core and keeps 8 connections busy. A small index is the hardest case, because the search does
+not hide the overhead of the service. `similar` uses one space, where one search gives the JSON. `fused` uses both
+spaces: the minimal app adds the cosines of what the two searches find, while Vetrina scores every item in every space
+and standardizes the scores. Both are measured in turns, five rounds each; the ratio is that of the medians. Results go
+to `http.json`; a script named http.py would shadow the standard library's http for all other scripts here.
 """
 
 import asyncio
@@ -61,10 +61,11 @@ def main() -> None:
 
 
 async def measure(ids: list[str]) -> dict[str, float]:
+    """Return the rates of both apps and their ratio."""
     os.sched_setaffinity(0, {1 % (os.cpu_count() or 1)})
-    answers = [await ready(PORT + number, ids[0]) for number in (0, 1)]
-    if answers[0] != answers[1]:
-        raise SystemExit(f"the two do not give the same items: {answers}")
+    responses = [await ready(PORT + number, ids[0]) for number in (0, 1)]
+    if responses[0] != responses[1]:
+        raise SystemExit(f"the two apps return different items: {responses}")
     figures: dict[str, float] = {}
     for name, query in (("similar", f"?k={K}&space=image"), ("fused", f"?k={K}")):
         paths = [f"/v1/items/{quote(item_id, safe='')}/similar{query}" for item_id in ids]
@@ -82,22 +83,22 @@ async def measure(ids: list[str]) -> dict[str, float]:
 
 
 async def ready(port: int, item_id: str, space: str = "image") -> list[str]:
-    """Wait until the server answers; what it answers."""
+    """Wait until the server responds; return the item ids of its response."""
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=5) as client:
         for _ in range(600):
             try:
-                answer = await client.get(f"/v1/items/{item_id}/similar?space={space}")
+                response = await client.get(f"/v1/items/{item_id}/similar?space={space}")
             except httpx.TransportError:
                 await asyncio.sleep(0.1)
                 continue
-            if answer.status_code == 200:
-                return [item["item_id"] for item in answer.json()["items"]]
+            if response.status_code == 200:
+                return [item["item_id"] for item in response.json()["items"]]
             await asyncio.sleep(0.1)
-    raise SystemExit(f"the server on port {port} did not get ready")
+    raise SystemExit(f"the server on port {port} did not become ready in time")
 
 
 async def rate(port: int, paths: Sequence[str]) -> float:
-    """Answers a second, with CONNECTIONS kept-alive connections each asking one thing at a time."""
+    """Return responses a second over CONNECTIONS kept-alive connections, each with one request at a time."""
     queue = iter([paths[number % len(paths)] for number in range(REQUESTS)])
 
     async def ask() -> None:

@@ -1,4 +1,4 @@
-"""Benchmark: how fast a feed of a million text rows becomes a catalogue, and how much memory that takes at its peak."""
+"""Ingestion: how fast a feed of a million text rows becomes a catalogue, and its peak memory."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         feed = Path(folder) / "feed.csv"
         write_feed(feed)
-        print("ingesting in a process of its own ...", flush=True)
+        print("ingesting in a separate process ...", flush=True)
         child = [sys.executable, "-c", _CHILD, str(feed), str(Path(folder) / "store")]
         root = Path(__file__).resolve().parents[2]
         done = json.loads(subprocess.run(child, check=True, capture_output=True, text=True, cwd=root).stdout)
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def write_feed(path: Path) -> None:
-    """A shop of ROWS products: titles and descriptions of real length, every hundredth id given a second time."""
+    """Write a feed of ROWS products: titles and descriptions of realistic length, every hundredth id a duplicate."""
     source = random.Random(SEED)
     words = ["".join(source.choices("aeioulnrstmdpbk", k=source.randint(3, 10))) for _ in range(5000)]
     with path.open("w", encoding="utf-8", newline="") as file:

@@ -1,15 +1,16 @@
-"""Search by words: as they are spelled (BM25), by vectors, and both together, as served.
+"""Keyword search: by BM25 (keywords), by vectors, and by both together (hybrid), as served.
 
-Magento Luma: an item is to be found by a piece of its title, two or three words in their order, one of them misspelled
-by one letter. Right is any item of that title; the mean reciprocal rank in the first ten (MRR@10).
+Magento Luma: each item has to be found by a part of its title, two or three consecutive words of which one has a typo.
+Any item with that title is correct; the measure is the mean reciprocal rank in the first ten (MRR@10).
 
-homedepot-titles: queries as typed, all products ranked, unjudged ones count as wrong, gain = grade - 1, linear: NDCG@10
-over the queries that have any gain. Weights of the sources are learned by the product from half of the queries (the
-pairs graded 2.67 and more stand for clicks), figures are of the other half; k1, b and the weights of terms were chosen
-on the first half too. `judged` counts the judged products alone, of which a random order gives 0.92 already. `*_equal`
-is with equal weights, and `*_bm25s` are those of the library bm25s (extra bench) with Snowball's stems, on that half.
+homedepot-titles: queries as users typed them. All products are ranked, and products without a judgment count as wrong;
+gain = grade - 1, linear. The measure is NDCG@10 over the queries that have any gain. The product learns the fusion
+weights from half of the queries (pairs graded 2.67 or more stand for clicks), and the figures are those of the other
+half; k1, b and the weights of terms were chosen on the first half too. `judged` ranks the judged products only, where a
+random order already has 0.92. `*_equal` uses equal weights. `*_bm25s` is the library bm25s (extra bench) with Snowball
+stems, on the same half.
 
-The store of the 53,489 products is kept in the folder of VETRINA_BENCH, if that is set: encoding takes minutes.
+Set VETRINA_BENCH to a folder to keep the store of the 53,489 products there: encoding takes minutes.
 """
 
 import csv
@@ -48,6 +49,7 @@ def main() -> None:
 
 
 def luma() -> dict[str, float]:
+    """Return MRR@10 of hybrid, keyword and vector search on Magento Luma."""
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(store=Path(folder) / "store", mapping=Path(__file__).parents[1] / "data" / "luma.toml")
         build(settings, DATA / "magento-luma" / "catalog.csv")
@@ -61,25 +63,25 @@ def luma() -> dict[str, float]:
             gains = []
             for title, typed in zip(titles, pieces, strict=True):
                 found = engine.search(Query(k=K, text=typed, spaces=spaces))
-                places = [place for place, one in enumerate(found, 1) if titles[one.item_index] == title]
-                gains.append(1 / places[0] if places else 0.0)
+                ranks = [rank for rank, hit in enumerate(found, 1) if titles[hit.item_index] == title]
+                gains.append(1 / ranks[0] if ranks else 0.0)
             figures[f"{name}_mrr10"] = round(float(np.mean(gains)), 4)
         return figures
 
 
 def piece(title: str, random: np.random.Generator) -> str:
-    """Two or three words of a title, one letter of the longest wrong."""
+    """Return two or three words of a title, with a typo in the longest."""
     words = title.lower().replace("&trade;", "").replace("&reg;", "").split()
     length = min(len(words), int(random.integers(2, 4)))
     start = int(random.integers(0, len(words) - length + 1))
     chosen = words[start : start + length]
-    at = max(range(len(chosen)), key=lambda place: len(chosen[place]))
+    at = max(range(len(chosen)), key=lambda index: len(chosen[index]))
     chosen[at] = misspelled(chosen[at], random)
     return " ".join(chosen)
 
 
 def misspelled(word: str, random: np.random.Generator) -> str:
-    """A letter left out, put in, changed, or swapped with the next."""
+    """Return a word with one letter removed, inserted, replaced, or swapped with the next."""
     at = int(random.integers(0, max(1, len(word) - 1)))
     letter = chr(97 + int(random.integers(26)))
     ways = (
@@ -92,6 +94,7 @@ def misspelled(word: str, random: np.random.Generator) -> str:
 
 
 def homedepot() -> dict[str, float]:
+    """Return the figures of homedepot-titles."""
     queries, judged = judgments(DATA / "homedepot-titles")
     half = np.random.default_rng(SEED).permutation([query for query in queries if max(judged[query].values()) > 0])
     tune, test = half[: len(half) // 2].tolist(), half[len(half) // 2 :].tolist()
@@ -113,11 +116,11 @@ def homedepot() -> dict[str, float]:
             ]
         )
         log.close()
-        weighed = build(settings).manifest.fusion_weights
-        assert weighed is not None
-        Console(stderr=True).print(weighed)
+        learned = build(settings).manifest.fusion_weights
+        assert learned is not None
+        Console(stderr=True).print(learned)
         engine = open_engine(settings)
-        figures |= {f"weight_{source}": weight for source, weight in weighed.weights.items()}
+        figures |= {f"weight_{name}": weight for name, weight in learned.weights.items()}
         figures |= measure("{}", engine, queries, judged, test, ("hybrid", "keywords", "vector"))
         titles = engine.snapshot.release.catalogue
         figures |= beside(
@@ -131,7 +134,7 @@ def homedepot() -> dict[str, float]:
 
 
 def judgments(folder: Path) -> tuple[dict[str, str], dict[str, dict[str, float]]]:
-    """Queries by id, and of each the gains of the judged products."""
+    """Return the queries by id, and the gains of the judged products by query."""
     with (folder / "queries.csv").open() as file:
         queries = {row["query_id"]: row["query"] for row in csv.DictReader(file)}
     judged: dict[str, dict[str, float]] = defaultdict(dict)
@@ -149,6 +152,7 @@ def measure(
     test: list[str],
     ways: Sequence[str],
 ) -> dict[str, float]:
+    """Return NDCG@10 of each kind of search; `named` is the pattern of the figures' names."""
     spaces = {"hybrid": (), "keywords": ("keywords",), "vector": ("text",)}
     figures = {}
     for way in ways:
@@ -163,12 +167,12 @@ def measure(
         def among_judged(query: str) -> list[str]:
             scores = engine.scores_by_retriever(queries[query])
             numbers = {item: engine.snapshot.item_index(item) for item in judged[query]}
-            there = {item: number for item, number in numbers.items() if number is not None}
+            present = {item: number for item, number in numbers.items() if number is not None}
             weights = SearchEngine(engine.context).query_weights
             from serve.search.fusion import standardise
 
-            total = sum(weights[name] * standardise(of, of) for name, of in scores.items())
-            return sorted(there, key=lambda item: -total[there[item]])[:K]
+            total = sum(weights[name] * standardise(values, values) for name, values in scores.items())
+            return sorted(present, key=lambda item: -total[present[item]])[:K]
 
         figures["homedepot_judged_ndcg10"] = mean_ndcg(among_judged, judged, test, "judged")
     return figures
@@ -177,7 +181,7 @@ def measure(
 def beside(
     ids: list[str], titles: list[str], queries: dict[str, str], judged: dict[str, dict[str, float]], test: list[str]
 ) -> dict[str, float]:
-    """bm25s on the same titles, with its own cutting into words, English stop words and Snowball stems."""
+    """Return NDCG@10 of bm25s on the same titles, with its own tokenizer, English stop words and Snowball stems."""
     stemmer = Stemmer.Stemmer("english")
     index = bm25s.BM25(k1=1.2, b=0.75)
     index.index(bm25s.tokenize(titles, stopwords="en", stemmer=stemmer, show_progress=False), show_progress=False)
@@ -193,6 +197,7 @@ def beside(
 def mean_ndcg(
     ranked: Callable[[str], list[str]], judged: dict[str, dict[str, float]], test: list[str], label: str
 ) -> float:
+    """Return the mean NDCG@10 of the test queries."""
     total = 0.0
     for query in track(test, label, console=Console(stderr=True)):
         gains = judged[query]

@@ -1,9 +1,9 @@
-"""What the shop's own links imply: a fifth of them hidden, to be found again, on Magento Luma.
+"""Item relations: a fifth of the merchandisers' links is hidden and has to be found again, on Magento Luma.
 
-Merchandisers linked products (`related`, `crosssell`). Of one relation a fifth of the links is hidden, five times
-another one; the store is built with the others. For each product with hidden links all products that it is not linked
-to already are ranked, by the best of their items, for its first item: right are the hidden ones, recall in the first
-20. `content` ranks by what looks and reads alike (`similar`), `knowledge` as `vetrina related` does.
+Merchandisers linked products (`related`, `crosssell`). A fifth of the links of one relation is hidden, a different one
+in each of five rounds; the store is built with the others. For each product with hidden links, all products without a
+known link to it are ranked for its first item, each product by the best of its items. The hidden links are the targets;
+the measure is recall in the first 20. `content` ranks by similarity (`similar`), `knowledge` as `vetrina related` does.
 """
 
 import csv
@@ -42,16 +42,16 @@ def main() -> None:
         for relation in ("related", "crosssell"):
             found: dict[str, list[float]] = {"related": [], "content": []}
             for turn in track(range(ROUNDS), relation, console=Console(stderr=True)):
-                own = [place for place, link in enumerate(links) if link["relation"] == relation]
+                own = [index for index, link in enumerate(links) if link["relation"] == relation]
                 hidden = set(np.random.default_rng([SEED, turn]).permutation(own)[: len(own) // 5].tolist())
-                kept = [link for place, link in enumerate(links) if place not in hidden]
+                kept = [link for index, link in enumerate(links) if index not in hidden]
                 with (Path(folder) / "links.csv").open("w", newline="") as file:
                     writer = csv.DictWriter(file, COLUMNS)
                     writer.writeheader()
                     writer.writerows({name: link[name] for name in COLUMNS} for link in kept)
                 (settings.store / FILE).unlink(missing_ok=True)
                 engine = rebuilt(settings, Path(folder) / "links.csv")
-                for name, recall in measure(engine, relation, kept, [links[place] for place in sorted(hidden)]).items():
+                for name, recall in measure(engine, relation, kept, [links[index] for index in sorted(hidden)]).items():
                     found[name] += recall
             prefix = "" if relation == "related" else "crosssell_"
             figures |= {
@@ -62,6 +62,7 @@ def main() -> None:
 
 
 def rebuilt(settings: Settings, links: Path) -> Engine:
+    """Import the links, rebuild the store, and return its engine."""
     from embed.catalogue import Catalogue
 
     import_links(links, Catalogue.current(settings.store), settings.store / FILE, COLUMNS, "parent_sku")
@@ -72,16 +73,17 @@ def rebuilt(settings: Settings, links: Path) -> Engine:
 def measure(
     engine: Engine, relation: str, kept: Sequence[dict[str, str]], hidden: Sequence[dict[str, str]]
 ) -> dict[str, list[float]]:
+    """Return recall@20 of each product with hidden links, by way of ranking."""
     items: dict[str, list[str]] = defaultdict(list)
     parent: dict[int, str] = {}
     for number in range(engine.snapshot.items):
         item = engine.snapshot.item(number)
         items[item.attributes["parent_sku"][0]].append(item.item_id)
         parent[number] = item.attributes["parent_sku"][0]
-    wanted: dict[str, set[str]] = defaultdict(set)
+    targets: dict[str, set[str]] = defaultdict(set)
     for link in hidden:
         if link["parent_sku"] in items and link["linked_parent_sku"] in items:
-            wanted[link["parent_sku"]].add(link["linked_parent_sku"])
+            targets[link["parent_sku"]].add(link["linked_parent_sku"])
     known: dict[str, set[str]] = defaultdict(set)
     for link in kept:
         if link["relation"] == relation:
@@ -91,11 +93,11 @@ def measure(
         "content": lambda item: engine.similar([item], engine.snapshot.items),
     }
     recalls: dict[str, list[float]] = {name: [] for name in ways}
-    for product, right in wanted.items():
+    for product, hidden_products in targets.items():
         for name, way in ways.items():
             products = dict.fromkeys(parent[one.item_index] for one in way(items[product][0]))
             ranked = [one for one in products if one != product and one not in known[product]][:K]
-            recalls[name].append(len(right & set(ranked)) / len(right))
+            recalls[name].append(len(hidden_products & set(ranked)) / len(hidden_products))
     return recalls
 
 

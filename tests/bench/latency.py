@@ -1,7 +1,7 @@
-"""How long `/v1/recommend` takes: 100,000 items, one client, the service on one core, without a scorer and with one.
+"""Latency of `/v1/recommend`: 100,000 items, one client, the service on one core, without and with a scorer.
 
-Items have drawn text vectors in clusters; shoppers walk within them, so that every source has something to say. The
-towers are trained for one epoch: what they know is beside the point here, their size is not.
+Items have random text vectors in clusters, and users stay within a few clusters, so that every retriever has
+candidates. The towers are trained for one epoch: their size matters here, their quality does not.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from serve.recommend.retrieval.tower import encode_user
 from serve.storage.event_log import open_event_log
 
 SEED = 0
-ITEMS, SHOPPERS, EVENTS = 100_000, 10_000, 25
+ITEMS, USERS, EVENTS = 100_000, 10_000, 25
 REQUESTS = 500
 PORT = 18_441
 K = 10
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def draw(shop: Path) -> None:
-    """The feed and the events of a shop whose shoppers stay in a few clusters each."""
+    """Write the feed and the events of a random shop whose users stay in a few clusters each."""
     source = random.Random(SEED)
     with (shop / "items.jsonl").open("wb") as file:
         for number in range(ITEMS):
@@ -76,7 +76,7 @@ def draw(shop: Path) -> None:
             }
             file.write(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE))
     with (shop / "events.jsonl").open("wb") as file:
-        for user in range(SHOPPERS):
+        for user in range(USERS):
             kinds = [source.randrange(CLUSTERS) for _ in range(3)]
             start = NOW - source.randrange(60) * 86_400
             for step in range(EVENTS):
@@ -91,7 +91,7 @@ def draw(shop: Path) -> None:
 
 
 def inside(settings: Settings) -> dict[str, float]:
-    """Medians of the parts, in this process."""
+    """Return the median latencies of the parts of a request, measured in this process."""
     engine, store = open_engine(settings), open_event_log(settings)
     towers, index = engine.snapshot.release.behaviour.towers, engine.snapshot.tower
     assert towers is not None
@@ -106,16 +106,16 @@ def inside(settings: Settings) -> dict[str, float]:
         moments.append(time.perf_counter())
         engine.recommend(known.events, K, known.excluded_items)
         moments.append(time.perf_counter())
-        for of, seconds in zip(took.values(), np.diff(moments), strict=True):
-            of.append(seconds * 1000)
-    return {f"{name}_p50_ms": round(statistics.median(of), 3) for name, of in took.items()} | {
+        for times, seconds in zip(took.values(), np.diff(moments), strict=True):
+            times.append(seconds * 1000)
+    return {f"{name}_p50_ms": round(statistics.median(times), 3) for name, times in took.items()} | {
         "tower_index": index.factory,  # type: ignore[dict-item]
         "items": engine.snapshot.items,
     }
 
 
 def scoring(settings: Settings) -> dict[str, float]:
-    """Medians of making the features of 200 candidates, and of scoring them and explaining each of them."""
+    """Return the median times to compute features of 200 candidates, to explain them, and both together."""
     engine, store = open_engine(settings), open_event_log(settings)
     snapshot, behaviour = engine.snapshot, engine.snapshot.release.behaviour
     scorer = behaviour.scorer
@@ -137,12 +137,13 @@ def scoring(settings: Settings) -> dict[str, float]:
         moments.append(time.perf_counter())
         scorer.explain(features, settings.head_values)
         moments.append(time.perf_counter())
-        for of, seconds in zip(took.values(), [*np.diff(moments), moments[-1] - moments[0]], strict=True):
-            of.append(seconds * 1000)
-    return {f"{name}_p50_ms": round(statistics.median(of), 3) for name, of in took.items()}
+        for times, seconds in zip(took.values(), [*np.diff(moments), moments[-1] - moments[0]], strict=True):
+            times.append(seconds * 1000)
+    return {f"{name}_p50_ms": round(statistics.median(times), 3) for name, times in took.items()}
 
 
 async def over_http(settings: Settings, name: str) -> dict[str, float]:
+    """Return the latency of `/v1/recommend` over HTTP."""
     command = [sys.executable, "-m", "uvicorn", "minimal_app:vetrina", "--port", str(PORT), "--log-level", "warning"]
     environment = os.environ | {"VETRINA_STORE": str(settings.store), "VETRINA_THREADS": "1"}
     server = subprocess.Popen(
@@ -158,10 +159,10 @@ async def over_http(settings: Settings, name: str) -> dict[str, float]:
             head = f"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
             started = time.perf_counter()
             writer.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
-            answer = await reader.readuntil(b"\r\n\r\n")
-            if not answer.startswith(b"HTTP/1.1 200"):
-                raise SystemExit(answer.decode())
-            length = next(line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            headers = await reader.readuntil(b"\r\n\r\n")
+            if not headers.startswith(b"HTTP/1.1 200"):
+                raise SystemExit(headers.decode())
+            length = next(line for line in headers.lower().split(b"\r\n") if line.startswith(b"content-length:"))
             await reader.readexactly(int(length.split(b":")[1]))
             took.append((time.perf_counter() - started) * 1000)
         writer.close()

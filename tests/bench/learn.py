@@ -1,8 +1,8 @@
-"""Whether going on to learn helps: the demo shop's scorer as it was, as `vetrina learn` goes on from it, trained anew.
+"""Continued training: the demo shop's scorer unchanged, continued by `vetrina learn`, and trained from scratch.
 
-Towers and scorer are trained on the first 60 % of the shop's events. Then 15 % come, and 15 % more; after each the
-scorer goes on learning, and the gate decides whether it is published. What comes last is for measuring: all three are
-asked in the release that answers then, by what was known before, all items ranked. Only the scorer differs.
+Towers and scorer are trained on the first 60 % of the shop's events. Then 15 % more events arrive, twice; after each,
+the scorer continues training, and the release gate decides whether it is published. The last 10 % are the test: all
+three scorers rank all items in the release that is active then, with the data known before. Only the scorer differs.
 """
 
 import itertools
@@ -43,14 +43,14 @@ def main() -> None:
         build(settings, progress=progress)
         first = current_scorer(settings.store)
         assert first is not None
-        kept, seconds = 0, 0.0
+        accepted, seconds = 0, 0.0
         for part in parts[1:3]:
             import_events(settings, part)
             started = time.perf_counter()
-            told, _ = learn(settings, progress)
+            outcome, _ = learn(settings, progress)
             seconds += time.perf_counter() - started
-            console.print(show.checks(told.checks))
-            kept += told.accepted
+            console.print(show.checks(outcome.checks))
+            accepted += outcome.accepted
         release = open_current(settings.store)
         learned = current_scorer(settings.store)
         assert learned is not None
@@ -60,8 +60,8 @@ def main() -> None:
         import_events(settings, parts[3])
         over_first = compare_releases(settings, release.with_scorer(learned), release.with_scorer(first), progress)
         over_anew = compare_releases(settings, release.with_scorer(learned), release.with_scorer(anew), progress)
-    console.print("learned / as it was", show.checks(over_first), "learned / trained anew", show.checks(over_anew))
-    figures: dict[str, float | int | str | None] = {"kept": kept, "seconds": round(seconds)}
+    console.print("continued / unchanged", show.checks(over_first), "continued / from scratch", show.checks(over_anew))
+    figures: dict[str, float | int | str | None] = {"kept": accepted, "seconds": round(seconds)}
     for other, checks in (("first", over_first), ("anew", over_anew)):
         for check in checks:
             if check.low is not None:
@@ -74,19 +74,19 @@ def main() -> None:
 
 
 def _parts(folder: Path) -> list[Path]:
-    """The shop's events in files, in the order of time."""
+    """Split the shop's events by time into files; return their paths."""
     lines = (folder / "events.jsonl").read_bytes().splitlines(keepends=True)
     lines.sort(key=lambda line: orjson.loads(line)["timestamp"])
-    places = [int(share * len(lines)) for share in CUTS]
+    bounds = [int(share * len(lines)) for share in CUTS]
     paths = []
-    for number, (start, end) in enumerate(itertools.pairwise(places)):
+    for number, (start, end) in enumerate(itertools.pairwise(bounds)):
         paths.append(folder / f"part{number}.jsonl")
         paths[-1].write_bytes(b"".join(lines[start:end]))
     return paths
 
 
 def _empty(settings: Settings) -> None:
-    """A store that knows no events."""
+    """Remove events, towers and scorer from the store."""
     for file in settings.store.glob("events.sqlite*"):
         file.unlink()
     for name in ("towers", "scorer"):

@@ -1,6 +1,6 @@
-"""The main job on a complete small shop (Magento Luma): build, rebuild, words, siblings and merchandiser links.
+"""The main job on a complete small shop (Magento Luma): build, rebuild, search, siblings and merchandisers' links.
 
-Figures: see tests/bench/README.md. Everything runs as a shop's engineer would run it, through `vetrina build`.
+Figures: see tests/bench/README.md. All steps run as a shop's engineer would run them, with `vetrina build`.
 """
 
 import csv
@@ -30,7 +30,7 @@ MAPPING = Path(__file__).parents[1] / "data" / "luma.toml"
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        # A copy, as one title is edited below; images stay where they are.
+        # A copy, because one title is edited below; images stay where they are.
         feed, store = Path(folder) / "catalog.csv", Path(folder) / "store"
         shutil.copy(DATA / "catalog.csv", feed)
         first, build_s = build(feed, store)
@@ -60,6 +60,7 @@ def main() -> None:
 
 
 def build(feed: Path, store: Path) -> tuple[dict, float]:
+    """Run `vetrina build`; return its JSON output and its seconds."""
     command = [str(Path(sys.executable).with_name("vetrina")), "build", str(feed), "--store", str(store), "--json"]
     started = time.perf_counter()
     done = subprocess.run(
@@ -73,7 +74,7 @@ def encoded(report_: dict) -> int:
 
 
 def words(engine: Engine) -> dict[str, int]:
-    """How many of the first five for "black hoodie" are hoodies, and how many of them black."""
+    """Return how many of the first five results for "black hoodie" are hoodies, and how many are black."""
     items = [
         engine.snapshot.release.catalogue.item(found.item_index)
         for found in engine.search(Query(k=5, text="black hoodie"))
@@ -85,11 +86,11 @@ def words(engine: Engine) -> dict[str, int]:
 
 
 def neighbours(engine: Engine) -> dict[str, float]:
-    """Siblings (same product, other colour) in the first ten by image; `related` products in the first twenty, fused.
+    """Return siblings in the first ten by image, and `related` products in the first twenty, fused and by space.
 
-    Related links join products, an item being one colour of a product: of the products a merchandiser linked, the
-    share that has any colour among the neighbours. `related_at_20` looks at the first 20 items, siblings of the item
-    included; `related_at_20_products` counts each product once and leaves out the item's own.
+    A sibling is the same product in another colour. Related links join products; an item is one colour of a product.
+    The figure is the share of the linked products that have any colour among the neighbours. `related_at_20` counts
+    the first 20 items, siblings included; `related_at_20_products` counts each product once, without the item's own.
     """
     items = [item for batch in engine.snapshot.release.catalogue.batches() for item in batch]
     parents = np.array([item.attributes["parent_sku"][0] for item in items])
@@ -107,14 +108,14 @@ def neighbours(engine: Engine) -> dict[str, float]:
             found = parents[[one.item_index for one in engine.similar([item.item_id], 10, ["image"])]]
             sibling.append(parents[number] in found)
         if links[parents[number]]:
-            wanted = links[parents[number]]
+            linked = links[parents[number]]
             found = parents[[one.item_index for one in engine.similar([item.item_id], 100)]]
-            related.append(len(wanted & set(found[:20])) / len(wanted))
+            related.append(len(linked & set(found[:20])) / len(linked))
             products = [parent for parent in dict.fromkeys(found.tolist()) if parent != parents[number]][:20]
-            related_products.append(len(wanted & set(products)) / len(wanted))
+            related_products.append(len(linked & set(products)) / len(linked))
             for space in engine.snapshot.release.spaces:
                 alone = parents[[one.item_index for one in engine.similar([item.item_id], 20, [space])]]
-                by_space[f"related_at_20_{space}"].append(len(wanted & set(alone)) / len(wanted))
+                by_space[f"related_at_20_{space}"].append(len(linked & set(alone)) / len(linked))
     return {
         "sibling_at_10": round(float(np.mean(sibling)), 4),
         "related_at_20": round(float(np.mean(related)), 4),

@@ -1,4 +1,4 @@
-"""What the `http` benchmark serves: Vetrina's app, and the least that FastAPI and FAISS need for the same JSON."""
+"""The apps of the `http` benchmark: Vetrina's, and a minimal FastAPI app with FAISS that returns the same JSON."""
 
 from typing import Any
 from uuid import uuid4
@@ -12,6 +12,7 @@ from serve.core.settings import load_settings
 from serve.engine.response import item_fields
 from serve.http.app import create_app
 from serve.release.repository import open_current
+from serve.release.snapshot import Snapshot
 from serve.security.api_keys import disable_keys
 
 settings = load_settings()
@@ -19,15 +20,16 @@ disable_keys(settings.store)
 vetrina = create_app(settings)
 minimal = FastAPI()
 release = open_current(settings.store)
+snapshot = Snapshot(release)
 ids = release.catalogue.ids().to_pylist()
 rows = {item_id: number for number, item_id in enumerate(ids)}
 faiss.omp_set_num_threads(1)
-fields = [item_fields(release, number, DEFAULT_FIELDS) for number in range(len(ids))]
+fields = [item_fields(snapshot, number, DEFAULT_FIELDS) for number in range(len(ids))]
 indexes = {}
 for name, space in release.spaces.items():
     indexes[name] = faiss.IndexFlatIP(space.space.dim)
     indexes[name].add(np.ascontiguousarray(space.vectors))
-ROWS_PER_ITEM = 4  # rows asked for each item wanted, as an item may have several
+ROWS_PER_ITEM = 4  # rows searched for each requested item, because an item may have several
 
 
 @minimal.get("/v1/items/{item_id}/similar")
@@ -43,7 +45,12 @@ async def similar(item_id: str, k: int = 10, space: str | None = None) -> dict[s
                 scores.setdefault(number, {}).setdefault(name, score)
     best = sorted(scores, key=lambda number: -sum(scores[number].values()))[:k]
     items = [
-        {"item_id": ids[number], "score": sum(scores[number].values()), "sources": scores[number], **fields[number]}
+        {
+            "item_id": ids[number],
+            "score": sum(scores[number].values()),
+            "retriever_scores": scores[number],
+            **fields[number],
+        }
         for number in best
     ]
     return {"request_id": uuid4().hex, "release": release.name, "took_ms": 0.0, "items": items}

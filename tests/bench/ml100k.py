@@ -1,7 +1,8 @@
-"""The whole pipeline on ml-100k, by a global split in time, beside popularity, item-kNN, iALS and BPR.
+"""The whole pipeline on ml-100k with a global split in time, compared with popularity, item-kNN, iALS and BPR.
 
-As a shop's engineer would run it: build, take the events in, `vetrina evaluate`. The last tenth of all ratings of 4 or
-more is the test, the tenth before it validation, on which ours and the baselines choose their settings.
+As a shop's engineer would run it: build, import the events, `vetrina evaluate`. The last tenth of all ratings of 4 or
+more is the test. The tenth before it is validation, on which the settings of the pipeline and of the baselines are
+chosen.
 """
 
 import tempfile
@@ -38,20 +39,21 @@ def main() -> None:
         "test_users": found.split["test_users"],
         "cold_test_shoppers": found.split["test_cold_users"],
     }
-    for name, of in found.systems.items():
-        figures[f"{name.replace(' ', '_')}_ndcg10"] = of.means["ndcg10"]
+    for name, system in found.systems.items():
+        figures[f"{name.replace(' ', '_')}_ndcg10"] = system.means["ndcg10"]
     single = max((name for name in found.lifts if name.startswith("best retriever")), default=None)
     if single is not None:
-        (gain, low, high), source = found.lifts[single], single.rpartition(" ")[2]
-        of_source = found.systems[source].means["ndcg10"]
+        (gain, low, high), retriever = found.lifts[single], single.rpartition(" ")[2]
+        of_retriever = found.systems[retriever].means["ndcg10"]
         figures |= {
-            "best_source": source,
-            "reranked_over_best_source": round(found.systems[RERANKED].means["ndcg10"] / of_source, 4),
+            "best_source": retriever,
+            "reranked_over_best_source": round(found.systems[RERANKED].means["ndcg10"] / of_retriever, 4),
             "reranked_less_best_source": gain,
             "reranked_less_best_source_low": low,
             "reranked_less_best_source_high": high,
         }
-    figures["blend"] = str({name: round(weight, 3) for name, weight in found.chosen["blend"]["weights"].items()})
+    weights = found.chosen["score_model"]["weights"]
+    figures["blend"] = str({name: round(weight, 3) for name, weight in weights.items()})
     report("ml100k", figures, SEED, ("torch", "implicit", "scipy"))
 
 

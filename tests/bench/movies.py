@@ -1,4 +1,4 @@
-"""A store of the ml-100k movies and ratings, which benchmarks share: titles, genres, years; no pictures, no prices."""
+"""A store of the ml-100k movies and ratings, shared by benchmarks: titles, genres and years; no images, no prices."""
 
 import csv
 import os
@@ -18,7 +18,7 @@ DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" 
 
 
 def movie_store(folder: Path, progress: Progress | None = None, ratings: Sequence[Event] | None = None) -> Settings:
-    """Build the store in `folder` and take the ratings in, all or some; a rating of 4 or more is a liked item."""
+    """Build the store in `folder` and import all ratings, or those given; a rating of 4 or more is a liked item."""
     with (DATA / "catalog.csv").open(encoding="utf-8") as file, (folder / "movies.jsonl").open("wb") as feed:
         for row in csv.DictReader(file):
             item = {

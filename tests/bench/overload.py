@@ -1,17 +1,17 @@
-"""Overload: mixed traffic at twice what the service can do, for five minutes, over 100,000 items.
+"""Overload: mixed traffic at twice the rate that the service can sustain, for five minutes, over 100,000 items.
 
-The service has one worker on one core; the client is another process, on the other core. First it finds the sustainable
-rate: what a few connections get answered one request after the other. Then requests come as they do from many shoppers,
-at random moments, twice as often, whether or not earlier ones were answered; how long one takes counts from the moment
-it should have been sent.
+The service has one worker on one core; the client is another process on the other core. First it measures the
+sustainable rate: the responses a second over a few connections, each with one request at a time. Then requests are sent
+at random times, as from many users, at twice that rate, whether or not earlier ones have responses. Latency counts from
+the time at which a request should have been sent.
 
-- `accepted_p99_ms`: of what was answered with 200. `shed_p99_ms`: how long a 503 takes. `shed`: their share.
-- `lost`: requests without any answer, answers of any other status, and events that were acknowledged and are not in the
-  log of events afterwards.
-- `rss_growth`: memory at the end over that after the first 30 seconds.
-- `similar_over_minimal` is the sustainable rate of neighbours alone over that of the minimal app of the `http` bench,
-  on the same store; `accepted_p99_over_minimal` is the p99 under overload over what that app's p99 is after twenty
-  seconds at twice its own rate, without shedding.
+- `accepted_p99_ms`: latency of responses with status 200. `shed_p99_ms`: latency of a 503. `shed`: share of 503s.
+- `lost`: requests without a response, responses of any other status, and events that were acknowledged but are not in
+  the event log afterwards.
+- `rss_growth`: memory at the end relative to that after the first 30 seconds.
+- `similar_over_minimal`: the sustainable rate of similar items alone, relative to that of the minimal app of the `http`
+  benchmark on the same store. `accepted_p99_over_minimal`: the p99 under overload relative to the p99 of that app after
+  twenty seconds at twice its own rate, without load shedding.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import orjson
 from http_service import ready
-from latency import ITEMS, SHOPPERS, draw
+from latency import ITEMS, USERS, draw
 from report import report
 from rich.console import Console
 from rich.progress import Progress
@@ -47,18 +47,18 @@ from serve.storage.event_log import open_event_log
 
 SEED = 0
 SECONDS = 300.0
-FEW = 4  # connections that find the sustainable rate
+FEW = 4  # connections that measure the sustainable rate
 PROBE_SECONDS = 20.0
 CONNECTIONS = 400
 PORT = 18_451
 KEYWORDS = [f"thing {number}" for number in range(2000)]
-Request = tuple[str, bytes]  # its kind, and all of it as it goes over the wire
+Request = tuple[str, bytes]  # its kind, and its bytes on the wire
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=SECONDS)
-    parser.add_argument("--keep", type=Path, help="a folder that keeps the built shop for the next time")
+    parser.add_argument("--keep", type=Path, help="folder that keeps the built shop for the next run")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         shop = given.keep or Path(folder)
@@ -70,6 +70,7 @@ def main() -> None:
 
 
 def make(shop: Path, settings: Settings) -> None:
+    """Create the shop and build its store, with towers and scorer."""
     shop.mkdir(exist_ok=True)
     with bars(quiet=False) as progress:
         draw(shop)
@@ -86,6 +87,7 @@ def make(shop: Path, settings: Settings) -> None:
 
 
 def measure(settings: Settings, seconds: float) -> dict[str, Any]:
+    """Measure service and minimal app; return the figures."""
     figures: dict[str, Any] = {}
     with Service(
         settings, [sys.executable, "-c", "from serve.cli import main; main()", "serve", "--port", str(PORT)]
@@ -133,7 +135,7 @@ def measure(settings: Settings, seconds: float) -> dict[str, Any]:
 
 
 class Service:
-    """A server on the first core, ready to answer."""
+    """A server on the first core, ready for requests."""
 
     def __init__(self, settings: Settings, command: list[str]) -> None:
         environment = os.environ | {"VETRINA_STORE": str(settings.store), "VETRINA_THREADS": "1"}
@@ -151,20 +153,21 @@ class Service:
 
 
 def apart(task: Callable[..., Any], *arguments: Any) -> Any:
-    """What a task gives in a process of its own, on the last core."""
+    """Run a task in a separate process on the last core; return its result."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1, os.sched_setaffinity, (0, {(os.cpu_count() or 1) - 1})) as pool:
         return pool.apply(task, arguments)
 
 
 def similar_only(source: random.Random, number: int) -> Request:
+    """Return a request for similar items."""
     path = f"/v1/items/sku-{source.randrange(ITEMS)}/similar?k=10&space=text"
     return "similar", f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
 def mixed(source: random.Random, number: int) -> Request:
-    """What a shop's pages ask: recommendations most, then neighbours, searches, and what shoppers did."""
-    which, user = source.random(), f"u{source.randrange(SHOPPERS)}"
+    """Return a request of a shop's pages: most are recommendations, then similar items, searches and user events."""
+    which, user = source.random(), f"u{source.randrange(USERS)}"
     if which < 0.4:
         return "recommend", post("/v1/recommend", {"user_id": user, "k": 10})
     if which < 0.65:
@@ -185,8 +188,8 @@ def post(path: str, body: dict[str, Any], method: str = "POST") -> bytes:
 
 
 @dataclass
-class Hit:
-    """What became of requests: seconds by status and, of those accepted, by kind; which events were acknowledged."""
+class Outcomes:
+    """Outcomes of requests: seconds by status and, if accepted, by kind; acknowledged events; memory of the server."""
 
     sent: int = 0
     took: dict[str, list[float]] = field(default_factory=dict)
@@ -196,14 +199,14 @@ class Hit:
 
 
 class Connection:
-    """A kept-alive connection; opened anew where the server closed it."""
+    """A kept-alive connection; opened again if the server closed it."""
 
     def __init__(self) -> None:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
     async def ask(self, request: bytes) -> tuple[str, bytes]:
-        """Status and body."""
+        """Send a request; return status and body."""
         for attempt in (0, 1):
             if self._writer is None:
                 self._reader, self._writer = await asyncio.open_connection("127.0.0.1", PORT)
@@ -212,7 +215,7 @@ class Connection:
                 self._writer.write(request)
                 head = await self._reader.readuntil(b"\r\n\r\n")
                 break
-            except (ConnectionError, asyncio.IncompleteReadError):  # it may have been closed while it was idle
+            except (ConnectionError, asyncio.IncompleteReadError):  # the server may have closed it while it was idle
                 self._writer = None
                 if attempt:
                     raise
@@ -221,7 +224,7 @@ class Connection:
 
 
 def closed(make_request: Callable[[random.Random, int], Request], seconds: float) -> float:
-    """Requests a second that FEW connections get answered, each one after the other."""
+    """Return responses a second over FEW connections, each with one request at a time."""
 
     async def run() -> float:
         source, answered, end = random.Random(SEED), 0, time.perf_counter() + seconds
@@ -241,9 +244,11 @@ def closed(make_request: Callable[[random.Random, int], Request], seconds: float
     return asyncio.run(run())
 
 
-def open_loop(make_request: Callable[[random.Random, int], Request], rate: float, seconds: float, server: int) -> Hit:
-    """Send requests at random moments, `rate` a second, whatever becomes of them."""
-    found, source = Hit(), random.Random(SEED + 1)
+def open_loop(
+    make_request: Callable[[random.Random, int], Request], rate: float, seconds: float, server: int
+) -> Outcomes:
+    """Send requests at random times, `rate` a second, regardless of the responses."""
+    found, source = Outcomes(), random.Random(SEED + 1)
 
     async def run() -> None:
         idle: list[Connection] = [Connection() for _ in range(CONNECTIONS)]
@@ -266,7 +271,7 @@ def open_loop(make_request: Callable[[random.Random, int], Request], rate: float
 
         tasks: set[asyncio.Task[None]] = set()
         started = time.perf_counter()
-        due, told = started, started
+        due, reported = started, started
         with Progress(console=Console(stderr=True)) as progress:
             bar = progress.add_task("overload", total=seconds)
             while due < started + seconds:
@@ -278,10 +283,10 @@ def open_loop(make_request: Callable[[random.Random, int], Request], rate: float
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
                 found.sent += 1
-                if time.perf_counter() - told > 1:
-                    told = time.perf_counter()
-                    progress.update(bar, completed=told - started)
-                    if told - started > min(30, seconds / 4):
+                if time.perf_counter() - reported > 1:
+                    reported = time.perf_counter()
+                    progress.update(bar, completed=reported - started)
+                    if reported - started > min(30, seconds / 4):
                         found.memory.append(resident(server))
             await asyncio.gather(*tasks)
 
@@ -292,7 +297,7 @@ def open_loop(make_request: Callable[[random.Random, int], Request], rate: float
 
 
 def resident(pid: int) -> float:
-    """Bytes of a process that are its own in memory, mapped files left out."""
+    """Return the bytes of a process's own memory, without mapped files."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Anonymous:"):
             return float(line.split()[1]) * 1024

@@ -1,10 +1,10 @@
-"""Search with a known shopper: does the order of what is relevant get better when taste counts too, and by how much?
+"""Personalized search: does personalization improve the order of relevant items, and with which strength?
 
-The demo shop, its events until nine tenths of the time; towers and scorer know no more. Each shopper who then liked
-something new searches for it twice, and the item has to be found: by its kind in one word ("sneakers"), which most
-items of the kind fit equally well, so that only taste tells them apart; and by half of the words of its title, which
-say more than taste. `personal` is how much taste counts. Even shoppers are there to choose it by the mean of both, odd
-ones to measure.
+The demo shop with its events until nine tenths of the time; towers and scorer are trained on these. Each user who then
+liked a new item searches for it twice. The first query is its kind in one word ("sneakers"): most items of the kind fit
+equally well, so that only preferences separate them. The second is half of the words of its title, which are more
+specific than preferences. `personal` is the strength of personalization. It is chosen on every second user, by the mean
+of both kinds of queries, and measured on the others.
 """
 
 import tempfile
@@ -33,9 +33,9 @@ from serve.storage.event_log import open_event_log
 
 SEED = 0
 K = 10
-SHARE = 0.9  # of the events, which are learned from
+SHARE = 0.9  # of the events that are training data
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-ASKED = ("kind", "title")
+QUERIES = ("kind", "title")
 
 
 def main() -> None:
@@ -55,20 +55,20 @@ def main() -> None:
         build(settings, progress=progress)
         gains = measure(settings, rows[cut:])
     chosen = STRENGTHS[int(gains[:, 0::2].mean((1, 2)).argmax())]
-    table = Table("personal", "asked for", "NDCG@10 to choose", "to measure", "95 %")
+    table = Table("personal", "query", "NDCG@10 for the choice", "NDCG@10", "95 %")
     figures: dict[str, float | int | str | None] = {"shoppers": gains[:, 1::2].shape[1], "chosen": chosen}
     for strength, by_strength in zip(STRENGTHS, gains, strict=True):
-        for asked, of in zip(ASKED, by_strength.T, strict=True):
-            low, high = bootstrap_interval(of[1::2], SEED)
-            means = f"{of[0::2].mean():.4f}", f"{of[1::2].mean():.4f}"
-            table.add_row(str(strength), asked, *means, f"{low:.4f}–{high:.4f}")
-            figures[f"{asked}_{strength}_ndcg10"] = round(float(of[1::2].mean()), 4)
+        for query, gains_of_users in zip(QUERIES, by_strength.T, strict=True):
+            low, high = bootstrap_interval(gains_of_users[1::2], SEED)
+            means = f"{gains_of_users[0::2].mean():.4f}", f"{gains_of_users[1::2].mean():.4f}"
+            table.add_row(str(strength), query, *means, f"{low:.4f}–{high:.4f}")
+            figures[f"{query}_{strength}_ndcg10"] = round(float(gains_of_users[1::2].mean()), 4)
     Console().print(table)
     report("personal_search", figures, SEED, ("torch",))
 
 
 def measure(settings: Settings, after: list[dict]) -> np.ndarray:
-    """NDCG@10 by strength, shopper and what was asked, [strengths, shoppers, asked]."""
+    """Return NDCG@10 by strength, user and kind of query, [strengths, users, queries]."""
     engine, store = open_engine(settings), open_event_log(settings)
     first: dict[str, str] = {}
     for row in after:
@@ -82,18 +82,19 @@ def measure(settings: Settings, after: list[dict]) -> np.ndarray:
         if not known.events or item_id in known.excluded_items or number is None:
             continue
         item, title = engine.snapshot.item(number), (engine.snapshot.item(number).title or "").split()
-        asked = (item.category or "").rpartition("/")[2], " ".join(title[::2])
+        texts = (item.category or "").rpartition("/")[2], " ".join(title[::2])
         gains.append(
             [
-                [gain(engine, words, PersonalizationContext(known.events, each), number) for words in asked]
+                [gain(engine, text, PersonalizationContext(known.events, each), number) for text in texts]
                 for each in STRENGTHS
             ]
         )
     return np.array(gains).transpose(1, 0, 2)
 
 
-def gain(engine: Engine, words: str, personalization: PersonalizationContext, number: int) -> float:
-    found = [one.item_index for one in engine.search(Query(k=K, text=words), personalization)]
+def gain(engine: Engine, text: str, personalization: PersonalizationContext, number: int) -> float:
+    """Return NDCG@10 of a search with one relevant item."""
+    found = [one.item_index for one in engine.search(Query(k=K, text=text), personalization)]
     return 1 / np.log2(2 + found.index(number)) if number in found else 0.0
 
 

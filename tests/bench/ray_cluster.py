@@ -1,7 +1,7 @@
-"""Encoding Magento Luma on a Ray cluster of three nodes on this machine, of which one is killed a third of the way.
+"""Encoding of Magento Luma on a Ray cluster of three local nodes, one of which is killed after a third of the work.
 
-`equal` is 1 where every part of the vector store is byte for byte what one process writes. What it costs in time says
-nothing here: three nodes share two cores, and each loads its own encoder.
+`equal` is 1 if every part of the vector store is byte for byte equal to the output of one process. The times have no
+meaning here: three nodes share two cores, and each loads its own encoder.
 """
 
 import os
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def encode(store: Path, *engine) -> tuple[dict[str, bytes], float, int]:
-    """The parts of a fresh store, how long they took, and how many vectors are in them."""
+    """Return the parts of a new store, the seconds of encoding, and the number of encoded vectors."""
     settings = Settings(store=store, image_root=DATA, mapping=MAPPING)
     ingest_feed(settings, DATA / "catalog.csv")
     started = time.perf_counter()
@@ -62,7 +62,7 @@ def encode(store: Path, *engine) -> tuple[dict[str, bytes], float, int]:
     return (
         {name: data for name, data in parts.items() if name.startswith("vectors")},
         took,
-        sum(s.encoded for s in spaces),
+        sum(space.encoded for space in spaces),
     )
 
 

@@ -1,4 +1,4 @@
-"""How every benchmark reports: a table to read, one JSON object as the last line, and the same object in a file."""
+"""Reports of all benchmarks: a table, one JSON object as the last line, and the same object in a file."""
 
 import json
 import os
@@ -11,26 +11,26 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def report(name: str, figures: dict[str, float | int | str | None], seed: int, packages: tuple[str, ...] = ()) -> None:
-    """Prints and writes `figures` to results/NAME.json with seed, date, machine and the versions of `packages`."""
+    """Print `figures` and write them to results/NAME.json with seed, date, machine and the versions of `packages`."""
     width = max(map(len, figures), default=0)
     print(f"\n{name}")
     for key, value in figures.items():
         print(f"  {key:<{width}}  {value:,}" if isinstance(value, int | float) else f"  {key:<{width}}  {value}")
     versions = {"python": platform.python_version()} | {package: version(package) for package in packages}
-    told = figures | {
+    record = figures | {
         "seed": seed,
         "date": datetime.now(UTC).date().isoformat(),
         "machine": _machine(),
         "versions": ", ".join(f"{package} {number}" for package, number in versions.items()),
     }
     RESULTS.mkdir(exist_ok=True)
-    line = json.dumps(told, ensure_ascii=False)
+    line = json.dumps(record, ensure_ascii=False)
     (RESULTS / f"{name}.json").write_text(line + "\n", encoding="utf-8")
     print(line)
 
 
 def earlier(name: str) -> dict[str, float | int | str | None]:
-    """The figures of the last report of a name, for who measures one part at a time; none before the first."""
+    """Return the figures of the last report, for benchmarks that measure one part at a time; empty without one."""
     path = RESULTS / f"{name}.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {key: value for key, value in known.items() if key not in {"seed", "date", "machine", "versions"}}

@@ -1,22 +1,22 @@
-"""Soak: what a shop's visitors see while the shop changes under them, and what memory that takes.
+"""Soak test: responses and memory of the service while items change and releases are swapped.
 
-A drawn catalogue of text items is served by `vetrina serve` with three workers. Its vectors are drawn as well (clusters
-of low intrinsic dimension, put into the vector store under the content keys of the items' texts), so that a build finds
-all of them known. Eight clients ask for similar items, search by words, and put, patch and delete items; meanwhile the
-release is swapped, by real builds, which fold the live changes in, and by activating the one before.
+`vetrina serve` serves a random catalogue of text items with three workers. Its vectors are random as well (clusters of
+low intrinsic dimension, stored under the content keys of the items' texts), so that a build does not encode anything.
+Eight clients request similar items, search by text, and put, patch and delete items. Meanwhile releases are swapped by
+real builds, which include the live changes, and by activating the previous release.
 
-- `failed`: answers other than 2xx (but 404 is right for an item that was deleted), lost connections, refused changes,
-  answers that do not keep their filter; `complaints` says which.
-- `mixed`: answers of more than one release. Each feed is marked by its generation in the `domain` of all items, which
-  no encoder reads, and has an order of its own, so that an item has another number in every release. An answer must
-  show the generation of the release that it names; and as every cluster is a category, an index that is not the
-  catalogue's would answer with other categories than the asked item's.
-- `late_deletes`, `late_changes`: items in an answer that were deleted, or whose price was replaced, acknowledged more
-  than a second before the request began, whichever worker took it; such neighbours are asked for on purpose.
-- `rss_growth`: proportional set size (PSS: what processes share counts once) of all workers, the last 5 s over that
-  of the last 5 s of warm-up.
-- `swap_peak_over_index`: what the workers map of an index after the warm-up (PSS), plus the most by which their memory
-  of all kinds is, around a swap, above that of the 5 s before, over the bytes of the index's files.
+- `failed`: responses other than 2xx (except 404 for a deleted item), lost connections, rejected changes, and responses
+  that violate their filter; `complaints` lists the reasons.
+- `mixed`: responses that mix releases. Each feed marks its generation in the `domain` of all items, which no encoder
+  reads, and has its own order, so that an item has another index in every release. A response must show the generation
+  of the release that it names. Every cluster is a category, so that an index that does not belong to the catalogue
+  would return other categories than that of the requested item.
+- `late_deletes`, `late_changes`: items in a response that were deleted, or whose price was replaced, acknowledged more
+  than a second before the request began, by whichever worker; clients request such neighbours on purpose.
+- `rss_growth`: proportional set size (PSS, which counts shared memory once) of all workers in the last 5 s, relative to
+  that of the last 5 s of warm-up.
+- `swap_peak_over_index`: the bytes of an index that the workers map after warm-up (PSS), plus the largest increase of
+  their total memory around a swap over the 5 s before it, relative to the bytes of the index's files.
 """
 
 import argparse
@@ -49,8 +49,8 @@ ITEMS = 40_000  # of two rows of 384 values each: 123 MB of vectors
 SECONDS = 60.0
 WORKERS = 3
 BUILDS = 2
-ACTIVATIONS = (0.36, 0.5, 0.7)  # when, as shares of the time
-WARM_UP = 1 / 3  # of the time, until what is kept for speed is there
+ACTIVATIONS = (0.36, 0.5, 0.7)  # times, as shares of the run
+WARM_UP = 1 / 3  # share of the run, until caches are filled
 BEFORE, AFTER = 1.0, 4.0  # seconds around a swap
 EDGE = 5.0  # seconds at the start and the end over which memory is averaged
 CONSOLE = Console(stderr=True, highlight=False)
@@ -80,17 +80,17 @@ class Soak:
         self._shop = Shop(items)
         self._record = Record()
         self._generations: dict[str, int] = {}  # by release
-        self._first: str | None = None  # the release that answers when it begins
+        self._first: str | None = None  # the active release at the start
         self._swaps: list[tuple[float, str]] = []
         self._memory: list[Memory] = []
         self._mapped = 0
-        self._workers: set[int] = set()  # the pids of all that there ever were
+        self._workers: set[int] = set()  # the pids of all workers so far
         self._builds = self._activations = 0
         self._started = self._last = 0.0
 
     def prepare(self) -> None:
-        """Two releases, so that there is one to go back to."""
-        with CONSOLE.status("drawing a shop and building it: the first time, the index is chosen ..."):
+        """Build two releases, so that there is a previous one."""
+        with CONSOLE.status("creating a shop and building it; the first build chooses the index ..."):
             self._shop.write_feed(self._feed, 0)
             ingest_feed(self._settings, self._feed)
             keep_vectors(self._store)
@@ -100,6 +100,7 @@ class Soak:
             self._builds = 0
 
     def run(self) -> dict[str, Any]:
+        """Run service and clients; return the figures."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -113,8 +114,8 @@ class Soak:
             server.terminate()
             server.wait()
         for line in self._log.read_text("utf-8", "replace").splitlines():
-            if not line.startswith("INFO:") or " answers now" in line:
-                CONSOLE.print(f"the service says: {line}", markup=False)
+            if '"level":"info"' not in line or " is active" in line:
+                CONSOLE.print(f"service: {line}", markup=False)
         return self._figures(cpu)
 
     async def _run(self, server: subprocess.Popen[bytes], port: int) -> None:
@@ -127,7 +128,9 @@ class Soak:
         self._started = time.monotonic()
         self._last = self._started + self._seconds
         over = asyncio.Event()
-        aside = [asyncio.create_task(each) for each in (self._watch_memory(server.pid, over), self._watch_swaps(over))]
+        watchers = [
+            asyncio.create_task(each) for each in (self._watch_memory(server.pid, over), self._watch_swaps(over))
+        ]
         clients = [Client(number, self._shop, self._record, port) for number in range(CLIENTS)]
         swapping = [asyncio.create_task(each) for each in (self._build_often(), self._activate_often(port))]
 
@@ -136,7 +139,7 @@ class Soak:
 
         await asyncio.gather(*(client.run(ended) for client in clients), *swapping)
         over.set()
-        await asyncio.gather(*aside)
+        await asyncio.gather(*watchers)
 
     async def _build_often(self) -> None:
         for _ in range(BUILDS):
@@ -149,10 +152,10 @@ class Soak:
         command = [VETRINA, "build", str(self._feed), "--store", str(self._store), "--json"]
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
-        told, error_response = await process.communicate()
+        output, errors = await process.communicate()
         if process.returncode:
-            raise SystemExit(f"the build failed: {error_response.decode()}")
-        done = orjson.loads(told)
+            raise SystemExit(f"the build failed: {errors.decode()}")
+        done = orjson.loads(output)
         self._generations[done["release"]] = generation
         self._builds += 1
         encoded = sum(space["encoded"] for space in done["encoded"])
@@ -161,11 +164,13 @@ class Soak:
     async def _activate_often(self, port: int) -> None:
         for share in ACTIVATIONS:
             await asyncio.sleep(max(0.0, self._started + share * self._seconds - time.monotonic()))
-            client = Client(CLIENTS, self._shop, self._record, port)  # the service closes a connection that is idle
+            client = Client(
+                CLIENTS, self._shop, self._record, port
+            )  # a new one, because the service closes idle connections
             newest, before = release_names(self._store)[:2]
             chosen = before if current_name(self._store) == newest else newest
-            _, answer = await client.ask("POST", f"/v1/releases/{chosen}/activate")
-            if answer is not None:
+            _, response = await client.ask("POST", f"/v1/releases/{chosen}/activate")
+            if response is not None:
                 self._activations += 1
 
     async def _watch_swaps(self, over: asyncio.Event) -> None:
@@ -194,7 +199,7 @@ class Soak:
             await asyncio.sleep(0.05)
 
     def _is_near(self, at: float) -> bool:
-        """Whether a release is swapped about now."""
+        """Return whether a release is swapped around that time."""
         return any(swap - BEFORE <= at <= swap + AFTER for swap, _ in self._swaps)
 
     def _figures(self, cpu: Sequence[float]) -> dict[str, Any]:
@@ -237,11 +242,13 @@ class Soak:
             "deleted": record.written["deleted"],
             "worker_restarts": len(self._workers) - WORKERS,
             "worker_cpu_s": ", ".join(f"{each:.1f}" for each in cpu),
-            "complaints": "; ".join(f"{count} × {what}" for what, count in record.complaints.most_common(8)),
+            "complaints": "; ".join(f"{count} × {reason}" for reason, count in record.errors.most_common(8)),
         }
         for name, near in (("similar", False), ("swap_similar", True)):
             times = [
-                one.seconds * 1000 for one in record.asked if one.is_similar and self._is_near(one.started) == near
+                each.seconds * 1000
+                for each in record.requested
+                if each.is_similar and self._is_near(each.started) == near
             ]
             for share in (50, 99):
                 figures[f"{name}_p{share}_ms"] = round(float(np.percentile(times, share)), 2) if times else None
@@ -251,15 +258,15 @@ class Soak:
         return [each for each in self._memory if swap - BEFORE <= each.at <= swap + AFTER]
 
     def _before(self, swap: float) -> float:
-        """The memory before a swap."""
+        """Return the memory before a swap."""
         return mean([each for each in self._memory if swap - BEFORE - EDGE <= each.at < swap - BEFORE], "all")
 
     def _slowest_swap(self) -> float:
-        """Seconds from when a release was current to the beginning of the last request that the one before answered."""
+        """Return the longest time from a swap to the start of the last request that the previous release served."""
         slowest, before = 0.0, self._first
         ends = [at for at, _ in self._swaps[1:]] + [inf]
         for (at, name), end in zip(self._swaps, ends, strict=True):
-            late = (each.started - at for each in self._record.asked if each.release == before)
+            late = (each.started - at for each in self._record.requested if each.release == before)
             slowest = max(slowest, *(each for each in late if each < end - at - 1))
             before = name
         return slowest

@@ -15,16 +15,16 @@ from soak_shop import CLUSTERS, GRACE, LIVE, SEED, Row, Shop, draw_price, number
 
 CLIENTS = 8
 PAUSE = 0.1  # seconds between the requests of a client, on average
-ASKED_A_CONNECTION = 20  # a connection stays with one worker; others are to be met too
-PATIENCE = 30.0  # seconds after which a request counts as failed
+REQUESTS_PER_CONNECTION = 20  # then reconnect, because a connection stays with one worker
+TIMEOUT = 30.0  # seconds after which a request counts as failed
 K = 10
 FIELDS = ("price", "category", "domain")
-MIX = {  # what clients do, and how often
+MIX = {  # actions of a client, with their weights
     "similar": 42,
     "filtered": 20,
     "again": 12,
     "words": 8,
-    "gone": 2,
+    "deleted": 2,
     "create": 3,
     "change": 4,
     "patch": 6,
@@ -33,7 +33,7 @@ MIX = {  # what clients do, and how often
 
 
 class Connection:
-    """HTTP by hand, as a full client would take more of the machine than what it measures."""
+    """A plain HTTP connection; a full client would take more CPU time than the service under test."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -41,26 +41,26 @@ class Connection:
         self._left = 0
 
     async def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and answer; raises OSError, EOFError or TimeoutError where there is none."""
+        """Send a request; return status and response; raise OSError, EOFError or TimeoutError if there is none."""
         data = b"" if body is None else orjson.dumps(body)
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 if self._streams is None:
                     self._streams = await asyncio.open_connection("127.0.0.1", self._port)
-                    self._left = ASKED_A_CONNECTION
+                    self._left = REQUESTS_PER_CONNECTION
                 reader, writer = self._streams
                 writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
                 lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
                 headers = dict(line.split(b": ", 1) for line in lines[1:] if line)
-                answer = orjson.loads(await reader.readexactly(int(headers[b"content-length"])))
+                response = orjson.loads(await reader.readexactly(int(headers[b"content-length"])))
         except BaseException:
             self.close()
             raise
         self._left -= 1
         if not self._left or headers.get(b"connection") == b"close":
             self.close()
-        return int(lines[0].split()[1]), answer
+        return int(lines[0].split()[1]), response
 
     def close(self) -> None:
         if self._streams is not None:
@@ -68,8 +68,8 @@ class Connection:
         self._streams = None
 
 
-class Asked(NamedTuple):
-    """A request that was answered by a release."""
+class CompletedRequest(NamedTuple):
+    """A request with the release that served it."""
 
     started: float
     seconds: float
@@ -79,26 +79,26 @@ class Asked(NamedTuple):
 
 @dataclass
 class Record:
-    """What came of all requests."""
+    """The outcomes of all requests."""
 
     requests: int = 0
     failed: int = 0
     late_deletes: int = 0
     late_changes: int = 0
-    foreign: int = 0  # answers with other categories than the asked item's, or items as nobody put them
-    complaints: Counter[str] = field(default_factory=Counter)
-    asked: list[Asked] = field(default_factory=list)
-    shown: Counter[tuple[str, frozenset[str]]] = field(default_factory=Counter)  # release, and the marks of an answer
+    foreign: int = 0  # responses with other categories than the requested item's, or unknown items
+    errors: Counter[str] = field(default_factory=Counter)
+    requested: list[CompletedRequest] = field(default_factory=list)
+    shown: Counter[tuple[str, frozenset[str]]] = field(default_factory=Counter)  # release, and the marks of a response
     written: Counter[str] = field(default_factory=Counter)
 
-    def complain(self, what: str) -> None:
-        self.complaints[what] += 1
+    def count_error(self, reason: str) -> None:
+        self.errors[reason] += 1
 
 
 class Client:
-    """Asks and changes one thing after the other. The items that it changes are its own, so that their order is known.
+    """Requests and changes one thing after the other. A client changes only its own items, so that their order is known.
 
-    `near` has, of own items that came in an answer, what was asked: asking again shows what became of them.
+    `near` maps own items that were in a response to the requested item: the same request later shows their changes.
     """
 
     def __init__(self, number: int, shop: Shop, record: Record, port: int) -> None:
@@ -106,7 +106,7 @@ class Client:
         self._source = random.Random(f"{SEED} {number}")
         self._connection = Connection(port)
         self._near: dict[str, str] = {}
-        self._touched: list[tuple[str, str, float]] = []  # items that changed, what was asked to see them, and when
+        self._touched: list[tuple[str, str, float]] = []  # changed items, the request that shows them, and when
         self._made = 0
 
     async def run(self, ended: Callable[[], bool]) -> None:
@@ -118,27 +118,27 @@ class Client:
         self._connection.close()
 
     async def ask(self, method: str, path: str, body: Any = None, of: str = "") -> tuple[float, Any]:
-        """When the request began, and the answer, or None where it failed or item `of` is rightly unknown."""
+        """Send a request; return its start and the response, or None if it failed or item `of` was deleted."""
         record, started = self._record, time.monotonic()
         record.requests += 1
-        what = f"{method} {path.partition('?')[0].replace(quote(of), 'ID') if of else path}"
+        operation = f"{method} {path.partition('?')[0].replace(quote(of), 'ID') if of else path}"
         try:
-            status, answer = await self._connection.ask(method, path, body)
+            status, response = await self._connection.ask(method, path, body)
         except (OSError, EOFError, TimeoutError) as error:
             record.failed += 1
-            record.complain(f"{what}: {type(error).__name__}")
+            record.count_error(f"{operation}: {type(error).__name__}")
             return started, None
         if status == 404 and of in self._shop.deleted:
             return started, None
         if not 200 <= status < 300:
             record.failed += 1
-            record.complain(f"{what}: {status} {answer['error']['code']}")
+            record.count_error(f"{operation}: {status} {response['error']['code']}")
             return started, None
         is_similar = path.partition("?")[0].endswith("/similar")
-        record.asked.append(Asked(started, time.monotonic() - started, is_similar, answer["release"]))
-        return started, answer
+        record.requested.append(CompletedRequest(started, time.monotonic() - started, is_similar, response["release"]))
+        return started, response
 
-    # What is asked ---------------------------------------------------------------------------------------------------
+    # Requests --------------------------------------------------------------------------------------------------------
 
     async def _similar(self) -> None:
         await self._neighbours(self._any())
@@ -150,74 +150,80 @@ class Client:
             await self._neighbours(self._any(), {"category": f"Kind {self._source.randrange(CLUSTERS)}"})
 
     async def _again(self) -> None:
-        """Where something changed a moment ago, or a while."""
+        """Request neighbours again where something changed, just now or earlier."""
         now = time.monotonic()
-        due = [(item_id, asked) for item_id, asked, at in self._touched[-200:] if at < now - GRACE]
+        due = [(item_id, requested) for item_id, requested, at in self._touched[-200:] if at < now - GRACE]
         if due:
-            _, asked = due[-1] if self._source.random() < 0.5 else self._source.choice(due)
-            await self._neighbours(asked)
+            _, requested = due[-1] if self._source.random() < 0.5 else self._source.choice(due)
+            await self._neighbours(requested)
 
     async def _deleted(self) -> None:
-        """An item that is not there any more."""
+        """Request an item that was deleted."""
         settled = time.monotonic() - GRACE
         deleted = [item_id for item_id, at in list(self._shop.deleted.items())[-200:] if at < settled]
         if deleted and await self._neighbours(chosen := self._source.choice(deleted)):
             self._record.late_deletes += 1
-            self._record.complain(f"{chosen} has neighbours, but was deleted")
+            self._record.count_error(f"{chosen} has neighbours, although it was deleted")
 
     async def _words(self) -> None:
         body: dict[str, Any] = {"text": " ".join(self._source.choices(self._shop.words, k=3)), "k": K, "fields": FIELDS}
         if self._source.random() < 0.3:
             body["filter"] = {"price": {"lte": 100}}
-        started, answer = await self.ask("POST", "/v1/search", body)
-        if answer is not None:
-            self._check(started, answer, body.get("filter", {}), None)
+        started, response = await self.ask("POST", "/v1/search", body)
+        if response is not None:
+            self._check(started, response, body.get("filter", {}), None)
 
     async def _neighbours(self, item_id: str, filter_: dict[str, Any] | None = None) -> bool:
-        """Ask for an item's neighbours and check them; whether there was an answer."""
-        wanted = "".join(f"&fields={name}" for name in FIELDS)
+        """Request an item's neighbours and check them; return whether there was a response."""
+        query = "".join(f"&fields={name}" for name in FIELDS)
         if filter_:
-            wanted += f"&filter={quote(orjson.dumps(filter_))}"
-        started, answer = await self.ask("GET", f"/v1/items/{quote(item_id)}/similar?k={K}{wanted}", of=item_id)
-        if answer is not None:
-            self._check(started, answer, filter_ or {}, item_id)
-        return answer is not None
+            query += f"&filter={quote(orjson.dumps(filter_))}"
+        started, response = await self.ask("GET", f"/v1/items/{quote(item_id)}/similar?k={K}{query}", of=item_id)
+        if response is not None:
+            self._check(started, response, filter_ or {}, item_id)
+        return response is not None
 
-    def _check(self, started: float, answer: Any, filter_: dict[str, Any], asked: str | None) -> None:
-        shop, record, items = self._shop, self._record, answer["items"]
+    def _check(self, started: float, response: Any, filter_: dict[str, Any], requested: str | None) -> None:
+        shop, record, items = self._shop, self._record, response["items"]
         marks = {item["domain"] for item in items}
-        record.shown[answer["release"], frozenset(marks - {LIVE})] += 1
+        record.shown[response["release"], frozenset(marks - {LIVE})] += 1
         if len(items) < K:
             record.failed += 1
-            record.complain(f"{len(items)} items where {K} were asked for")
+            record.count_error(f"{len(items)} items instead of {K}")
         if "category" in filter_ and any(item["category"] != filter_["category"] for item in items):
             record.failed += 1
-            record.complain("an item of another category than the filter's")
+            record.count_error("an item violates the category filter")
         if "price" in filter_ and any(item["price"] > filter_["price"]["lte"] for item in items):
             record.failed += 1
-            record.complain("an item of a higher price than the filter's")
+            record.count_error("an item violates the price filter")
         drawn = [item for item in items if item["item_id"] in shop.drawn]
-        if asked in shop.drawn and drawn and "category" not in filter_:
-            same = sum(item["category"] == shop.rows[asked].category for item in drawn) if asked in shop.rows else K
+        if requested in shop.drawn and drawn and "category" not in filter_:
+            same = (
+                sum(item["category"] == shop.rows[requested].category for item in drawn)
+                if requested in shop.rows
+                else K
+            )
             if 2 * same < len(drawn):
                 record.foreign += 1
-                record.complain(f"release {answer['release']} has items of other categories than the asked item's")
+                record.count_error(
+                    f"release {response['release']} returned items of other categories than the requested item's"
+                )
         for item in items:
             item_id = item["item_id"]
             if item["domain"] == LIVE and item_id in shop.drawn:
                 record.foreign += 1
-                record.complain(f"{item_id} is live, but nobody put it")
+                record.count_error(f"{item_id} is live, but no client put it")
             if shop.deleted.get(item_id, inf) < started - GRACE:
                 record.late_deletes += 1
                 ago = started - shop.deleted[item_id]
-                record.complain(f"{item_id} was shown by {answer['release']}, deleted {ago:.1f} s before")
+                record.count_error(f"{item_id} was shown by {response['release']}, deleted {ago:.1f} s before")
             elif shop.is_late(item_id, item["price"], started):
                 record.late_changes += 1
-                record.complain(f"{item_id} was shown by {answer['release']} at {item['price']}, an old price")
-            if asked and not filter_ and number_of(item_id) % CLIENTS == self._number and item_id in shop.rows:
-                self._near[item_id] = asked
+                record.count_error(f"{item_id} was shown by {response['release']} at {item['price']}, an old price")
+            if requested and not filter_ and number_of(item_id) % CLIENTS == self._number and item_id in shop.rows:
+                self._near[item_id] = requested
 
-    # What is changed -------------------------------------------------------------------------------------------------
+    # Changes ---------------------------------------------------------------------------------------------------------
 
     async def _create(self) -> None:
         rows = []
@@ -228,7 +234,7 @@ class Client:
             self._shop.made += [(row.item_id, time.monotonic()) for row in rows]
 
     async def _change(self) -> None:
-        """Other words and another price for an item that is there."""
+        """Put another text and another price for an existing item."""
         if (item_id := self._own()) is not None:
             self._shop.drawn.discard(item_id)
             row = self._shop.draw(item_id, self._source)
@@ -237,8 +243,8 @@ class Client:
 
     async def _put(self, rows: Sequence[Row], status: str) -> bool:
         notes = [self._shop.pricing(row.item_id, row.price) for row in rows]
-        _, answer = await self.ask("PUT", "/v1/items", {"items": [row.live() for row in rows]})
-        if not self._is_done(answer, status, len(rows)):
+        _, response = await self.ask("PUT", "/v1/items", {"items": [row.live() for row in rows]})
+        if not self._is_done(response, status, len(rows)):
             return False
         for row, note in zip(rows, notes, strict=True):
             self._shop.rows[row.item_id] = row
@@ -249,8 +255,8 @@ class Client:
         if (item_id := self._own()) is not None:
             row = self._shop.rows[item_id]._replace(price=draw_price(self._source))
             note = self._shop.pricing(item_id, row.price)
-            _, answer = await self.ask("PATCH", "/v1/items", {"items": [{"item_id": item_id, "price": row.price}]})
-            if self._is_done(answer, "updated", 1):
+            _, response = await self.ask("PATCH", "/v1/items", {"items": [{"item_id": item_id, "price": row.price}]})
+            if self._is_done(response, "updated", 1):
                 self._shop.rows[item_id] = row
                 note[0] = time.monotonic()
                 self._touch(item_id)
@@ -260,21 +266,21 @@ class Client:
             self._shop.deleted[item_id] = inf
             del self._shop.rows[item_id]
             if self._source.random() < 0.5:
-                _, answer = await self.ask("DELETE", f"/v1/items/{quote(item_id)}")
+                _, response = await self.ask("DELETE", f"/v1/items/{quote(item_id)}")
             else:
-                _, answer = await self.ask("DELETE", "/v1/items", {"item_ids": [item_id]})
-            if self._is_done(answer, "deleted", 1):
+                _, response = await self.ask("DELETE", "/v1/items", {"item_ids": [item_id]})
+            if self._is_done(response, "deleted", 1):
                 self._shop.deleted[item_id] = time.monotonic()
                 self._touch(item_id)
             self._near.pop(item_id, None)
 
-    def _is_done(self, answer: Any, status: str, count: int) -> bool:
-        if answer is None:
+    def _is_done(self, response: Any, status: str, count: int) -> bool:
+        if response is None:
             return False
-        for outcome in answer["items"]:
+        for outcome in response["items"]:
             if outcome["status"] != status:
                 self._record.failed += 1
-                self._record.complain(f"{outcome['status']} {outcome['code']}, expected {status}")
+                self._record.count_error(f"{outcome['status']} {outcome['code']}, expected {status}")
                 return False
         self._record.written[status] += count
         return True
@@ -284,7 +290,7 @@ class Client:
             self._touched.append((item_id, self._near[item_id], time.monotonic()))
 
     def _any(self) -> str:
-        """An item that is there, for as long as every worker must know."""
+        """Return an item that exists, and that every worker must know by now."""
         settled = time.monotonic() - GRACE
         if self._shop.made and self._source.random() < 0.1:
             item_id, at = self._source.choice(self._shop.made)
@@ -295,6 +301,6 @@ class Client:
         return item_id
 
     def _own(self) -> str | None:
-        """One of the client's own items, to be changed."""
+        """Return one of the client's own items, to be changed."""
         there = [item_id for item_id in list(self._near)[-100:] if item_id in self._shop.rows]
         return self._source.choice(there) if there else None

@@ -1,12 +1,13 @@
-"""The tuned index beside a full grid of FAISS indexes, hnswlib, usearch and autofaiss, at the same recall.
+"""The tuned index compared with a full grid of FAISS indexes, hnswlib, usearch and autofaiss, at the same recall.
 
-Two sets of vectors (see `vectors`): `low`, 300,000 of 256 values, and `wide`, 1,000,000 of 64. Everything is asked one
-query at a time on one thread, through its own Python interface, at the least effort with which it finds 0.95 of the ten
-nearest of 1,000 queries that no one has seen. The grid is every index that the tuning may choose from, built on
-everything and searched through the same class, at every effort. The winners are then timed once more in turns, and the
-ratios are of those medians. autofaiss chooses by a table; hnswlib and usearch get their usual sizes, M 16 and 32.
+Two sets of vectors (see `vectors`): `low`, 300,000 of 256 values, and `wide`, 1,000,000 of 64. Every index gets one
+query at a time on one thread, through its own Python interface, at the smallest effort with which it finds 0.95 of the
+ten nearest rows of 1,000 queries that were not used before. The grid contains every index that the tuner may choose,
+built on all rows and searched through the same class, at every effort. The winners are then timed again in turns, and
+the ratios are those of the medians. autofaiss chooses by a table; hnswlib and usearch have their usual sizes, M 16 and
+32.
 
-Takes most of an hour. `--set low` or `--set wide` runs one; figures of the other stay as they are in the results.
+Takes most of an hour. `--set low` or `--set wide` runs one set; the results keep the figures of the other.
 """
 
 import argparse
@@ -40,14 +41,14 @@ TARGET = 0.95
 ROUNDS = 5
 SETS = {"low": (300_000, 256), "wide": (1_000_000, 64)}
 CORES = 2
-Search = Callable[[Any], Any]  # a query [1, dim] to the numbers of its nearest rows
+Search = Callable[[Any], Any]  # from a query [1, dim] to the indices of its nearest rows
 
 out = Console()
 
 
 @dataclass
 class Contender:
-    """Something to search with, at the least effort that meets the target."""
+    """An index, with the smallest effort that meets the target."""
 
     name: str
     search: Search
@@ -68,7 +69,7 @@ class Trial:
         self.truth = self.exact.search(self.queries, K).items
 
     def measure(self, search: Search, queries: int = QUERIES) -> tuple[float, float]:
-        """Recall@10 and the median seconds of a query."""
+        """Return recall@10 and the median seconds of a query."""
         seconds, found = np.empty(queries), np.empty(queries)
         search(self.queries[:1])
         with one_thread():
@@ -81,7 +82,7 @@ class Trial:
         return float(found.mean()) / K, float(np.median(seconds))
 
     def least(self, name: str, efforts: list[tuple[Any, Search]], prepare: Callable[[Any], None]) -> Contender | None:
-        """The first of rising efforts that meets the target."""
+        """Return the first of increasing efforts that meets the target; None if none does."""
         for effort, search in efforts:
             prepare(effort)
             recall, seconds = self.measure(search)
@@ -104,6 +105,7 @@ def main() -> None:
 
 
 def run(name: str) -> dict[str, float | int | str | None]:
+    """Return the figures of one set of vectors."""
     limit_threads(CORES)
     rows, dim = SETS[name]
     out.rule(f"{name}: {rows:,} x {dim}")
@@ -145,7 +147,7 @@ def run(name: str) -> dict[str, float | int | str | None]:
 
 
 def best_of_grid(trial: Trial) -> Contender:
-    """The fastest of every index that the tuning may choose from, at every effort that meets the target."""
+    """Return the fastest of all indexes that the tuner may choose, over all efforts that meet the target."""
     best: Contender | None = None
     rows, dim = trial.vectors.shape
     grid = tuning._Tuner(trial.vectors, TARGET, None, QuerySet.from_rows(trial.vectors, tuning.MAX_QUERIES), None)
@@ -217,7 +219,7 @@ def _usearch(trial: Trial) -> list[Contender | None]:
 
 
 def _autofaiss(trial: Trial) -> Contender | None:
-    """The index that autofaiss picks for the same memory as the vectors take twice, at the effort for our target."""
+    """Return the index that autofaiss chooses for twice the memory of the vectors, at the effort for our target."""
     import autofaiss
 
     index, _ = autofaiss.build_index(

@@ -1,5 +1,7 @@
-"""Vectors like those of a shop: many clusters of low intrinsic dimension. Isotropic noise, where every neighbour is as
-far as the next, would flatter exhaustive methods and mislead about graphs."""
+"""Vectors like those of a shop: many clusters of low intrinsic dimension.
+
+Isotropic noise, where all neighbours are equally far, would favour exhaustive methods and mislead about graphs.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,9 +10,9 @@ CLUSTERS, LATENT, SPREAD, NOISE = 800, 48, 0.5, 0.02
 
 
 def mixture(rows: int, dim: int, seed: int) -> NDArray[np.float32]:
-    """Unit rows [rows, dim]: a mixture of 800 Gaussians in 48 dimensions with decaying spectrum, lifted, noisy.
+    """Return unit rows [rows, dim]: a noisy, projected mixture of 800 Gaussians in 48 dimensions with decaying spectrum.
 
-    The clusters do not depend on `rows`, so that the last of more rows serve as queries of the others.
+    The clusters do not depend on `rows`, so that the last rows can serve as queries for the others.
     """
     shape = np.random.default_rng(seed)
     spectrum = np.arange(1, LATENT + 1) ** -0.5

@@ -57,7 +57,7 @@ def state(engine: Engine) -> dict[str, Item]:
     """Every item that is there."""
     snapshot = engine.snapshot
     there = np.setdiff1d(snapshot.everything, snapshot.deleted).tolist()
-    return {snapshot.text(number): snapshot.item(number) for number in there}
+    return {snapshot.item_id(number): snapshot.item(number) for number in there}
 
 
 def statuses(answer: Any) -> list[str]:
@@ -77,7 +77,7 @@ def answers(engine: Engine) -> dict[str, dict[str, float]]:
             found[f"{words} {given_filter}"] = engine.search(query)
         for item_id in state(engine):
             found[f"like {item_id} {given_filter}"] = engine.similar([item_id], 100, filter_=given_filter)
-    return {name: {engine.snapshot.text(one.item_index): one.score for one in each} for name, each in found.items()}
+    return {name: {engine.snapshot.item_id(one.item_index): one.score for one in each} for name, each in found.items()}
 
 
 def agree(first: Engine, second: Engine) -> None:

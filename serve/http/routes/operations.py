@@ -92,7 +92,7 @@ def list_hidden_items(live: LiveRelease, page: Annotated[PageQuery, Query()]) ->
     started = time.perf_counter()
     snapshot = live.engine.snapshot
     hidden = [
-        {"item_id": snapshot.text(item_index), "title": snapshot.item(item_index).title, "reason": reason}
+        {"item_id": snapshot.item_id(item_index), "title": snapshot.item(item_index).title, "reason": reason}
         for item_index, reason in islice(sorted(snapshot.hidden.items()), page.offset, page.offset + page.limit)
     ]
     blocked = snapshot.policy.blocked

@@ -2,7 +2,7 @@
 
 | group | columns |
 |---|---|
-| taste | score and rank of the tower retriever; likeness to the history in the tower space |
+| personalization | score and rank of the tower retriever; likeness to the history in the tower space |
 | others | score and rank of the co-visitation retriever; co-visits with the history |
 | content | score and rank of the content retriever; likeness to the history in each content space |
 | range | categories, brand and attributes shared with the history |

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from serve.recommend.feature_groups import CONTENT, OTHERS, RANGE, TASTE, FeatureGroup
+from serve.recommend.feature_groups import CONTENT, OTHERS, PERSONALIZATION, RANGE, FeatureGroup
 from serve.recommend.ranking.feature import FeatureColumn, FeatureInputs, ShopSchema
 from serve.recommend.ranking.item_signals import TAG_GROUPS
 from serve.recommend.retrieval.retriever import TOWER, Scores
@@ -46,7 +46,7 @@ FEATURES = (HistorySimilarity(),)
 
 def _group(channel: str) -> FeatureGroup:
     if channel == TOWER:
-        return TASTE
+        return PERSONALIZATION
     if channel == "covisitation":
         return OTHERS
     return RANGE if channel in TAG_GROUPS else CONTENT

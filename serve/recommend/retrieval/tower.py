@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from embed.towers.two_tower_model import TrainedTowers
 from index.protocol import VectorIndex
-from serve.recommend.feature_groups import TASTE
+from serve.recommend.feature_groups import PERSONALIZATION
 from serve.recommend.retrieval.retriever import TOWER, RetrievalContext, Retriever, RetrieverResult, RetrieverSpec
 from serve.recommend.retrieval.retriever_results import NearestResult
 from serve.recommend.retrieval.user_history import UserHistory
@@ -45,4 +45,4 @@ def _build(context: RetrievalContext) -> Retriever | None:
     return TowerRetriever(index, partial(encode_user, towers, index))
 
 
-SPEC = RetrieverSpec(TOWER, _build, TASTE, TASTE.wording, weight=12.0)
+SPEC = RetrieverSpec(TOWER, _build, PERSONALIZATION, PERSONALIZATION.wording, weight=12.0)
