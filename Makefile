@@ -4,7 +4,7 @@ EXTRA ?= cpu
 STORE ?= demo-shop/store
 BIN = .venv/bin
 
-.PHONY: demo install test check serve
+.PHONY: demo install test check serve docs
 
 demo: .venv/ready
 	$(BIN)/vetrina demo
@@ -19,6 +19,11 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The generated pages and pictures; `docs/make.py console` needs Chromium and the demo shop.
+docs: .venv/ready
+	$(BIN)/python docs/make.py settings
+	$(BIN)/python docs/make.py pictures
 
 serve: .venv/ready
 	$(BIN)/vetrina serve --store $(STORE)

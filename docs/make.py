@@ -237,8 +237,8 @@ def console(
             page.goto(f"{address}/")
             page.get_by_role("combobox", name="Search").fill("warm hoodie")
             page.keyboard.press("Enter")
-            page.wait_for_load_state("networkidle")
-            page.wait_for_timeout(1500)
+            page.locator("main img").nth(5).wait_for(timeout=60_000)
+            page.wait_for_timeout(3000)  # for the images to arrive
             page.screenshot(path=PICTURES / "console.png")
             browser.close()
     finally:

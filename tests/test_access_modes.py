@@ -50,8 +50,9 @@ def new(built: Settings, tmp_path: Path) -> Settings:
 
 
 def make_old(store: Path) -> None:
-    """Turn a store into one of version 0.1, which recorded no access mode."""
-    (store / "access.json").unlink()
+    """Turn a store into one of version 0.1, which recorded no access mode, build inputs or database id."""
+    for name in ("access.json", "build_inputs.json", "database-id"):
+        (store / name).unlink(missing_ok=True)
 
 
 def assert_closed(service: Service, status: int = 401) -> str:
@@ -103,6 +104,10 @@ def test_a_keyless_store_serves_local_callers_and_no_forwarded_request(new: Sett
             ("x-forwarded-host", "localhost"),
             ("x-forwarded-proto", "https"),
             ("via", "1.1 proxy"),
+            ("X-Real-IP", "127.0.0.1"),
+            ("X-Client-IP", "10.0.0.1"),
+            ("True-Client-IP", "10.0.0.1"),
+            ("CF-Connecting-IP", "10.0.0.1"),
         ):
             for method, path in CALLS:
                 refusal = service.client.request(method, path, headers={header: value, "host": "localhost"})
@@ -209,10 +214,52 @@ def test_a_store_of_version_0_1_without_a_key_is_keyless_with_a_warning(
         until(lambda: "no API key" in refused(service.client.get("/v1/me"), 401)["message"])
 
 
-def test_jobs_leave_an_undecided_old_store_as_it_is(new: Settings) -> None:
+def test_the_mode_of_an_old_store_is_recorded_and_the_warning_stays_until_a_command_decides(
+    new: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_old(new.store)
+    caplog.set_level(logging.WARNING)
+    for starts in (1, 2):
+        with served(new, keyless=False) as service:
+            assert good(service.search(text="shoe"))["items"]
+            good(
+                service.client.post("/v1/events", json={"events": [{"user_id": "u", "item_id": "a", "type": "click"}]})
+            )
+        assert (new.store / "database-id").exists()
+        assert read_access_mode(new.store) == "none"
+        assert sum("version 0.1" in record.getMessage() for record in caplog.records) == starts
+    disable_keys(new.store)
+    assert not is_keyless_by_default(new.store)
+    with served(new, keyless=False) as service:
+        assert good(service.search(text="shoe"))["items"]
+    assert sum("version 0.1" in record.getMessage() for record in caplog.records) == 2
+
+
+@pytest.mark.parametrize("name", ["build_inputs.json", "database-id"])
+def test_an_incomplete_store_of_this_version_is_closed(new: Settings, name: str) -> None:
+    make_old(new.store)
+    (new.store / name).touch()
+    assert ApiKeys(new.store).auth == "keys"
+    record_access_mode(new.store)
+    assert read_access_mode(new.store) == "keys"
+
+
+def test_an_old_store_that_may_only_be_read_is_keyless(new: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError
+
+    make_old(new.store)
+    monkeypatch.setattr("serve.security.access_mode.write_file", refuse)
+    assert ApiKeys(new.store).auth == "none"
+    assert not (new.store / "access.json").exists()
+
+
+def test_jobs_record_the_mode_of_an_old_store_and_leave_it_undecided(new: Settings) -> None:
     make_old(new.store)
     build(new, force=True)
+    assert read_access_mode(new.store) == "none"
     assert is_undecided(new.store)
+    assert is_keyless_by_default(new.store)
     create_key(new.store, "web", ["query"])
     make_old(new.store)
     record_access_mode(new.store)

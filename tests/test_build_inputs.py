@@ -5,18 +5,23 @@ import json
 import shutil
 from pathlib import Path
 
+import httpx
 import pytest
 from helpers.command import Run
-from helpers.service import served
+from helpers.service import good, refused, served
 from helpers.shop import QUICK
 
+from embed.encode_job import ImageFailure
+from embed.errors import Missing
 from serve.core.errors import BadRequest, StoreUnavailable
 from serve.core.settings import Settings
 from serve.jobs.build import build
 from serve.jobs.doctor import examine
 from serve.jobs.import_events import import_events
+from serve.jobs.photo_check import likely_folder
 from serve.jobs.train import train
-from serve.release.build_inputs import FILE, BuildInputs, read_build_inputs
+from serve.live.runtime import ServiceRuntime
+from serve.release.build_inputs import FILE, MAPPING, BuildInputs, read_build_inputs, write_build_inputs
 from serve.release.repository import current_name, open_current
 
 
@@ -47,7 +52,7 @@ def test_a_build_keeps_what_it_was_given(shop: Path, parts: tuple[Path, Path], t
     mapping.write_text("")
     first = build(Settings(store=store, image_root=photos, mapping=mapping), feed)
     assert first.published
-    assert read_build_inputs(store) == BuildInputs(feed=feed, mapping=mapping, images=photos)
+    assert read_build_inputs(store) == BuildInputs(feed=feed, mapping=MAPPING, images=photos)
 
     plain = Settings(store=store, towers=QUICK)  # type: ignore[arg-type]
     import_events(plain, shop / "events.jsonl")
@@ -70,6 +75,84 @@ def test_a_build_keeps_what_it_was_given(shop: Path, parts: tuple[Path, Path], t
     assert wrong == {"image folder"}
     assert not build(Settings(store=store, image_root=moved)).published  # the same photos: the same release
     assert read_build_inputs(store).images == moved
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_copied_store_needs_neither_the_mapping_nor_its_category_tree(tmp_path: Path, suffix: str) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    separator = "\t" if suffix == ".tsv" else ","
+    tree = [("id", "name", "parent_id"), ("10", "Men, all", ""), ("14", "Hoodies", "10")]
+    quote = '"' if suffix == ".csv" else ""
+    rows = (separator.join(f"{quote}{value}{quote}" for value in row) for row in tree)
+    (home / f"my.tree{suffix}").write_text("\n".join(rows))
+    mapping = home / "names.toml"
+    mapping.write_text(
+        f'[columns]\nitem_id = "sku"\ntitle = "name"\n[category_tree]\nfile = "../home/my.tree{suffix}"\n'
+        '[defaults]\ncurrency = "SEK"\n'
+    )
+    feed = tmp_path / "feed.csv"
+    feed.write_text("sku,name,category\na,Red hoodie,14\nb,Blue hoodie,14\n")
+    build(Settings(store=tmp_path / "store", mapping=mapping), feed)
+    shutil.rmtree(home)
+    (tmp_path / "store").rename(tmp_path / "moved")
+    settings = Settings(store=tmp_path / "moved")
+    assert not [
+        finding for finding in examine(settings) if finding.subject == "build inputs" and finding.state != "good"
+    ]
+    feed.write_text(feed.read_text() + "c,Green hoodie,10\n")
+    assert build(settings, feed).manifest.items == 3
+    with served(settings) as service:
+        put = service.client.put("/v1/items", json={"items": [{"item_id": "d", "title": "New hoodie", "price": 5}]})
+        assert good(put)["items"][0]["status"] == "created"
+        for item_id, category in (("a", "Men, all/Hoodies"), ("c", "Men, all")):
+            assert good(service.client.get(f"/v1/items/{item_id}"))["item"]["category"] == category
+        assert good(service.client.get("/v1/items/d"))["item"]["currency"] == "SEK"
+    feed.write_text("item_id,title,category\na,Red hoodie,14\nb,Blue hoodie,14\n")
+    mapping = tmp_path / "plain.toml"
+    mapping.write_text("")
+    build(settings.model_copy(update={"mapping": mapping}), feed)
+    assert read_build_inputs(settings.store).category_tree is None
+
+
+def test_the_service_starts_without_the_mapping_of_the_last_build_and_says_what_to_do(tmp_path: Path) -> None:
+    settings = Settings(store=tmp_path / "store")
+    build(settings, write_feed(tmp_path / "feed.csv", ["", ""]))
+    write_build_inputs(settings.store, BuildInputs(mapping=tmp_path / "gone.toml"))
+    with served(settings) as service:
+        assert len(good(service.search(text="shoe"))["items"]) == 2
+        put: httpx.Response = service.client.put("/v1/items", json={"items": [{"item_id": "c", "title": "mug"}]})
+        assert "--mapping FILE" in refused(put, 503)["message"]
+    with pytest.raises(StoreUnavailable, match=r"gone\.toml does not exist.*--mapping FILE"):
+        build(settings, tmp_path / "feed.csv")
+    with pytest.raises(Missing, match=r"named\.toml"):
+        ServiceRuntime(settings.model_copy(update={"mapping": tmp_path / "named.toml"}))
+
+
+def test_a_lost_image_folder_does_not_stop_the_service_and_a_build_names_it(
+    parts: tuple[Path, Path], tmp_path: Path
+) -> None:
+    feed, photos = parts
+    settings = Settings(store=tmp_path / "store")
+    build(settings.model_copy(update={"image_root": photos}), feed)
+    shutil.rmtree(photos)
+    with pytest.raises(BadRequest, match=f"looked for in {photos}: build again with --images FOLDER"):
+        build(settings)
+    with served(settings) as service:
+        item_id = open_current(settings.store).item(0).item_id
+        assert good(service.search(text="mug"))["items"]
+        assert service.client.get(f"/v1/items/{item_id}/image").status_code == 404
+        put = service.client.put(
+            "/v1/items", json={"items": [{"item_id": "c", "title": "mug", "image": "images/c.jpg"}]}
+        )
+        assert good(put)["items"][0]["status"] == "created"
+
+
+def test_files_that_cannot_be_examined_are_no_likely_photos(tmp_path: Path) -> None:
+    settings = Settings(store=tmp_path / "store", image_root=tmp_path)
+    names = ["x" * 300 + ".jpg", "/" + "y" * 300 + ".jpg"]  # the system refuses to examine them, as in a closed folder
+    failures = [ImageFailure("a", name, "not_found", "not found") for name in names]
+    assert likely_folder(settings, tmp_path / ("z" * 300), failures) is None
 
 
 def test_a_format_is_kept_for_feeds_of_the_same_kind(tmp_path: Path) -> None:

@@ -17,10 +17,12 @@ from serve.core.errors import BadRequest, StoreUnavailable
 from serve.core.settings import Settings
 from serve.jobs.compact import compact
 from serve.storage.archive import Archive
+from serve.storage.database import Database
 from serve.storage.erasure import UserPrivacy
 from serve.storage.event_log import EventLog, open_event_log
 from serve.storage.impression_log import ImpressionLog, events_with_impressions
 from serve.storage.quarantine import Quarantine
+from serve.storage.store_database import open_database
 
 DAY = 86_400.0
 NOW = time.time()
@@ -134,6 +136,76 @@ def test_erasure_reaches_the_files_and_a_file_that_is_gone_is_named(filled: Sett
     path.unlink()
     with pytest.raises(StoreUnavailable, match=path.name):
         everything(filled)
+    events.close()
+
+
+def test_an_erasure_during_a_compaction_leaves_nothing(filled: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = open_event_log(filled)
+    before = everything(filled)
+    write, erased = Archive._write, iter(["u5", "u6", "u7"])
+
+    def erase_meanwhile(archive: Archive, table: pa.Table, name: str) -> None:
+        write(archive, table, name)
+        if (user := next(erased, None)) is not None:
+            UserPrivacy(open_database(filled), filled.store).erase(user)
+
+    monkeypatch.setattr(Archive, "_write", erase_meanwhile)
+    compact(filled, days=60)
+    left = everything(filled)
+    users = {"u5", "u6", "u7"}
+    assert left[0] == [row for row in before[0] if row["user_id"] not in users]
+    assert left[1] == [one for one in before[1] if one[2] not in users]
+    files = {path.name: pq.read_table(path)["user_id"].to_pylist() for path in (filled.store / "history").iterdir()}
+    assert files.keys() == Archive(events.database).file_names()
+    assert not any(users & set(ids) for ids in files.values())
+    assert UserPrivacy(events.database, filled.store).replay() == 0
+    events.close()
+
+
+def test_a_killed_erasure_is_replayed(filled: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    compact(filled, days=60)
+    before = everything(filled)
+
+    def kill(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for number, (owner, step) in enumerate([(Archive, "erase"), (Database, "purge")]):
+        events = open_event_log(filled)
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, step, kill)
+            with pytest.raises(KeyboardInterrupt):
+                UserPrivacy(events.database, filled.store).erase("u5")
+        privacy = UserPrivacy(events.database, filled.store)
+        assert privacy.count_erasures() == number
+        privacy.replay()
+        assert privacy.count_erasures() == number + 1
+        assert everything(filled)[0] == [row for row in before[0] if row["user_id"] != "u5"]
+        assert "u5" not in Archive(events.database).users()
+        events.close()
+
+
+def test_with_a_key_erasure_reaches_clear_ids_in_unknown_files(
+    filled: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compact(filled, days=60)
+    history = filled.store / "history"
+    for kind in ("answers", "events"):
+        shutil.copy(next(history.glob(f"{kind}-*")), history / f"{kind}-feedfeedfeedfeed.parquet")
+    compact(filled, days=60)
+    monkeypatch.setenv("VETRINA_USER_KEY", "a secret of the shop")
+    events = open_event_log(filled)
+    unknown = list((history / "unknown").iterdir())
+    rows = [user for path in unknown for user in pq.read_table(path)["user_id"].to_pylist()]
+    assert {"u5", "u6"} < set(rows)
+    privacy = UserPrivacy(events.database, filled.store)
+    removed = privacy.erase("u5")
+    assert removed.events + removed.impressions == rows.count("u5")
+    with monkeypatch.context() as patch:
+        patch.setattr(UserPrivacy, "_remove", lambda *_: None)  # a kill
+        privacy.erase("u6")
+    assert privacy.replay() == rows.count("u6")
+    left = [user for path in unknown for user in pq.read_table(path)["user_id"].to_pylist()]
+    assert left == [user for user in rows if user not in ("u5", "u6")]
     events.close()
 
 

@@ -31,8 +31,10 @@ from serve.engine.query_encoders import Encoders
 from serve.jobs.build import build
 from serve.jobs.doctor import examine
 from serve.live.change_record import LiveChange, journal_folder
+from serve.live.journal_watcher import JournalWatcher
 from serve.live.replica import open_engine
 from serve.live.runtime import ServiceRuntime
+from serve.release import ab_test
 from serve.release.release import Release
 from serve.release.repository import current_name
 
@@ -125,6 +127,52 @@ def test_changes_are_seen_while_a_release_loads(small: Settings, monkeypatch: py
         until(lambda: follower.engine.snapshot.release.name == current_name(small.store))
         follower.stop()
     assert state(follower.engine) == state(open_engine(small))
+
+
+def test_a_comparison_does_not_hide_changes(small: Settings) -> None:
+    """It makes the served replicas catch up, and the next poll has to serve their snapshots."""
+    treatment = current_name(small.store)
+    opened(small).items.delete(["i1"])  # without a change a build makes no release
+    current = build(small).manifest.release
+    assert treatment is not None
+    assert treatment != current
+    ab_test.start(small.store, treatment, 0.5)
+    reading, writing = opened(small), opened(small)
+    writing.items.put([row("new", 20)])
+    for name in (treatment, current):
+        assert reading.engine_at(name).snapshot.item_index("new") is not None
+    assert reading.engine.snapshot.item_index("new") is None
+    reading.journal_watcher.poll()
+    assert reading.releases.treatment is not None
+    for served_release in (reading.releases.active(), reading.releases.treatment.served):
+        assert served_release.engine.snapshot.item_index("new") is not None
+    engine = reading.engine
+    reading.journal_watcher.poll()
+    assert reading.engine is engine
+
+
+def test_an_unexpected_error_does_not_end_a_watcher(
+    small: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors = iter([RuntimeError("unforeseen")] * 3)
+    poll = JournalWatcher.poll
+
+    def fail_first(watcher: JournalWatcher) -> None:
+        if threading.current_thread().name == "journal-watcher":
+            for error in errors:
+                raise error
+        poll(watcher)
+
+    monkeypatch.setattr(JournalWatcher, "poll", fail_first)
+    follower = ServiceRuntime(small)
+    follower.start()
+    try:
+        opened(small).items.put([row("new", 20)])
+        until(lambda: follower.engine.snapshot.item_index("new") is not None)
+    finally:
+        follower.stop()
+    logged = [each for each in caplog.records if each.exc_info and "unforeseen" in str(each.exc_info[1])]
+    assert [each.getMessage() for each in logged] == ["journal-watcher failed, it tries again"]
 
 
 def test_processes_that_load_a_release_wait_for_each_other(small: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

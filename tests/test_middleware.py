@@ -132,6 +132,19 @@ def test_gzip_bodies_arrive_decompressed_however_they_are_cut(
     assert refusal.value.status_code == 400
 
 
+@pytest.mark.parametrize("piece", [20, 64, 1 << 20])
+def test_gzip_members_are_limited(piece: int) -> None:
+    member = gzip.compress(b"")
+    whole = gzip.compress(b"x") + member * (gzip_bodies.MAX_MEMBERS - 1)
+    assert decompressed([whole[start : start + piece] for start in range(0, len(whole), piece)], 10) == b"x"
+    whole = member * 200_000
+    started = time.monotonic()
+    with pytest.raises(HTTPException, match="members") as refusal:
+        decompressed([whole[start : start + piece] for start in range(0, len(whole), piece)], 10)
+    assert refusal.value.status_code == 400
+    assert time.monotonic() - started < 1
+
+
 def test_events_and_items_are_accepted_as_gzip(guarded: KeyedService) -> None:
     service, keys = guarded
     admin = bearer(keys["admin"]) | {"content-type": "application/json", "content-encoding": "gzip"}

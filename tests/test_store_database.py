@@ -1,5 +1,6 @@
 """A store and its database belong together: any other database is refused before it can do harm."""
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 import pytest
 from helpers.command import Run
 from helpers.events import impression
+from sqlalchemy import create_engine, inspect
 
 from embed.behaviour import Event
-from serve.core.errors import WrongDatabase
+from serve.core.errors import StoreUnavailable, WrongDatabase
 from serve.core.settings import Settings
 from serve.core.units import DAY
 from serve.jobs.compact import compact
@@ -18,7 +20,7 @@ from serve.jobs.import_events import import_events
 from serve.jobs.train import train, train_scorer
 from serve.live.runtime import ServiceRuntime
 from serve.storage import store_database
-from serve.storage.erasure import replay_erasures
+from serve.storage.erasure import UserPrivacy, replay_erasures
 from serve.storage.event_log import EventLog, open_event_log
 from serve.storage.impression_log import ImpressionLog
 from serve.storage.store_database import FILE, check_database, open_database
@@ -62,8 +64,9 @@ def uses(settings: Settings, tmp_path: Path) -> dict[str, Callable[[], Any]]:
 
 def test_a_store_and_its_database_get_one_id_at_first_use(url: str, tmp_path: Path) -> None:
     settings = configured(tmp_path, url)
-    for _ in range(2):
+    for number in range(2):
         database = open_database(settings)
+        EventLog.from_database(database).add([Event(f"e{number}", "u", "i", "click", 1.0)])
         store_id = (settings.store / FILE).read_text().strip()
         assert store_database._read_id(database) == store_id
         assert len(store_id) == 32
@@ -96,6 +99,66 @@ def test_another_database_is_refused_everywhere_and_nothing_is_lost(
     events = open_event_log(settings)
     assert sum(len(batch) for _, batch in events.batches()) == 5
     events.close()
+
+
+def test_an_empty_database_is_not_bound(url: str, tmp_path: Path, run: Run) -> None:
+    settings = configured(tmp_path, url)
+    log = EventLog(url)
+    log.add([Event("e", "u", "i", "click", 1.0)])
+    log.close()
+    for command in (["quarantine", "list"], ["quarantine", "scan"], ["compact", "--keep-days", "90"], ["erase", "x"]):
+        assert run(*command, "--store", settings.store)[0] == 0  # without VETRINA_EVENTS_URL
+    assert (settings.store / "events.sqlite").exists()
+    assert not (settings.store / FILE).exists()
+    open_database(settings).close()
+    assert (settings.store / FILE).exists()
+    with pytest.raises(WrongDatabase):
+        open_database(Settings(store=settings.store))
+
+
+def test_the_first_write_binds_unless_another_database_was_first(url: str, other: str, tmp_path: Path) -> None:
+    settings = configured(tmp_path, url)
+    own, late = open_event_log(settings), open_event_log(settings.model_copy(update={"events_url": other}))
+    UserPrivacy(own.database, settings.store).erase("nobody")
+    assert not (settings.store / FILE).exists()
+    own.add([Event("e", "u", "i", "click", 1.0)])
+    assert store_database._read_id(own.database) == (settings.store / FILE).read_text().strip()
+    for _ in range(2):
+        with pytest.raises(WrongDatabase, match="other"):
+            late.add([Event("e", "u", "i", "click", 1.0)])
+    own.close()
+    late.close()
+
+
+@pytest.mark.parametrize("has_id", [True, False])
+def test_a_refused_database_is_not_changed(url: str, tmp_path: Path, has_id: bool) -> None:
+    settings = Settings(store=tmp_path / "store")
+    fill(settings)
+    compact(settings, days=60)
+    if not has_id:
+        (settings.store / FILE).unlink()
+    before = inspect(create_engine(url)).get_table_names()
+    with pytest.raises(WrongDatabase):
+        open_database(settings.model_copy(update={"events_url": url}))
+    assert inspect(create_engine(url)).get_table_names() == before == []
+    if url.startswith("sqlite"):
+        assert Path(url.removeprefix("sqlite:///")).stat().st_size == 0
+
+
+def test_a_store_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    settings = Settings(store=tmp_path / "store")
+    with monkeypatch.context() as patch:
+        patch.setattr(store_database, "write_file", fail)
+        with pytest.raises(StoreUnavailable, match=f"{settings.store / FILE} .*No space left on device"):
+            fill(settings)
+    fill(settings)
+    assert (settings.store / FILE).exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreUnavailable, match="file/store"):
+        open_database(Settings(store=tmp_path / "file" / "store"))
 
 
 def test_the_command_ends_with_the_error_and_keeps_the_files(
@@ -140,7 +203,7 @@ def test_a_kill_between_the_two_writes_binds_later(url: str, tmp_path: Path, mon
     with monkeypatch.context() as patch:
         patch.setattr(store_database, "write_file", kill)
         with pytest.raises(KeyboardInterrupt):
-            open_database(settings)
+            fill(settings)
     database = open_database(settings)
     assert store_database._read_id(database) == (settings.store / FILE).read_text().strip()
     database.close()
@@ -152,7 +215,7 @@ def test_a_backup_without_an_id_is_bound_after_the_id_file_is_removed(tmp_path: 
     log = EventLog(f"sqlite:///{backup}")
     log.add([Event("e", "u", "i", "click", 1.0)])
     log.close()
-    open_database(settings).close()
+    fill(settings)
     for file in settings.store.glob("events.sqlite*"):
         file.unlink()
     shutil.copy(backup, settings.store / "events.sqlite")

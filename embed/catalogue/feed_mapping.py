@@ -71,12 +71,15 @@ class FeedMapping:
     category_tree: dict[str, str] = field(default_factory=dict)  # the path of each category, by its id
 
     @classmethod
-    def load(cls, path: Path) -> "FeedMapping":
-        """Read a TOML file; raises Missing, or BadInput naming what is invalid and what is valid."""
+    def load(cls, path: Path, category_tree: Path | None = None) -> "FeedMapping":
+        """Read a TOML file; raises Missing, or BadInput naming what is invalid and what is valid.
+
+        `category_tree` replaces the file that [category_tree] names, where the file has that table.
+        """
         toml = read_toml(path)
         tree = toml.pop("category_tree", None)
         mapping = _mapping(toml, path.name)
-        return mapping if tree is None else replace(mapping, category_tree=_category_tree(tree, path))
+        return mapping if tree is None else replace(mapping, category_tree=_category_tree(tree, path, category_tree))
 
     def over(self, base: "FeedMapping") -> "FeedMapping":
         """Return this mapping, completed by `base`. A column with attributes that is named here is not used twice."""
@@ -266,7 +269,7 @@ def _mapping(toml: dict[str, Any], file: str) -> FeedMapping:
     return FeedMapping(columns, attributes, defaults, **texts)
 
 
-def _category_tree(table: object, mapping: Path) -> dict[str, str]:
+def _category_tree(table: object, mapping: Path, file: Path | None) -> dict[str, str]:
     names = dict(zip(("id", "name", "parent"), COLUMNS, strict=True))
     where = f"{mapping.name} [category_tree]"
     if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
@@ -275,7 +278,7 @@ def _category_tree(table: object, mapping: Path) -> dict[str, str]:
     if "file" not in table:
         raise BadInput(f'{where} has no file: name the table of categories, file = "categories.csv"', "category_tree")
     one, name, parent = (str(table.get(key, default)) for key, default in names.items())
-    return read_category_tree(mapping.parent / table["file"], (one, name, parent))
+    return read_category_tree(file or mapping.parent / table["file"], (one, name, parent))
 
 
 def _source(value: object, where: str, split: str = "") -> ColumnSource:

@@ -42,7 +42,8 @@ SWITCH_SECONDS = 0.001  # the default lets a search in a thread delay the event 
 
 def create_app(settings: Settings) -> FastAPI:
     """Create the app over `settings.store`; it loads the current release at start and follows the store."""
-    live, keys = ServiceRuntime(settings), ApiKeys(settings.store)
+    keys = ApiKeys(settings.store)  # first: it recognizes a store of version 0.1, which others then write to
+    live = ServiceRuntime(settings)
     limiter = ConcurrencyLimiter(settings.shed_above_ms / 1000)
 
     @asynccontextmanager

@@ -14,7 +14,7 @@ from typing import Literal
 from embed.alignment.alignment import Alignment
 from embed.alignment.lora import LoraReport
 from embed.behaviour import Interactions
-from embed.catalogue import Catalogue, FeedMapping, IngestReport, check_items, ingest, read_report
+from embed.catalogue import Catalogue, IngestReport, check_items, ingest, read_report
 from embed.durable import write_folder
 from embed.encode_job import SpaceVectors
 from index.item_ids import write_item_ids
@@ -34,7 +34,7 @@ from serve.jobs.lock import one_job_at_a_time
 from serve.jobs.photo_check import check_photos
 from serve.moderation.image_classifier import classify_catalogue
 from serve.release.behaviour_model import BehaviourModel
-from serve.release.build_inputs import BuildInputs, feed_mapping, read_build_inputs, write_build_inputs
+from serve.release.build_inputs import copy_mapping, load_mapping, read_build_inputs, write_build_inputs
 from serve.release.images import image_source
 from serve.release.manifest import Check, Manifest, Quality, check_files, read_manifest
 from serve.release.release import ALIGNMENT, ITEMS_FILE, REFERENCE_FILE, Release
@@ -119,7 +119,7 @@ def fine_tune_catalogue(settings: Settings, progress: Progress | None = None) ->
 def _ingest(
     settings: Settings, feed: Path, format_: str | None, force: bool, progress: Progress | None
 ) -> IngestReport:
-    previous, mapping = read_build_inputs(settings.store), feed_mapping(settings)
+    previous, mapping = read_build_inputs(settings.store), load_mapping(settings)
     if format_ is None and previous.feed is not None and previous.feed.suffix == feed.suffix:
         format_ = previous.format
     ingest_progress = (lambda done, total: progress("ingest", done, total, "bytes")) if progress else None
@@ -128,19 +128,16 @@ def _ingest(
     report = ingest(
         feed,
         settings.store,
-        mapping=FeedMapping.load(mapping) if mapping else None,
+        mapping=mapping,
         format=format_,
         force=force,
         edits=edits,
         journal=position,
         progress=ingest_progress,
     )
-    inputs = BuildInputs(
-        feed=feed.resolve(),
-        mapping=mapping.resolve() if mapping else None,
-        format=format_,
-        images=previous.images,
-    )
+    inputs = previous.model_copy(update={"feed": feed.resolve(), "format": format_})
+    if settings.mapping is not None:
+        inputs = copy_mapping(settings.store, settings.mapping, inputs)
     write_build_inputs(settings.store, inputs)
     return report
 

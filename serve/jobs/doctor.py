@@ -22,7 +22,7 @@ from serve.core.settings import Settings
 from serve.engine.query_encoders import Encoders
 from serve.jobs.photo_check import required_setting
 from serve.live.change_record import LiveChange, journal_folder
-from serve.release.build_inputs import feed_mapping, read_build_inputs
+from serve.release.build_inputs import load_mapping, read_build_inputs
 from serve.release.manifest import Manifest, SpaceEntry
 from serve.release.release import Release
 from serve.release.repository import list_manifests, open_current, release_names, releases_folder
@@ -150,13 +150,12 @@ def _build_inputs(settings: Settings) -> Iterator[Finding]:
     """Check that the mapping and the image folder of the last build exist."""
     try:
         inputs = read_build_inputs(settings.store)
-        mapping, images = feed_mapping(settings), settings.image_root or inputs.images
+        load_mapping(settings)
+        mapping, images = settings.mapping or inputs.mapping, settings.image_root or inputs.images
     except EXPECTED as error:
         yield Finding("build inputs", "wrong", error_response(error).message)
         return
-    if mapping and not mapping.is_file():
-        yield Finding("mapping", "wrong", f"{mapping} does not exist: run vetrina build FEED with --mapping FILE")
-    if images and not images.is_dir():
+    if images and not os.path.isdir(images):
         yield Finding("image folder", "wrong", f"{images} does not exist: run vetrina build with --images FOLDER")
     if inputs.feed:
         parts = [

@@ -66,13 +66,13 @@ def likely_folder(settings: Settings, feed_folder: Path, failures: Sequence[Imag
     """Return the folder near the feed that holds most of the first photos that were not found; None if none does."""
     references = [failure.image for failure in failures if failure.code in ("not_found", "outside_root")][:MAX_SAMPLED]
     names = [Path(reference) for reference in references if "\0" not in reference]
-    absolute = [name for name in names if name.is_absolute() and name.is_file()]
+    absolute = [name for name in names if name.is_absolute() and os.path.isfile(name)]
     if absolute:
         return Path(os.path.commonpath([name.parent for name in absolute]))
     relative = [name for name in names if not name.is_absolute() and ".." not in name.parts]
     best, most = None, 0
     for folder in _folders_near(feed_folder, image_folder(settings)):
-        held = sum((folder / name).is_file() for name in relative)
+        held = sum(os.path.isfile(folder / name) for name in relative)
         if held > most:
             best, most = folder, held
     return best
@@ -85,7 +85,7 @@ def _folders_near(*roots: Path) -> Iterator[Path]:
     for _ in range(MAX_DEPTH + 1):
         below: list[Path] = []
         for folder in level:
-            if folder in visited or not folder.is_dir():
+            if folder in visited or not os.path.isdir(folder):
                 continue
             if len(visited) == MAX_FOLDERS:
                 return

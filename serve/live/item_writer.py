@@ -1,11 +1,14 @@
 """Writes live changes of items: encodes, journals and applies them."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import cached_property
 from typing import Any
 
 from embed.catalogue import FeedMapping, Item
 from embed.images import ImageSource
+from serve.core.errors import StoreUnavailable
 from serve.core.settings import Settings
 from serve.live.active_releases import ActiveReleases
 from serve.live.change_record import LiveChange
@@ -13,8 +16,10 @@ from serve.live.item_changes import ItemChangeResult, MakeChange, delete_items, 
 from serve.live.item_encoder import ItemEncoder
 from serve.live.journal_watcher import JournalWatcher
 from serve.moderation.image_classifier import classify_items
-from serve.release.build_inputs import feed_mapping
+from serve.release.build_inputs import load_mapping
 from serve.release.images import image_source
+
+_log = logging.getLogger("vetrina")
 
 
 class ItemWriter:
@@ -22,8 +27,10 @@ class ItemWriter:
 
     def __init__(self, settings: Settings, releases: ActiveReleases, journal: JournalWatcher) -> None:
         self._settings, self._releases, self._journal = settings, releases, journal
-        mapping = feed_mapping(settings)
-        self._mapping = FeedMapping.load(mapping) if mapping else None
+        try:
+            _ = self._mapping  # an invalid setting stops the service
+        except StoreUnavailable as error:
+            _log.error("items cannot be put: %s", error.message)
 
     def put(self, rows: Sequence[Mapping[str, Any]]) -> list[ItemChangeResult]:
         """Add or replace whole items."""
@@ -44,6 +51,10 @@ class ItemWriter:
     def delete(self, item_ids: Sequence[str]) -> list[ItemChangeResult]:
         """Delete items."""
         return self._write(*delete_items(item_ids))
+
+    @cached_property
+    def _mapping(self) -> FeedMapping | None:
+        return load_mapping(self._settings)
 
     def _review(self, items: Sequence[Item], source: ImageSource) -> None:
         if self._settings.review.classifier:

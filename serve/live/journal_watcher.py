@@ -3,7 +3,7 @@
 import logging
 
 from serve.core.errors import EXPECTED
-from serve.live.active_releases import ActiveReleases
+from serve.live.active_releases import ActiveReleases, ServedRelease
 from serve.live.repeated_errors import RepeatedErrors
 from serve.live.replica import ReleaseReplica
 
@@ -21,15 +21,22 @@ class JournalWatcher:
         """Apply the new changes of the journal to the served releases, and serve their new snapshots."""
         with self._releases.lock:
             current = self._releases.current
-            if current is not None and self.catch_up(current.replica):
+            if current is not None and self._is_outdated(current):
                 self._releases.serve(current.replica)
             self.catch_up_treatment()
 
     def catch_up_treatment(self) -> None:
         """Apply the new changes to the treatment of an A/B test, if one runs."""
         treatment = self._releases.treatment
-        if treatment is not None and self.catch_up(treatment.served.replica):
+        if treatment is not None and self._is_outdated(treatment.served):
             self._releases.serve_treatment(treatment.experiment, treatment.served.replica)
+
+    def _is_outdated(self, served: ServedRelease) -> bool:
+        """Apply the new changes to a served release; return whether its engine has an older snapshot.
+
+        The replica may be ahead of its engine: a comparison makes it catch up without serving it.
+        """
+        return self.catch_up(served.replica) or served.engine.snapshot is not served.replica.snapshot
 
     def catch_up(self, replica: ReleaseReplica) -> bool:
         """Apply the new changes to a replica; return whether its snapshot may have changed.

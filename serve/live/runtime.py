@@ -132,5 +132,13 @@ class ServiceRuntime:
         )
 
     def _poll(self, poll: Callable[[], None]) -> None:
+        """Poll until the process stops; log an unexpected error once for as long as it comes back."""
+        last = ""
         while not self._stop.wait(POLL_SECONDS):
-            poll()
+            try:
+                poll()
+                last = ""
+            except Exception as error:
+                if repr(error) != last:
+                    _log.exception("%s failed, it tries again", threading.current_thread().name)
+                last = repr(error)

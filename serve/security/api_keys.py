@@ -24,6 +24,7 @@ from serve.security.access_mode import (
     AuthMode,
     is_keyless_by_default,
     read_access_mode,
+    record_inherited_mode,
     write_access_mode,
 )
 
@@ -65,7 +66,9 @@ class ApiKeys:
 
     def __init__(self, store: Path) -> None:
         self._store = store
-        self._keyless_by_default = is_keyless_by_default(store)
+        record_inherited_mode(store)
+        # Where the mode could not be recorded, this process remembers it.
+        self._keyless_by_default = not (store / ACCESS_FILE).exists() and is_keyless_by_default(store)
         self._stamps: tuple[object, ...] = ()
         self._checked = -1.0
         self._by_hash: dict[str, ApiKey] = {}
@@ -96,7 +99,7 @@ class ApiKeys:
         except StoreUnavailable as damage:
             log.error("every request is refused: %s", damage.message)
             return
-        if keyless and self._keyless_by_default:
+        if keyless and is_keyless_by_default(self._store):
             log.warning(
                 "store %s was created by version 0.1 and has no API key: requests from this machine are served without "
                 "one. Require keys with vetrina keys create NAME, or keep keyless access with vetrina keys disable",

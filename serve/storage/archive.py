@@ -46,6 +46,10 @@ _EVENT_HASHES = Table("archived_events", METADATA, Column("hash", SEQUENCE, prim
 _TEMPORARY = re.compile(r"\.(.+)-[0-9a-f]{8}")  # see embed.durable.atomic_path
 
 
+class _RowsErased(Exception):
+    """An erasure deleted rows from the database while a file with them was written."""
+
+
 class Archive:
     """The files of a database. Safe in several threads and processes, except `move`, which one job calls at a time.
 
@@ -105,10 +109,10 @@ class Archive:
         removed = {"events": 0, "answers": 0}
         for name, kind in self._database.rows(select(_PARTS.c.name, _PARTS.c.kind)):
             users = self._read(name, ["user_id", "timestamp"])
-            if not pc.any(user_rows(users, user_id, until)).as_py():
+            if not pc.any(user_rows(users, [user_id], until)).as_py():
                 continue
             table = self._read(name)
-            own = user_rows(table, user_id, until)
+            own = user_rows(table, [user_id], until)
             removed[kind] += pc.sum(own).as_py()
             if kind == "events":  # first: after a kill the rows in the file still tell which hashes to delete
                 with self._database.transaction() as connection:
@@ -126,17 +130,37 @@ class Archive:
             table: a table with the columns `sequence` and `timestamp`.
             where: the condition that selects the rows.
         """
-        rows = self._database.rows(select(*table.c).where(where).order_by(table.c.sequence).limit(MAX_ROWS))
-        if not rows:
-            return 0
-        columns = zip(table.c, zip(*rows, strict=True), strict=True)
-        arrow = pa.table({column.name: pa.array(values, _type(column)) for column, values in columns})
-        name = f"{kind}-{secrets.token_hex(8)}.parquet"
-        with self._database.transaction() as connection:
-            connection.execute(_WITHDRAWN.insert(), {"name": name})
-        self._folder.mkdir(exist_ok=True)
-        self._write(arrow, name)
+        while rows := self._database.rows(select(*table.c).where(where).order_by(table.c.sequence).limit(MAX_ROWS)):
+            columns = zip(table.c, zip(*rows, strict=True), strict=True)
+            arrow = pa.table({column.name: pa.array(values, _type(column)) for column, values in columns})
+            name = f"{kind}-{secrets.token_hex(8)}.parquet"
+            with self._database.transaction() as connection:
+                connection.execute(_WITHDRAWN.insert(), {"name": name})
+            self._folder.mkdir(exist_ok=True)
+            self._write(arrow, name)
+            try:
+                self._replace_rows(kind, table, arrow, name)
+            except _RowsErased:  # the file still holds them: delete it and read again
+                (self._folder / name).unlink()
+                sync(self._folder)
+            else:
+                return len(rows)
+        return 0
+
+    def _replace_rows(self, kind: str, table: Table, arrow: pa.Table, name: str) -> None:
+        """Make a new file count instead of its rows in the database.
+
+        Args:
+            kind: "events" or "answers".
+            table: the table that the rows come from.
+            arrow: the rows of the file.
+            name: the name of the file.
+
+        Raises:
+            _RowsErased: the database no longer has all the rows; nothing has changed.
+        """
         sequences = arrow["sequence"].to_pylist()
+        deleted = 0
         with self._database.transaction() as connection:
             connection.execute(
                 _PARTS.insert(),
@@ -151,8 +175,9 @@ class Archive:
             if kind == "events":
                 self._add_hashes(connection, arrow["event_id"].to_pylist())
             for chunk in _chunks(sequences):  # not by `where`: rows that arrived since are not in the file
-                connection.execute(table.delete().where(table.c.sequence.in_(chunk)))
-        return len(rows)
+                deleted += connection.execute(table.delete().where(table.c.sequence.in_(chunk))).rowcount
+            if deleted < len(sequences):
+                raise _RowsErased
 
     def delete_before(self, before: float) -> int:
         """Delete the files in which all rows are older than a time (epoch seconds), and return how many rows."""
@@ -201,7 +226,7 @@ class Archive:
 
     @property
     def _unknown(self) -> UnknownFiles:
-        return UnknownFiles(self._database.history)
+        return UnknownFiles(self._database)
 
     def _read(self, name: str, columns: list[str] | None = None) -> pa.Table:
         path = self._folder / name

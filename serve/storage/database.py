@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,15 +34,17 @@ SEQUENCE = BigInteger().with_variant(Integer, "sqlite")  # in SQLite only an INT
 class Database:
     """A database; safe in several threads and processes. Raises StoreUnavailable if it cannot be used."""
 
-    def __init__(self, url: str, key: str = "", history: Path | None = None) -> None:
-        """Open a database and create its tables.
+    def __init__(self, url: str, key: str = "", history: Path | None = None, create_tables: bool = True) -> None:
+        """Open a database.
 
         Args:
             url: such as `sqlite:///path` or `postgresql+psycopg://...`.
             key: if set, user ids are stored as keyed hashes, see `stored_user_id`.
             history: the folder of the archive, see serve.storage.archive; None without a store.
+            create_tables: whether to call `create_tables`; without it nothing in the database changes.
         """
         self._key, self.history = key.encode(), history
+        self.after_write: Callable[[], None] | None = None  # called after each transaction
         try:
             self._url = make_url(url)
             self._engine = create_engine(
@@ -57,9 +59,24 @@ class Database:
             )
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _prepare_sqlite)
+        if create_tables:
+            self.create_tables()
+
+    def create_tables(self) -> None:
+        """Create the tables and columns that the database lacks."""
         try:
+            if self.dialect is sqlite:  # the file keeps this mode, in which readers run beside a writer
+                with self._engine.connect() as connection:
+                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")
             METADATA.create_all(self._engine)
             self._add_columns()
+        except SQLAlchemyError as error:
+            raise self._unavailable(error) from error
+
+    def has_table(self, name: str) -> bool:
+        """Return whether the database has a table."""
+        try:
+            return inspect(self._engine).has_table(name)
         except SQLAlchemyError as error:
             raise self._unavailable(error) from error
 
@@ -92,6 +109,8 @@ class Database:
                 yield connection
         except SQLAlchemyError as error:
             raise self._unavailable(error) from error
+        if self.after_write is not None:
+            self.after_write()
 
     def rows(self, query: Any, timeout_s: float | None = None) -> Sequence[Any]:
         """Return the rows of a query; raises StoreUnavailable if a server takes longer than `timeout_s` seconds."""
@@ -146,6 +165,6 @@ class Database:
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
-    """Let readers run beside a writer, sync before each acknowledgement, and overwrite what is deleted."""
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "secure_delete=ON"):
+    """Sync before each acknowledgement, wait for other writers, and overwrite what is deleted."""
+    for pragma in ("synchronous=FULL", "busy_timeout=30000", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")

@@ -8,7 +8,7 @@ missing ones are replayed. So after a restore of the database keep `erased.jsonl
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from itertools import chain
 from pathlib import Path
@@ -106,30 +106,41 @@ class UserPrivacy:
             for line in lines_by_hash.pop(_hash(user_id), ()):
                 counts = self._remove(user_id, line, until=float(orjson.loads(line)["at"]))
                 removed += sum(astuple(counts))
-        with self._database.transaction() as connection:  # of users without any data here
-            for lines in lines_by_hash.values():
-                connection.execute(_ERASURES.insert(), [{"line": line} for line in lines])
+        if lines_by_hash:  # users without any data here: an erasure may have been killed before it purged
+            self._database.purge()
+            self._record([line for lines in lines_by_hash.values() for line in lines])
         return removed
 
     def _users(self) -> Iterator[str]:
         """Yield the ids of all users with any data, some more than once."""
         preferences = (user_id for (user_id,) in self._database.rows(select(_PREFERENCES.c.user_id)))
         quarantined = (user.user_id for user in Quarantine(self._database).entries())
-        unknown = UnknownFiles(self._database.history).users()
+        unknown = UnknownFiles(self._database).users()
         return chain(
             self._events.users(), self._impressions.users(), self._contacts.users(), preferences, quarantined, unknown
         )
 
     def _remove(self, user_id: str, line: str, until: float | None = None) -> ErasureCounts:
-        archived = Archive(self._database).erase(user_id, until)
+        """Remove the data of a user, up to a time if there is one, and record that in the database.
+
+        The database comes before the files: rows that a compaction moves meanwhile are in a file by then. The record
+        comes last, so that an erasure that was killed is replayed.
+        """
         with self._database.transaction() as connection:
-            events = archived["events"] + self._events.erase(connection, user_id, until)
-            impressions = archived["answers"] + self._impressions.erase(connection, user_id, until)
+            events = self._events.erase(connection, user_id, until)
+            impressions = self._impressions.erase(connection, user_id, until)
             contacts = self._contacts.erase(connection, user_id, until)
             deleted = connection.execute(_PREFERENCES.delete().where(_PREFERENCES.c.user_id == user_id))
-            connection.execute(_ERASURES.insert(), {"line": line})
+        archived = Archive(self._database).erase(user_id, until)
         self._database.purge()
-        return ErasureCounts(events, impressions, deleted.rowcount, contacts)
+        self._record([line])
+        return ErasureCounts(events + archived["events"], impressions + archived["answers"], deleted.rowcount, contacts)
+
+    def _record(self, lines: Sequence[str]) -> None:
+        """Record in the database that erasures were carried out; another process may have recorded them."""
+        statement = self._database.dialect.insert(_ERASURES).on_conflict_do_nothing(index_elements=["line"])
+        with self._database.transaction() as connection:
+            connection.execute(statement, [{"line": line} for line in lines])
 
 
 def replay_erasures(settings: Settings) -> int:

@@ -7,7 +7,7 @@ retention reach it there.
 
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embed.durable import sync, write_file
+from serve.storage.database import Database
 
 FOLDER = "unknown"
 _log = logging.getLogger(__name__)
 
 
 class UnknownFiles:
-    """The unknown files of a history folder; None for a database without a store, which has none."""
+    """The unknown files in the history folder of a database; a database without a store has none.
 
-    def __init__(self, history: Path | None) -> None:
-        self._folder = history and history / FOLDER
+    Their user ids may be in clear although the database stores hashes, so they are compared as stored ids.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._folder = database.history and database.history / FOLDER
 
     def add(self, path: Path) -> None:
         """Move a file of the history folder here; it never replaces another one."""
@@ -39,20 +44,18 @@ class UnknownFiles:
         sync(self._folder)
 
     def users(self) -> set[str]:
-        """Return the ids of all users in the files."""
-        users: set[str] = set()
-        for _, table in self._tables():
-            users |= set(pc.unique(table["user_id"]).to_pylist()) - {None}
-        return users
+        """Return the stored ids of all users in the files."""
+        return {self._database.stored_user_id(user_id) for _, table in self._tables() for user_id in _user_ids(table)}
 
     def erase(self, user_id: str, until: float | None = None) -> dict[str, int]:
-        """Rewrite the files without the rows of a user, optionally only those up to a time (epoch seconds).
+        """Rewrite the files without the rows of a stored user id, optionally only those up to a time (epoch seconds).
 
         Returns the number of removed rows by kind, "events" or "answers".
         """
         removed = {"events": 0, "answers": 0}
         for path, table in self._tables():
-            own = user_rows(table, user_id, until)
+            user_ids = [each for each in _user_ids(table) if self._database.stored_user_id(each) == user_id]
+            own = user_rows(table, user_ids, until)
             if pc.any(own).as_py():
                 removed["events" if "event_id" in table.column_names else "answers"] += pc.sum(own).as_py()
                 write_file(path, parquet_bytes(table.filter(pc.invert(own))))
@@ -93,10 +96,14 @@ class UnknownFiles:
                 _log.warning("%s is not a history file: erasures cannot search it; delete it if it is not needed", path)
 
 
-def user_rows(table: pa.Table, user_id: str, until: float | None) -> Any:
-    """Return a mask of the rows of a user, optionally only those up to a time (epoch seconds)."""
-    own = pc.fill_null(pc.equal(table["user_id"], user_id), False)
+def user_rows(table: pa.Table, user_ids: Sequence[str], until: float | None) -> Any:
+    """Return a mask of the rows of some user ids, optionally only those up to a time (epoch seconds)."""
+    own = pc.is_in(table["user_id"], pa.array(user_ids, pa.string()))
     return own if until is None else pc.and_(own, pc.fill_null(pc.less_equal(table["timestamp"], until), True))
+
+
+def _user_ids(table: pa.Table) -> set[str]:
+    return set(pc.unique(table["user_id"]).to_pylist()) - {None}
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -63,11 +63,11 @@ def main() -> None:
             **side_by_side("image", lambda: image_job(images), lambda: len(images.encode_images(prepared))),
             **side_by_side("clip", lambda: image_job(clip), lambda: len(clip.encode_images(for_clip))),
             **side_by_side("text", text_job, lambda: len(texts.encode_texts(lines).vectors)),
-            **beside("image", "eager", lambda: images.encode_images(prepared[:128]), eager(prepared[:128]), 128),
-            **beside("text", "st", lambda: texts.encode_texts(lines), library(lines), len(lines)),
+            **compare("image", "eager", lambda: images.encode_images(prepared[:128]), eager(prepared[:128]), 128),
+            **compare("text", "st", lambda: texts.encode_texts(lines), library(lines), len(lines)),
         }
-    beside_others = {name: value for name, value in earlier("encode").items() if "clip_retrieval" in name}
-    report("encode", figures | beside_others, seed=0, packages=("torch", "openvino", "sentence-transformers", "pillow"))
+    other_figures = {name: value for name, value in earlier("encode").items() if "clip_retrieval" in name}
+    report("encode", figures | other_figures, seed=0, packages=("torch", "openvino", "sentence-transformers", "pillow"))
 
 
 def shop(folder: Path) -> tuple[Catalogue, Path]:
@@ -98,12 +98,12 @@ def side_by_side(name: str, job: Callable[[], int], forward: Callable[[], int]) 
     }
 
 
-def beside(
+def compare(
     name: str, other: str, ours: Callable[[], object], theirs: Callable[[], object], count: int
 ) -> dict[str, float]:
     """Time our side and another library in turns; return images or texts a second of both, and their ratio."""
     seconds: dict[str, list[float]] = {name: [], other: []}
-    for _ in track(range(ROUNDS + 1), f"{name} beside {other}", console=Console(stderr=True)):
+    for _ in track(range(ROUNDS + 1), f"{name} and {other}", console=Console(stderr=True)):
         for which, run in ((name, ours), (other, theirs)):
             started = time.perf_counter()
             run()

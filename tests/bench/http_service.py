@@ -3,7 +3,7 @@
 Both return the same JSON, and both run in uvicorn with one worker on one core, over the same demo shop of 720 items;
 the client is on the other core and keeps 8 connections busy. A small index is the hardest case, because the search does
 not hide the overhead of the service. `similar` uses one space, where one search gives the JSON. `fused` uses both
-spaces: the minimal app adds the cosines of what the two searches find, while Vetrina scores every item in every space
+spaces: the minimal app adds the cosines of the hits of both searches, while Vetrina scores every item in every space
 and standardizes the scores. Both are measured in turns, five rounds each; the ratio is that of the medians. Results go
 to `http.json`; a script named http.py would shadow the standard library's http for all other scripts here.
 """

@@ -123,7 +123,7 @@ def homedepot() -> dict[str, float]:
         figures |= {f"weight_{name}": weight for name, weight in learned.weights.items()}
         figures |= measure("{}", engine, queries, judged, test, ("hybrid", "keywords", "vector"))
         titles = engine.snapshot.release.catalogue
-        figures |= beside(
+        figures |= bm25s_figures(
             titles.ids().to_pylist(),
             [title or "" for title in titles.column("title").to_pylist()],
             queries,
@@ -159,7 +159,7 @@ def measure(
 
         def ranked(query: str, way: str = way) -> list[str]:
             found = engine.search(Query(k=K, text=queries[query], spaces=spaces[way]))
-            return [engine.snapshot.text(one.item_index) for one in found]
+            return [engine.snapshot.item_id(one.item_index) for one in found]
 
         figures[f"homedepot_{named.format(way)}_ndcg10"] = mean_ndcg(ranked, judged, test, way)
     if "vector" in ways:
@@ -178,7 +178,7 @@ def measure(
     return figures
 
 
-def beside(
+def bm25s_figures(
     ids: list[str], titles: list[str], queries: dict[str, str], judged: dict[str, dict[str, float]], test: list[str]
 ) -> dict[str, float]:
     """Return NDCG@10 of bm25s on the same titles, with its own tokenizer, English stop words and Snowball stems."""

@@ -55,14 +55,14 @@ def main() -> None:
         learned = current_scorer(settings.store)
         assert learned is not None
         train_scorer(settings, progress)
-        anew = current_scorer(settings.store)
-        assert anew is not None
+        new = current_scorer(settings.store)
+        assert new is not None
         import_events(settings, parts[3])
         over_first = compare_releases(settings, release.with_scorer(learned), release.with_scorer(first), progress)
-        over_anew = compare_releases(settings, release.with_scorer(learned), release.with_scorer(anew), progress)
-    console.print("continued / unchanged", show.checks(over_first), "continued / from scratch", show.checks(over_anew))
+        over_new = compare_releases(settings, release.with_scorer(learned), release.with_scorer(new), progress)
+    console.print("continued / unchanged", show.checks(over_first), "continued / from scratch", show.checks(over_new))
     figures: dict[str, float | int | str | None] = {"kept": accepted, "seconds": round(seconds)}
-    for other, checks in (("first", over_first), ("anew", over_anew)):
+    for other, checks in (("first", over_first), ("anew", over_new)):
         for check in checks:
             if check.low is not None:
                 measure = {"NDCG@10": "ndcg10", "log-likelihood": "likelihood"}.get(check.name, check.name)

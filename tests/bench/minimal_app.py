@@ -25,8 +25,9 @@ ids = release.catalogue.ids().to_pylist()
 rows = {item_id: number for number, item_id in enumerate(ids)}
 faiss.omp_set_num_threads(1)
 fields = [item_fields(snapshot, number, DEFAULT_FIELDS) for number in range(len(ids))]
-indexes = {}
-for name, space in release.spaces.items():
+spaces: dict[str, Any] = dict(release.spaces)
+indexes: dict[str, Any] = {}
+for name, space in spaces.items():
     indexes[name] = faiss.IndexFlatIP(space.space.dim)
     indexes[name].add(np.ascontiguousarray(space.vectors))
 ROWS_PER_ITEM = 4  # rows searched for each requested item, because an item may have several
@@ -37,8 +38,8 @@ async def similar(item_id: str, k: int = 10, space: str | None = None) -> dict[s
     own = rows[item_id]
     scores: dict[int, dict[str, float]] = {}
     for name in [space] if space else list(indexes):
-        query = release.spaces[name].first_vectors(np.array([own]))
-        owners = release.spaces[name].owners
+        query = spaces[name].first_vectors(np.array([own]))
+        owners = spaces[name].owners
         found_scores, found = indexes[name].search(query, ROWS_PER_ITEM * (k + 1))
         for number, score in zip(owners[found[0]].tolist(), found_scores[0].tolist(), strict=True):
             if number != own:

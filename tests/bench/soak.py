@@ -164,9 +164,8 @@ class Soak:
     async def _activate_often(self, port: int) -> None:
         for share in ACTIVATIONS:
             await asyncio.sleep(max(0.0, self._started + share * self._seconds - time.monotonic()))
-            client = Client(
-                CLIENTS, self._shop, self._record, port
-            )  # a new one, because the service closes idle connections
+            # A new client, because the service closes idle connections.
+            client = Client(CLIENTS, self._shop, self._record, port)
             newest, before = release_names(self._store)[:2]
             chosen = before if current_name(self._store) == newest else newest
             _, response = await client.ask("POST", f"/v1/releases/{chosen}/activate")

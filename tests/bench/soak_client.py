@@ -1,4 +1,4 @@
-"""The clients of the soak: what they request and change, and the checks of the responses."""
+"""The clients of the soak test: their requests and changes, and the checks of the responses."""
 
 import asyncio
 import random
@@ -96,7 +96,7 @@ class Record:
 
 
 class Client:
-    """Requests and changes one thing after the other. A client changes only its own items, so that their order is known.
+    """Requests and changes one thing after the other; changes only its own items, so that it knows their order.
 
     `near` maps own items that were in a response to the requested item: the same request later shows their changes.
     """

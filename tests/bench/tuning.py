@@ -155,7 +155,7 @@ def best_of_grid(trial: Trial) -> Contender:
         if factory == "Flat":
             continue
         built = grid.build(factory, trial.vectors)
-        index = built.index
+        index: Any = built.index
         for refine in refine_factors(factory):
             for probe in tuning._probes(built):
                 index.efforts = (SearchEffort(tuning.REACH, probe, refine),)

@@ -10,7 +10,7 @@ CLUSTERS, LATENT, SPREAD, NOISE = 800, 48, 0.5, 0.02
 
 
 def mixture(rows: int, dim: int, seed: int) -> NDArray[np.float32]:
-    """Return unit rows [rows, dim]: a noisy, projected mixture of 800 Gaussians in 48 dimensions with decaying spectrum.
+    """Return unit rows [rows, dim]: a noisy projected mixture of 800 Gaussians in 48 dimensions with decaying spectrum.
 
     The clusters do not depend on `rows`, so that the last rows can serve as queries for the others.
     """

@@ -12,6 +12,7 @@ from serve.http.middleware.refusals import send_error
 
 CHUNK_BYTES = 1 << 20
 REPLACED_HEADERS = (b"content-encoding", b"content-length")
+MAX_MEMBERS = 100  # of a gzip body: each one costs time, even if it is empty
 GZIP_WINDOW = 31  # zlib's largest window, with a gzip header
 
 
@@ -45,6 +46,7 @@ class _GzipReader:
         self._stream = zlib.decompressobj(GZIP_WINDOW)
         self._compressed = b""
         self._size = 0
+        self._members = 1
         self._may_continue = False  # whether the stream may yield more without more input
         self._more_body = True
         self._complete = False
@@ -72,6 +74,10 @@ class _GzipReader:
 
     def _decompress(self) -> bytes:
         if self._stream.eof and self._compressed:  # a gzip body may have several members
+            self._members += 1
+            if self._members > MAX_MEMBERS:
+                message = f"the gzip body has more than {MAX_MEMBERS} members: compress it as one"
+                raise HTTPException(400, message)
             self._stream = zlib.decompressobj(GZIP_WINDOW)
         try:
             body = self._stream.decompress(self._compressed, CHUNK_BYTES)

@@ -1,7 +1,8 @@
 """Requests without a key to a keyless store: only from this machine, and not from foreign web pages.
 
 A request is local if the peer of its connection has a loopback address and no proxy forwarded it. Its `Host` does not
-prove that, because the caller chooses it; it is checked against DNS rebinding only.
+prove that, because the caller chooses it; it is checked against DNS rebinding only. A proxy on this machine that adds
+none of the FORWARDING_HEADERS cannot be told from a local caller.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from starlette.types import Scope
 
 from serve.core.errors import ErrorResponse
 
+FORWARDING_HEADERS = {b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip"}
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 CREATE_KEY = "create an API key with vetrina keys create NAME and send it"
 
@@ -44,7 +46,7 @@ class LocalAccess:
                 host = value.decode("latin-1")
             elif name == b"origin":
                 origin = value.decode("latin-1")
-            elif name in (b"forwarded", b"via") or name.startswith(b"x-forwarded-"):
+            elif name in FORWARDING_HEADERS or name.startswith(b"x-forwarded-"):
                 header = name.decode("latin-1")
                 message = f"requests that a proxy forwards (header {header}) need an API key: {CREATE_KEY}"
                 return _forbidden(message, "authorization")

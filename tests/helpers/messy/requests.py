@@ -37,7 +37,7 @@ class Request(Row):
         excluded = {"not": {"item_id": {"in": asked["exclude"]}}} if "exclude" in asked else {}
         arguments = ("search", asked["text"], "-k", str(asked["k"]), "--filter", json.dumps(excluded))
         error_response = vetrina(*arguments, "--store", shop.store, "--json").error_response()
-        assert {"k": "-k", "text": "blank"}.get(self.field, "at most 5000") in error_response
+        assert {"k": "-k", "text": "blank"}.get(self.field, "at most 5,000") in error_response
 
 
 @dataclass(frozen=True)

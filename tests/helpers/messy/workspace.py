@@ -45,8 +45,11 @@ class Done(NamedTuple):
         return json.loads(self.out, parse_constant=lambda name: pytest.fail(f"{name} in an answer"))
 
     def error_response(self, code: int = 2) -> str:
-        """What a refusal says, in one line."""
-        assert (self.code, self.out) == (code, ""), self.err
+        """Return the message of a refusal: one line, or JSON with --json."""
+        assert self.code == code, self.err
+        if self.out:
+            assert self.err == ""
+            return str(json.loads(self.out)["error"]["message"])
         assert is_one_line(self.err) or "Invalid value" in self.err, self.err
         return " ".join(self.err.split())
 
