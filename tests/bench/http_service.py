@@ -28,6 +28,7 @@ from serve.core.settings import Settings
 from serve.demo.shop import make_shop
 from serve.jobs.build import build
 from serve.release.repository import open_current
+from serve.security.api_keys import disable_keys
 
 PORT = 18_431
 CONNECTIONS = 8
@@ -42,6 +43,7 @@ def main() -> None:
         make_shop(shop, items=720, users=10)
         settings = Settings(store=shop / "store")
         build(settings, shop / "catalog.csv")
+        disable_keys(settings.store)
         ids = open_current(settings.store).catalogue.ids().to_pylist()
         here = Path(__file__).parent
         vetrina = [sys.executable, "-m", "uvicorn", "minimal_app:vetrina"]

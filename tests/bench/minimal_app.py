@@ -13,10 +13,8 @@ from serve.engine.response import item_fields
 from serve.http.app import create_app
 from serve.release.repository import open_current
 from serve.release.snapshot import Snapshot
-from serve.security.api_keys import disable_keys
 
 settings = load_settings()
-disable_keys(settings.store)
 vetrina = create_app(settings)
 minimal = FastAPI()
 release = open_current(settings.store)
