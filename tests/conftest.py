@@ -29,7 +29,7 @@ from serve.storage.event_log import EventLog
 
 # However busy this machine is while tests run, only the tests of it see requests shed and answers cut short.
 os.environ.setdefault("VETRINA_SHED_ABOVE_MS", "60000")
-os.environ.setdefault("VETRINA_TIMEOUTS__ANSWER", "60")
+os.environ.setdefault("VETRINA_TIMEOUTS__RESPONSE", "60")
 os.environ.setdefault("VETRINA_THREADS", "1")  # tests run beside each other, one for each core
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = Path(os.environ.get("VETRINA_DATA", ROOT.parent / "shared" / "data"))
