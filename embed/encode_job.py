@@ -24,7 +24,7 @@ from embed.durable import write_file
 from embed.encoders import ImageEncoder, TextEncoder, Vectors
 from embed.encoders.encoder import Prepared
 from embed.images import ImageRefused, ImageSource
-from embed.images.image_reader import ImageReader, ReadImage, read_ahead
+from embed.images.image_reader import ImageReader, read_ahead
 from embed.progress import Progress
 from embed.text_composition import compose_texts
 from embed.vector_store import Keys, KeySet, VectorStore, as_keys, content_key
@@ -167,7 +167,7 @@ def encode_images(
     builder = SpaceBuilder(VectorStore(store, "image", encoder.fingerprint, encoder.dim))
     # Processes know the keys that the store has now, but not those that come twice in this run.
     has = KeySet(builder.store.keys()).__contains__ if processes else builder.has
-    reader = ImageReader(source, encoder.prepare, encoder.shrink_to, has, coded=encoder.decode is not None)
+    reader = ImageReader(source, encoder.prepare, encoder.shrink_to, has)
     stream = encode_stream(iterate_images(catalogue), encoder, reader, builder.has, readers, processes)
     return builder.add_images(encoder, stream, catalogue, progress)
 
@@ -203,11 +203,15 @@ def encode_stream(
     ahead = READ_AHEAD_BATCHES * encoder.batch
     with ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="encoding") as pool:
         read = read_ahead(images, lambda image: image.reference, reader, readers, ahead, processes)
-        for result, pixels in decode_on_device(read, encoder, reader):
-            new = pixels is not None and result.key is not None and not has(result.key)
-            yield result
-            if new and result.key is not None:
-                keys.append(result.key)
+        for image, outcome in read:
+            if isinstance(outcome, ImageRefused):
+                yield ImageResult(image, refused=outcome)
+                continue
+            key, pixels = outcome
+            new = pixels is not None and not has(key)
+            yield ImageResult(image, key)
+            if new:
+                keys.append(key)
                 prepared.append(pixels)
             if len(prepared) == encoder.batch:
                 if len(in_flight) == MAX_IN_FLIGHT:
@@ -218,45 +222,6 @@ def encode_stream(
             in_flight.append((keys, pool.submit(encoder.encode_images, prepared)))
         while in_flight:
             yield _next_encoded(in_flight)
-
-
-def decode_on_device(
-    read: Iterable[tuple[ImageReference, ReadImage | ImageRefused]], encoder: ImageEncoder, reader: ImageReader
-) -> Iterator[tuple[ImageResult, Prepared]]:
-    """Yield each image in order, prepared for the encoder; None for one that is refused or already has a vector.
-
-    JPEGs that a GPU decodes wait for others, to be decoded together.
-    """
-    waiting: list[tuple[ImageResult, Prepared]] = []
-    coded = 0
-    for image, outcome in read:
-        if isinstance(outcome, ImageRefused):
-            waiting.append((ImageResult(image, refused=outcome), None))
-        else:
-            key, content = outcome
-            waiting.append((ImageResult(image, key), content))
-            coded += isinstance(content, bytes)
-        if not coded or len(waiting) == encoder.batch:
-            yield from _decode_jpegs(waiting, encoder, reader)
-            waiting, coded = [], 0
-    yield from _decode_jpegs(waiting, encoder, reader)
-
-
-def _decode_jpegs(
-    waiting: list[tuple[ImageResult, Prepared]], encoder: ImageEncoder, reader: ImageReader
-) -> Iterator[tuple[ImageResult, Prepared]]:
-    """Yield the images with all JPEGs decoded: by the encoder's decoder, or by Pillow where that one fails."""
-    coded = [content for _, content in waiting if isinstance(content, bytes)]
-    decoded = iter(encoder.decode(coded) if coded and encoder.decode is not None else ())
-    for result, content in waiting:
-        pixels = next(decoded) if isinstance(content, bytes) else content
-        if pixels is None and isinstance(content, bytes):
-            try:
-                pixels = reader.decode(content)
-            except ImageRefused as refused:
-                yield ImageResult(result.image, refused=refused), None
-                continue
-        yield result, pixels
 
 
 def _next_encoded(in_flight: "deque[tuple[list[bytes], Future[Vectors]]]") -> EncodedBatch:

@@ -29,7 +29,14 @@ from embed.encode_job import (
     iterate_images,
     iterate_texts,
 )
-from embed.encoders import ImageEncoder, TextEncoder, choose_device, load_image_encoder, load_text_encoder
+from embed.encoders import (
+    EncoderOptions,
+    ImageEncoder,
+    TextEncoder,
+    choose_device,
+    load_image_encoder,
+    load_text_encoder,
+)
 from embed.errors import BadInput, Missing
 from embed.images import ImageRefused, ImageSource
 from embed.images.image_reader import ImageReader
@@ -109,6 +116,7 @@ def encode_images_on_ray(
     store: Path,
     catalogue: Catalogue,
     encoder: ImageEncoder,
+    options: EncoderOptions,
     source: dict[str, Any],
     progress: Progress | None = None,
 ) -> SpaceVectors:
@@ -119,6 +127,7 @@ def encode_images_on_ray(
         store: The store's folder.
         catalogue: The items.
         encoder: Names the space; each worker loads its own copy.
+        options: The encoder's options.
         source: Arguments with which each worker makes its ImageSource.
         progress: Called with images done and images in total.
 
@@ -131,12 +140,17 @@ def encode_images_on_ray(
         pa.table([list(column) for column in zip(*block, strict=True)], schema=pa.schema(list(_RESULT)[:4]))
         for block in _blocks(iterate_images(catalogue))
     )
-    results = cluster.map(tables, ImageWorker, encoder.name, source, stored)
+    results = cluster.map(tables, ImageWorker, encoder.name, options, source, stored)
     return builder.add_images(encoder, _image_results(results), catalogue, progress)
 
 
 def encode_texts_on_ray(
-    cluster: RayCluster, store: Path, catalogue: Catalogue, encoder: TextEncoder, progress: Progress | None = None
+    cluster: RayCluster,
+    store: Path,
+    catalogue: Catalogue,
+    encoder: TextEncoder,
+    options: EncoderOptions,
+    progress: Progress | None = None,
 ) -> SpaceVectors:
     """Encode texts on a cluster; see encode_job.encode_texts. `progress` gets new texts done and in total."""
     builder = SpaceBuilder(VectorStore(store, "text", encoder.fingerprint, encoder.dim))
@@ -145,7 +159,7 @@ def encode_texts_on_ray(
         pa.table({"key": [key for key, _ in block], "text": [text for _, text in block]}) for block in _blocks(new)
     )
     truncated = done = 0
-    for table in cluster.map(tables, TextWorker, encoder.name):
+    for table in cluster.map(tables, TextWorker, encoder.name, options):
         builder.add_vectors(EncodedBatch(table["key"].to_pylist(), _vectors(table["vector"])))
         truncated += table["truncated"][0].as_py()
         done += len(table)
@@ -157,8 +171,10 @@ def encode_texts_on_ray(
 class ImageWorker:
     """Reads and encodes tables of images; an actor of Ray Data."""
 
-    def __init__(self, name: str, source: dict[str, Any], stored: KeySet, device: str, threads: int) -> None:
-        self._encoder = load_image_encoder(name, choose_device(device, threads))
+    def __init__(
+        self, name: str, options: EncoderOptions, source: dict[str, Any], stored: KeySet, device: str, threads: int
+    ) -> None:
+        self._encoder = load_image_encoder(name, choose_device(device, threads), options)
         self._source = ImageSource(**source)
         self._stored = stored
         self._threads = threads
@@ -171,7 +187,7 @@ class ImageWorker:
             return key in yielded or key in self._stored
 
         encoder, source = self._encoder, self._source
-        reader = ImageReader(source, encoder.prepare, encoder.shrink_to, has, coded=encoder.decode is not None)
+        reader = ImageReader(source, encoder.prepare, encoder.shrink_to, has)
         results: list[ImageResult] = []
         vectors: dict[bytes, NDArray[np.float32]] = {}
         for one in encode_stream(images, encoder, reader, has, self._threads + 1):
@@ -188,8 +204,8 @@ class ImageWorker:
 class TextWorker:
     """Encodes tables of texts; an actor of Ray Data."""
 
-    def __init__(self, name: str, device: str, threads: int) -> None:
-        self._encoder = load_text_encoder(name, choose_device(device, threads))
+    def __init__(self, name: str, options: EncoderOptions, device: str, threads: int) -> None:
+        self._encoder = load_text_encoder(name, choose_device(device, threads), options)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         encoded = self._encoder.encode_texts(table["text"].to_pylist())

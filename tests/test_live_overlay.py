@@ -186,7 +186,7 @@ def test_any_changes_come_to_what_a_plain_dict_says(
     release = open_current(built.store)
     for index in () if is_exact else release.spaces.values():
         index.factory = "proposes"
-    encoders = Encoders(choose_device("cpu", 1))
+    encoders = Encoders(choose_device("cpu", 1), {})
     shelf = Shelf(release)
     ids = [*shelf.model, "new-1", "new-2", "new-3"]
     seen = []

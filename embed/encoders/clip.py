@@ -4,14 +4,13 @@ On CPU both towers are exported once and run in OpenVINO; on a GPU they run in t
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from embed.encoders.agreement import EXAMPLE_TEXTS, example_images
 from embed.encoders.cpu_model import CpuModel, warn_slow_model
 from embed.encoders.device import Device
 from embed.encoders.encoder import (
@@ -23,18 +22,19 @@ from embed.encoders.encoder import (
     unit_rows,
     weights_hash,
 )
-from embed.encoders.gpu_model import GpuModel, JpegDecoder, stack_images
+from embed.encoders.encoder_options import EncoderOptions
+from embed.encoders.gpu_model import GpuModel
 from embed.errors import BadInput, Damaged, Missing
+from embed.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.nn import Module
 
 
 class ClipEncoder:
     """The encoder `MODEL/PRETRAINED` of open_clip; PRETRAINED is a tag of open_clip or the path of a weights file."""
 
-    def __init__(self, spec: str, device: Device) -> None:
+    def __init__(self, spec: str, device: Device, options: EncoderOptions | None = None) -> None:
         import open_clip
         import torch
 
@@ -65,24 +65,25 @@ class ClipEncoder:
         self._size, self._streams = device.batch(cpu=8, cuda=256), device.streams
         self.batch = self._size * device.together
         self.context_length = int(self._tokenizer.context_length)
-        image_size = model.visual.image_size
-        self.shrink_to = max(image_size) if isinstance(image_size, tuple) else int(image_size)
-        *steps, _, normalize = preprocess.transforms  # the last two: to a tensor of 0..1, and to a mean of 0
-        self.prepare = partial(_prepare, steps)
-        self.decode = JpegDecoder(partial(_scale_on_gpu, steps)) if device.kind == "cuda" else None
+        normalize = preprocess.transforms[-1]
+        how = model.visual.preprocess_cfg
+        height, width = how["size"] if isinstance(how["size"], tuple) else (how["size"], how["size"])
+        self.prepare = Preprocessing(height, width, how["resize_mode"], how["interpolation"], fill=how["fill_color"])
+        self.shrink_to = self.prepare.shrink_to
+        self.details: dict[str, str] = {}
         self.fingerprint = make_fingerprint(
             model=model_name,
             weights=weights_hash(model.state_dict().items()),
             preprocessing=f"{preprocess};tokens={self.context_length}",
         )
         image_tower, text_tower = self._towers(model, normalize)
-        blank = self.prepare(Image.new("RGB", (self.shrink_to, self.shrink_to)))
+        images = example_images(height, width)
         self._run_images, self._run_texts = self._run_in_torch(image_tower), self._run_in_torch(text_tower)
-        self.dim = self._run_images(np.stack([blank])).shape[1]
+        self.dim = self._run_images(images[:1]).shape[1]
         if device.kind == "cpu":
-            tokens = self._tokenizer(["a red shoe", ""]).numpy()
+            tokens = self._tokenizer(list(EXAMPLE_TEXTS)).numpy()
             try:
-                faster = self._run_in_openvino("image", image_tower, np.stack([blank, blank + 50]))
+                faster = self._run_in_openvino("image", image_tower, images)
                 self._run_texts = self._run_in_openvino("text", text_tower, tokens)
                 self._run_images = faster
             except Exception as error:  # some models cannot be exported; they run more slowly
@@ -92,11 +93,11 @@ class ClipEncoder:
         """Encode n arrays [side, side, 3] as unit rows [n, dim]."""
 
         def run(batch: Sequence[Prepared]) -> Vectors:
-            return self._run_images(stack_images(batch))
+            return self._run_images(np.stack(batch))
 
         return encode_in_batches(prepared, self._size, self.dim, run, self._streams)
 
-    def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
+    def encode_texts(self, texts: Sequence[str], query: bool = False) -> EncodedTexts:
         """Encode n texts as unit rows [n, dim]; CLIP reads 77 tokens, including the start and end tokens."""
 
         def run(batch: Sequence[NDArray[Any]]) -> Vectors:
@@ -181,20 +182,3 @@ class ClipEncoder:
             raise BadInput(
                 f"open_clip has no weights {pretrained!r} for {model_name}: use one of {', '.join(tags)}", "encoder"
             )
-
-
-def _prepare(steps: Sequence[Callable[[Image.Image], Image.Image]], image: Image.Image) -> Prepared:
-    """Convert an RGB image to uint8 [side, side, 3], with open_clip's steps."""
-    for step in steps:
-        image = step(image)
-    return np.asarray(image)
-
-
-def _scale_on_gpu(steps: Sequence[Callable[["Tensor"], "Tensor"]], images: "Tensor") -> "Tensor":
-    """Do the same for RGB images of one size [n, 3, height, width] on a GPU."""
-    from torch.nn import Module
-
-    for step in steps:
-        if isinstance(step, Module):  # the other steps convert Pillow images to RGB
-            images = step(images)
-    return images.permute(0, 2, 3, 1)

@@ -1,8 +1,7 @@
 """Runs a torch module on CPU: it is exported once to ONNX, into a cache, and run from there by OpenVINO.
 
-It runs in bf16 if the processor supports it, twice as fast as fp32 with a cosine to it of 0.9999 for transformers and
-0.995 for EfficientNet-Lite0. Each batch has one thread, and as many batches run at once as there are threads: two cores
-that share a batch wait for each other.
+It runs in bf16 if the processor supports it and the vectors stay those of the module, else in fp32. Each batch has one
+thread, and as many batches run at once as there are threads: two cores that share a batch wait for each other.
 """
 
 import logging
@@ -16,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openvino
+import orjson
 from numpy.typing import NDArray
 
 from embed.durable import move_into_place, sha256, write_file
-from embed.encoders.encoder import Vectors, unit_rows
+from embed.encoders.agreement import MIN_EXACT, MIN_SERVED, measure_agreement
+from embed.encoders.encoder import Vectors
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 # The first use of a dtype fills a table inside OpenVINO, and two threads that do so at once deadlock (OpenVINO 2026.4).
 # So it is done on import, which runs in one thread.
 openvino.Type.f32.to_dtype()
+_log = logging.getLogger("vetrina")
 
 
 def warn_slow_model(name: str, error: Exception) -> None:
     """Log that a model cannot be exported to OpenVINO and runs in torch."""
     reason = str(error).strip().split("\n")[0][:300]
-    logging.getLogger("vetrina").warning("%s cannot be exported and runs in torch, more slowly: %s", name, reason)
+    _log.warning("%s cannot be exported and runs in torch, more slowly: %s", name, reason)
 
 
 def cache_folder() -> Path:
@@ -42,11 +44,20 @@ def cache_folder() -> Path:
     return Path(configured) if configured else Path(base) / "vetrina"
 
 
+class Disagreement(RuntimeError):
+    """An export does not give the vectors of its module."""
+
+
 class CpuModel:
     """A model with named inputs and one output [n, dim]. It is exported if the cache has no intact copy.
 
-    `make` returns the torch module, its example inputs and, for each input, which axes vary. Thread-safe; `streams`
+    `make` returns the torch module, example inputs of 16 rows and, for each input, which axes vary. The export is
+    compared with the module on the examples; raises Disagreement if its vectors are others. Thread-safe; `streams`
     calls run at a time.
+
+    Attributes:
+        precision: `bf16` or `f32`.
+        agreement: Agreement of the vectors with the module's (see embed.encoders.agreement).
     """
 
     def __init__(
@@ -56,30 +67,62 @@ class CpuModel:
         make: Callable[[], "tuple[Module, dict[str, Any], dict[str, dict[int, Any]]]"],
     ) -> None:
         path = cache_folder() / f"{key}.onnx"
-        if not _is_intact(path):
-            _export(path, *make())
-        compiled = _compiled(path, streams, half=True)
+        measured = _read_measured(path)
+        if measured is None:
+            measured = _export(path, *make())
+        self.precision = next((each for each in _precisions() if measured.get(each, 0) >= LIMITS[each]), "f32")
+        self.agreement = measured[self.precision]
+        self._compiled = _compiled(path, streams, self.precision)
         self._idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
         for _ in range(streams):
-            self._idle.put(compiled.create_infer_request())
+            self._idle.put(self._compiled.create_infer_request())
 
     def __call__(self, **inputs: NDArray[Any]) -> Vectors:
         request = self._idle.get()
         try:
             outputs = request.infer(inputs, share_inputs=True)
             return np.array(outputs[0], np.float32)
+        except RuntimeError:
+            request = self._compiled.create_infer_request()  # one that failed refuses the next inputs too
+            raise
         finally:
             self._idle.put(request)
 
+    @property
+    def details(self) -> str:
+        """Where the model runs, and its agreement, for people."""
+        return f"OpenVINO in {self.precision}, agreement with the library {self.agreement:.5f}"
 
-def _is_intact(path: Path) -> bool:
-    """Return whether the export exists and is, byte for byte, what was written."""
-    digest = path.with_suffix(".sha256")
-    return path.exists() and digest.exists() and digest.read_text() == sha256(path)
+
+LIMITS = {"bf16": MIN_SERVED, "f32": MIN_EXACT}
+"""Smallest agreement of a model in each precision, the fastest first."""
 
 
-def _export(path: Path, module: "Module", inputs: dict[str, Any], varying: dict[str, dict[int, Any]]) -> None:
-    """Export to a temporary file and move it to `path`, so that no process sees an incomplete file."""
+def _precisions() -> list[str]:
+    """Return the precisions that the processor supports, the fastest first."""
+    bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ["bf16", "f32"] if bf16 else ["f32"]
+
+
+def _read_measured(path: Path) -> dict[str, float] | None:
+    """Return the agreement of an export in each precision; None if the export is not, byte for byte, what was written.
+
+    An export of another machine may lack the precision of this one, and is measured again.
+    """
+    try:
+        facts = orjson.loads(path.with_suffix(".json").read_bytes())
+        if facts["sha256"] == sha256(path) and set(_precisions()) <= set(facts["agreement"]):
+            measured: dict[str, float] = facts["agreement"]
+            return measured
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _export(
+    path: Path, module: "Module", inputs: dict[str, Any], varying: dict[str, dict[int, Any]]
+) -> dict[str, float]:
+    """Export to a temporary file, measure its agreement, and move it to `path`, which never has an incomplete file."""
     import torch
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,34 +141,44 @@ def _export(path: Path, module: "Module", inputs: dict[str, Any], varying: dict[
             dynamo=True,
             verbose=False,
         )
-        _check_equal(fresh, module, inputs)
-        digest = sha256(fresh)
+        measured = _measure(fresh, module, inputs)
+        facts = {"sha256": sha256(fresh), "agreement": measured}
         move_into_place(fresh, path)
-        write_file(path.with_suffix(".sha256"), digest.encode())
+        write_file(path.with_suffix(".json"), orjson.dumps(facts))
+    return measured
 
 
-def _check_equal(path: Path, module: "Module", inputs: dict[str, Any]) -> None:
-    """Raise RuntimeError if an export does not give the module's vectors; such an export must not enter the cache."""
+def _measure(path: Path, module: "Module", inputs: dict[str, Any]) -> dict[str, float]:
+    """Measure the agreement of an export in each precision; raises Disagreement if it is low even in fp32."""
     import torch
 
     with torch.inference_mode():
-        expected = unit_rows(module(**inputs).numpy())
-    compiled = _compiled(path, 1, half=False)
-    exported = unit_rows(compiled({name: tensor.numpy() for name, tensor in inputs.items()})[0])
-    cosine = float((expected * exported).sum(1).min())
-    if not cosine > 1 - 1e-4:
-        raise RuntimeError(f"the ONNX export of {path.stem} differs from its model (cosine {cosine:.4f})")
+        expected = module(**inputs).numpy()
+    arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
+    measured = {}
+    for precision in _precisions():
+        vectors = _compiled(path, 1, precision)(arrays)[0]
+        measured[precision] = measure_agreement(vectors, expected)
+        if measured[precision] < LIMITS[precision]:
+            _log.warning(
+                "the export of %s in %s is not used: its vectors agree with the library's by %.5f, not %s",
+                path.stem,
+                precision,
+                measured[precision],
+                LIMITS[precision],
+            )
+    if not measured["f32"] >= LIMITS["f32"]:  # also where it is not a number
+        raise Disagreement(f"its ONNX export gives other vectors (agreement {measured['f32']:.5f})")
+    return measured
 
 
-def _compiled(path: Path, streams: int, half: bool) -> openvino.CompiledModel:
-    """Compile a model for `streams` batches at once, in bf16 if `half` and the processor supports it."""
-    core = openvino.Core()
-    bf16 = half and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+def _compiled(path: Path, streams: int, precision: str) -> openvino.CompiledModel:
+    """Compile a model for `streams` batches at once, in a precision."""
     options = {
-        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": streams,
         "NUM_STREAMS": streams,
         # Otherwise each of several service processes would pin its threads to the first cores.
         "ENABLE_CPU_PINNING": False,
     }
-    return core.compile_model(str(path), "CPU", options)
+    return openvino.Core().compile_model(str(path), "CPU", options)

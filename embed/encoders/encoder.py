@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL.Image import Image
+
+from embed.images.preprocessing import Pixels
 
 Vectors = NDArray[np.float32]  # [n, dim], unit rows
 Prepared = Any  # one image as the model takes it: an array [height, width, 3], or such a tensor on the GPU
@@ -27,11 +28,19 @@ class EncodedTexts:
 
 
 class Encoder(Protocol):
-    """The common part of image and text encoders. `name` is its name in the settings."""
+    """The common part of image and text encoders.
+
+    Attributes:
+        name: Its name in the settings.
+        dim: Dimension of the vectors.
+        fingerprint: Hash of all that changes a vector.
+        details: What `vetrina doctor` shows of it: where it runs, its preprocessing, its prompts.
+    """
 
     name: str
     dim: int
     fingerprint: str
+    details: Mapping[str, str]
 
 
 @runtime_checkable
@@ -41,15 +50,8 @@ class ImageEncoder(Encoder, Protocol):
     shrink_to: int  # pixels of a side, beyond which a larger decoded photo has no effect
     batch: int  # images that are encoded together
 
-    @property
-    def decode(self) -> Callable[[Sequence[bytes]], Sequence[Prepared | None]] | None:
-        """Decoder of plain JPEGs on the model's device, which returns None for an image that it cannot decode.
-
-        None on CPU.
-        """
-
-    def prepare(self, image: Image) -> Prepared:
-        """Convert an RGB image to the array that the model takes."""
+    def prepare(self, pixels: Pixels) -> Prepared:
+        """Convert an RGB image [h, w, 3] to the array that the model takes."""
         ...
 
     def encode_images(self, prepared: Sequence[Prepared]) -> Vectors:
@@ -61,8 +63,11 @@ class ImageEncoder(Encoder, Protocol):
 class TextEncoder(Encoder, Protocol):
     """Encodes texts as unit vectors; texts beyond the model's length are cut and counted."""
 
-    def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
-        """Encode n texts as unit rows [n, dim], float32."""
+    def encode_texts(self, texts: Sequence[str], query: bool = False) -> EncodedTexts:
+        """Encode n texts as unit rows [n, dim], float32.
+
+        Some models encode a `query` otherwise than the text of an item.
+        """
         ...
 
 

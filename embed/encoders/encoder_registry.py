@@ -6,6 +6,7 @@ from typing import Any
 
 from embed.encoders.device import Device
 from embed.encoders.encoder import ImageEncoder, TextEncoder
+from embed.encoders.encoder_options import NO_OPTIONS, EncoderOptions
 from embed.errors import BadInput
 
 
@@ -20,6 +21,7 @@ class EncoderEntry:
         library: The package that it needs beyond the required ones.
         example: What to write into `vetrina.toml`.
         takes: What it encodes: `image`, `text`, or both.
+        options: The options that it takes. If there are any, the class gets them after the device.
     """
 
     usage: str
@@ -28,6 +30,7 @@ class EncoderEntry:
     library: str = ""
     example: str = ""
     takes: tuple[str, ...] = ("image", "text")
+    options: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -53,6 +56,7 @@ register(
         "sentence_transformers",
         'text_encoder = "st:sentence-transformers/all-MiniLM-L6-v2", or a local folder',
         takes=("text",),
+        options=("query_prompt", "document_prompt", "truncate_dim", "trust_remote_code"),
     )
 )
 register(
@@ -62,28 +66,54 @@ register(
         "ClipEncoder",
         "open_clip",
         'image_encoder = "open_clip:ViT-B-32/laion2b_s34b_b79k", or a local weights file',
+        options=("preprocess", "mean", "std", "resize_mode", "interpolation", "activation"),
     )
 )
 
 
-def load_image_encoder(name: str, device: Device) -> ImageEncoder:
-    """Load an image encoder by its name in the settings; raises BadInput for an unknown name."""
-    encoder: ImageEncoder = _load(name, device, "image")
+def load_image_encoder(name: str, device: Device, options: EncoderOptions | None = NO_OPTIONS) -> ImageEncoder:
+    """Load an image encoder.
+
+    Args:
+        name: Its name in the settings.
+        device: Where it runs.
+        options: Its options; None encodes as version 0.1 did, for releases of that version.
+
+    Raises:
+        BadInput: The name is unknown, or the encoder does not take an option.
+        Missing, Damaged: The model is not there, or is not complete.
+    """
+    encoder: ImageEncoder = _load(name, device, options, "image")
     return encoder
 
 
-def load_text_encoder(name: str, device: Device) -> TextEncoder:
-    """Load a text encoder by its name in the settings; raises BadInput for an unknown name."""
-    encoder: TextEncoder = _load(name, device, "text")
+def load_text_encoder(name: str, device: Device, options: EncoderOptions | None = NO_OPTIONS) -> TextEncoder:
+    """Load a text encoder; arguments and errors are those of `load_image_encoder`."""
+    encoder: TextEncoder = _load(name, device, options, "text")
     return encoder
 
 
-def _load(name: str, device: Device, takes: str) -> Any:
+def check_options(name: str, options: EncoderOptions) -> None:
+    """Raise BadInput for an encoder whose kind is unknown, or does not take one of the options."""
+    kind = name.partition(":")[0]
+    entries = [entry for entry in ENCODERS if entry.kind == kind]
+    if not entries:
+        raise BadInput(f"encoder {name!r} is unknown: use {', '.join(entry.usage for entry in ENCODERS)}", "encoders")
+    taken = {option for entry in entries for option in entry.options}
+    for option in sorted(options.given.keys() - taken):
+        uses = f"it takes {', '.join(sorted(taken))}" if taken else "it takes none"
+        raise BadInput(f"encoder {name} does not take the option {option}: {uses}", f"encoders.{name}.{option}")
+
+
+def _load(name: str, device: Device, options: EncoderOptions | None, takes: str) -> Any:
     kind, _, spec = name.partition(":")
     entries = [entry for entry in ENCODERS if takes in entry.takes]
     entry = next((entry for entry in entries if entry.kind == kind and (":" in entry.usage or name == kind)), None)
     if entry is None:
         usages = ", ".join(entry.usage for entry in entries)
         raise BadInput(f"{takes} encoder {name!r} is unknown: use {usages}", f"{takes}_encoder")
+    if options is not None:
+        check_options(name, options)
     encoder = getattr(import_module(entry.module), entry.class_name)
-    return encoder(spec, device) if ":" in entry.usage else encoder(device)
+    arguments = (*((spec,) if ":" in entry.usage else ()), device, *((options,) if entry.options else ()))
+    return encoder(*arguments)

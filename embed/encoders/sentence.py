@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embed.encoders.agreement import EXAMPLE_TEXTS
 from embed.encoders.cpu_model import CpuModel, warn_slow_model
 from embed.encoders.device import Device
 from embed.encoders.encoder import (
@@ -21,6 +22,7 @@ from embed.encoders.encoder import (
     unit_rows,
     weights_hash,
 )
+from embed.encoders.encoder_options import EncoderOptions
 from embed.errors import BadInput, Damaged, Missing
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 class SentenceEncoder:
     """A sentence-transformers model. Code that comes with a model is never run."""
 
-    def __init__(self, model: str, device: Device) -> None:
+    def __init__(self, model: str, device: Device, options: EncoderOptions | None = None) -> None:
         import torch
         from sentence_transformers import SentenceTransformer
 
@@ -63,6 +65,7 @@ class SentenceEncoder:
             weights=weights_hash(self._model.state_dict().items()),
             preprocessing=f"tokens={self._model.max_seq_length};{[str(module) for module in list(self._model)[1:]]}",
         )
+        self.details: dict[str, str] = {}
         self._limit = self._model.max_seq_length or sys.maxsize  # tokens it reads
         self._exported: CpuModel | None = None
         if device.kind == "cpu" and not self._model.default_prompt_name:  # only the library applies prompts
@@ -71,7 +74,7 @@ class SentenceEncoder:
             except Exception as error:  # some models cannot be exported; they run more slowly
                 warn_slow_model(self.name, error)
 
-    def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
+    def encode_texts(self, texts: Sequence[str], query: bool = False) -> EncodedTexts:
         """Encode n texts as unit rows [n, dim], with the library's pooling."""
         # One by one, because some tokenizers do not accept an empty list.
         tokenized = [self._model.tokenizer(text, truncation=False, verbose=False)["input_ids"] for text in texts]
@@ -120,6 +123,6 @@ class SentenceEncoder:
                 vectors: torch.Tensor = outputs["sentence_embedding"]
                 return vectors
 
-        example = self._tokens(["a red shoe for men, warm and light", "shoe"])
+        example = self._tokens(EXAMPLE_TEXTS)
         axes = {0: torch.export.Dim("n"), 1: torch.export.Dim("width", max=self._model.max_seq_length or 512)}
         return Sentence(self._model), example, dict.fromkeys(example, axes)

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from embed.errors import BadInput
+from embed.images.preprocessing import Pixels
 
 RefusalCode = Literal[
     "empty", "not_an_image", "unsupported_format", "truncated",  # content
@@ -70,26 +71,9 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, shrink_to: i
     return rgb if transpose is None else rgb.transpose(transpose)
 
 
-def is_plain_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> bool:
-    """Return whether all decoders agree on an image: a complete JPEG, gray or YCbCr, upright, in sRGB, within `limits`.
-
-    A GPU decoder returns half a photo without an error, does not rotate, and ignores colour profiles.
-    """
-    if not (data.startswith(b"\xff\xd8\xff") and data.endswith(b"\xff\xd9") and len(data) <= limits.max_bytes):
-        return False
-    try:
-        image = _open(data)
-        _check_size(*image.size, limits)
-    except ImageRefused:
-        return False
-    profile = image.info.get("icc_profile")
-    return (
-        image.mode in ("L", "RGB")
-        and image.info.get("adobe_transform") != 0
-        and data.count(b"\xff\xda") <= limits.max_scans
-        and _upright_transpose(image) is None
-        and (not profile or (len(profile) <= _MAX_PROFILE and _to_srgb(profile, image.mode) is None))
-    )
+def decode_pixels(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, shrink_to: int | None = None) -> Pixels:
+    """Decode as `decode_image` does, to an array [height, width, 3]."""
+    return np.asarray(decode_image(data, limits, shrink_to))
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from PIL.Image import Image
-
-from embed.images.decode import ImageRefused, decode_image, is_plain_jpeg
+from embed.images.decode import ImageRefused, decode_pixels
 from embed.images.fetch import ImageSource
+from embed.images.preprocessing import Pixels
 
-# The image's key and its content: prepared for the encoder, or the bytes of a JPEG, or None if the key has a vector.
+# The image's key, and the image prepared for the encoder, or None if the key has a vector.
 ReadImage = tuple[bytes, Any]
 Entry = TypeVar("Entry")
 
@@ -24,24 +23,20 @@ MAX_TASKS = 64  # that the images ahead are split into; one task per image would
 class ImageReader:
     """Reads one image and prepares it for an encoder. For use in processes, all fields must be picklable.
 
-    `has` tells which keys have a vector; their images are not decoded. With `coded`, plain JPEGs stay encoded, for a
-    GPU to decode.
+    `has` tells which keys have a vector; their images are not decoded.
     """
 
     source: ImageSource
-    prepare: Callable[[Image], Any]
+    prepare: Callable[[Pixels], Any]
     shrink_to: int
     has: Callable[[bytes], bool]
-    coded: bool = False
 
     def read(self, reference: str) -> ReadImage:
         """Read an image; raises ImageRefused."""
         key, data = self.source.load(reference, self.has)
         if data is None:
             return key, None
-        if self.coded and is_plain_jpeg(data, self.source.limits):
-            return key, data
-        return key, self.decode(data)
+        return key, self.prepare(decode_pixels(data, self.source.limits, shrink_to=self.shrink_to))
 
     def read_each(self, references: list[str]) -> list[ReadImage | ImageRefused]:
         """Read several images; the result of each is the image or its refusal."""
@@ -52,10 +47,6 @@ class ImageReader:
             except ImageRefused as refused:
                 results.append(refused)
         return results
-
-    def decode(self, data: bytes) -> Any:
-        """Decode an image and prepare it for the encoder; raises ImageRefused."""
-        return self.prepare(decode_image(data, self.source.limits, shrink_to=self.shrink_to))
 
 
 def read_ahead(

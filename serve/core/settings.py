@@ -20,6 +20,9 @@ from pydantic_settings import (
 )
 
 from embed.behaviour import EVENT_TYPES, Signal
+from embed.encoders.encoder_options import NO_OPTIONS, EncoderOptions
+from embed.encoders.encoder_registry import check_options
+from embed.errors import BadInput
 from embed.images import ImageLimits
 from embed.towers.tower_settings import TowerSettings
 from serve.core.errors import BadRequest
@@ -83,6 +86,7 @@ class Settings(BaseSettings):
     store: Path = Field(Path("store"), description="folder of all data: catalogue, vectors, releases, events, keys")
     image_encoder: str = Field("bundled", description="encoder of the image space: bundled, or open_clip:MODEL/WEIGHTS")
     text_encoder: str = Field("bundled", description="encoder of the text space: bundled, or st:MODEL")
+    encoders: dict[str, EncoderOptions] = Field({}, description="options of encoders, by the encoder's name")
     align: bool = Field(
         True, description="whether builds adapt the image space to the words and photos of the catalogue"
     )
@@ -234,6 +238,19 @@ class Settings(BaseSettings):
             if unknown := sorted(set(values) - set(known)):
                 raise ValueError(f"{name} has an unknown key {unknown[0]!r}: use {', '.join(known)}")
         return self
+
+    @model_validator(mode="after")
+    def _check_encoders(self) -> "Settings":
+        for name, options in self.encoders.items():
+            try:
+                check_options(name, options)
+            except BadInput as error:
+                raise ValueError(error.message) from None
+        return self
+
+    def encoder_options(self, name: str) -> EncoderOptions:
+        """The options of an encoder."""
+        return self.encoders.get(name, NO_OPTIONS)
 
     @property
     def signal(self) -> Signal:

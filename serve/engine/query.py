@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from embed.catalogue import is_blank
 from embed.encoders import ImageEncoder, TextEncoder, Vectors
-from embed.images import ImageLimits, decode_image
+from embed.images import ImageLimits, decode_pixels
 from serve.core.errors import BadRequest
 from serve.engine.engine_context import EngineContext
 from serve.engine.query_encoders import Encoders
@@ -122,7 +122,7 @@ class _QueryPartEncoder:
         """Return a photo's vector in the image space, [1, dim]."""
         encoder = self._encoders.encoder(self._manifest, "image")
         assert isinstance(encoder, ImageEncoder)  # noqa: S101  the encoder of an image space is one
-        pixels = encoder.prepare(decode_image(image, limits, shrink_to=encoder.shrink_to))
+        pixels = encoder.prepare(decode_pixels(image, limits, shrink_to=encoder.shrink_to))
         vectors = encoder.encode_images([pixels])
         return vectors if self._alignment is None else self._alignment.adapt_photos(vectors)
 

@@ -2,13 +2,16 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 
+import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 
 from embed.encoders import (
+    NO_OPTIONS,
     Device,
+    EncoderOptions,
     ImageEncoder,
     TextEncoder,
     Vectors,
@@ -16,6 +19,7 @@ from embed.encoders import (
     load_image_encoder,
     load_text_encoder,
 )
+from embed.encoders.encoder_options import CONNECTION
 from index import gpu
 from index.threads import limit_threads
 from serve.core.errors import StoreUnavailable
@@ -29,9 +33,10 @@ MAX_CACHED_TEXTS = 4096
 class Encoders:
     """Loads encoders on first use and keeps them. Safe in several threads."""
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        self._loaded: dict[tuple[str, str], ImageEncoder | TextEncoder] = {}
+    def __init__(self, device: Device, options: Mapping[str, EncoderOptions]) -> None:
+        """Make an empty set; `options` are those of the settings, by the encoder's name."""
+        self._device, self._options = device, options
+        self._loaded: dict[tuple[str, str, EncoderOptions | None], ImageEncoder | TextEncoder] = {}
         self._texts: OrderedDict[tuple[str, str], Vectors] = OrderedDict()  # by fingerprint and text; in memory only
         self._texts_lock = threading.Lock()
 
@@ -47,19 +52,20 @@ class Encoders:
         CACHE.labels("queries", "miss" if cached is None else "hit").inc()
         if cached is not None:
             return cached
-        vectors = encoder.encode_texts([text]).vectors
+        vectors = encoder.encode_texts([text], query=True).vectors
         with self._texts_lock:
             self._texts[key] = vectors
             while len(self._texts) > MAX_CACHED_TEXTS:
                 self._texts.popitem(last=False)
         return vectors
 
-    def load(self, space: str, name: str) -> ImageEncoder | TextEncoder:
+    def load(self, space: str, name: str, options: EncoderOptions | None) -> ImageEncoder | TextEncoder:
         """Return the encoder called `name` for a space; raises BadInput or Missing where it cannot be loaded."""
-        if (space, name) not in self._loaded:
+        key = (space, name, options)
+        if key not in self._loaded:
             load = load_image_encoder if space == "image" else load_text_encoder
-            self._loaded[space, name] = load(name, self._device)
-        return self._loaded[space, name]
+            self._loaded[key] = load(name, self._device, options)
+        return self._loaded[key]
 
     def warm_up(self, manifest: Manifest) -> None:
         """Load the encoders of a release and run each once, so that the first request does not wait for them."""
@@ -68,12 +74,12 @@ class Encoders:
             if isinstance(encoder, TextEncoder):
                 encoder.encode_texts(["any"])
             if isinstance(encoder, ImageEncoder):
-                encoder.encode_images([encoder.prepare(Image.new("RGB", (8, 8)))])
+                encoder.encode_images([encoder.prepare(np.zeros((8, 8, 3), np.uint8))])
 
     def encoder(self, manifest: Manifest, space: str) -> ImageEncoder | TextEncoder:
         """Return the encoder that made a space; raises StoreUnavailable where the encoder of that name has changed."""
         entry = manifest.spaces[space]
-        encoder = self.load(space, entry.encoder)
+        encoder = self.load(space, entry.encoder, self._connected(entry.encoder, entry.options))
         if encoder.fingerprint != entry.fingerprint:
             raise StoreUnavailable(
                 f"space {space} was made by encoder {entry.encoder} with fingerprint {entry.fingerprint}, but here it "
@@ -82,6 +88,12 @@ class Encoders:
             )
         return encoder
 
+    def _connected(self, name: str, options: EncoderOptions | None) -> EncoderOptions | None:
+        """Return options of a release with what the settings say of where the model is now."""
+        here = self._options.get(name, NO_OPTIONS).given
+        moved = {option: here[option] for option in CONNECTION if option in here}
+        return options.model_copy(update=moved) if options is not None else None
+
 
 def make_encoders(settings: Settings) -> Encoders:
     """Make encoders on the device of the settings. Each search gets one thread, as requests run in parallel."""
@@ -89,4 +101,4 @@ def make_encoders(settings: Settings) -> Encoders:
     torch.set_num_threads(1)  # of the towers; encoders that run in torch set their own
     pa.set_cpu_count(1)
     gpu.set_gpu_enabled(settings.device != "cpu")
-    return Encoders(choose_device(settings.device, settings.threads))
+    return Encoders(choose_device(settings.device, settings.threads), settings.encoders)

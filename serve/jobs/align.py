@@ -147,6 +147,7 @@ def fine_tune(
     try:
         return learn_lora(
             settings.image_encoder,
+            settings.encoder_options(settings.image_encoder),
             catalogue,
             source,
             group_products(catalogue, images),
@@ -160,5 +161,7 @@ def fine_tune(
 
 def _query_encoder(settings: Settings, device: Device) -> TextEncoder:
     """Load the encoder of texts for the image space: the image encoder itself where it reads texts, as CLIP does."""
-    images = load_image_encoder(settings.image_encoder, device)
-    return images if isinstance(images, TextEncoder) else load_text_encoder(settings.text_encoder, device)
+    images = load_image_encoder(settings.image_encoder, device, settings.encoder_options(settings.image_encoder))
+    if isinstance(images, TextEncoder):
+        return images
+    return load_text_encoder(settings.text_encoder, device, settings.encoder_options(settings.text_encoder))

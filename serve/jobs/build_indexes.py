@@ -13,7 +13,7 @@ from embed.alignment.alignment import Alignment
 from embed.behaviour import Interactions
 from embed.catalogue import Catalogue
 from embed.encode_job import SpaceVectors
-from embed.encoders import choose_device
+from embed.encoders import EncoderOptions, choose_device
 from index import gpu, index_folder
 from index.milvus_index import MAX_TEXT_BYTES
 from index.space import Space
@@ -78,6 +78,7 @@ def build_indexes(
             report,
             space,
             vectors.encoder,
+            settings.encoder_options(vectors.encoder),
             vectors.encoded,
             vectors.truncated,
             len(read_failures(vectors.failures, settings)),
@@ -132,7 +133,7 @@ def build_tower(
     report = _build_index(
         settings, folder, catalogue, space, owners, np.zeros_like(owners), fill, active, progress, queries
     )
-    return _entry(report, space, "towers", len(vectors), 0, 0)
+    return _entry(report, space, "towers", None, len(vectors), 0, 0)
 
 
 def _build_index(
@@ -182,10 +183,17 @@ def _aligned_queries(spaces: list[SpaceVectors], alignment: Alignment) -> NDArra
 
 
 def _entry(
-    report: index_folder.IndexReport, space: Space, encoder: str, encoded: int, truncated: int, failed: int
+    report: index_folder.IndexReport,
+    space: Space,
+    encoder: str,
+    options: EncoderOptions | None,
+    encoded: int,
+    truncated: int,
+    failed: int,
 ) -> SpaceEntry:
     return SpaceEntry(
         encoder=encoder,
+        options=options,
         fingerprint=space.fingerprint,
         dim=space.dim,
         rows=report.rows,

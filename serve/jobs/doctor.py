@@ -101,11 +101,15 @@ def _encoders(settings: Settings) -> Iterator[Finding]:
         installed = find_spec(entry.library) is not None
         usage = entry.example if installed else f"{entry.library} is not installed"
         yield Finding(entry.kind, "good" if installed else "off", usage)
-    encoders = Encoders(choose_device(settings.device, settings.threads))
+    encoders = Encoders(choose_device(settings.device, settings.threads), settings.encoders)
     for space, name in (("image", settings.image_encoder), ("text", settings.text_encoder)):
         if name != "bundled":
             try:
-                yield Finding(f"{space} encoder", "good", f"{name}: {encoders.load(space, name).dim} dimensions")
+                yield Finding(
+                    f"{space} encoder",
+                    "good",
+                    f"{name}: {encoders.load(space, name, settings.encoder_options(name)).dim} dimensions",
+                )
             except EXPECTED as error:
                 yield Finding(f"{space} encoder", "wrong", error_response(error).message)
 

@@ -22,7 +22,7 @@ def encode(settings: Settings, catalogue: Catalogue, progress: Progress | None) 
     images = encode_images(
         settings.store,
         catalogue,
-        load_image_encoder(settings.image_encoder, device),
+        load_image_encoder(settings.image_encoder, device, settings.encoder_options(settings.image_encoder)),
         source,
         stage_progress(progress, "encode images", "images"),
         readers=FETCHERS if fetched else device.threads,
@@ -30,7 +30,7 @@ def encode(settings: Settings, catalogue: Catalogue, progress: Progress | None) 
         processes=device.kind == "cuda" and not fetched,
     )
     source.close()
-    encoder = load_text_encoder(settings.text_encoder, device)
+    encoder = load_text_encoder(settings.text_encoder, device, settings.encoder_options(settings.text_encoder))
     texts = encode_texts(settings.store, catalogue, encoder, stage_progress(progress, "encode texts", "items"))
     return [space for space in (images, texts) if len(space.owners) or space.failures]
 
@@ -40,19 +40,21 @@ def encode_on_ray(settings: Settings, catalogue: Catalogue, progress: Progress |
     from embed.ray_job import RayCluster, encode_images_on_ray, encode_texts_on_ray
 
     device = choose_device("cpu", settings.threads)  # the local encoders only name the spaces
+    image_options, text_options = map(settings.encoder_options, (settings.image_encoder, settings.text_encoder))
     cluster = RayCluster(settings.device, settings.threads)
     try:
         images = encode_images_on_ray(
             cluster,
             settings.store,
             catalogue,
-            load_image_encoder(settings.image_encoder, device),
+            load_image_encoder(settings.image_encoder, device, image_options),
+            image_options,
             _source_arguments(settings),
             stage_progress(progress, "encode images", "images"),
         )
-        encoder = load_text_encoder(settings.text_encoder, device)
+        encoder = load_text_encoder(settings.text_encoder, device, text_options)
         texts = encode_texts_on_ray(
-            cluster, settings.store, catalogue, encoder, stage_progress(progress, "encode texts", "items")
+            cluster, settings.store, catalogue, encoder, text_options, stage_progress(progress, "encode texts", "items")
         )
     finally:
         cluster.close()

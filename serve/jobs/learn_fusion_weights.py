@@ -22,7 +22,9 @@ MAX_READ = 200_000  # pairs of search and item that are read, the most frequent 
 def learn_fusion_weights(settings: Settings, release: Release) -> FusionWeights | None:
     """Learn how much each retriever of a search counts in a release; None where users searched too little."""
     searches = [(query, row) for row, query in searched_items(settings, release.catalogue, MAX_SEARCHES)]
-    engine = Engine(Snapshot(release), Encoders(choose_device(settings.device, settings.threads)), settings)
+    engine = Engine(
+        Snapshot(release), Encoders(choose_device(settings.device, settings.threads), settings.encoders), settings
+    )
     return learn_weights(searches, engine.scores_by_retriever, (*sorted(release.spaces), KEYWORDS))
 
 

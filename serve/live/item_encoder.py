@@ -7,7 +7,7 @@ import numpy as np
 
 from embed.catalogue import Item
 from embed.encoders import ImageEncoder, TextEncoder
-from embed.images import ImageRefused, ImageSource, decode_image
+from embed.images import ImageRefused, ImageSource, decode_pixels
 from embed.text_composition import compose_texts
 from embed.vector_store import content_key
 from index.space import Vectors
@@ -83,7 +83,7 @@ class ItemEncoder:
             for row in rows[start : start + encoder.batch]:
                 try:
                     row.key, data = self._source.load(row.content, lambda key: False)
-                    image = decode_image(data or b"", self._source.limits, shrink_to=encoder.shrink_to)
+                    image = decode_pixels(data or b"", self._source.limits, shrink_to=encoder.shrink_to)
                 except ImageRefused as refused:
                     self._warn(row.item_id, f"image: refused {row.content!r}: {refused.message}")
                 else:

@@ -8,6 +8,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from embed.alignment.alignment import AlignmentMetadata
 from embed.durable import sha256
+from embed.encoders.encoder_options import EncoderOptions
 from index.faiss_index import SearchEffort
 from index.tuning import TuningPoint
 from serve.core.errors import StoreUnavailable
@@ -52,10 +53,12 @@ class FileSum(BaseModel):
 class SpaceEntry(BaseModel):
     """The encoder of a space, and the measurements of its index (see index.tuning).
 
-    `failed` images have no row; `truncated` texts were cut.
+    `failed` images have no row; `truncated` texts were cut. `options` is None in a release of before version 0.3, whose
+    encoders are loaded as they were then.
     """
 
     encoder: str
+    options: EncoderOptions | None = None
     fingerprint: str
     dim: int
     rows: int
