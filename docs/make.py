@@ -39,6 +39,7 @@ def settings() -> None:
 
 def settings_page() -> str:
     """Return the settings reference as Markdown: one table of top-level settings, one for each group."""
+    from embed.encoders import EncoderOptions
     from serve.core.settings import Settings
 
     lines = [
@@ -52,7 +53,10 @@ def settings_page() -> str:
     groups = []
     rows = []
     for name, field in Settings.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        if name == "encoders":  # a table for each encoder, by its name
+            rows.append((f"`{name}`", "table of tables", "", field.description or ""))
+            groups.append(('encoders."NAME"', EncoderOptions))
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             groups.append((name, field.annotation))
         else:
             rows.append(_row(name, field))

@@ -81,7 +81,7 @@ def test_an_encoder() -> None:
     add("encoder")
     encoder = load_image_encoder("colour", device)
     assert isinstance(encoder, ImageEncoder)
-    photos = [Image.new("RGB", (90, 40), colour) for colour in ("red", "navy", "red")]
+    photos = [np.asarray(Image.new("RGB", (90, 40), colour)) for colour in ("red", "navy", "red")]
     vectors = encoder.encode_images([encoder.prepare(photo) for photo in photos])
     assert vectors.shape == (3, encoder.dim)
     assert vectors.dtype == np.float32

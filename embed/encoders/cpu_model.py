@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from embed.durable import move_into_place, sha256, write_file
 from embed.encoders.agreement import MIN_EXACT, MIN_SERVED, measure_agreement
+from embed.encoders.bf16_weights import round_convolutions
 from embed.encoders.encoder import Vectors
 
 if TYPE_CHECKING:
@@ -107,12 +108,13 @@ def _precisions() -> list[str]:
 def _read_measured(path: Path) -> dict[str, float] | None:
     """Return the agreement of an export in each precision; None if the export is not, byte for byte, what was written.
 
-    An export of another machine may lack the precision of this one, and is measured again.
+    An export of another machine, or for another version of OpenVINO, is made and measured again.
     """
     try:
         facts = orjson.loads(path.with_suffix(".json").read_bytes())
-        if facts["sha256"] == sha256(path) and set(_precisions()) <= set(facts["agreement"]):
-            measured: dict[str, float] = facts["agreement"]
+        measured: dict[str, float] = facts["agreement"]
+        here = facts["openvino"] == openvino.__version__ and set(_precisions()) <= set(measured)
+        if here and facts["sha256"] == sha256(path):
             return measured
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
         pass
@@ -142,7 +144,7 @@ def _export(
             verbose=False,
         )
         measured = _measure(fresh, module, inputs)
-        facts = {"sha256": sha256(fresh), "agreement": measured}
+        facts = {"openvino": openvino.__version__, "sha256": sha256(fresh), "agreement": measured}
         move_into_place(fresh, path)
         write_file(path.with_suffix(".json"), orjson.dumps(facts))
     return measured
@@ -181,4 +183,8 @@ def _compiled(path: Path, streams: int, precision: str) -> openvino.CompiledMode
         # Otherwise each of several service processes would pin its threads to the first cores.
         "ENABLE_CPU_PINNING": False,
     }
-    return openvino.Core().compile_model(str(path), "CPU", options)
+    core = openvino.Core()
+    model = core.read_model(str(path))
+    if precision == "bf16":
+        round_convolutions(model)
+    return core.compile_model(model, "CPU", options)

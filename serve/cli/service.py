@@ -80,14 +80,22 @@ def _print_addresses(settings: Settings) -> None:
 
 
 @app.command()
-def doctor(store: Store = None, json: Json = False) -> None:
+def doctor(
+    store: Store = None,
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", metavar="NAME", help="Load this encoder and report on it alone.")
+    ] = None,
+    json: Json = False,
+) -> None:
     """Check machine and store.
 
     Exit code 1 where something is wrong; each finding says what to do.
     """
     from serve.jobs.doctor import examine
+    from serve.jobs.encoder_check import examine_encoder
 
-    findings = examine(load_settings(store=store))
+    settings = load_settings(store=store)
+    findings = examine(settings) if encoder is None else examine_encoder(settings, encoder)
     print_result(json, findings, render.findings)
     if any(finding.state == "wrong" for finding in findings):
         raise typer.Exit(1)

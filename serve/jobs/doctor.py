@@ -101,6 +101,9 @@ def _encoders(settings: Settings) -> Iterator[Finding]:
         installed = find_spec(entry.library) is not None
         usage = entry.example if installed else f"{entry.library} is not installed"
         yield Finding(entry.kind, "good" if installed else "off", usage)
+    for name in settings.encoders.keys() - {settings.image_encoder, settings.text_encoder}:
+        detail = "these options are not used: it is neither image_encoder nor text_encoder"
+        yield Finding(f"encoders.{name}", "off", detail)
     encoders = Encoders(choose_device(settings.device, settings.threads), settings.encoders)
     for space, name in (("image", settings.image_encoder), ("text", settings.text_encoder)):
         if name != "bundled":
