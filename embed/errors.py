@@ -1,9 +1,10 @@
 """The errors that this package raises.
 
 EmbedError
-├── BadInput    the caller's input is invalid
-├── Missing     a file, a package or a model is missing
-└── Damaged     a file is not what was written
+├── BadInput       the caller's input is invalid
+├── Missing        a file, a package or a model is missing
+├── Damaged        a file is not what was written
+└── Unavailable    a server does not respond as it should
 
 Any other exception that leaves the package is a defect of the package.
 """
@@ -28,3 +29,7 @@ class Missing(EmbedError):
 
 class Damaged(EmbedError):
     """A file is truncated, altered or of another version; the message names the file."""
+
+
+class Unavailable(EmbedError):
+    """A server does not respond, or not as it should: later it may; the message says which server and what to do."""

@@ -152,7 +152,7 @@ class Lengths:
 
     name, dim, fingerprint = "lengths", 2, "lengths"
 
-    def encode_texts(self, texts: Any) -> Any:
+    def encode_texts(self, texts: Any, query: bool = False) -> Any:
         rows = np.array([[len(text), text.count(" ") + 1] for text in texts], np.float32)
         return type("Encoded", (), {"vectors": unit_rows(rows), "truncated": 0})
 

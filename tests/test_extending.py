@@ -76,7 +76,7 @@ def test_every_example_is_one_module_and_one_line() -> None:
 
 def test_an_encoder() -> None:
     device = choose_device("cpu", 1)
-    with pytest.raises(BadInput, match="image encoder 'colour' is unknown: use bundled, open_clip:MODEL/WEIGHTS"):
+    with pytest.raises(BadInput, match="image encoder 'colour' is unknown: use bundled, st:MODEL, open_clip:"):
         load_image_encoder("colour", device)
     add("encoder")
     encoder = load_image_encoder("colour", device)

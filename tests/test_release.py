@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -246,7 +247,7 @@ def test_another_fingerprint_is_refused_with_both_sides_named(small: Settings, m
     ours = BundledTextEncoder.fingerprint
     monkeypatch.setattr(BundledTextEncoder, "fingerprint", "0123456789abcdef")
     encoders = make_encoders(small)
-    monkeypatch.setattr("embed.encoders.bundled.CpuModel", lambda *_, **__: None)
+    monkeypatch.setattr("embed.encoders.bundled.CpuModel", lambda *_, **__: SimpleNamespace(details=""))
     with pytest.raises(StoreUnavailable, match=f"{ours}.*0123456789abcdef"):
         encoders.warm_up(release.manifest)
 

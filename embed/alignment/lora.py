@@ -1,7 +1,7 @@
 """LoRA fine-tuning of both CLIP towers on the shop's own pairs of image and text, with PEFT.
 
-The adapters are merged into the weights. The result is an ordinary weights file, whose encoder has its own fingerprint.
-It is written only if it finds held-out products significantly better.
+The adapters are merged into the weights. The result is a folder with all that the encoder needs, which has its own
+fingerprint. It is written only if it finds held-out products significantly better.
 
 All linear layers are adapted, and the fused query, key and value weights of attention, which are a bare parameter in
 open_clip. The output weights of torch's MultiheadAttention are not, because PEFT 0.21 adds an adapter to them twice.
@@ -15,14 +15,13 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
@@ -31,11 +30,13 @@ from embed.alignment.alignment import AdapterEvaluation
 from embed.alignment.pairs import MAX_PAIRS, MAX_SHARING
 from embed.alignment.text_adapter import MAX_INVERSE_TEMPERATURE, image_ranks
 from embed.catalogue import Catalogue
-from embed.durable import move_into_place
+from embed.durable import move_into_place, sync
 from embed.encoders import Device, Vectors
 from embed.encoders.clip import ClipEncoder
+from embed.encoders.clip_model import load_clip, save_clip
+from embed.encoders.clip_source import ClipSource, find_clip
 from embed.encoders.encoder import Prepared, make_fingerprint
-from embed.encoders.encoder_options import EncoderOptions
+from embed.encoders.encoder_options import NO_OPTIONS, EncoderOptions
 from embed.errors import BadInput
 from embed.images import ImageRefused, ImageSource, decode_pixels
 from embed.progress import Progress
@@ -49,7 +50,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LoraReport:
-    """Result of fine-tuning: pairs used, items whose main image was `refused`, epochs, evaluation, and weights file.
+    """Result of fine-tuning: pairs used, items whose main image was `refused`, epochs, evaluation, and weights folder.
 
     `of_words` is None if there were too few products, `weights` if fine-tuning did not help.
     """
@@ -108,11 +109,11 @@ def learn_lora(
 ) -> LoraReport:
     """Fine-tune a CLIP encoder on a catalogue.
 
-    Weights that help are written to `folder/FINGERPRINT.safetensors`, to be loaded as open_clip:MODEL/FILE. A call with
-    the same arguments resumes after the last complete epoch; `folder/training` holds checkpoints.
+    Weights that help are written to the folder `folder/FINGERPRINT`, to be loaded as open_clip:local-dir:FOLDER. A call
+    with the same arguments resumes after the last complete epoch; `folder/training` holds checkpoints.
 
     Args:
-        name: The encoder, `open_clip:MODEL/WEIGHTS`.
+        name: The encoder, `open_clip:...`.
         options: Its options.
         catalogue: The items.
         source: Reads their images.
@@ -135,7 +136,8 @@ def learn_lora(
         Missing, Damaged: The encoder cannot be loaded.
     """
     _check(name, learning_rate, rank=rank, epochs=epochs, patience=patience, batch=batch)
-    encoder = ClipEncoder(spec := name.removeprefix("open_clip:"), device, options)
+    clip_source = find_clip(spec := name.removeprefix("open_clip:"), options)
+    encoder = ClipEncoder(spec, device, options)
     pairs, refused = _collect(catalogue, source, products, encoder, seed, device.threads)
     parts = split_products(pairs.product)
     if parts is None:
@@ -146,7 +148,7 @@ def learn_lora(
     for other in (folder / "training").glob("*"):
         if other.name != identity:
             shutil.rmtree(other)
-    learner = _LoraLearner(spec, pairs, training, validation, device, identity, settings)
+    learner = _LoraLearner(clip_source, pairs, training, validation, device, identity, settings)
     all_pairs = np.arange(len(pairs.product))
     before = learner.image_ranks(test, all_pairs)  # adapters start as the identity
     work = folder / "training" / identity
@@ -155,11 +157,15 @@ def learn_lora(
     evaluation = compare_ranks(before, learner.image_ranks(test, all_pairs), 10)
     if not evaluation.better:
         return LoraReport(len(pairs.product), refused, state.best_epoch, evaluation)
-    learner.save(fresh := work / "merged.safetensors")
-    loaded = ClipEncoder(f"{spec.partition('/')[0]}/{fresh}", device)
+    shutil.rmtree(fresh := work / "merged", ignore_errors=True)  # of a call that was killed
+    learner.save(fresh)
+    loaded = ClipEncoder(f"local-dir:{fresh}", device, NO_OPTIONS)
     learner.check_equal(loaded, test[:CHECKED_PAIRS])
-    weights = folder / f"{loaded.fingerprint}.safetensors"
-    move_into_place(fresh, weights)
+    weights = folder.resolve() / loaded.fingerprint
+    if not weights.exists():
+        for path in fresh.iterdir():
+            sync(path)
+        move_into_place(fresh, weights)
     return LoraReport(len(pairs.product), refused, state.best_epoch, evaluation, weights)
 
 
@@ -168,7 +174,7 @@ class _LoraLearner:
 
     def __init__(
         self,
-        spec: str,
+        source: ClipSource,
         pairs: _Pairs,
         training: Indices,
         validation: Indices,
@@ -176,19 +182,15 @@ class _LoraLearner:
         identity: str,
         settings: _Settings,
     ) -> None:
-        import open_clip
         from peft import LoraConfig, get_peft_model
 
         self.device, self._half = device.kind, device.half
         self._pairs, self._training, self._validation, self._identity = pairs, training, validation, identity
         self._seed, self._batch = settings.seed, settings.batch
-        model, _, weights = spec.partition("/")
-        self._clip, _, preprocess = open_clip.create_model_and_transforms(
-            model, pretrained=weights, device=device.kind, weights_only=True
-        )
-        self._clip.eval()  # also in training: no dropout, and no batch statistics, which few pairs would distort
-        self._normalize = preprocess.transforms[-1]
-        self._tokens = open_clip.get_tokenizer(model)(pairs.texts)  # [texts, context_length]
+        self._source, self._loaded = source, load_clip(source)
+        # Stays in evaluation mode: no dropout, and no batch statistics, which few pairs would distort.
+        self._clip = self._loaded.module.to(device.kind)
+        self._tokens = torch.from_numpy(self._loaded.tokenize(pairs.texts))  # [texts, context_length]
         torch.manual_seed(settings.seed)
         linear = (name for name, module in self._clip.named_modules() if type(module) is torch.nn.Linear)
         layers = "|".join(map(re.escape, linear))  # a pattern, because names in a list also match as suffixes
@@ -240,8 +242,8 @@ class _LoraLearner:
     def _encode_images(self, indices: Indices, generator: torch.Generator | None = None) -> Tensor:
         """Encode images as unit vectors [n, d], augmented if a generator is given."""
         pixels = torch.from_numpy(np.stack([self._pairs.images[index] for index in indices])).to(self.device)
-        pixels = pixels.permute(0, 3, 1, 2).float() / 255  # [n, 3, height, width]
-        pixels = self._normalize(pixels if generator is None else _augmented(pixels, generator))
+        pixels = self._loaded.normalized(pixels)  # [n, 3, height, width]
+        pixels = pixels if generator is None else _augmented(pixels, generator)
         with torch.autocast(self.device, torch.bfloat16, enabled=self._half):
             return functional.normalize(self._clip.encode_image(pixels).float(), dim=1)
 
@@ -273,11 +275,9 @@ class _LoraLearner:
         """Merge the adapters into the weights, which ends training."""
         self._clip = self._peft.merge_and_unload()
 
-    def save(self, path: Path) -> None:
-        """Write all weights."""
-        tensors = self._clip.state_dict().items()
-        # Cloned, because safetensors refuses tensors that share memory.
-        save_file({name: tensor.cpu().clone().contiguous() for name, tensor in tensors}, path)
+    def save(self, folder: Path) -> None:
+        """Write the model with all that its encoder needs."""
+        save_clip(replace(self._loaded, module=self._clip), self._source, folder)
 
     def check_equal(self, loaded: ClipEncoder, rows: Indices) -> None:
         """Raise RuntimeError if a loaded encoder gives other vectors for the images or texts of pairs."""
@@ -347,9 +347,6 @@ def _collect(
 
 def _check(name: str, learning_rate: float, **counts: int) -> None:
     """Raise BadInput for an encoder that cannot be fine-tuned, and for invalid settings."""
-    import open_clip
-    from open_clip.transform import PreprocessCfg
-
     if not name.startswith("open_clip:"):
         raise BadInput(f"encoder {name!r} cannot be fine-tuned: use open_clip:MODEL/WEIGHTS", "encoder")
     try:
@@ -358,16 +355,6 @@ def _check(name: str, learning_rate: float, **counts: int) -> None:
         raise BadInput(
             "LoRA is not available: PEFT is not installed; run pip install 'vetrina[lora]'", "lora"
         ) from None
-    default = asdict(PreprocessCfg())
-    model, _, weights = name.removeprefix("open_clip:").partition("/")
-    own = open_clip.get_pretrained_cfg(model, weights)  # empty for a file
-    # A weights file does not contain the preprocessing; open_clip uses its defaults for it.
-    if other := {field: own[field] for field in default if field in own and own[field] != default[field]}:
-        raise BadInput(
-            f"encoder {name!r} has its own preprocessing ({other}), which a weights file cannot contain: use weights "
-            "without, such as open_clip:ViT-B-32/laion2b_s34b_b79k",
-            "encoder",
-        )
     for field, value in counts.items():
         if value < (minimum := 2 if field == "batch" else 1):
             raise BadInput(f"{field} {value} is too small: give at least {minimum}", field)

@@ -9,6 +9,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 # So it is done on import, which runs in one thread.
 openvino.Type.f32.to_dtype()
 _log = logging.getLogger("vetrina")
+
+Run = Callable[..., Vectors]  # arrays by the name of the input to vectors [n, dim]
+Measure = Callable[[Run], float]  # returns the agreement of what runs
 
 
 def warn_slow_model(name: str, error: Exception) -> None:
@@ -53,8 +57,8 @@ class CpuModel:
     """A model with named inputs and one output [n, dim]. It is exported if the cache has no intact copy.
 
     `make` returns the torch module, example inputs of 16 rows and, for each input, which axes vary. The export is
-    compared with the module on the examples; raises Disagreement if its vectors are others. Thread-safe; `streams`
-    calls run at a time.
+    compared with the module on the examples, or as `measure` does, which gets a function that runs the export and is
+    not thread-safe; raises Disagreement if its vectors are others. Thread-safe; `streams` calls run at a time.
 
     Attributes:
         precision: `bf16` or `f32`.
@@ -66,11 +70,12 @@ class CpuModel:
         key: str,
         streams: int,
         make: Callable[[], "tuple[Module, dict[str, Any], dict[str, dict[int, Any]]]"],
+        measure: Measure | None = None,
     ) -> None:
         path = cache_folder() / f"{key}.onnx"
         measured = _read_measured(path)
         if measured is None:
-            measured = _export(path, *make())
+            measured = _export(path, *make(), measure)
         self.precision = next((each for each in _precisions() if measured.get(each, 0) >= LIMITS[each]), "f32")
         self.agreement = measured[self.precision]
         self._compiled = _compiled(path, streams, self.precision)
@@ -122,7 +127,11 @@ def _read_measured(path: Path) -> dict[str, float] | None:
 
 
 def _export(
-    path: Path, module: "Module", inputs: dict[str, Any], varying: dict[str, dict[int, Any]]
+    path: Path,
+    module: "Module",
+    inputs: dict[str, Any],
+    varying: dict[str, dict[int, Any]],
+    measure: Measure | None,
 ) -> dict[str, float]:
     """Export to a temporary file, measure its agreement, and move it to `path`, which never has an incomplete file."""
     import torch
@@ -143,24 +152,31 @@ def _export(
             dynamo=True,
             verbose=False,
         )
-        measured = _measure(fresh, module, inputs)
+        measured = _measure(fresh, measure or partial(_compare, module, inputs))
         facts = {"openvino": openvino.__version__, "sha256": sha256(fresh), "agreement": measured}
         move_into_place(fresh, path)
         write_file(path.with_suffix(".json"), orjson.dumps(facts))
     return measured
 
 
-def _measure(path: Path, module: "Module", inputs: dict[str, Any]) -> dict[str, float]:
-    """Measure the agreement of an export in each precision; raises Disagreement if it is low even in fp32."""
+def _compare(module: "Module", inputs: dict[str, Any], run: Run) -> float:
+    """Return the agreement of an export with its module on the example inputs."""
     import torch
 
     with torch.inference_mode():
         expected = module(**inputs).numpy()
-    arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
+    return measure_agreement(run(**{name: tensor.numpy() for name, tensor in inputs.items()}), expected)
+
+
+def _run(compiled: openvino.CompiledModel, **inputs: NDArray[Any]) -> Vectors:
+    return np.array(compiled(inputs)[0], np.float32)
+
+
+def _measure(path: Path, measure: Measure) -> dict[str, float]:
+    """Measure the agreement of an export in each precision; raises Disagreement if it is low even in fp32."""
     measured = {}
     for precision in _precisions():
-        vectors = _compiled(path, 1, precision)(arrays)[0]
-        measured[precision] = measure_agreement(vectors, expected)
+        measured[precision] = measure(partial(_run, _compiled(path, 1, precision)))
         if measured[precision] < LIMITS[precision]:
             _log.warning(
                 "the export of %s in %s is not used: its vectors agree with the library's by %.5f, not %s",

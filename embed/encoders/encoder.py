@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from embed.images.preprocessing import Pixels
 
 Vectors = NDArray[np.float32]  # [n, dim], unit rows
-Prepared = Any  # one image as the model takes it: an array [height, width, 3], or such a tensor on the GPU
+Prepared = Any  # one image as the model takes it: an array [height, width, 3], or what a server is sent
 
 Part = TypeVar("Part")
 

@@ -48,6 +48,7 @@ def register(entry: EncoderEntry) -> None:
 
 register(EncoderEntry("bundled", "embed.encoders.bundled", "BundledImageEncoder", takes=("image",)))
 register(EncoderEntry("bundled", "embed.encoders.bundled", "BundledTextEncoder", takes=("text",)))
+_SENTENCE_OPTIONS = ("query_prompt", "document_prompt", "truncate_dim", "trust_remote_code")
 register(
     EncoderEntry(
         "st:MODEL",
@@ -56,7 +57,18 @@ register(
         "sentence_transformers",
         'text_encoder = "st:sentence-transformers/all-MiniLM-L6-v2", or a local folder',
         takes=("text",),
-        options=("query_prompt", "document_prompt", "truncate_dim", "trust_remote_code"),
+        options=_SENTENCE_OPTIONS,
+    )
+)
+register(
+    EncoderEntry(
+        "st:MODEL",
+        "embed.encoders.sentence_images",
+        "MultimodalSentenceEncoder",
+        "sentence_transformers",
+        'image_encoder = "st:sentence-transformers/clip-ViT-B-32", or another multimodal model',
+        takes=("image",),
+        options=_SENTENCE_OPTIONS,
     )
 )
 register(
@@ -65,10 +77,15 @@ register(
         "embed.encoders.clip",
         "ClipEncoder",
         "open_clip",
-        'image_encoder = "open_clip:ViT-B-32/laion2b_s34b_b79k", or a local weights file',
+        'image_encoder = "open_clip:ViT-B-32/laion2b_s34b_b79k", open_clip:MODEL//file, open_clip:local-dir:/folder or '
+        "open_clip:hf-hub:ORG/NAME@revision",
         options=("preprocess", "mean", "std", "resize_mode", "interpolation", "activation"),
     )
 )
+_SERVER_OPTIONS = ("base_url", "model", "api_key_variable", "query_prompt", "document_prompt", "truncate_dim", "images")
+_SERVER = "embed.encoders.server_encoders"
+register(EncoderEntry("http:NAME", _SERVER, "ServerTextEncoder", takes=("text",), options=_SERVER_OPTIONS))
+register(EncoderEntry("http:NAME", _SERVER, "ServerImageEncoder", takes=("image",), options=_SERVER_OPTIONS))
 
 
 def load_image_encoder(name: str, device: Device, options: EncoderOptions | None = NO_OPTIONS) -> ImageEncoder:
@@ -98,7 +115,8 @@ def check_options(name: str, options: EncoderOptions) -> None:
     kind = name.partition(":")[0]
     entries = [entry for entry in ENCODERS if entry.kind == kind]
     if not entries:
-        raise BadInput(f"encoder {name!r} is unknown: use {', '.join(entry.usage for entry in ENCODERS)}", "encoders")
+        usages = dict.fromkeys(entry.usage for entry in ENCODERS)
+        raise BadInput(f"encoder {name!r} is unknown: use {', '.join(usages)}", "encoders")
     taken = {option for entry in entries for option in entry.options}
     for option in sorted(options.given.keys() - taken):
         uses = f"it takes {', '.join(sorted(taken))}" if taken else "it takes none"

@@ -1,128 +1,115 @@
-"""Sentence encoders from sentence-transformers, by name or from a local folder.
+"""Text encoders from sentence-transformers, by name or from a local folder.
 
-On CPU the model is exported once and runs in OpenVINO; on a GPU it runs in the library, in bf16.
+On CPU a model is exported once and runs in OpenVINO where that gives the library's vectors; else it runs in the
+library. On a GPU it runs in the library, in bf16.
 """
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import partial
 
 import numpy as np
 
-from embed.encoders.agreement import EXAMPLE_TEXTS
-from embed.encoders.cpu_model import CpuModel, warn_slow_model
+from embed.encoders.agreement import EXAMPLE_TEXTS, measure_agreement
+from embed.encoders.cpu_model import CpuModel, Run, warn_slow_model
 from embed.encoders.device import Device
-from embed.encoders.encoder import (
-    EncodedTexts,
-    Vectors,
-    encode_in_batches,
-    make_fingerprint,
-    padded_width,
-    unit_rows,
-    weights_hash,
-)
+from embed.encoders.encoder import EncodedTexts, Vectors, encode_in_batches, unit_rows
 from embed.encoders.encoder_options import EncoderOptions
-from embed.errors import BadInput, Damaged, Missing
-
-if TYPE_CHECKING:
-    from torch.nn import Module
+from embed.encoders.sentence_export import make_text_module
+from embed.encoders.sentence_model import Role, load_sentence_model
+from embed.encoders.sentence_tokens import Row, TextTokenizer
 
 
 class SentenceEncoder:
-    """A sentence-transformers model. Code that comes with a model is never run."""
+    """Encodes texts: those of items as the library's `encode_document`, queries as its `encode_query`.
 
-    def __init__(self, model: str, device: Device, options: EncoderOptions | None = None) -> None:
+    Code that comes with a model is only run if the options say so. Without options it encodes as version 0.1 did.
+    """
+
+    def __init__(self, spec: str, device: Device, options: EncoderOptions | None) -> None:
         import torch
-        from sentence_transformers import SentenceTransformer
 
-        if not model:
-            raise BadInput("encoder st: has no model name: write st:NAME or st:/path/to/folder", "encoder")
-        if model.startswith((".", "/")) and not Path(model).is_dir():
-            raise Missing(f"model folder {model!r} does not exist", "encoder")
-        try:
-            self._model = SentenceTransformer(
-                model,
-                device=device.kind,
-                trust_remote_code=False,
-                model_kwargs={"torch_dtype": torch.bfloat16} if device.half else {},
-            )
-        except Exception as error:  # every part of a model has its own errors
-            if Path(model).is_dir():
-                raise Damaged(f"{model} is not a complete sentence-transformers model ({error})", "encoder") from error
-            raise Missing(
-                f"model st:{model} is not on this machine and cannot be downloaded: copy its folder here and write "
-                "st:/path/to/folder",
-                "encoder",
-            ) from error
+        self.name = f"st:{spec}"
+        self._model = load_sentence_model(spec, device.half, options)
+        self._model.library.to(device.kind)
         if device.kind == "cpu":
             torch.set_num_threads(device.threads)
-        self.name = f"st:{model}"
         self._size, self._streams = device.batch(cpu=8, cuda=512), device.streams
-        self.dim = self._encode_in_library([""]).shape[1]
-        self.fingerprint = make_fingerprint(
-            model=type(self._model[0].auto_model).__name__,
-            weights=weights_hash(self._model.state_dict().items()),
-            preprocessing=f"tokens={self._model.max_seq_length};{[str(module) for module in list(self._model)[1:]]}",
-        )
-        self.details: dict[str, str] = {}
-        self._limit = self._model.max_seq_length or sys.maxsize  # tokens it reads
-        self._exported: CpuModel | None = None
-        if device.kind == "cpu" and not self._model.default_prompt_name:  # only the library applies prompts
-            try:
-                self._exported = CpuModel(f"sentence-{self.fingerprint}", self._streams, self._make)
-            except Exception as error:  # some models cannot be exported; they run more slowly
-                warn_slow_model(self.name, error)
+        self.dim, self.fingerprint = self._model.dim, self._model.fingerprint
+        self._tokenizers = {role: TextTokenizer(self._model, role) for role in self._model.roles}
+        self._in_library = "torch on GPU in bf16" if device.half else "torch in f32"
+        self._exported = self._export_texts() if device.kind == "cpu" else {}
+        self.details = self._describe()
 
     def encode_texts(self, texts: Sequence[str], query: bool = False) -> EncodedTexts:
         """Encode n texts as unit rows [n, dim], with the library's pooling."""
-        # One by one, because some tokenizers do not accept an empty list.
-        tokenized = [self._model.tokenizer(text, truncation=False, verbose=False)["input_ids"] for text in texts]
-        truncated = sum(len(tokens) > self._limit for tokens in tokenized)
-        if self._exported is None:
-            return EncodedTexts(encode_in_batches(texts, 4096, self.dim, self._encode_in_library), truncated)
+        role = self._model.query if query else self._model.document
+        tokenizer = self._tokenizers[role]
+        if run := self._exported.get(role):
+            rows = tokenizer.tokenize(texts)
+            vectors = self._encode_rows(rows, tokenizer, run, self._streams)
+            return EncodedTexts(vectors, tokenizer.count_truncated(texts, rows))
+        vectors = encode_in_batches(
+            texts, 4096, self.dim, partial(self._model.encode, role=role, batch_size=self._size)
+        )
+        return EncodedTexts(vectors, tokenizer.count_truncated(texts))
+
+    def _encode_rows(self, rows: Sequence[Row], tokenizer: TextTokenizer, run: Run, streams: int) -> Vectors:
         # Texts of similar length share a batch, which keeps padding low.
-        widths = [padded_width(len(tokens), self._limit) for tokens in tokenized]
-        vectors = encode_in_batches(texts, self._size, self.dim, self._encode_in_openvino, self._streams, widths)
-        return EncodedTexts(vectors, truncated)
-
-    def _encode_in_library(self, texts: Sequence[str]) -> Vectors:
-        return unit_rows(
-            self._model.encode(list(texts), batch_size=self._size, convert_to_numpy=True, show_progress_bar=False)
+        widths = [tokenizer.width(row) for row in rows]
+        return encode_in_batches(
+            rows, self._size, self.dim, lambda batch: unit_rows(run(**tokenizer.pad(batch))), streams, widths
         )
 
-    def _encode_in_openvino(self, texts: Sequence[str]) -> Vectors:
-        assert self._exported is not None  # noqa: S101
-        tokens = {name: tensor.numpy() for name, tensor in self._tokens(texts).items()}
-        length = tokens["input_ids"].shape[1]
-        extra = padded_width(length, self._limit) - length
-        padding = {"input_ids": self._model.tokenizer.pad_token_id or 0, "attention_mask": 0}
-        return unit_rows(
-            self._exported(
-                **{
-                    name: np.pad(values, ((0, 0), (0, extra)), constant_values=padding[name])
-                    for name, values in tokens.items()
-                }
+    def _export_texts(self) -> dict[Role, CpuModel]:
+        """Export the model for the roles whose texts it takes as tokens; those of one route share an export."""
+        exported: dict[Role, CpuModel] = {}
+        for roles in self._model.routes:
+            tokenizer = self._tokenizers[roles[0]]
+            if not tokenizer.has_rows:  # it looks up the vectors of words, which is fast in the library
+                continue
+            route = "-".join(role.task or "any" for role in roles)
+            make = partial(make_text_module, self._model, roles[0], tokenizer.limit)
+            measure = partial(self._measure_texts, roles)
+            try:
+                model = CpuModel(f"sentence-{self._model.key}-{route}", self._streams, make, measure)
+            except Exception as error:  # some models cannot be exported, or then give other vectors
+                warn_slow_model(self.name, error)
+            else:
+                exported |= dict.fromkeys(roles, model)
+        return exported
+
+    def _measure_texts(self, roles: Sequence[Role], run: Run) -> float:
+        """Return the agreement of an export, as it is served, with the library."""
+        agreements = [
+            measure_agreement(
+                self._encode_rows(tokenizer.tokenize(EXAMPLE_TEXTS), tokenizer, run, streams=1),
+                self._model.encode(EXAMPLE_TEXTS, role, self._size),
             )
-        )
+            for role, tokenizer in self._tokenizers.items()
+            if role in roles
+        ]
+        return float(np.min(agreements))
 
-    def _tokens(self, texts: Sequence[str]) -> dict[str, Any]:
-        tokens = self._model.tokenize(list(texts))
-        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+    def _describe(self) -> dict[str, str]:
+        kinds = {"queries": self._model.query, "texts of items": self._model.document}
+        places = [
+            self._exported[role].details if role in self._exported else self._in_library for role in kinds.values()
+        ]
+        limits = [self._tokenizers[role].limit or "none" for role in kinds.values()]
+        details = {
+            "query prompt": repr(self._model.query.prompt) if self._model.query.prompt else "none",
+            "document prompt": repr(self._model.document.prompt) if self._model.document.prompt else "none",
+            "token limit": _of_each(kinds, limits),
+            "modules": ", ".join(type(module).__name__ for module in self._model.library),
+            "runs in": _of_each(kinds, places),
+        }
+        if self.dim < self._model.full_dim:
+            details["truncation"] = f"the first {self.dim} of {self._model.full_dim} dimensions"
+        return details
 
-    def _make(self) -> "tuple[Module, dict[str, Any], dict[str, dict[int, Any]]]":
-        import torch
 
-        class Sentence(torch.nn.Module):
-            def __init__(self, model: torch.nn.Module) -> None:
-                super().__init__()
-                self.model = model
-
-            def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-                outputs = self.model({"input_ids": input_ids, "attention_mask": attention_mask})
-                vectors: torch.Tensor = outputs["sentence_embedding"]
-                return vectors
-
-        example = self._tokens(EXAMPLE_TEXTS)
-        axes = {0: torch.export.Dim("n"), 1: torch.export.Dim("width", max=self._model.max_seq_length or 512)}
-        return Sentence(self._model), example, dict.fromkeys(example, axes)
+def _of_each(kinds: Sequence[str] | dict[str, Role], values: Sequence[object]) -> str:
+    """Write the value of each kind of text; once if they are the same."""
+    if len(set(values)) == 1:
+        return str(values[0])
+    return "; ".join(f"{kind}: {value}" for kind, value in zip(kinds, values, strict=True))

@@ -20,6 +20,7 @@ from serve.cli.terminal import (
     bars,
     index_app,
     print_next,
+    print_notice,
     print_result,
 )
 from serve.core.errors import BadRequest
@@ -43,7 +44,17 @@ def build(
     mapping: MappingFile = None,
     format_: Format = None,
     images: Images = None,
-    force: Force = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Publish even where more than half of the items or photos would be lost, or where it measures worse.",
+        ),
+    ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Only print which spaces would be encoded anew, and what that costs."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Build and publish a release.
@@ -51,10 +62,20 @@ def build(
     Ingests the feed, encodes items, builds indexes and publishes. Repeats only the steps whose input changed.
     """
     from serve.jobs.build import build as run
+    from serve.jobs.build import plan_build
 
     settings = load_settings(store=store, mapping=mapping, image_root=images)
+    if plan:
+        if feed is not None:
+            raise BadRequest(
+                f"a plan is for the catalogue in the store: run vetrina ingest {feed} first, then build --plan", "feed"
+            )
+        print_result(json, plan_build(settings), render.encoding_plan)
+        return
     with bars(json) as progress:
-        report = run(settings, feed, format_, force, progress)
+        report = run(
+            settings, feed, format_, force, progress, lambda plan: print_notice(json, render.encoding_plan(plan))
+        )
     print_result(json, render.build_figures(report, settings), lambda _: render.build_report(report, settings))
     if report.refused:
         raise typer.Exit(1)
@@ -125,7 +146,7 @@ def align(
     if lora:
         with bars(json) as progress:
             tuned = fine_tune_catalogue(settings, progress)
-        print_result(json, tuned, lambda _: render.fine_tuning(settings.image_encoder, tuned))
+        print_result(json, tuned, render.fine_tuning)
         return
     with bars(json) as progress:
         report = align_catalogue(settings, progress)

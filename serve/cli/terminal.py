@@ -150,6 +150,12 @@ def print_text(text: RenderableType | str) -> None:
     out.print(text)
 
 
+def print_notice(json: bool, notice: RenderableType) -> None:
+    """Print what a command is about to do, on standard error; nothing with --json, where the result has it."""
+    if not json:
+        err.print(notice)
+
+
 def print_next(json: bool, settings: Settings, *commands: str) -> None:
     """Print which commands to run next, for this store; nothing with --json."""
     if not json:

@@ -11,7 +11,7 @@ Any other exception that reaches the service is an internal error (500).
 
 from dataclasses import dataclass
 
-from embed.errors import BadInput, EmbedError, Missing
+from embed.errors import BadInput, EmbedError, Missing, Unavailable
 from index import errors as index_errors
 
 
@@ -69,8 +69,8 @@ def error_response(error: Exception) -> ErrorResponse:
     if isinstance(error, BadInput | index_errors.InvalidQuery):
         return ErrorResponse(422, getattr(error, "code", "bad_request"), error.message, error.field)
     if isinstance(error, EmbedError | index_errors.VectorIndexError):
-        code = "missing" if isinstance(error, Missing | index_errors.IndexMissing) else "damaged"
-        return ErrorResponse(503, code, error.message, error.field)
+        codes = {Missing: "missing", index_errors.IndexMissing: "missing", Unavailable: "unavailable"}
+        return ErrorResponse(503, codes.get(type(error), "damaged"), error.message, error.field)
     raise TypeError(f"{type(error).__name__} is not an expected error") from error
 
 

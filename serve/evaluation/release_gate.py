@@ -8,7 +8,8 @@ responded at the time. The checks are
 - **off-policy**: the doubly robust estimate of the reward of explored lists (serve.evaluation.off_policy).
 
 A release that was just built was made with all events, so there are none after it. Then the metrics of its towers and
-scorer are compared, which each measured on its own held-out users when it was trained.
+scorer are compared, which each measured on its own held-out users when it was trained. Encoders that changed are
+compared by the build (serve.evaluation.encoder_comparison).
 """
 
 from collections.abc import Iterator

@@ -1,9 +1,8 @@
 """Builds a release: feed -> catalogue -> vectors -> indexes -> release. Repeats only the steps whose input changed."""
 
-import hashlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,32 +10,39 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from embed.alignment.alignment import Alignment
 from embed.alignment.lora import LoraReport
 from embed.behaviour import Interactions
 from embed.catalogue import Catalogue, IngestReport, check_items, ingest, read_report
 from embed.durable import write_folder
 from embed.encode_job import SpaceVectors
 from index.item_ids import write_item_ids
-from serve.core.errors import BadRequest, StoreUnavailable
+from serve.core.errors import BadRequest
 from serve.core.progress import Progress, stage_progress
 from serve.core.settings import Settings
 from serve.evaluation.drift_reference import measure_release
+from serve.evaluation.encoder_comparison import compare_encoders
 from serve.evaluation.release_gate import compare_releases
 from serve.evaluation.replay import ReleaseReplay
 from serve.jobs.align import AlignmentReport, ensure_alignment, fine_tune, learn_alignment
+from serve.jobs.build_checks import (
+    are_encoders_compared,
+    check_spaces,
+    content_hash,
+    unpublished_release,
+    valid_manifest,
+)
 from serve.jobs.build_indexes import build_indexes, build_tower
-from serve.jobs.collect_behaviour import collect_behaviour, popular_searches
-from serve.jobs.encode import encode, encode_on_ray, nonempty_spaces
+from serve.jobs.collect_behaviour import collect_behaviour, fitting_models, popular_searches
+from serve.jobs.encode import encode, encode_on_ray, has_changed, load_encoders, nonempty_spaces
+from serve.jobs.encoding_plan import EncodingPlan, plan_encoding
 from serve.jobs.fold_journal import edits_beyond, fold_journal, prune_journal
 from serve.jobs.learn_fusion_weights import learn_fusion_weights
 from serve.jobs.lock import one_job_at_a_time
 from serve.jobs.photo_check import check_photos
 from serve.moderation.image_classifier import classify_catalogue
-from serve.release.behaviour_model import BehaviourModel
 from serve.release.build_inputs import copy_mapping, load_mapping, read_build_inputs, write_build_inputs
 from serve.release.images import image_source
-from serve.release.manifest import Check, Manifest, Quality, check_files, read_manifest
+from serve.release.manifest import Check, Manifest, Quality
 from serve.release.release import ALIGNMENT, ITEMS_FILE, REFERENCE_FILE, Release
 from serve.release.repository import (
     current_name,
@@ -45,7 +51,6 @@ from serve.release.repository import (
     make_current,
     open_release,
     prune,
-    releases_folder,
     seal,
 )
 from serve.search.vocabulary import FOLDER as VOCABULARY_FOLDER
@@ -60,6 +65,7 @@ class BuildReport:
 
     `published` is False where the active release already had the same content, or measured better. `checks` compare the
     release with the active one. `folded` reports the live changes that the catalogue took up, None if there were none.
+    `plan` is that of the encoding, None where no space was encoded anew. `notes` say what was left out or not compared.
     """
 
     manifest: Manifest
@@ -69,6 +75,8 @@ class BuildReport:
     spaces: list[SpaceVectors]
     seconds: dict[str, float]
     checks: Sequence[Check] = ()
+    plan: EncodingPlan | None = None
+    notes: Sequence[str] = ()
 
     @property
     def refused(self) -> bool:
@@ -91,7 +99,10 @@ def encode_catalogue(
     with one_job_at_a_time(settings.store):
         catalogue = Catalogue.current(settings.store)
         check_items(catalogue)
-        spaces = (encode if engine == "local" else encode_on_ray)(settings, catalogue, progress)
+        if engine == "local":
+            spaces = encode(settings, catalogue, load_encoders(settings), progress)
+        else:
+            spaces = encode_on_ray(settings, catalogue, progress)
         _remember_images(settings)
         return spaces
 
@@ -101,7 +112,8 @@ def align_catalogue(settings: Settings, progress: Progress | None = None) -> Ali
     with one_job_at_a_time(settings.store):
         catalogue = Catalogue.current(settings.store)
         check_items(catalogue)
-        report = learn_alignment(settings, catalogue, nonempty_spaces(encode(settings, catalogue, progress)), progress)
+        spaces = nonempty_spaces(encode(settings, catalogue, load_encoders(settings), progress))
+        report = learn_alignment(settings, catalogue, spaces, progress)
         _remember_images(settings)
         return report
 
@@ -111,7 +123,8 @@ def fine_tune_catalogue(settings: Settings, progress: Progress | None = None) ->
     with one_job_at_a_time(settings.store):
         catalogue = Catalogue.current(settings.store)
         check_items(catalogue)
-        report = fine_tune(settings, catalogue, nonempty_spaces(encode(settings, catalogue, progress)), progress)
+        spaces = nonempty_spaces(encode(settings, catalogue, load_encoders(settings), progress))
+        report = fine_tune(settings, catalogue, spaces, progress)
         _remember_images(settings)
         return report
 
@@ -155,10 +168,13 @@ def build(
     format_: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    announce: Callable[[EncodingPlan], None] | None = None,
 ) -> BuildReport:
     """Bring the store up to date with a feed and publish a release of it.
 
     A release that is worse than the active one (see serve.evaluation.release_gate) is not published, unless `force`.
+    Where the settings name other encoders than the active release has, these are compared too (see
+    serve.evaluation.encoder_comparison); the active release serves with its own until then.
 
     Args:
         settings: Settings; a mapping and an image folder that they leave out are those of the last build.
@@ -166,6 +182,7 @@ def build(
         format_: Format of the feed; None recognises it.
         force: Publish in any case.
         progress: Called as stages go on.
+        announce: Called before anything is encoded, where a space of the active release is encoded anew.
 
     Returns:
         The release, and what was done for it.
@@ -184,8 +201,16 @@ def build(
         check_items(catalogue)
         if not len(catalogue):
             raise BadRequest(f"{feed or 'the catalogue'} has no usable product, nothing to release", "feed")
+        parent = current_name(settings.store)
+        active = valid_manifest(settings.store, parent) if parent else None
+        encoders, plan = load_encoders(settings), None
+        if active is not None and has_changed(encoders, active):
+            with _timed(seconds, "plan"):
+                plan = plan_encoding(settings, catalogue, encoders, active)
+            if announce:
+                announce(plan)
         with _timed(seconds, "encode"):
-            encoded = encode(settings, catalogue, progress)
+            encoded = encode(settings, catalogue, encoders, progress)
             spaces = nonempty_spaces(encoded)
         if not force:
             check_photos(settings, catalogue, encoded)
@@ -197,16 +222,15 @@ def build(
             alignment = ensure_alignment(settings, catalogue, spaces, progress)
         with _timed(seconds, "behaviour"):
             behaviour, interactions = collect_behaviour(settings, catalogue, spaces)
-        content = _content(settings, catalogue, spaces, alignment, behaviour)
-        parent = current_name(settings.store)
-        active = _valid_manifest(settings.store, parent) if parent else None
+        content = content_hash(settings, catalogue, spaces, alignment, behaviour)
+        notes = fitting_models(settings.store, {space.space: space.fingerprint for space in spaces}).notes
         if not force:
             if active is not None and active.content == content:
-                return BuildReport(active, False, ingested, folded, encoded, seconds)
-            _check_spaces(settings, active, spaces)
-            if (built := _unpublished_release(settings.store, content)) is not None:
+                return BuildReport(active, False, ingested, folded, encoded, seconds, plan=plan, notes=notes)
+            check_spaces(settings, active, spaces)
+            if (built := unpublished_release(settings.store, content, active)) is not None:
                 checks, published = _publish(settings, built.release, force, progress)
-                return BuildReport(built, published, ingested, folded, encoded, seconds, checks)
+                return BuildReport(built, published, ingested, folded, encoded, seconds, checks, plan, notes)
         with draft(settings.store) as folder:
             with _timed(seconds, "index"):
                 entries = build_indexes(settings, folder, catalogue, spaces, alignment, active, progress)
@@ -246,14 +270,28 @@ def build(
                 manifest.quality = _measure_quality(settings, release, interactions, folder)
                 if active is not None:
                     parent_release = open_release(settings.store, active.release)
-                    manifest.checks = compare_releases(settings, release, parent_release, progress)
+                    compared = compare_encoders(settings, catalogue, spaces, interactions, manifest, active, progress)
+                    manifest.checks = [
+                        *compared.checks,
+                        *compare_releases(settings, release, parent_release, progress),
+                    ]
+                    notes += compared.notes
             seal(settings.store, folder, manifest)
         published = force or not any(check.worse for check in manifest.checks)
         if published:
             _activate(settings.store, manifest.release, force)
         prune(settings.store, settings.keep_releases)
         prune_journal(settings.store, list_manifests(settings.store))
-        return BuildReport(manifest, published, ingested, folded, encoded, seconds, manifest.checks)
+        return BuildReport(manifest, published, ingested, folded, encoded, seconds, manifest.checks, plan, notes)
+
+
+def plan_build(settings: Settings) -> EncodingPlan:
+    """Plan what the next build of the store's catalogue encodes anew; changes nothing in the store."""
+    catalogue = Catalogue.current(settings.store)
+    check_items(catalogue)
+    parent = current_name(settings.store)
+    active = valid_manifest(settings.store, parent) if parent else None
+    return plan_encoding(settings, catalogue, load_encoders(settings), active)
 
 
 def publish(
@@ -261,7 +299,8 @@ def publish(
 ) -> tuple[list[Check], bool]:
     """Publish a release unless it is worse than the active one; return the checks, and whether it was published.
 
-    Raises NotFound for an unknown release, StoreUnavailable or Damaged for one that cannot be used.
+    Raises NotFound for an unknown release, StoreUnavailable or Damaged for one that cannot be used, and, unless
+    `force`, BadRequest for one whose encoders were not compared with those of the active release.
     """
     with one_job_at_a_time(settings.store):
         return _publish(settings, name, force, progress)
@@ -269,10 +308,21 @@ def publish(
 
 def _publish(settings: Settings, name: str, force: bool, progress: Progress | None) -> tuple[list[Check], bool]:
     release, current = open_release(settings.store, name), current_name(settings.store)
-    active = _valid_manifest(settings.store, current) if current else None
+    active = valid_manifest(settings.store, current) if current else None
     checks = []
     if active is not None and active.release != name:
-        checks = compare_releases(settings, release, open_release(settings.store, active.release), progress)
+        if not force and not are_encoders_compared(release.manifest, active):
+            raise BadRequest(
+                f"release {name} has other encoders than the active one and was not compared with it: build again, go "
+                f"back to it with vetrina rollback {name}, or publish with --force",
+                "release",
+            )
+        # Both releases' vectors are what they were when the build compared them.
+        compared = [check for check in release.manifest.checks if check.space and release.manifest.parent == current]
+        checks = [
+            *compared,
+            *compare_releases(settings, release, open_release(settings.store, active.release), progress),
+        ]
     if any(check.worse for check in checks) and not force:
         return checks, False
     _activate(settings.store, name, force)
@@ -294,61 +344,6 @@ def _measure_quality(settings: Settings, release: Release, interactions: Interac
     if reference is not None:
         (folder / REFERENCE_FILE).write_text(reference.model_dump_json())
     return quality
-
-
-def _unpublished_release(store: Path, content: str) -> Manifest | None:
-    """Find a release on disk that is newer than the active one and has this content; None if there is none."""
-    current = current_name(store) or ""
-    newer = (each for each in list_manifests(store) if each.release > current and each.content == content)
-    return next((each for each in newer if _valid_manifest(store, each.release) is not None), None)
-
-
-def _content(
-    settings: Settings,
-    catalogue: Catalogue,
-    spaces: list[SpaceVectors],
-    alignment: Alignment | None,
-    behaviour: BehaviourModel,
-) -> str:
-    """Hash what a release is made of: the same content needs no new release."""
-    digest = hashlib.blake2b(catalogue.version.encode(), digest_size=16)
-    digest.update(settings.language.encode())
-    # The index settings count too: the same vectors are indexed again where these have changed.
-    engine = (settings.milvus_uri, settings.milvus_prefix) if settings.index_engine == "milvus" else ()
-    digest.update(repr((settings.recall_target, settings.index_memory_mb, *engine)).encode())
-    digest.update(alignment.fingerprint.encode() if alignment is not None else b"")
-    digest.update(behaviour.metadata.model_dump_json(exclude={"counted_at"}).encode())
-    for space in spaces:
-        digest.update(f"{space.space}:{space.fingerprint}:".encode())
-        digest.update(space.owners.tobytes())
-        digest.update(space.keys.tobytes())
-    return digest.hexdigest()
-
-
-def _valid_manifest(store: Path, name: str) -> Manifest | None:
-    """Read a release's manifest and check its files; None where the release is damaged."""
-    try:
-        manifest = read_manifest(releases_folder(store) / name)
-        check_files(releases_folder(store) / name, manifest)
-    except StoreUnavailable:
-        return None
-    return manifest
-
-
-def _check_spaces(settings: Settings, active: Manifest | None, spaces: list[SpaceVectors]) -> None:
-    """Raise BadRequest where a space would lose more than half of its rows, as when a folder is not mounted."""
-    rows = {space.space: len(space.owners) for space in spaces}
-    if not rows:
-        raise BadRequest("no photo of the catalogue can be read and no item has a text: nothing to release", "images")
-    for name, entry in active.spaces.items() if active else ():
-        now = rows.get(name, 0)
-        if 2 * now < entry.rows:
-            failures = settings.store / "vectors" / name / entry.fingerprint / "failures.jsonl"
-            raise BadRequest(
-                f"space {name} would lose more than half of its rows: {now:,} of {entry.rows:,} are left; "
-                f"not published. See {failures}, or publish with --force",
-                name,
-            )
 
 
 @contextmanager

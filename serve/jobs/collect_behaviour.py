@@ -1,13 +1,17 @@
 """Collects what the store's events say of the catalogue's items, for a release."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from embed.behaviour import Interactions, collect_interactions
 from embed.catalogue import Catalogue
 from embed.encode_job import SpaceVectors
+from embed.towers.two_tower_model import TrainedTowers
 from serve.core.settings import Settings
 from serve.recommend.ranking.merchandising_rules import rules_file
+from serve.recommend.ranking.scorer import Scorer
 from serve.recommend.retrieval.item_relations import FILE as RELATIONS
 from serve.recommend.retrieval.item_relations import read_relations
 from serve.recommend.retrieval.linear_score_model import LinearScoreModel
@@ -34,17 +38,8 @@ def collect_behaviour(
         )
     finally:
         store.close()
-    towers = current_towers(settings.store)
-    if towers is not None:
-        fingerprints = {space.space: space.fingerprint for space in spaces}
-        if any(fingerprints.get(name) != fingerprint for name, (_, fingerprint) in towers.vocabulary.spaces.items()):
-            towers = None  # trained on vectors of other encoders: not used until they are trained again
-    scorer = current_scorer(settings.store)
-    names = tuple(sorted(space.space for space in spaces))
-    if scorer is not None and (
-        towers is None or (scorer.metadata.towers, scorer.metadata.spaces) != (towers.fingerprint, names)
-    ):
-        scorer = None  # trained with other towers or spaces: the linear score model ranks until it is trained again
+    fitting = fitting_models(settings.store, {space.space: space.fingerprint for space in spaces})
+    towers, scorer = fitting.towers, fitting.scorer
     score_model = LinearScoreModel.model_validate(towers.facts["blend"]) if towers is not None else LinearScoreModel()
     first_seen = catalogue.table["updated_at"].to_numpy()
     # Counts decay up to the last event, not up to today: a log without new events does not lose its counts.
@@ -60,6 +55,40 @@ def collect_behaviour(
             RelationGraph.build(relations, catalogue.ids().to_pylist(), categories, visited)
         )
     return behaviour, interactions
+
+
+class FittingModels(NamedTuple):
+    """The towers and the scorer of a store that fit some spaces, and why others are left out."""
+
+    towers: TrainedTowers | None
+    scorer: Scorer | None
+    notes: list[str]
+
+
+def fitting_models(store: Path, fingerprints: Mapping[str, str]) -> FittingModels:
+    """Return the towers and the scorer that were trained on the vectors of these encoders, by space."""
+    towers, scorer = current_towers(store), current_scorer(store)
+    notes = []
+    if towers is not None and any(
+        fingerprints.get(name) != fingerprint for name, (_, fingerprint) in towers.vocabulary.spaces.items()
+    ):
+        towers = None
+        notes.append(
+            "the towers were trained on the vectors of other encoders and are left out, and the scorer with them: "
+            "recommendations use the linear score model until you run vetrina train towers, vetrina train scorer and "
+            "vetrina build"
+        )
+    if scorer is not None and (
+        towers is None
+        or (scorer.metadata.towers, scorer.metadata.spaces) != (towers.fingerprint, tuple(sorted(fingerprints)))
+    ):
+        scorer = None
+        if not notes:
+            notes.append(
+                "the scorer was trained with other towers or spaces and is left out: the linear score model ranks "
+                "until you run vetrina train scorer and vetrina build"
+            )
+    return FittingModels(towers, scorer, notes)
 
 
 def popular_searches(settings: Settings) -> list[tuple[str, int]]:

@@ -44,7 +44,7 @@ def _findings(encoder: ImageEncoder | TextEncoder) -> Iterator[Finding]:
         yield Finding(subject, "good", detail)
     yield Finding("fingerprint", "good", encoder.fingerprint)
     if isinstance(encoder, ImageEncoder):
-        drawn = example_images(*encoder.prepare(example_images(64, 64)[0]).shape[:2])
+        drawn = example_images(256, 256)
         prepared = [encoder.prepare(drawn[number % len(drawn)]) for number in range(encoder.batch)]
         speed = _per_second(lambda: len(encoder.encode_images(prepared)))
         yield Finding("photos", "good", f"{speed:,.0f} a second, without reading them")

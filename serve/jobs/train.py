@@ -12,7 +12,7 @@ from serve.core.settings import Settings
 from serve.evaluation.evaluate import Evaluation
 from serve.evaluation.evaluate import evaluate as run_evaluation
 from serve.jobs.build import BuildReport, build
-from serve.jobs.encode import encode, nonempty_spaces
+from serve.jobs.encode import encode, has_changed, load_encoders, nonempty_spaces
 from serve.jobs.lock import one_job_at_a_time
 from serve.jobs.update_scorer import LearnReport
 from serve.jobs.update_scorer import learn as run_learn_job
@@ -103,7 +103,14 @@ def open_release_and_spaces(settings: Settings, progress: Progress | None) -> tu
     catalogue = Catalogue.current(settings.store)
     if catalogue.version != release.manifest.catalogue:
         raise BadRequest(f"the catalogue changed after release {release.name}: run vetrina build first", "store")
-    spaces = nonempty_spaces(encode(settings, catalogue, progress))
+    encoders = load_encoders(settings)
+    if has_changed(encoders, release.manifest):
+        raise BadRequest(
+            f"the encoders of the settings are not those of release {release.name}, with whose vectors models are "
+            "trained: run vetrina build first, or set the encoders back",
+            "image_encoder",
+        )
+    spaces = nonempty_spaces(encode(settings, catalogue, encoders, progress))
     present = {space.space: space.fingerprint for space in spaces}
     expected = {name: entry.fingerprint for name, entry in release.manifest.spaces.items()}
     if present != expected:

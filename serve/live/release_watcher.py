@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 
+from embed.errors import Unavailable
 from serve.core.errors import EXPECTED
 from serve.core.settings import Settings
 from serve.engine.engine import Engine
@@ -16,6 +17,7 @@ from serve.release.release import Release
 from serve.release.repository import current_name, make_current, release_folder
 
 POLL_SECONDS = 0.1
+RETRY_SECONDS = 5.0
 
 _log = logging.getLogger("vetrina")
 
@@ -24,7 +26,7 @@ class ReleaseWatcher:
     """Loads the current release when it changes, and the treatment of an A/B test when one starts.
 
     A release that cannot be loaded is refused: the one before stays active, and it is not tried again until another
-    release becomes current.
+    release becomes current. Only where a server of its encoders does not respond, it is tried again in a few seconds.
     """
 
     def __init__(
@@ -35,13 +37,15 @@ class ReleaseWatcher:
         self._compared: ReleaseReplica | None = None  # loaded for a comparison only
         self.refused: str | None = None  # the release that was refused last
         self._refused_test: Experiment | None = None
+        self._not_before = 0.0  # by the monotonic clock
         self._release_errors = RepeatedErrors("release %s was refused, the one before stays active")
         self._test_errors = RepeatedErrors("the A/B test is suspended, the active release serves all users")
 
     def poll(self) -> None:
         """Load the current release and the treatment that the store names, where they have changed."""
-        self._follow_current()
-        self._follow_test()
+        if time.monotonic() >= self._not_before:
+            self._follow_current()
+            self._follow_test()
 
     def activate(self, name: str) -> None:
         """Make a release the current one: here at once, in other processes as soon as they poll.
@@ -75,7 +79,8 @@ class ReleaseWatcher:
                 if name is not None and name not in (self.refused, current and current.replica.release.name):
                     self._load(name)
         except EXPECTED as error:
-            self.refused, self._releases.missing_reason = name, self._release_errors.report(error, name)
+            self.refused = None if self._is_temporary(error) else name
+            self._releases.missing_reason = self._release_errors.report(error, name)
         except Exception:  # an unexpected error must not end the thread
             _log.exception("release %s could not be loaded, the one before stays active", name)
             self.refused, self._releases.missing_reason = name, "internal error, see the log"
@@ -95,11 +100,18 @@ class ReleaseWatcher:
                     self._refused_test = None
                     self._test_errors.clear()
         except EXPECTED as error:
-            self._releases.treatment, self._refused_test = None, experiment
+            self._releases.treatment = None
+            self._refused_test = None if self._is_temporary(error) else experiment
             self._test_errors.report(error)
         except Exception:  # an unexpected error must not end the thread
             self._releases.treatment, self._refused_test = None, experiment
             _log.exception("the A/B test is suspended, the active release serves all users")
+
+    def _is_temporary(self, error: Exception) -> bool:
+        """Return whether what failed is to be tried again, and put that off a little."""
+        if isinstance(error, Unavailable):
+            self._not_before = time.monotonic() + RETRY_SECONDS
+        return isinstance(error, Unavailable)
 
     def _switch_test(self, experiment: Experiment | None) -> None:
         """Start an A/B test, or end the running one for None."""

@@ -24,7 +24,8 @@ class Check(BaseModel):
     """A figure of a release compared with that of its parent, over a number of cases.
 
     `low` and `high` are the 95 % interval of the difference, if both were measured on the same cases. `worse` means by
-    more than the settings allow: such a release is published only if forced.
+    more than the settings allow: such a release is published only if forced. `space` is set where encoders of a space
+    were compared (see serve.evaluation.encoder_comparison).
     """
 
     name: str
@@ -34,6 +35,7 @@ class Check(BaseModel):
     high: float | None = None
     cases: int = 0
     worse: bool
+    space: str | None = None
 
 
 class Quality(BaseModel):

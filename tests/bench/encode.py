@@ -7,6 +7,7 @@ images in the same way (`image_over_eager`), and the encoder and sentence-transf
 (`text_over_st`). CLIP is ViT-B/32 with random weights: the speed does not depend on them.
 """
 
+import json
 import os
 import statistics
 import tempfile
@@ -139,11 +140,12 @@ def library(lines: list[str]) -> Callable[[], object]:
 
 
 def random_clip(folder: Path) -> Path:
-    """Write random weights of ViT-B/32; return their path."""
+    """Write random weights of ViT-B/32, with the configuration that says how they are used; return their path."""
     import open_clip
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": open_clip.get_model_config("ViT-B-32")}))
     path = folder / "clip.safetensors"
     save_file(open_clip.create_model("ViT-B-32").state_dict(), path)
     return path

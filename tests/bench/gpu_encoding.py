@@ -10,6 +10,7 @@ before the model; `cores`, the same steps with Pillow in one process for each co
 smallest cosine between the vectors of a photo decoded on the GPU and by Pillow. Needs a CUDA GPU and the data folder.
 """
 
+import json
 import os
 import statistics
 import tempfile
@@ -140,10 +141,11 @@ def vary(arguments: tuple[Path, int, Path]) -> str:
 
 
 def clip_weights(folder: Path) -> Path:
-    """Write random weights of ViT-B/32; return their path."""
+    """Write random weights of ViT-B/32, with the configuration that says how they are used; return their path."""
     import open_clip
 
     torch.manual_seed(SEED)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": open_clip.get_model_config("ViT-B-32")}))
     path = folder / "vit.safetensors"
     save_file(open_clip.create_model("ViT-B-32").state_dict(), path)
     return path

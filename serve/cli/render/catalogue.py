@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from embed.encode_job import SpaceVectors
     from serve.core.settings import Settings
     from serve.jobs.build import BuildReport
+    from serve.jobs.encoding_plan import EncodingPlan
     from serve.jobs.find_duplicates import DuplicatesReport
     from serve.release.manifest import Check
 
@@ -81,6 +82,8 @@ def build_figures(report: "BuildReport", settings: "Settings") -> dict[str, Any]
         "folded": report.folded.changed if report.folded else None,
         "spaces": {name: space.model_dump(exclude={"curve"}) for name, space in report.manifest.indexes.items()},
         "alignment": report.manifest.alignment,
+        "plan": report.plan,
+        "notes": report.notes,
         "seconds": report.seconds,
     }
 
@@ -105,12 +108,39 @@ def build_report(report: "BuildReport", settings: "Settings") -> RenderableType:
     took = " ".join(f"{stage} {seconds:.1f} s" for stage, seconds in report.seconds.items())
     if report.checks:
         parts.append(checks(report.checks))
+    parts += [Text(note, "yellow") for note in report.notes]
     if report.refused:
         parts.append(_refusal(report.manifest.release))
     else:
         verb = "published" if report.published else "nothing changed, still"
         parts.append(Text.assemble((f"{verb} release {report.manifest.release}", "bold green"), f"  ({took})"))
     return Group(*parts)
+
+
+def encoding_plan(plan: "EncodingPlan") -> RenderableType:
+    """Render what the next build encodes anew, and what that costs."""
+    lines = []
+    for space in plan.spaces:
+        if not space.reason:
+            lines.append(f"{space.space}: {space.encoder}, as in the active release; only new content is encoded")
+            continue
+        change = space.encoder if space.before is None else f"{space.before} -> {space.encoder}"
+        lines.append(f"{space.space}: {change} ({space.reason})")
+        cost = f"  {space.contents:,} {'photos' if space.space == 'image' else 'texts'} to encode"
+        if space.per_second is not None and space.seconds is not None:
+            cost += f" at {space.per_second:,.1f} a second: about {_duration(space.seconds)}"
+        elif space.contents:
+            cost += ", at an unknown rate: none of a sample could be read"
+        lines.append(f"{cost}, {space.bytes / 1e6:,.1f} MB")
+    if plan.replaces:
+        lines.append("the active release serves with its own encoders until the new one is published")
+    return Text("\n".join([*lines, *plan.notes]))
+
+
+def _duration(seconds: float) -> str:
+    """Write a duration in seconds, minutes or hours."""
+    unit, name = (1, "s") if seconds < 120 else (60, "min") if seconds < 7200 else (3600, "h")
+    return f"{seconds / unit:.0f} {name}"
 
 
 def alignment(facts: "AlignmentMetadata") -> RenderableType:
@@ -131,7 +161,7 @@ def alignment(facts: "AlignmentMetadata") -> RenderableType:
     return Text("\n".join(lines))
 
 
-def fine_tuning(encoder: str, report: "LoraReport") -> RenderableType:
+def fine_tuning(report: "LoraReport") -> RenderableType:
     """Render a fine-tuning of the image encoder, and how to use its weights."""
     size = f"{report.pairs:,} items with photo and text"
     if report.refused:
@@ -145,8 +175,7 @@ def fine_tuning(encoder: str, report: "LoraReport") -> RenderableType:
     )
     if report.weights is None:
         return Text(f"{line}: not significantly better, no weights were written")
-    model = encoder.removeprefix("open_clip:").partition("/")[0]
-    return Text(f'{line}\nto use the weights, set image_encoder = "open_clip:{model}/{report.weights}" and build')
+    return Text(f'{line}\nto use the weights, set image_encoder = "open_clip:local-dir:{report.weights}" and build')
 
 
 def checks(measured: "Sequence[Check]") -> RenderableType:
