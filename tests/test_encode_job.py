@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from helpers.images import Loopback, drawn
+from helpers.images import Loopback
 from PIL import Image
 
 from embed import encode_job
@@ -27,7 +27,6 @@ from embed.catalogue import Catalogue, Item, ingest
 from embed.encode_job import SpaceVectors, encode_images, encode_texts
 from embed.encoders import Device, EncodedTexts, ImageEncoder, TextEncoder
 from embed.encoders.bundled import BundledImageEncoder
-from embed.encoders.gpu_model import JpegDecoder
 from embed.images import ImageSource, host_throttle
 from embed.text_composition import DESCRIPTION, HEADLINE, compose_texts
 
@@ -43,7 +42,8 @@ def vector_of(content: bytes) -> Any:
 class FakeImages:
     """Vectors made of the pixels' hash; as with real encoders, a vector depends a little on its batch."""
 
-    name, dim, fingerprint, shrink_to, batch, decode = "fake", DIM, "fa4e01", 16, 4, None
+    name, dim, fingerprint, shrink_to, batch = "fake", DIM, "fa4e01", 16, 4
+    details: ClassVar[dict[str, str]] = {}
 
     def __init__(self, pause: float = 0.0) -> None:
         self.pause = pause
@@ -51,11 +51,11 @@ class FakeImages:
         self.alive = self.most_alive = 0
         self._lock = threading.Lock()
 
-    def prepare(self, image: Image.Image) -> Any:
+    def prepare(self, pixels: Any) -> Any:
         with self._lock:
             self.alive += 1
             self.most_alive = max(self.most_alive, self.alive)
-        return np.asarray(image)
+        return pixels
 
     def encode_images(self, prepared: Sequence[Any]) -> Any:
         time.sleep(self.pause)
@@ -69,12 +69,13 @@ class FakeTexts:
     """Reads 40 characters."""
 
     name, dim, fingerprint = "fake", DIM, "fa4e02"
+    details: ClassVar[dict[str, str]] = {}
 
     def __init__(self, pause: float = 0.0) -> None:
         self.pause = pause
         self.encoded: list[str] = []
 
-    def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
+    def encode_texts(self, texts: Sequence[str], query: bool = False) -> EncodedTexts:
         time.sleep(self.pause * len(texts))
         self.encoded += texts
         vectors = np.stack([vector_of(text[:40].encode()) for text in texts]) + np.float32(len(texts) * 1e-6)
@@ -335,41 +336,6 @@ def test_processes_read_what_threads_read(shop: Shop, tmp_path: Path) -> None:
     np.testing.assert_array_equal(gathered(by_processes), gathered(by_threads))
     again = encode_images(tmp_path / "two", catalogue, encoder, source, processes=True)
     assert again.encoded == 0
-
-
-def test_a_card_decodes_plain_jpegs_and_all_others_are_read_as_ever(tmp_path: Path) -> None:
-    """The decoder stands on the CPU here, where torchvision takes the same calls."""
-    shop = Shop(tmp_path)
-    kinds: dict[str, dict[str, Any]] = {
-        "plain": {},
-        "progressive": {"progressive": True},
-        "turned": {"exif": Image.Exif()},
-        "png": {"format": "PNG"},
-    }
-    kinds["turned"]["exif"][0x0112] = 6
-    for seed, (name, options) in enumerate(kinds.items()):
-        drawn(seed, (200, 120)).save(shop.folder / f"{name}.jpg", **{"format": "JPEG", "quality": 95, **options})
-        shop.add(name, name, f"{name}.jpg")
-    drawn(8, (90, 150)).convert("CMYK").save(shop.folder / "cmyk.jpg", "JPEG")
-    drawn(9, (90, 150)).convert("L").save(shop.folder / "gray.jpg", "JPEG", quality=95)
-    plain = (shop.folder / "plain.jpg").read_bytes()
-    (shop.folder / "cut.jpg").write_bytes(plain[:-40])
-    (shop.folder / "spoilt.jpg").write_bytes(plain.replace(b"\xff\xc4", b"\xff\xc4\x00\x13\x00" + b"\xff" * 16, 1))
-    (shop.folder / "same.jpg").write_bytes(plain)
-    for name in ("cmyk", "gray", "cut", "spoilt", "same"):
-        shop.add(name, name, f"{name}.jpg")
-    encoder = BundledImageEncoder(Device("cpu", 1))
-    right = encode_images(tmp_path / "right", shop.catalogue(), encoder, ImageSource(shop.folder))
-    sent: list[int] = []
-    decoder = JpegDecoder(encoder._scaled, "cpu")
-    encoder.decode = lambda coded: (sent.append(len(coded)), decoder(coded))[1]  # type: ignore[assignment]
-    found = encode_images(tmp_path / "found", shop.catalogue(), encoder, ImageSource(shop.folder))
-    assert sum(sent) == 5  # plain, progressive, gray, spoilt, same
-    assert found.failures == right.failures
-    assert [failure.item_id for failure in found.failures] == ["cut", "spoilt"]
-    np.testing.assert_array_equal(found.keys, right.keys)
-    assert found.encoded == right.encoded == len(found.keys) - 1
-    assert (gathered(found) * gathered(right)).sum(1).min() > 0.995
 
 
 @pytest.mark.parametrize("readers", [1, 4])

@@ -84,8 +84,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="VETRINA_", extra="forbid", env_nested_delimiter="__")
 
     store: Path = Field(Path("store"), description="folder of all data: catalogue, vectors, releases, events, keys")
-    image_encoder: str = Field("bundled", description="encoder of the image space: bundled, or open_clip:MODEL/WEIGHTS")
-    text_encoder: str = Field("bundled", description="encoder of the text space: bundled, or st:MODEL")
+    image_encoder: str = Field(
+        "bundled", description="encoder of the image space: bundled, open_clip:MODEL/WEIGHTS, st:MODEL or http:NAME"
+    )
+    text_encoder: str = Field("bundled", description="encoder of the text space: bundled, st:MODEL or http:NAME")
     encoders: dict[str, EncoderOptions] = Field({}, description="options of encoders, by the encoder's name")
     align: bool = Field(
         True, description="whether builds adapt the image space to the words and photos of the catalogue"

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from embed.encoders import choose_device, load_image_encoder
-from embed.images import ImageSource, decode_image
+from embed.images import ImageSource, decode_pixels
 from index.faiss_files import principal_axes
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -30,7 +30,7 @@ def main() -> None:
     def encode(folder: Path, references: list[str], label: str) -> np.ndarray:
         source = ImageSource(folder)
         pixels = [
-            encoder.prepare(decode_image(source.read(one), shrink_to=encoder.shrink_to))
+            encoder.prepare(decode_pixels(source.read(one), shrink_to=encoder.shrink_to))
             for one in track(references, label, console=Console(stderr=True))
         ]
         return encoder.encode_images(pixels)

@@ -5,18 +5,28 @@ those of the same shop. The forward pass is the same encoder on prepared inputs,
 forward pass run in turns, and the ratio is that of the medians. The encoder and eager PyTorch are compared on the same
 images in the same way (`image_over_eager`), and the encoder and sentence-transformers' `encode` on the same texts
 (`text_over_st`). CLIP is ViT-B/32 with random weights: the speed does not depend on them.
+
+`large` photos are 100 of them enlarged to 1,500 pixels, JPEG of quality 90. Before simplejpeg and torch, Pillow decoded
+and scaled photos, as `pillow` does here. `prepare_over_before` is the core time from bytes to the model's input over
+that of Pillow, and `job_over_before` the rate of the job over that of the same job with Pillow.
+`image_forward_over_before` is the forward pass over that without rounding by kernel (embed.encoders.bf16_weights).
+`readers_scaling` is the rate of two threads that prepare large photos over that of one.
 """
 
+import io
 import json
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
+from PIL import Image
 from report import earlier, report
 from rich.console import Console
 from rich.progress import track
@@ -25,12 +35,12 @@ from embed.catalogue import Catalogue, FeedMapping, ingest
 from embed.encode_job import encode_images, encode_texts
 from embed.encoders import ImageEncoder, choose_device, load_image_encoder, load_text_encoder
 from embed.encoders.bundled import TEXT_MAX_TOKENS, _image_module, _text_folder
-from embed.images import ImageSource, decode_image
+from embed.images import ImageSource, decode_image, decode_pixels
 from embed.text_composition import compose_texts
 from serve.demo.shop import make_shop
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "magento-luma"
-ROUNDS = 3
+ROUNDS, LARGE = 3, 100
 
 
 def main() -> None:
@@ -44,7 +54,7 @@ def main() -> None:
 
         def prepared_for(encoder: ImageEncoder) -> list[np.ndarray]:
             return [
-                encoder.prepare(decode_image(source.read(each), shrink_to=encoder.shrink_to)) for each in references
+                encoder.prepare(decode_pixels(source.read(each), shrink_to=encoder.shrink_to)) for each in references
             ]
 
         prepared, for_clip = prepared_for(images), prepared_for(clip)
@@ -64,6 +74,8 @@ def main() -> None:
             **side_by_side("image", lambda: image_job(images), lambda: len(images.encode_images(prepared))),
             **side_by_side("clip", lambda: image_job(clip), lambda: len(clip.encode_images(for_clip))),
             **side_by_side("text", text_job, lambda: len(texts.encode_texts(lines).vectors)),
+            **large_photos(Path(folder), source, images, references),
+            **forward_over_before(images, prepared),
             **compare("image", "eager", lambda: images.encode_images(prepared[:128]), eager(prepared[:128]), 128),
             **compare("text", "st", lambda: texts.encode_texts(lines), library(lines), len(lines)),
         }
@@ -81,6 +93,96 @@ def shop(folder: Path) -> tuple[Catalogue, Path]:
     make_shop(folder / "shop", items=720, users=10)
     ingest(folder / "shop" / "catalog.csv", store)
     return Catalogue.current(store), folder / "shop"
+
+
+def large_photos(folder: Path, source: ImageSource, encoder: ImageEncoder, references: list[str]) -> dict[str, float]:
+    """Compare preparing and encoding photos of 1,500 pixels with doing so by Pillow."""
+    (folder / "large").mkdir()
+    coded = []
+    for number, reference in enumerate(references[:: max(1, len(references) // LARGE)][:LARGE]):
+        image = decode_image(source.read(reference))
+        scale = 1500 / max(image.size)
+        out = io.BytesIO()
+        image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC).save(
+            out, "JPEG", quality=90
+        )
+        coded.append(out.getvalue())
+        (folder / "large" / f"{number}.jpg").write_bytes(coded[-1])
+    lines = [f"{number},Thing {number},{number}.jpg" for number in range(len(coded))]
+    (folder / "large" / "items.csv").write_text("\n".join(["item_id,title,image", *lines]))
+    ingest(folder / "large" / "items.csv", folder / "large-catalogue")
+    catalogue, large = Catalogue.current(folder / "large-catalogue"), ImageSource(folder / "large")
+    fresh = iter(range(1000))
+
+    def prepare(data: bytes) -> object:
+        return encoder.prepare(decode_pixels(data, shrink_to=encoder.shrink_to))
+
+    def job() -> int:
+        store = folder / f"large-store{next(fresh)}"
+        return encode_images(store, catalogue, encoder, large, readers=len(os.sched_getaffinity(0))).encoded
+
+    def job_before() -> int:
+        with (
+            mock.patch("embed.images.image_reader.decode_pixels", lambda data, *_, **__: data),
+            mock.patch.object(encoder, "prepare", pillow, create=True),
+        ):
+            return job()
+
+    def core_seconds(run: Callable[[bytes], object], photos: list[bytes]) -> float:
+        started = time.thread_time()
+        for data in photos:
+            run(data)
+        return time.thread_time() - started
+
+    def ratio(photos: list[bytes]) -> float:
+        pairs = [(core_seconds(prepare, photos), core_seconds(pillow, photos)) for _ in range(ROUNDS + 1)][1:]
+        ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
+        return round(ours / theirs, 3)
+
+    def rate(threads: int) -> float:
+        with ThreadPoolExecutor(threads) as pool:
+            started = time.perf_counter()
+            list(pool.map(prepare, coded))
+            return len(coded) / (time.perf_counter() - started)
+
+    prepared = [prepare(data) for data in coded]
+    torch.set_num_threads(1)
+    scaling = [rate(2) / rate(1) for _ in range(ROUNDS)]
+    jobs = compare("large_job", "before", job, job_before, len(coded))
+    forward = side_by_side("large", job, lambda: len(encoder.encode_images(prepared)))
+    return {
+        "large_images": len(coded),
+        "large_prepare_over_before": ratio(coded),
+        "query_photo_prepare_over_before": ratio(coded[:1] * 20),
+        "readers_scaling": round(statistics.median(scaling), 2),
+        "large_job_over_before": jobs["large_job_over_before"],
+        **forward,
+    }
+
+
+def pillow(data: bytes) -> np.ndarray:
+    """Prepare a photo for the bundled encoder with Pillow alone, as before."""
+    image = decode_image(data, shrink_to=280)
+    scale = 280 / min(image.size)
+    size = [max(280, int(length * scale)) for length in image.size]
+    left, top = (round((length - 224) / 2) for length in size)
+    across, down = image.width / size[0], image.height / size[1]
+    box = (left * across, top * down, (left + 224) * across, (top + 224) * down)
+    return np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC, box=box))
+
+
+def forward_over_before(encoder: ImageEncoder, prepared: list[np.ndarray]) -> dict[str, float]:
+    """Compare the forward pass with that of the same model, rounded to bf16 weight by weight."""
+    with mock.patch("embed.encoders.cpu_model.round_convolutions"):
+        before = load_image_encoder("bundled", choose_device())
+    figures = compare(
+        "image_forward",
+        "before",
+        lambda: encoder.encode_images(prepared),
+        lambda: before.encode_images(prepared),
+        len(prepared),
+    )
+    return {"image_forward_over_before": figures["image_forward_over_before"]}
 
 
 def side_by_side(name: str, job: Callable[[], int], forward: Callable[[], int]) -> dict[str, float]:

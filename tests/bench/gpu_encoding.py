@@ -1,13 +1,12 @@
-"""Image encoding on a GPU: the whole encode job compared with the bare forward pass and with decoding alone.
+"""Image encoding on a GPU: the whole encode job compared with the bare forward pass and with reading alone.
 
 8,192 photos are created from those of the Magento Luma shop, each slightly rotated and cropped, to get the size of a
-larger shop: JPEG of about 700 pixels. CLIP is ViT-B/32 with random weights, which are as fast as trained ones. The job
-reads and hashes files in threads or in processes, decodes on the GPU and stores vectors. The following run in turns,
-and the figures are medians of three: `forward`, the model on images in GPU memory; `decode`, the steps of the job
-before the model; `cores`, the same steps with Pillow in one process for each core.
+larger shop: JPEG of about 700 pixels. CLIP is ViT-B/32 with random weights, which are as fast as trained ones. The
+following run in turns, and the figures are medians of three: `forward`, the model on prepared photos; `threads` and
+`processes`, reading, decoding and scaling with one of either for each core; `job` and `job_processes`, the whole job.
 
-`half_cosine` is the smallest cosine between a vector in half precision and one in fp32; `decoder_cosine` is the
-smallest cosine between the vectors of a photo decoded on the GPU and by Pillow. Needs a CUDA GPU and the data folder.
+`half_cosine` is the smallest cosine between a vector in half precision and one in fp32. Needs a CUDA GPU and the data
+folder.
 """
 
 import json
@@ -29,11 +28,10 @@ from rich.progress import track
 from safetensors.torch import save_file
 
 from embed.catalogue import Catalogue, ingest
-from embed.encode_job import decode_on_device, encode_images, iterate_images
+from embed.encode_job import encode_images, iterate_images
 from embed.encoders import ImageEncoder, choose_device, load_image_encoder
 from embed.encoders.encoder import unit_rows
-from embed.encoders.gpu_model import stack_images
-from embed.images import ImageSource, decode_image
+from embed.images import ImageRefused, ImageSource
 from embed.images.image_reader import ImageReader, read_ahead
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "magento-luma"
@@ -69,27 +67,23 @@ def measure(encoder: ImageEncoder, catalogue: Catalogue, source: ImageSource, fo
     cores = len(os.sched_getaffinity(0))
     stores = iter(range(1000))
 
-    def read(coded: bool, processes: bool) -> list[Any]:
-        reading = ImageReader(source, encoder.prepare, encoder.shrink_to, NOTHING.__contains__, coded)
+    def read(processes: bool) -> list[Any]:
+        reading = ImageReader(source, encoder.prepare, encoder.shrink_to, NOTHING.__contains__)
         ahead = read_ahead(
             iterate_images(catalogue), lambda image: image.reference, reading, cores, 2 * encoder.batch, processes
         )
-        return [pixels for _, pixels in decode_on_device(ahead, encoder, reading)]
+        return [outcome[1] for _, outcome in ahead if not isinstance(outcome, ImageRefused)]
 
     def job(processes: bool) -> None:
         store = folder / f"{encoder.fingerprint}{next(stores)}"
         encode_images(store, catalogue, encoder, source, None, cores, processes)
 
-    prepared = read(coded=True, processes=False)
-    by_pillow = [
-        encoder.prepare(decode_image(source.read(image.reference), shrink_to=encoder.shrink_to))
-        for image, _ in zip(iterate_images(catalogue), range(COMPARED), strict=False)
-    ]
-    reference = in_fp32(encoder, by_pillow)
+    prepared = read(processes=False)
+    reference = in_fp32(encoder, prepared[:COMPARED])
     runs: dict[str, Callable[[], object]] = {
         "forward": lambda: encoder.encode_images(prepared),
-        "decode": lambda: read(coded=True, processes=False),
-        "cores": lambda: read(coded=False, processes=True),
+        "threads": lambda: read(processes=False),
+        "processes": lambda: read(processes=True),
         "job": lambda: job(processes=False),
         "job_processes": lambda: job(processes=True),
     }
@@ -100,34 +94,23 @@ def measure(encoder: ImageEncoder, catalogue: Catalogue, source: ImageSource, fo
             run()
             took[name].append(time.perf_counter() - started)
     rates = {name: IMAGES / statistics.median(seconds) for name, seconds in took.items()}
-    vectors = encoder.encode_images(by_pillow)
+    vectors = encoder.encode_images(prepared[:COMPARED])
     return {
         **{f"{name}_per_s": round(rate) for name, rate in rates.items()},
         "job_over_forward": round(max(rates["job"], rates["job_processes"]) / rates["forward"], 3),
         "half_cosine": round(float((vectors * reference).sum(1).min()), 5),
-        "decoder_cosine": round(float((encoder.encode_images(prepared[:COMPARED]) * vectors).sum(1).min()), 5),
     }
 
 
 def in_fp32(encoder: Any, prepared: list[Any]) -> Any:
     """Return the encoder's vectors in full precision, computed by PyTorch on the CPU."""
     from embed.encoders.bundled import _image_module
+    from embed.encoders.clip import _towers
 
-    if encoder.name == "bundled":
-        tower = _image_module().eval()
-    else:
-        import open_clip
-
-        model, _, transforms = open_clip.create_model_and_transforms(
-            "ViT-B-32", pretrained=encoder.name.partition("/")[2], weights_only=True
-        )
-        tower = encoder._towers(model.eval(), transforms.transforms[-1])[0].eval()
+    tower = _image_module().eval() if encoder.name == "bundled" else _towers(encoder._clip)[0].cpu().float().eval()
     with torch.inference_mode():
-        return unit_rows(
-            torch.cat(
-                [tower(torch.from_numpy(stack_images(prepared[at : at + 64]))) for at in range(0, len(prepared), 64)]
-            ).numpy()
-        )
+        batches = (torch.from_numpy(np.stack(prepared[at : at + 64])) for at in range(0, len(prepared), 64))
+        return unit_rows(torch.cat([tower(batch) for batch in batches]).numpy())
 
 
 def vary(arguments: tuple[Path, int, Path]) -> str:
