@@ -226,13 +226,13 @@ def test_a_tag_a_file_a_folder_and_the_hub_are_one_space(
     model = named("SigLIP", own=tag)
     names = (
         f"{model}/own",
-        f"{model}/{alone}/weights.safetensors",  # prepared as its only tag says
+        f"{model}/{alone}/weights.safetensors",  # with an option
         f"{model}/{weights}",  # with a config beside it
         f"local-dir:{siglip}",
         "hf-hub:shop/siglip",
         f"hf-hub:shop/siglip@{REVISION}",
     )
-    encoders = [load(name) for name in names]
+    encoders = [load(name, **({"preprocess": "siglip"} if "elsewhere" in name else {})) for name in names]
     for encoder in encoders[1:]:
         for rows, first in zip(vectors(encoder), vectors(encoders[0]), strict=True):
             np.testing.assert_array_equal(rows, first)
@@ -304,7 +304,7 @@ def test_a_siglip2_file_without_a_config_is_refused_with_the_lines_to_write(
     written = tomllib.loads(lines.replace('"openai"', '"siglip"'))["encoders"][name]
     encoder = load_image_encoder(name, CPU, EncoderOptions(**written))
     assert encoder.fingerprint == load(models("SigLIP2")).fingerprint
-    with pytest.raises(BadInput, match=r'resize_mode = "shortest"  # or "squash"'):
+    with pytest.raises(BadInput, match="leaves open: preprocess "):  # not all of it is said
         load_image_encoder(name, CPU, EncoderOptions(**OF_IMAGES))
 
 
@@ -327,14 +327,23 @@ def test_a_file_is_prepared_as_all_tags_of_its_model_say_or_refused(
             assert source.preprocessing == {field: tag[field] for field in PREPROCESSING}
             assert source.config["quick_gelu"] == tag.get("quick_gelu", False)
     assert {"ViT-B-32", "ViT-L-14", "ViT-H-14-quickgelu", "ViT-S-32", "roberta-ViT-B-32"} <= refused.keys()
-    assert len(refused) < 40
+    assert {
+        "ViT-B-16-SigLIP",
+        "ViT-B-16-SigLIP2-512",
+        "MobileCLIP2-S0",
+        "PE-Core-B-16",
+        "ViT-L-14-336",
+    } <= refused.keys()
+    assert len(refused) < 100  # of 144
     for model, message in refused.items():
         assert tomllib.loads(message.partition("\n")[2])["encoders"][f"open_clip:{model}/{weights}"]
     with pytest.raises(BadInput) as caught:
         find_clip(f"ViT-B-32/{weights}", NO_OPTIONS)
     assert caught.value.message.endswith('\nactivation = "quick_gelu"  # or "gelu"')
     assert find_clip(f"ViT-B-32/{weights}", EncoderOptions(activation="gelu")).config["quick_gelu"] is False
-    assert find_clip(f"ViT-L-14-336/{weights}", NO_OPTIONS).config["quick_gelu"]
+    assert refused["ViT-L-14-336"].endswith('\nactivation = "quick_gelu"  # or "gelu"')
+    assert refused["ViT-B-16-SigLIP2"].partition("\n")[2].splitlines()[1].startswith('preprocess = "siglip"  # or ')
+    assert refused["PE-Core-B-16"].partition("\n")[2].splitlines()[1].startswith('preprocess = "pe"  # or ')
 
 
 def test_tags_say_how_their_weights_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

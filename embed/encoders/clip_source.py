@@ -2,8 +2,8 @@
 
 Weights belong to one preprocessing and one activation function. They are those that open_clip states for them: in its
 table of tags, or in the `open_clip_config.json` beside the weights. A file without either is taken only if all tags of
-its model agree; otherwise the options must say it. (open_clip 3.3.0 itself prepares every file as OpenAI's weights, and
-only warns of another activation than a tag states.)
+its model say what open_clip itself does with a file; otherwise the options must say it. (open_clip 3.3.0 prepares every
+file as OpenAI's weights, and only warns of another activation than a tag states.)
 """
 
 import json
@@ -134,20 +134,17 @@ def check_weights(model: str, weights: str) -> None:
 
 
 def stated_for_file(model: str) -> dict[str, list[Any]]:
-    """Return what the tags of a model state of preprocessing and activation: for each field its distinct values.
+    """Return what may be true of a weights file of a model: for each field its distinct values, the likeliest first.
 
-    Without tags, the preprocessing is that of any preset. `roberta-ViT-B-32` has two activations, because its
-    architecture has another than its tag.
+    They are those of the model's tags, and those that open_clip itself takes for a file, whatever the model: OpenAI's
+    preprocessing and the activation of the architecture. Without tags, the preprocessing is that of any preset.
     """
     import open_clip
 
-    config = open_clip.get_model_config(model)
     tags = [open_clip.get_pretrained_cfg(model, tag) for tag in open_clip.list_pretrained_tags_by_model(model)]
-    stated = {field: _distinct(tag[field] for tag in tags or PRESETS.values()) for field in PREPROCESSING}
-    activations = [_activation(tag) for tag in tags]
-    if not tags or config.get("quick_gelu"):
-        activations.append(_activation(config))
-    return {**stated, "activation": _distinct(activations)}
+    kinds = [*tags, PRESETS["openai"]] if tags else list(PRESETS.values())
+    stated = {field: _distinct(kind[field] for kind in kinds) for field in PREPROCESSING}
+    return {**stated, "activation": _distinct(map(_activation, [*tags, open_clip.get_model_config(model)]))}
 
 
 def _from_file(name: str, model: str, weights: Path, options: EncoderOptions) -> ClipSource:
@@ -159,7 +156,7 @@ def _from_file(name: str, model: str, weights: Path, options: EncoderOptions) ->
     if left_open:
         raise BadInput(_ask(name, model, {field: stated[field] for field in left_open}), f"encoders.{name}")
     chosen = {field: values[0] for field, values in stated.items()}
-    origin = "" if given.keys() >= stated.keys() else f"what open_clip states of {model}"
+    origin = "" if given.keys() >= stated.keys() else f"the tags of {model}"
     return _make(name, weights, open_clip.get_model_config(model), chosen, origin, given, weights.parent)
 
 
@@ -167,13 +164,13 @@ def _ask(name: str, model: str, left_open: dict[str, list[Any]]) -> str:
     """Say what to write for a file whose model does not say how photos are prepared, or which activation it has."""
     import open_clip
 
-    if open_clip.list_pretrained_tags_by_model(model):
-        why = f"open_clip's weights of {model} differ in it"
-    else:
-        why = f"open_clip has no weights of {model}"
+    tags = [open_clip.get_pretrained_cfg(model, tag) for tag in open_clip.list_pretrained_tags_by_model(model)]
+    why = "its tags, and what open_clip does with a file, differ in it" if tags else f"open_clip has no tag of {model}"
     choices: dict[str, Iterable[Any]] = dict(left_open)
-    if set(PREPROCESSING) <= set(left_open):
-        choices = {"preprocess": PRESETS} | {field: left_open[field] for field in left_open if field == "activation"}
+    fitting = [name for tag in tags for name in PRESETS if PRESETS[name].items() <= tag.items()]
+    if set(PREPROCESSING) & set(left_open) and len(fitting) == len(tags):
+        presets = {"preprocess": _distinct([*fitting, *PRESETS])}
+        choices = presets | {field: left_open[field] for field in left_open if field == "activation"}
     lines = [
         f"{field} = {first}" + (f"  # or {', '.join(others)}" if others else "")
         for field, (first, *others) in ((field, map(json.dumps, values)) for field, values in choices.items())
