@@ -62,8 +62,7 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, shrink_to: i
 def decode_pixels(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, shrink_to: int | None = None) -> Pixels:
     """Decode as `decode_image` does, to an array [height, width, 3]; a plain JPEG takes half the time.
 
-    What simplejpeg does not decode without a complaint, Pillow decodes
-    or refuses.
+    What simplejpeg does not decode without a complaint, Pillow decodes or refuses.
     """
     image = _open_checked(data, limits)
     if image.format == "JPEG" and image.mode in ("L", "RGB") and not _has_other_colors(image):
@@ -79,8 +78,8 @@ def _scaled_size(width: int, height: int, shrink_to: int) -> tuple[int, int]:
     """Return the size at which a JPEG is decoded: an eighth, a quarter, half or all of its own.
 
     It is the least with both sides at least `2 * shrink_to`. (libjpeg-turbo 3.1 decodes at other eighths too, but up to
-    twice as slowly as in full.) Sizes are whole, so the sides' ratio changes a little. One is passed over where the long
-    side would be another length once the short one is scaled to `shrink_to`: the crop would move by half a pixel.
+    twice as slowly as in full.) Sizes are whole, so the sides' ratio changes a little. One is passed over where the
+    long side would be another length once the short one is scaled to `shrink_to`: the crop would move by half a pixel.
     """
 
     def scaled_long_side(sides: tuple[int, int]) -> int:
