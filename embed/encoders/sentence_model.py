@@ -216,7 +216,9 @@ def _check_code(spec: str, name: str, revision: str | None) -> None:
 
 def _load(spec: str, name: str, revision: str | None, options: EncoderOptions) -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         return SentenceTransformer(
             name,
