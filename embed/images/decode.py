@@ -60,7 +60,7 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, shrink_to: i
 
 
 def decode_pixels(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, shrink_to: int | None = None) -> Pixels:
-    """Decode as `decode_image` does, to an array [height, width, 3]; a plain JPEG takes half the time.
+    """Decode as `decode_image` does, to an array [height, width, 3], and plain JPEGs faster.
 
     What simplejpeg does not decode without a complaint, Pillow decodes or refuses.
     """
