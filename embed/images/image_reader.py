@@ -16,7 +16,7 @@ from embed.images.preprocessing import Pixels
 ReadImage = tuple[bytes, Any]
 Entry = TypeVar("Entry")
 
-MAX_TASKS = 64  # that the images ahead are split into; one task per image would cost as much as reading it
+MAX_TASKS = 16  # that the images ahead are split into; one task per image would cost as much as reading it
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def read_ahead(
         pool = ProcessPoolExecutor(readers, context, _start_worker, (reader,))
         read: Callable[[list[str]], list[ReadImage | ImageRefused]] = _read_in_worker
     else:
-        pool, read = ThreadPoolExecutor(readers, thread_name_prefix="image-reader"), reader.read_each
+        pool, read = ThreadPoolExecutor(readers, "image-reader", _use_one_thread), reader.read_each
     task_size = max(1, ahead // MAX_TASKS)
     remaining = iter(entries)
     waiting: deque[tuple[list[Entry], Future[list[ReadImage | ImageRefused]]]] = deque()
@@ -96,9 +96,17 @@ def _next_read(waiting: deque[tuple[list[Entry], Future[list[Any]]]]) -> Iterato
 _worker_reader: ImageReader  # of this worker process
 
 
+def _use_one_thread() -> None:
+    """Keep torch from sharing the work on one photo among the cores: every core has a reader."""
+    import torch
+
+    torch.set_num_threads(1)  # of this thread, and of those that start after it
+
+
 def _start_worker(reader: ImageReader) -> None:
     global _worker_reader  # noqa: PLW0603  set once when a worker process starts
     _worker_reader = reader
+    _use_one_thread()
 
 
 def _read_in_worker(references: list[str]) -> list[ReadImage | ImageRefused]:

@@ -104,7 +104,8 @@ def _interpolate(pixels: Pixels, height: int, width: int, interpolation: Interpo
     import torch
 
     # As a view, the three levels of a pixel stay together in memory, which is faster.
-    planes = torch.from_numpy(np.require(pixels, requirements=("C", "W")))[None].permute(0, 3, 1, 2)
+    batch = np.require(pixels, requirements=("C", "W")).reshape(1, *pixels.shape)
+    planes = torch.from_numpy(batch.transpose(0, 3, 1, 2))
     scaled = torch.nn.functional.interpolate(planes, (height, width), mode=interpolation, antialias=True)
-    result: Pixels = scaled[0].permute(1, 2, 0).numpy()
+    result: Pixels = scaled.numpy()[0].transpose(1, 2, 0)
     return result

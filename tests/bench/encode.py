@@ -19,7 +19,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
@@ -40,7 +40,8 @@ from embed.text_composition import compose_texts
 from serve.demo.shop import make_shop
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "magento-luma"
-ROUNDS, LARGE = 3, 100
+ROUNDS, LARGE = 9, 100
+LONGEST_S = 60.0  # of the rounds of one comparison; at least three are made
 
 
 def main() -> None:
@@ -135,7 +136,7 @@ def large_photos(folder: Path, source: ImageSource, encoder: ImageEncoder, refer
         return time.thread_time() - started
 
     def ratio(photos: list[bytes]) -> float:
-        pairs = [(core_seconds(prepare, photos), core_seconds(pillow, photos)) for _ in range(ROUNDS + 1)][1:]
+        pairs = [(core_seconds(prepare, photos), core_seconds(pillow, photos)) for _ in range(ROUNDS)][1:]
         ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
         return round(ours / theirs, 3)
 
@@ -188,7 +189,7 @@ def forward_over_before(encoder: ImageEncoder, prepared: list[np.ndarray]) -> di
 def side_by_side(name: str, job: Callable[[], int], forward: Callable[[], int]) -> dict[str, float]:
     """Time job and forward pass in turns; return the median rates a second and their ratio."""
     rates: dict[str, list[float]] = {"job": [], "forward": []}
-    for _ in track(range(ROUNDS), name, console=Console(stderr=True)):
+    for _ in rounds(name):
         for which, run in (("forward", forward), ("job", job)):
             started = time.perf_counter()
             count = run()
@@ -201,12 +202,21 @@ def side_by_side(name: str, job: Callable[[], int], forward: Callable[[], int]) 
     }
 
 
+def rounds(name: str) -> Iterator[int]:
+    """Count the rounds of a comparison, in which its sides take turns: at least three, and more while there is time."""
+    started = time.perf_counter()
+    for number in track(range(ROUNDS), name, console=Console(stderr=True)):
+        if number >= 3 and time.perf_counter() - started > LONGEST_S:
+            return
+        yield number
+
+
 def compare(
     name: str, other: str, ours: Callable[[], object], theirs: Callable[[], object], count: int
 ) -> dict[str, float]:
     """Time our side and another library in turns; return images or texts a second of both, and their ratio."""
     seconds: dict[str, list[float]] = {name: [], other: []}
-    for _ in track(range(ROUNDS + 1), f"{name} and {other}", console=Console(stderr=True)):
+    for _ in rounds(f"{name} and {other}"):
         for which, run in ((name, ours), (other, theirs)):
             started = time.perf_counter()
             run()
