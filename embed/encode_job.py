@@ -24,7 +24,8 @@ from embed.durable import write_file
 from embed.encoders import ImageEncoder, TextEncoder, Vectors
 from embed.encoders.encoder import Prepared
 from embed.images import ImageRefused, ImageSource
-from embed.images.image_reader import ImageReader, read_ahead
+from embed.images.image_reader import ImageReader
+from embed.images.read_ahead import read_ahead
 from embed.progress import Progress
 from embed.text_composition import compose_texts
 from embed.vector_store import Keys, KeySet, VectorStore, as_keys, content_key

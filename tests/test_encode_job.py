@@ -27,7 +27,10 @@ from embed.catalogue import Catalogue, Item, ingest
 from embed.encode_job import SpaceVectors, encode_images, encode_texts
 from embed.encoders import Device, EncodedTexts, ImageEncoder, TextEncoder
 from embed.encoders.bundled import BundledImageEncoder
-from embed.images import ImageSource, host_throttle
+from embed.encoders.sentence_images import BoundedPhotos
+from embed.images import ImageRefused, ImageSource, host_throttle
+from embed.images.image_reader import ImageReader
+from embed.images.read_ahead import read_ahead
 from embed.text_composition import DESCRIPTION, HEADLINE, compose_texts
 
 DIM = 8
@@ -336,6 +339,26 @@ def test_processes_read_what_threads_read(shop: Shop, tmp_path: Path) -> None:
     np.testing.assert_array_equal(gathered(by_processes), gathered(by_threads))
     again = encode_images(tmp_path / "two", catalogue, encoder, source, processes=True)
     assert again.encoded == 0
+
+
+def test_photos_of_any_shape_come_from_processes_in_order(tmp_path: Path) -> None:
+    names = [f"{number}.png" for number in range(24)]
+    for number, name in enumerate(names):
+        side = 8 + number % 3  # 8 is the side of those that come through shared memory
+        Image.new("RGB", (8, side), (number, 99, 7)).save(tmp_path / name)
+    (tmp_path / names[5]).unlink()
+    reader = ImageReader(ImageSource(tmp_path), BoundedPhotos(), 16, frozenset().__contains__)
+    by_threads, by_processes = (
+        list(read_ahead(names, str, reader, readers=2, ahead=8, processes=processes)) for processes in (False, True)
+    )
+    assert [name for name, _ in by_processes] == names
+    for (name, expected), (_, outcome) in zip(by_threads, by_processes, strict=True):
+        if name == names[5]:
+            assert isinstance(outcome, ImageRefused)
+            assert str(outcome) == str(expected)
+        else:
+            assert outcome[0] == expected[0]
+            np.testing.assert_array_equal(outcome[1], expected[1])
 
 
 @pytest.mark.parametrize("readers", [1, 4])

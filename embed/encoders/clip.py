@@ -29,12 +29,9 @@ class ClipEncoder:
     """A CLIP model by its name (see embed.encoders.clip_source); without options it encodes as version 0.1 did."""
 
     def __init__(self, spec: str, device: Device, options: EncoderOptions | None) -> None:
-        import torch
-
         self.name = f"open_clip:{spec}"
         self._clip = load_clip_v01(spec) if options is None else load_clip(find_clip(spec, options))
-        if device.kind == "cpu":
-            torch.set_num_threads(device.threads)
+        device.set_torch_threads()
         self._device = device
         self._size, self._streams = device.batch(cpu=8, cuda=256), device.streams
         self.batch = self._size * device.together
@@ -79,6 +76,7 @@ class ClipEncoder:
             return tower, {"batch": torch.from_numpy(examples)}, {"batch": {0: torch.export.Dim("n")}}
 
         def in_torch(batch: NDArray[Any]) -> Vectors:
+            self._device.set_torch_threads()
             with torch.inference_mode():
                 return unit_rows(tower(torch.from_numpy(batch)).numpy())
 

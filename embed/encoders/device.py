@@ -29,6 +29,13 @@ class Device:
         """Number of batches to pass to an encoder at once, so that few streams wait for the last one."""
         return 4 * self.streams if self.streams > 1 else 1
 
+    def set_torch_threads(self) -> None:
+        """Let torch use the threads of a CPU in the calling thread, also after those that read photos have kept one."""
+        if self.kind == "cpu":
+            import torch
+
+            torch.set_num_threads(self.threads)
+
     def batch(self, cpu: int, cuda: int) -> int:
         """Return the batch size for this kind of device."""
         return cuda if self.kind == "cuda" else cpu

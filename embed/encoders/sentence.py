@@ -26,13 +26,10 @@ class SentenceEncoder:
     """
 
     def __init__(self, spec: str, device: Device, options: EncoderOptions | None) -> None:
-        import torch
-
         self.name = f"st:{spec}"
         self._model = load_sentence_model(spec, device.half, options)
         self._model.library.to(device.kind)
-        if device.kind == "cpu":
-            torch.set_num_threads(device.threads)
+        device.set_torch_threads()
         self._size, self._streams = device.batch(cpu=8, cuda=512), device.streams
         self.dim, self.fingerprint = self._model.dim, self._model.fingerprint
         self._tokenizers = {role: TextTokenizer(self._model, role) for role in self._model.roles}

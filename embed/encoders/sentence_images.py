@@ -98,6 +98,7 @@ class MultimodalSentenceEncoder(SentenceEncoder):
         fixed = _find_preprocessing(self._model)
         self.prepare: ModelPreprocessing | BoundedPhotos = fixed or BoundedPhotos()
         self.shrink_to = self.prepare.side
+        self._device = device
         self._photos, self._photo_streams = device.batch(cpu=8, cuda=256 if fixed else 16), 1
         self.batch = self._photos * device.together
         self._run_photos: Callable[[Sequence[Prepared]], Vectors] = self._photos_in_library
@@ -118,6 +119,7 @@ class MultimodalSentenceEncoder(SentenceEncoder):
 
     def encode_images(self, prepared: Sequence[Prepared]) -> Vectors:
         """Encode n prepared photos as unit rows [n, dim]."""
+        self._device.set_torch_threads()
         return encode_in_batches(prepared, self._photos, self.dim, self._run_photos, self._photo_streams)
 
     def _photos_in_library(self, photos: Sequence[Pixels]) -> Vectors:

@@ -10,7 +10,8 @@ images in the same way (`image_over_eager`), and the encoder and sentence-transf
 and scaled photos, as `pillow` does here. `prepare_over_before` is the core time from bytes to the model's input over
 that of Pillow, and `job_over_before` the rate of the job over that of the same job with Pillow.
 `image_forward_over_before` is the forward pass over that without rounding by kernel (embed.encoders.bf16_weights).
-`readers_scaling` is the rate of two threads that prepare large photos over that of one.
+`readers_scaling` is the rate of two threads that prepare large photos over that of one, and `processes_scaling` that of
+two processes. `feeding_core_ms` is the core time that a photo from such a process takes of the process that encodes.
 """
 
 import io
@@ -36,6 +37,8 @@ from embed.encode_job import encode_images, encode_texts
 from embed.encoders import ImageEncoder, choose_device, load_image_encoder, load_text_encoder
 from embed.encoders.bundled import TEXT_MAX_TOKENS, _image_module, _text_folder
 from embed.images import ImageSource, decode_image, decode_pixels
+from embed.images.image_reader import ImageReader
+from embed.images.read_ahead import read_ahead
 from embed.text_composition import compose_texts
 from serve.demo.shop import make_shop
 
@@ -146,9 +149,21 @@ def large_photos(folder: Path, source: ImageSource, encoder: ImageEncoder, refer
             list(pool.map(prepare, coded))
             return len(coded) / (time.perf_counter() - started)
 
+    def processes(count: int) -> tuple[float, float]:
+        """Return the rate of reading processes once they have started, and this process's core time per photo."""
+        reader = ImageReader(large, encoder.prepare, encoder.shrink_to, frozenset[bytes]().__contains__)
+        names = [f"{number}.jpg" for number in range(len(coded))] * 8
+        outcomes = read_ahead(names, str, reader, count, ahead=64, processes=True)
+        for _ in range(2 * len(coded)):
+            next(outcomes)
+        started, core = time.perf_counter(), time.process_time()
+        left = sum(1 for _ in outcomes)
+        return left / (time.perf_counter() - started), (time.process_time() - core) / left
+
     prepared = [prepare(data) for data in coded]
     torch.set_num_threads(1)
     scaling = [rate(2) / rate(1) for _ in range(ROUNDS)]
+    one, two = ([processes(count) for _ in range(3)] for count in (1, 2))
     jobs = compare("large_job", "before", job, job_before, len(coded))
     forward = side_by_side("large", job, lambda: len(encoder.encode_images(prepared)))
     return {
@@ -156,6 +171,10 @@ def large_photos(folder: Path, source: ImageSource, encoder: ImageEncoder, refer
         "large_prepare_over_before": ratio(coded),
         "query_photo_prepare_over_before": ratio(coded[:1] * 20),
         "readers_scaling": round(statistics.median(scaling), 2),
+        "processes_scaling": round(
+            statistics.median(rate for rate, _ in two) / statistics.median(rate for rate, _ in one), 2
+        ),
+        "feeding_core_ms": round(1000 * statistics.median(core for _, core in two), 3),
         "large_job_over_before": jobs["large_job_over_before"],
         **forward,
     }

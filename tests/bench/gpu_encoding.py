@@ -32,7 +32,8 @@ from embed.encode_job import encode_images, iterate_images
 from embed.encoders import ImageEncoder, choose_device, load_image_encoder
 from embed.encoders.encoder import unit_rows
 from embed.images import ImageRefused, ImageSource
-from embed.images.image_reader import ImageReader, read_ahead
+from embed.images.image_reader import ImageReader
+from embed.images.read_ahead import read_ahead
 
 DATA = Path(os.environ.get("VETRINA_DATA", Path(__file__).parents[3] / "shared" / "data")) / "magento-luma"
 SEED, IMAGES, ROUNDS, COMPARED = 0, 8192, 3, 512
