@@ -6,7 +6,7 @@ import io
 import pickle
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,11 @@ from embed.encoders import (
     server_encoders,
 )
 from embed.encoders.agreement import example_images
+from embed.encoders.embedding_server import EmbeddingServer
 from embed.encoders.encoder import unit_rows
 from embed.errors import BadInput, EmbedError, Missing, Unavailable
 from serve.core.settings import Settings, load_settings
+from serve.engine import query_encoders
 from serve.jobs import encoder_check
 from serve.jobs.build import build
 from serve.live import release_watcher
@@ -97,9 +99,9 @@ class FakeServer:
 
 
 @contextmanager
-def running(server: FakeServer) -> Iterator[FakeServer]:
+def running(server: FakeServer, port: int = 0) -> Iterator[FakeServer]:
     app = Starlette(routes=[Route("/v1/embeddings", server.embed, methods=["POST"])])
-    uvicorn_server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, log_level="error"))
+    uvicorn_server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, log_level="error"))
     thread = threading.Thread(target=uvicorn_server.run)
     thread.start()
     until(lambda: uvicorn_server.started)
@@ -269,7 +271,7 @@ def test_a_busy_server_is_asked_again(server: FakeServer, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "limit"), [(["a"], embedding_server.SHORT_PATIENCE_S), (["a", "b"], embedding_server.PATIENCE_S)]
+    ("texts", "limit"), [(["a"], embedding_server.SHORT_RETRIES_S), (["a", "b"], embedding_server.PATIENCE_S)]
 )
 def test_a_server_that_stays_busy_is_given_up(server: FakeServer, clock: Clock, texts: list[str], limit: float) -> None:
     encoder = text_encoder(server)
@@ -414,8 +416,8 @@ def settings(server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         f'[encoders."http:shop"]\nbase_url = "{server.url}"\napi_key_variable = "SHOP_KEY"\nimages = true\n'
     )
     monkeypatch.setenv("VETRINA_CONFIG", str(config))
-    monkeypatch.setattr(embedding_server, "PATIENCE_S", 0.1)
-    monkeypatch.setattr(embedding_server, "SHORT_PATIENCE_S", 0.1)
+    monkeypatch.setattr(embedding_server, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(embedding_server, "SHORT_PATIENCE_S", 0.5)
     monkeypatch.setattr(release_watcher, "RETRY_SECONDS", 0.1)
     return load_settings()
 
@@ -471,7 +473,7 @@ def test_an_outage_is_503_and_loses_nothing(server: FakeServer, settings: Settin
         until(lambda: service.client.get("/readyz").status_code == 200)
         assert service.ids(image=photo)[0] == "i3"
         server.down = True
-        for query in ({"text": "a new query"}, {"image": photo}):
+        for query in ({"text": "a new query", "spaces": ["text"]}, {"image": photo}):
             response = service.search(**query)
             error = refused(response, 503)
             assert error["code"] == "unavailable"
@@ -483,3 +485,47 @@ def test_an_outage_is_503_and_loses_nothing(server: FakeServer, settings: Settin
         server.down = False
         assert good(service.client.put("/v1/items", json=changes))["items"][0]["status"] == "created"
         assert service.ids(text="a new query")
+
+
+def test_a_search_goes_on_without_the_space_of_an_absent_server(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(query_encoders, "time", clock)
+    monkeypatch.setattr(query_encoders, "LONG_S", -1.0)  # no time passes while a query waits
+    asked, embed = list[Any](), EmbeddingServer.embed
+    monkeypatch.setattr(
+        EmbeddingServer,
+        "embed",
+        lambda self, inputs, *more, **named: asked.append(inputs) or embed(self, inputs, *more, **named),
+    )
+    port = free_port()
+    options = EncoderOptions(base_url=f"http://127.0.0.1:{port}/v1")
+    changes = {"image_encoder": "bundled", "encoders": {"http:shop": options}}
+    settings = settings.model_copy(update=changes)
+    with ExitStack() as stack:
+        with running(FakeServer(), port):
+            build(settings, feed(tmp_path))
+            service = stack.enter_context(served(settings))
+            until(lambda: service.client.get("/readyz").status_code == 200)
+            whole = good(service.search(text="canvas", like=["i3"]))
+            assert "partial" not in whole
+            assert set(whole["items"][0]["retriever_scores"]) >= {"image", "text"}
+        asked.clear()
+        found = good(service.search(text="canvas shoe", like=["i3"]))
+        assert found["partial"] == ["text"]
+        assert {name for item in found["items"] for name in item["retriever_scores"]} == {"image", "keywords"}
+        assert asked == [["canvas shoe"]]
+        assert good(service.search(text="blue shoe"))["partial"] == ["text"]
+        error = refused(service.search(text="blue shoe", spaces=["text"]), 503)
+        assert error["message"].startswith("the embedding server of http:shop does not respond (ConnectError)")
+        with pytest.raises(Unavailable):  # learned weights must not lack a space
+            service.app.state.live.engine.scores_by_retriever("blue shoe")
+        assert asked == [["canvas shoe"]]  # nobody else waits for it
+        assert "partial" not in good(service.search(text="canvas", like=["i3"]))  # cached
+        assert 'vetrina_partial_total{missing="text"}' in service.client.get("/metrics").text
+        with running(FakeServer(), port):
+            clock.now += query_encoders.PAUSE_S
+            assert "partial" not in good(service.search(text="blue shoe"))
+            assert service.ids(text="green shoe", spaces=["text"])
+        assert sum(each.startswith("searching without encoder http:shop") for each in caplog.messages) == 1

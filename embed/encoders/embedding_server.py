@@ -20,7 +20,8 @@ from embed.errors import BadInput, EmbedError, Missing, Unavailable
 
 MAX_REPLY_BYTES = 32 << 20
 MAX_MESSAGE = 200  # characters of a server's message that an error repeats
-PATIENCE_S, SHORT_PATIENCE_S = 60.0, 10.0  # in which a busy or absent server is asked again
+PATIENCE_S, SHORT_PATIENCE_S = 60.0, 10.0  # for a reply; a busy or absent server is asked again meanwhile,
+SHORT_RETRIES_S = 1.0  # or only so long where somebody waits
 CONNECT_S, FIRST_WAIT_S = 5.0, 0.25
 INPUT_ERRORS = {400, 413, 422}  # HTTP statuses that are about the input
 
@@ -73,13 +74,15 @@ class EmbeddingServer:
             body["dimensions"] = self._dimensions
         if modality:
             body["modality"] = modality
-        content, deadline = orjson.dumps(body), time.monotonic() + (SHORT_PATIENCE_S if is_awaited else PATIENCE_S)
+        content, started = orjson.dumps(body), time.monotonic()
+        deadline = started + (SHORT_PATIENCE_S if is_awaited else PATIENCE_S)
+        last_try = min(deadline, started + SHORT_RETRIES_S) if is_awaited else deadline
         for attempt in itertools.count():
             try:
                 return self._read_vectors(self._post(content, deadline), len(inputs))
             except _Busy as busy:
                 wait = max(busy.after_s, FIRST_WAIT_S * 2.0**attempt * random.uniform(1, 1.5))
-                if time.monotonic() + wait > deadline:
+                if time.monotonic() + wait > last_try:
                     raise self._fault(f"{busy}, in {attempt + 1} tries: see whether it runs, and try again") from busy
                 time.sleep(wait)
         raise AssertionError("at least one try")

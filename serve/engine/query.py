@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from embed.catalogue import is_blank
 from embed.encoders import ImageEncoder, TextEncoder, Vectors
+from embed.errors import Unavailable
 from embed.images import ImageLimits, decode_pixels
 from serve.core.errors import BadRequest
+from serve.core.request_context import mark_partial
 from serve.engine.engine_context import EngineContext
 from serve.engine.query_encoders import Encoders
 from serve.recommend.retrieval.retriever import TOWER
@@ -40,20 +42,27 @@ class Query:
 
 
 def query_vectors(
-    context: EngineContext, query: Query, spaces: Sequence[str], takes_keywords: bool = False
+    context: EngineContext,
+    query: Query,
+    spaces: Sequence[str],
+    takes_keywords: bool = False,
+    needs_all: bool = False,
 ) -> dict[str, NDArray[np.float32]]:
     """Return one unit vector for each space that the query enters: the weighted sum of its parts there.
 
-    Source: Rocchio 1971.
+    Source: Rocchio 1971. A space whose encoder is on a server that does not respond is left out of the search, unless
+    nothing else is searched.
 
     Args:
         context: the snapshot, its spaces and encoders.
         query: the query.
         spaces: the names of the spaces to search.
         takes_keywords: whether its text is searched by keywords too, and so may enter no space.
+        needs_all: whether no space may be left out.
 
     Raises:
         BadRequest: the query is empty, or no space takes a part of it.
+        Unavailable: the server of an encoder does not respond, and nothing else is searched or `needs_all` is set.
     """
     weights = PART_WEIGHTS | dict(query.weights)
     if query.text is not None and is_blank(query.text):
@@ -68,14 +77,21 @@ def query_vectors(
     encoder = _QueryPartEncoder(release, context.encoders)
     parts: dict[str, list[tuple[NDArray[np.float32], float]]] = {}
     entered = {"text"} if takes_keywords else set[str]()
+    unavailable: dict[str, Unavailable] = {}
     for space in spaces:
         index, in_space = context.spaces[space], parts.setdefault(space, [])
-        if query.text is not None and (vector := encoder.text(space, query.text)) is not None:
-            in_space.append((vector[0], weights["text"]))
-            entered.add("text")
-        if query.image is not None and space == "image":
-            in_space.append((encoder.photo(query.image, context.settings.image_limits)[0], weights["image"]))
-            entered.add("image")
+        try:
+            if query.text is not None and (vector := encoder.text(space, query.text)) is not None:
+                in_space.append((vector[0], weights["text"]))
+                entered.add("text")
+            if query.image is not None and space == "image":
+                in_space.append((encoder.photo(query.image, context.settings.image_limits)[0], weights["image"]))
+                entered.add("image")
+        except Unavailable as fault:
+            if needs_all:
+                raise
+            unavailable[space] = fault
+            entered |= {"text", "image"} if space == "image" else {"text"}
         for part, item_indices, weight in (("like", liked, weights["like"]), ("unlike", unliked, -weights["unlike"])):
             for vector in index.first_vectors(np.array(item_indices, np.int64)):
                 if vector.any():
@@ -92,11 +108,16 @@ def query_vectors(
     directions = {
         space: direction
         for space, in_space in parts.items()
-        if any(weight > 0 for _, weight in in_space)
+        if space not in unavailable
+        and any(weight > 0 for _, weight in in_space)
         and (direction := weighted_direction([vector for vector, _ in in_space], [weight for _, weight in in_space]))
         is not None
     }
-    if not directions and any(parts.values()):
+    if unavailable and not directions and not takes_keywords:
+        raise next(iter(unavailable.values()))
+    for space in unavailable:
+        mark_partial(space)
+    if not directions and not unavailable and any(parts.values()):
         raise BadRequest("the parts of the query cancel each other out: change their weights", "weights")
     return directions
 
@@ -123,7 +144,7 @@ class _QueryPartEncoder:
         encoder = self._encoders.encoder(self._manifest, "image")
         assert isinstance(encoder, ImageEncoder)  # noqa: S101  the encoder of an image space is one
         pixels = encoder.prepare(decode_pixels(image, limits, shrink_to=encoder.shrink_to))
-        vectors = encoder.encode_images([pixels])
+        vectors = self._encoders.ask(encoder, lambda: encoder.encode_images([pixels]))
         return vectors if self._alignment is None else self._alignment.adapt_photos(vectors)
 
 

@@ -1,8 +1,10 @@
 """Encoders of queries, loaded on first use and shared by all releases of a process."""
 
+import logging
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,7 @@ from embed.encoders import (
     load_text_encoder,
 )
 from embed.encoders.encoder_options import CONNECTION
+from embed.errors import Unavailable
 from index import gpu
 from index.threads import limit_threads
 from serve.core.errors import StoreUnavailable
@@ -28,6 +31,10 @@ from serve.core.settings import Settings
 from serve.release.manifest import Manifest
 
 MAX_CACHED_TEXTS = 4096
+LONG_S = 0.5  # after a query waited that long in vain for an encoder's server, others do not wait for it
+PAUSE_S = 5.0  # then one query in that time asks it
+
+_log = logging.getLogger("vetrina")
 
 
 class Encoders:
@@ -39,6 +46,7 @@ class Encoders:
         self._loaded: dict[tuple[str, str, EncoderOptions | None], ImageEncoder | TextEncoder] = {}
         self._texts: OrderedDict[tuple[str, str], Vectors] = OrderedDict()  # by fingerprint and text; in memory only
         self._texts_lock = threading.Lock()
+        self._outages: dict[str, tuple[float, Unavailable]] = {}  # by fingerprint: when to ask again, and the fault
 
     def encode_text(self, manifest: Manifest, space: str, text: str) -> Vectors:
         """Return the vector of a text by a space's encoder, [1, dim]; the latest ones are cached."""
@@ -52,11 +60,34 @@ class Encoders:
         CACHE.labels("queries", "miss" if cached is None else "hit").inc()
         if cached is not None:
             return cached
-        vectors = encoder.encode_texts([text], query=True).vectors
+        vectors = self.ask(encoder, lambda: encoder.encode_texts([text], query=True).vectors)
         with self._texts_lock:
             self._texts[key] = vectors
             while len(self._texts) > MAX_CACHED_TEXTS:
                 self._texts.popitem(last=False)
+        return vectors
+
+    def ask(self, encoder: ImageEncoder | TextEncoder, encode: Callable[[], Vectors]) -> Vectors:
+        """Return what `encode` makes of a query.
+
+        Raises Unavailable where the encoder's server does not respond: at once where another query just waited for it.
+        """
+        started = time.monotonic()
+        outage = self._outages.get(encoder.fingerprint)
+        if outage is not None:
+            not_before, last = outage
+            if started < not_before:
+                raise Unavailable(last.message, last.field)
+            self._outages[encoder.fingerprint] = started + PAUSE_S, last  # meanwhile only this query asks
+        try:
+            vectors = encode()
+        except Unavailable as fault:
+            if (ended := time.monotonic()) - started > LONG_S:
+                self._outages[encoder.fingerprint] = ended + PAUSE_S, fault
+                if outage is None:
+                    _log.warning("searching without encoder %s: %s", encoder.name, fault.message)
+            raise
+        self._outages.pop(encoder.fingerprint, None)
         return vectors
 
     def load(self, space: str, name: str, options: EncoderOptions | None) -> ImageEncoder | TextEncoder:

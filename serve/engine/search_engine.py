@@ -56,7 +56,7 @@ class SearchEngine:
 
         Misspelled words are corrected, see `serve.search.vocabulary`. With a personalization context and a scorer, the
         most relevant items are ordered for the user too. Raises BadRequest where the query is empty or no space takes
-        it.
+        it, Unavailable where only servers that do not respond could encode it.
         """
         filter_ = compile_filter(query.filter)
         vectors, keywords = self._encode(query)
@@ -121,12 +121,17 @@ class SearchEngine:
 
     def scores_by_retriever(self, text: str) -> dict[str, NDArray[np.float32]]:
         """Return how a text scores all items in each space and by keywords, [items]; -inf for items without a score."""
-        vectors, keywords = self._encode(Query(k=1, text=text))
+        vectors, keywords = self._encode(Query(k=1, text=text), needs_all=True)
         scores = {space: self._context.spaces[space].score_all_items(vector) for space, vector in vectors.items()}
         return scores if keywords is None or not keywords.has_matches else {**scores, KEYWORDS: keywords.scores}
 
-    def _encode(self, query: Query) -> tuple[dict[str, NDArray[np.float32]], KeywordScores | None]:
-        """Return the query's vector in each space that it enters, and the keyword scores of its text."""
+    def _encode(
+        self, query: Query, needs_all: bool = False
+    ) -> tuple[dict[str, NDArray[np.float32]], KeywordScores | None]:
+        """Return the query's vector in each space that it enters, and the keyword scores of its text.
+
+        With `needs_all`, no space is left out because its encoder is unavailable.
+        """
         chosen = self._chosen_spaces(query.spaces, "spaces", (KEYWORDS,))
         keywords = None
         if KEYWORDS in chosen and query.text is not None and not is_blank(query.text):
@@ -138,7 +143,7 @@ class SearchEngine:
                 keywords = KeywordScores(self._snapshot.keyword_scores(parsed), weights)
         spaces = [space for space in chosen if space != KEYWORDS]
         with stage("encode"):
-            vectors = query_vectors(self._context, query, spaces, takes_keywords=keywords is not None)
+            vectors = query_vectors(self._context, query, spaces, keywords is not None, needs_all)
         return vectors, keywords
 
     def _find(
