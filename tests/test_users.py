@@ -410,7 +410,7 @@ def test_evaluation_measures_every_stage_beside_the_baselines(trained: Settings,
     found = evaluate(trained, tmp_path)
     assert set(found.systems) == {
         *("tower", "covisitation", "popularity", "arrivals", "content", "fused", "reranked", "as served"),
-        *("popularity (all time)", "item-kNN", "iALS", "BPR"),
+        *("popularity (all time)", "recent popularity", "item-kNN", "EASE", "iALS", "BPR"),
     }
     for of in found.systems.values():
         assert of.users == found.split["test_users"] > 20

@@ -1,7 +1,7 @@
-"""Baselines on the same split: popularity, item-kNN, iALS and BPR, the last three from the `implicit` library.
+"""Baselines on the same split: popularity, recent popularity, item-kNN, EASE, iALS and BPR.
 
-The main settings of each are chosen on validation, as for the pipeline. A user without history gets the most popular
-items, as none of the baselines covers that case.
+Item-kNN, iALS and BPR are those of the `implicit` library. The main settings of each are chosen on validation, as for
+the pipeline. A user without history gets the most popular items, as none of the personal ones covers that case.
 """
 
 from collections.abc import Iterator
@@ -15,12 +15,18 @@ from scipy import sparse
 from embed.behaviour import Holdout, Interactions, Split
 from embed.behaviour.holdout_metrics import hits, ndcg
 from index.threads import one_thread
+from index.top_k import top_k
+from serve.core.units import DAY
+from serve.recommend.retrieval.ease import fit_ease
 
 K = 10
-BASELINES = ("popularity", "item-kNN", "iALS", "BPR")
+BASELINES = ("popularity", "recent popularity", "item-kNN", "EASE", "iALS", "BPR")
+MAX_EASE_ITEMS = 20_000  # EASE recommends the most liked ones only; more would take minutes and gigabytes
 _GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "popularity": {},
+    "recent popularity": {"half_life_days": (3.0, 14.0, 60.0, 365.0)},
     "item-kNN": {"neighbours": (20, 100)},
+    "EASE": {"penalty": (10.0, 100.0, 1000.0)},
     "iALS": {"factors": (32, 64, 128), "alpha": (1.0, 10.0)},
     "BPR": {"factors": (32, 64), "iterations": (50, 150)},
 }
@@ -58,14 +64,14 @@ def _rank(
     name: str, interactions: Interactions, holdout: Holdout, k: int, seed: int, options: dict[str, Any]
 ) -> NDArray[np.int64]:
     liked = interactions.where(interactions.weight > 0)
-    counts = np.bincount(liked.item, minlength=liked.items)
-    popular = np.argsort(-counts, kind="stable")
+    popular = np.argsort(-_popularity(liked, options.get("half_life_days")), kind="stable")
     ranked = np.full((len(holdout), k), -1, np.int64)
     has_likes = np.zeros(len(holdout), np.bool_)
-    if name != "popularity":
+    if "popularity" not in name:
         has_likes = np.diff(holdout.history.where(holdout.history.weight > 0).starts) > 0
         users = np.flatnonzero(has_likes)
-        ranked[users] = _personal(name, liked, holdout.history.select_users(users), k, seed, options)
+        personal = _ease if name == "EASE" else _by_implicit
+        ranked[users] = personal(name, liked, holdout.history.select_users(users), k, seed, options)
     for user in np.flatnonzero(~has_likes):
         seen = holdout.history.item[holdout.history.starts[user] : holdout.history.starts[user + 1]]
         best = popular[: k + len(seen)]
@@ -74,7 +80,31 @@ def _rank(
     return ranked
 
 
-def _personal(
+def _popularity(liked: Interactions, half_life_days: float | None) -> NDArray[np.float64]:
+    """Count the likes of each item, [items]; with a half-life, by their worth at the time of the last one."""
+    worth = None
+    if half_life_days is not None and len(liked):
+        worth = 0.5 ** ((liked.time.max() - liked.time) / (DAY * half_life_days))
+    return np.bincount(liked.item, weights=worth, minlength=liked.items).astype(np.float64)
+
+
+def _ease(
+    _name: str, liked: Interactions, histories: Interactions, k: int, _seed: int, options: dict[str, Any]
+) -> NDArray[np.int64]:
+    kept = np.argsort(-_popularity(liked, None), kind="stable")[:MAX_EASE_ITEMS]
+    likes = _matrix(liked)[:, kept].sign()  # also of what was liked twice
+    weights = fit_ease(likes, options["penalty"])
+    rows = {user: row for row, user in enumerate(liked.users)}
+    ranked = np.full((len(histories.users), k), -1, np.int64)
+    for row, user in enumerate(histories.users):
+        scores = (likes[[rows[user]]] @ weights)[0]  # [kept]
+        scores[np.isin(kept, histories.item[histories.starts[row] : histories.starts[row + 1]])] = -np.inf
+        best = top_k(scores, kept, k)
+        ranked[row, : len(best)] = kept[best]
+    return ranked
+
+
+def _by_implicit(
     name: str, liked: Interactions, histories: Interactions, k: int, seed: int, options: dict[str, Any]
 ) -> NDArray[np.int64]:
     from implicit.als import AlternatingLeastSquares

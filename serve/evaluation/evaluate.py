@@ -55,6 +55,7 @@ class Evaluation:
         chosen: the settings that validation chose, by system.
         lifts: NDCG@10 of the reranked system minus that of the fused one, of the best retriever, and of itself with a
             group of features hidden, with 95 % intervals; empty without a scorer.
+        baseline_lifts: NDCG@10 of what is served minus that of each baseline, with 95 % intervals.
         heads: the metrics of the scorer's heads on users that it was not trained on.
         exposure: how unevenly items are shown.
     """
@@ -66,6 +67,7 @@ class Evaluation:
     slices: Mapping[str, Mapping[str, RankingMetrics]]
     chosen: Mapping[str, Any]
     lifts: Mapping[str, tuple[float, float, float]]
+    baseline_lifts: Mapping[str, tuple[float, float, float]]
     heads: Mapping[str, HeadMetrics]
     exposure: Exposure
 
@@ -133,6 +135,7 @@ def evaluate(
         slices=slices,
         chosen=chosen,
         lifts=lifts,
+        baseline_lifts={name: ndcg_lift(ranked[served], ranked[name], split.test, seed) for name in baselines},
         heads={} if pipeline.scorer is None else pipeline.scorer.scorer.metadata.heads,
         exposure=measure_exposure(ranked, served, split.test, groups),
     )

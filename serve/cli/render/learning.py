@@ -135,6 +135,10 @@ def evaluation(measured: "Evaluation") -> RenderableType:
         f"reranked minus {name}: {mean:+.4f} ({low:+.4f} to {high:+.4f})"
         for name, (mean, low, high) in measured.lifts.items()
     ]
+    baseline_lifts = [
+        f"what is served minus {name}: {mean:+.4f} ({low:+.4f} to {high:+.4f})"
+        for name, (mean, low, high) in measured.baseline_lifts.items()
+    ]
     heads = [
         f"{name}: AUC {head.auc:.3f}, log loss {head.log_loss:.4f} (base rate {head.base_log_loss:.4f}), calibration "
         f"error {head.ece:.4f}"
@@ -151,6 +155,8 @@ def evaluation(measured: "Evaluation") -> RenderableType:
         ),
         *tables,
         *_exposure(measured.exposure),
+        Text("NDCG@10 beside the baselines", "bold"),
+        Text("\n".join(baseline_lifts)),
         *([Text("NDCG@10 of the scorer", "bold"), Text("\n".join([*lifts, *heads]))] if lifts else []),
         Text("intervals: 95 % bootstrap over users; new: share of shown items without any earlier interaction", "dim"),
     )
