@@ -40,6 +40,8 @@ from embed.encoders.encoder import unit_rows
 from embed.errors import BadInput, EmbedError, Missing, Unavailable
 from serve.core.settings import Settings, load_settings
 from serve.engine import query_encoders
+from serve.engine.query import Query
+from serve.engine.response import local_response, search_body
 from serve.jobs import encoder_check
 from serve.jobs.build import build
 from serve.live import release_watcher
@@ -519,8 +521,11 @@ def test_a_search_goes_on_without_the_space_of_an_absent_server(
         assert good(service.search(text="blue shoe"))["partial"] == ["text"]
         error = refused(service.search(text="blue shoe", spaces=["text"]), 503)
         assert error["message"].startswith("the embedding server of http:shop does not respond (ConnectError)")
+        engine = service.app.state.live.engine
+        local = local_response(engine, lambda: search_body(engine, Query(k=5, text="blue shoe"), None))
+        assert local["partial"] == ["text"]
         with pytest.raises(Unavailable):  # learned weights must not lack a space
-            service.app.state.live.engine.scores_by_retriever("blue shoe")
+            engine.scores_by_retriever("blue shoe")
         assert asked == [["canvas shoe"]]  # nobody else waits for it
         assert "partial" not in good(service.search(text="canvas", like=["i3"]))  # cached
         assert 'vetrina_partial_total{missing="text"}' in service.client.get("/metrics").text

@@ -17,13 +17,16 @@ from embed.catalogue import Catalogue
 from embed.encoders import Device, EncoderOptions, Vectors
 from embed.encoders.encoder import EncodedTexts, make_fingerprint, unit_rows
 from embed.encoders.encoder_registry import ENCODERS, EncoderEntry, register
-from serve.core.errors import BadRequest
+from embed.errors import BadInput
+from serve.core.errors import BadRequest, StoreUnavailable
 from serve.core.settings import Settings
 from serve.demo.shop import make_shop
 from serve.engine.query import Query
+from serve.engine.query_encoders import Encoders
 from serve.evaluation.encoder_comparison import Retrieval, first_ranks
 from serve.evaluation.text_probe import FOLDS, SEED, SHRINKAGES, held_out_queries
 from serve.jobs.build import BuildReport, build, plan_build, publish
+from serve.jobs.doctor import examine
 from serve.jobs.encode import load_encoders
 from serve.jobs.encoding_plan import EncodingPlan, plan_encoding
 from serve.jobs.import_events import import_events
@@ -278,6 +281,43 @@ def test_a_plan_says_why(settings: Settings) -> None:
     assert reason(fingerprint="x") == "its files, or the code that runs them, have changed"
     assert reason(fingerprint="x", options=None).startswith("the active release was made by an earlier version")
     assert reason(fingerprint="x", encoder="bundled", options=None) == "another encoder"
+
+
+def test_files_that_change_under_one_name_end_the_old_space(
+    settings: Settings, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("vetrina.toml").write_text(
+        f'image_root = "{settings.image_root}"\nimage_encoder = "grid"\ntext_encoder = "words"\n'
+    )
+    old = current_name(settings.store)
+    monkeypatch.setattr(WordsEncoder, "fingerprint", "other words")
+    assert plan_build(settings).interrupted == ["text"]
+    code, printed, errors = run("build", "--store", settings.store)
+    assert code == 0
+    assert "the active release cannot search text any more, but in processes that" in " ".join(errors.split())
+    printed = " ".join(printed.split())
+    assert "descriptions by name not compared: the active release's encoder words cannot be loaded any more" in printed
+    new = current_name(settings.store)
+    code, printed, errors = run("rollback", "--store", settings.store)
+    assert (code, printed, current_name(settings.store)) == (1, "", new)
+    assert "but here it has fingerprint other words" in " ".join(errors.split())
+    assert all(finding.state != "wrong" or "encoder" not in finding.subject for finding in examine(settings))
+    code, _, _ = run("rollback", "--force", "--store", settings.store)
+    assert (code, current_name(settings.store)) == (0, old)
+    (wrong,) = [finding for finding in examine(settings) if finding.subject == "encoder of text"]
+    assert wrong.state == "wrong"
+
+
+def test_code_of_a_model_runs_only_while_the_settings_trust_it(settings: Settings) -> None:
+    manifest = open_current(settings.store).manifest
+    trusted = manifest.spaces["text"].model_copy(update={"options": EncoderOptions(trust_remote_code=True)})
+    manifest = manifest.model_copy(update={"spaces": manifest.spaces | {"text": trusted}})
+    with pytest.raises(StoreUnavailable, match="which the settings do not trust") as caught:
+        Encoders(Device("cpu", 1), {}).encoder(manifest, "text")
+    assert caught.value.field == "encoders.words.trust_remote_code"
+    encoders = Encoders(Device("cpu", 1), {"words": EncoderOptions(trust_remote_code=True)})
+    with pytest.raises(BadInput, match="does not take the option"):  # it was let through to the encoder
+        encoders.encoder(manifest, "text")
 
 
 def test_a_killed_encoding_goes_on(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

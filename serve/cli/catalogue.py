@@ -225,19 +225,28 @@ def rollback(
     release: Annotated[
         str | None, typer.Argument(help="Name of the release.", show_default="the one before the active release")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Activate it even where its encoders cannot be loaded.")
+    ] = False,
     store: Store = None,
     json: Json = False,
 ) -> None:
     """Activate an earlier release.
 
-    Live changes stay. Running services follow within a second.
+    Live changes stay. Running services follow within a second. An encoder that the active release does not have is
+    loaded first, to see whether it is still the one that made the vectors.
     """
-    from serve.release.repository import make_current, open_release, release_before
+    from serve.jobs.build_checks import valid_manifest
+    from serve.jobs.encoder_check import check_release_encoders
+    from serve.release.repository import current_name, make_current, open_release, release_before
     from serve.security import audit_log
 
     settings = load_settings(store=store)
     name = release or release_before(settings.store)
-    open_release(settings.store, name)  # checked before anything changes
+    manifest = open_release(settings.store, name).manifest  # checked before anything changes
+    if not force:
+        current = current_name(settings.store)
+        check_release_encoders(settings, manifest, valid_manifest(settings.store, current) if current else None)
     make_current(settings.store, name)
     audit_log.record(settings.store, "rollback", audit_log.command_line_user(), release=name)
     print_result(json, {"release": name}, lambda _: f"release {name} is active")

@@ -120,8 +120,14 @@ class Encoders:
         return encoder
 
     def _connected(self, name: str, options: EncoderOptions | None) -> EncoderOptions | None:
-        """Return options of a release with what the settings say of where the model is now."""
+        """Return options of a release with what the settings say of where the model is now, and if its code may run."""
         here = self._options.get(name, NO_OPTIONS).given
+        if options is not None and options.trust_remote_code and not here.get("trust_remote_code"):
+            raise StoreUnavailable(
+                f"the release was made with the code of encoder {name}, which the settings do not trust: write "
+                f'trust_remote_code = true below [encoders."{name}"], or run vetrina build with another encoder',
+                f"encoders.{name}.trust_remote_code",
+            )
         moved = {option: here[option] for option in CONNECTION if option in here}
         return options.model_copy(update=moved) if options is not None else None
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from embed.catalogue import Item
 from serve.core.fields import DEFAULT_FIELDS
-from serve.core.request_context import stage
+from serve.core.request_context import RequestContext, begin_request, stage
 from serve.engine.engine import Engine
 from serve.engine.hybrid_search import Hit
 from serve.engine.query import Query
@@ -27,10 +27,13 @@ def local_hits_response(engine: Engine, find: Callable[[Engine], Sequence[Hit]])
 
 def local_response(engine: Engine, make_body: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return a response of the HTTP service, made in this process."""
+    context = RequestContext(uuid4().hex)
+    begin_request(context)
     started = time.perf_counter()
     body = make_body()
     took = round((time.perf_counter() - started) * 1000, 3)
-    return {"request_id": uuid4().hex, "release": engine.snapshot.release.name, "took_ms": took} | body
+    partial = {"partial": context.partial} if context.partial else {}
+    return {"request_id": context.id, "release": engine.snapshot.release.name, "took_ms": took} | partial | body
 
 
 def search_body(

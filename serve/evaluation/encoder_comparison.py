@@ -26,7 +26,7 @@ from embed.alignment.pairs import MAX_SHARING, collect_pairs, group_products
 from embed.behaviour import Interactions
 from embed.catalogue import Catalogue
 from embed.encode_job import SpaceVectors
-from embed.encoders import TextEncoder, Vectors, choose_device
+from embed.encoders import ImageEncoder, TextEncoder, Vectors, choose_device
 from embed.errors import EmbedError
 from embed.text_composition import DESCRIPTION, search_texts
 from embed.vector_store import VectorStore
@@ -118,6 +118,8 @@ def compare_encoders(
                 checks += _checks(name, space, old, new)
         if progress:
             progress("compare encoders", len(planned), len(planned), "tests")
+    compared = {check.space for check in checks}
+    notes += [f"{space}: the encoders could not be compared at all" for space in changed if space not in compared]
     return EncoderComparison(checks, notes)
 
 
@@ -197,7 +199,7 @@ class _Tests:
         test = Retrieval(rows, product, product[first], np.full(len(first), -1))
         results = []
         for manifest, space in zip(self._manifests, self._spaces["text"], strict=True):
-            encoder = self._encoders.encoder(manifest, "text")
+            encoder = self._encoder(manifest, "text")
             assert isinstance(encoder, TextEncoder)  # noqa: S101  the encoder of a text space is one
             queries = encoder.encode_texts(names, query=True).vectors if names else np.empty((0, space.dim), np.float32)
             results.append(self._ranks(space, test, queries))
@@ -219,12 +221,25 @@ class _Tests:
 
     def _text_encoder(self, manifest: Manifest) -> tuple[TextEncoder, bool]:
         """Return the encoder of texts for a release's photos, and whether it is that of the photos."""
-        images = self._encoders.encoder(manifest, "image")
+        images = self._encoder(manifest, "image")
         if isinstance(images, TextEncoder):
             return images, True
-        texts = self._encoders.encoder(manifest, "text")
+        texts = self._encoder(manifest, "text")
         assert isinstance(texts, TextEncoder)  # noqa: S101
         return texts, False
+
+    def _encoder(self, manifest: Manifest, space: str) -> ImageEncoder | TextEncoder:
+        """Return the encoder of a space; raises StoreUnavailable where the old one can encode no queries any more."""
+        try:
+            return self._encoders.encoder(manifest, space)
+        except (EmbedError, StoreUnavailable) as error:
+            if manifest is not self._manifests[0]:
+                raise
+            name = manifest.spaces[space].encoder
+            raise StoreUnavailable(
+                f"the active release's encoder {name} cannot be loaded any more, so that it encodes no queries",
+                f"spaces/{space}",
+            ) from error
 
     def _name(self, row: int) -> str:
         return search_texts(self._catalogue.item(row))[NAME] if self._catalogue.item(row).title else ""

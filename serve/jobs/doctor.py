@@ -129,6 +129,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
     except EXPECTED as error:
         yield Finding("catalogue", "wrong", error_response(error).message)
     yield from _build_inputs(settings)
+    encoders = Encoders(choose_device(settings.device, settings.threads), settings.encoders)
     try:
         release = open_current(store)
         yield Finding("release", "good", f"{release.name}: {release.manifest.items:,} items, all checksums match")
@@ -136,6 +137,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
             state: Literal["good", "wrong"] = "good" if space.recall10 >= space.recall_target else "wrong"
             yield Finding(f"space {name}", state, f"{space.encoder}, {space.factory}, recall@10 {space.recall10:.3f}")
             if name in release.manifest.spaces:
+                yield from _space_encoder(encoders, release.manifest, name)
                 yield _vectors(settings, name, space)
         yield from _photos(settings, release)
         yield _alignment(release)
@@ -254,6 +256,16 @@ def _vectors(settings: Settings, name: str, space: SpaceEntry) -> Finding:
     except EXPECTED as error:
         return Finding(f"vectors {name}", "wrong", error_response(error).message)
     return Finding(f"vectors {name}", "good", f"{len(vectors):,} of {space.fingerprint}, all checksums match")
+
+
+def _space_encoder(encoders: Encoders, release: Manifest, space: str) -> Iterator[Finding]:
+    """Report where the encoder of a space cannot be loaded any more, or is another by now."""
+    if release.spaces[space].encoder == "bundled":
+        return
+    try:
+        encoders.encoder(release, space)
+    except EXPECTED as error:
+        yield Finding(f"encoder of {space}", "wrong", error_response(error).message)
 
 
 def _version(package: str) -> str:

@@ -1,4 +1,4 @@
-"""Loads one encoder and reports what it is: dimensions, preprocessing, prompts, fingerprint and speed."""
+"""Checks of encoders: what one is (dimensions, preprocessing, prompts, fingerprint, speed), and those of a release."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,7 +7,9 @@ from embed.encoders import ImageEncoder, TextEncoder, choose_device, load_image_
 from embed.encoders.agreement import EXAMPLE_TEXTS, example_images
 from embed.errors import BadInput
 from serve.core.settings import Settings
+from serve.engine.query_encoders import Encoders
 from serve.jobs.doctor import Finding
+from serve.release.manifest import Manifest
 
 MIN_SECONDS = 1.0  # that a speed is measured for
 
@@ -33,6 +35,20 @@ def examine_encoder(settings: Settings, name: str) -> list[Finding]:
     if not findings:
         raise refused[-1]
     return findings
+
+
+def check_release_encoders(settings: Settings, release: Manifest, active: Manifest | None) -> None:
+    """Load the encoders of a release, except those of the active one.
+
+    Raises:
+        BadInput, Missing, Damaged, StoreUnavailable: An encoder cannot be loaded, or is not the one that made the
+            space, so that the release could not be searched.
+    """
+    encoders = Encoders(choose_device(settings.device, settings.threads), settings.encoders)
+    for name, entry in release.spaces.items():
+        serving = active.spaces.get(name) if active else None
+        if serving is None or serving.fingerprint != entry.fingerprint:
+            encoders.encoder(release, name)
 
 
 def _findings(encoder: ImageEncoder | TextEncoder) -> Iterator[Finding]:

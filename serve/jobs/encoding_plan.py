@@ -16,6 +16,8 @@ from serve.jobs.collect_behaviour import fitting_models
 from serve.jobs.encode import SpaceEncoders, measure_image_rate, measure_text_rate
 from serve.release.manifest import Manifest, SpaceEntry
 
+FILES_CHANGED = "its files, or the code that runs them, have changed"
+
 
 @dataclass(frozen=True)
 class SpacePlan:
@@ -53,6 +55,11 @@ class EncodingPlan:
     def replaces(self) -> bool:
         """Whether a space of the active release gets another encoder."""
         return any(space.reason and space.before is not None for space in self.spaces)
+
+    @property
+    def interrupted(self) -> Sequence[str]:
+        """The spaces of the active release whose encoder is gone, as its files were changed in place."""
+        return [space.space for space in self.spaces if space.reason == FILES_CHANGED]
 
 
 def plan_encoding(
@@ -115,7 +122,7 @@ def _reason(encoder: ImageEncoder | TextEncoder, options: EncoderOptions, entry:
     before, now = entry.options.given, options.given
     changed = [name for name in EncoderOptions.model_fields if before.get(name) != now.get(name)]
     changed = [name for name in changed if name not in CONNECTION]
-    return f"other options: {', '.join(changed)}" if changed else "its files, or the code that runs them, have changed"
+    return f"other options: {', '.join(changed)}" if changed else FILES_CHANGED
 
 
 def _new_photos(catalogue: Catalogue, store: VectorStore | None) -> int:

@@ -132,7 +132,12 @@ def encoding_plan(plan: "EncodingPlan") -> RenderableType:
         elif space.contents:
             cost += ", at an unknown rate: none of a sample could be read"
         lines.append(f"{cost}, {space.bytes / 1e6:,.1f} MB")
-    if plan.replaces:
+    if plan.interrupted:
+        lines.append(
+            f"the active release cannot search {' and '.join(plan.interrupted)} any more, but in processes that have "
+            "loaded the old files: to serve on meanwhile, put these back, and the new ones under another name"
+        )
+    elif plan.replaces:
         lines.append("the active release serves with its own encoders until the new one is published")
     return Text("\n".join([*lines, *plan.notes]))
 

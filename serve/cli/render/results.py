@@ -51,8 +51,12 @@ def results(response: Mapping[str, Any]) -> RenderableType:
         for rank, item in enumerate(items, 1)
         if item.get("reasons") is not None
     ]
+    omitted = [
+        Text(f"without {part}: what it needs does not respond, see vetrina doctor", "yellow")
+        for part in response.get("partial", ())
+    ]
     summary = f"{len(items)} items in {response['took_ms']:.0f} ms from release {response['release']}"
-    return Group(FittedTable(columns, rows), *reasons, *([Text("")] if reasons else []), Text(summary, "dim"))
+    return Group(FittedTable(columns, rows), *reasons, *([Text("")] if reasons else []), *omitted, Text(summary, "dim"))
 
 
 def search_results(response: Mapping[str, Any]) -> RenderableType:
