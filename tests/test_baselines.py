@@ -53,7 +53,7 @@ def test_ease_minimizes_the_squared_error_without_predicting_an_item_by_itself(
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_baselines_rank_items_that_a_user_has_not_seen_once(parities: Split, name: str) -> None:
-    ranked, _ = rank_baseline(name, parities, 10, seed=0)
+    ranked = rank_baseline(name, parities, 10, seed=0).ranked
     assert ranked.shape == (len(parities.test), 10)
     for row, items in enumerate(ranked):
         history = parities.test.history
@@ -63,7 +63,7 @@ def test_baselines_rank_items_that_a_user_has_not_seen_once(parities: Split, nam
 
 @pytest.mark.parametrize("name", ["item-kNN", "EASE", "iALS"])
 def test_personal_baselines_learn_who_likes_what(parities: Split, name: str) -> None:
-    ranked, _ = rank_baseline(name, parities, 3, seed=0)
+    ranked = rank_baseline(name, parities, 3, seed=0).ranked
     parity = np.array([int(user[1:]) % 2 for user in parities.test.history.users])
     assert (ranked % 2 == parity[:, None]).mean() > 0.9
 
@@ -73,8 +73,9 @@ def test_recent_popularity_follows_the_fashion() -> None:
     random = np.random.default_rng(3)
     items = np.stack([np.r_[random.permutation(old)[:8], random.permutation(new)[:4]] for _ in range(USERS)])
     split = split_at(likes_of(items, [*range(8), 100, 101, 102, 103]), 102 * DAY, 103 * DAY)
-    recent, chosen = rank_baseline("recent popularity", split, 4, seed=0)
-    ever, _ = rank_baseline("popularity", split, 4, seed=0)
+    recent, chosen, quality = rank_baseline("recent popularity", split, 4, seed=0)
+    ever, _, worse = rank_baseline("popularity", split, 4, seed=0)
     assert np.isin(recent, new).all()
     assert np.isin(ever, old).all()
     assert chosen["half_life_days"] < 60
+    assert quality > worse

@@ -18,6 +18,7 @@ from embed.behaviour import (
     leave_one_out,
     split_at,
     split_by_time,
+    split_user_tails,
 )
 from embed.behaviour.holdout_metrics import hits, ndcg, recall, reciprocal_rank
 from embed.behaviour.interactions import KINDS
@@ -145,6 +146,16 @@ def test_leave_one_out_holds_out_the_last_two() -> None:
     assert split.train.item.tolist() == [0, 1, 2, 0, 1]
     assert (split.validation.targets.tolist(), split.test.targets.tolist()) == ([3], [4])
     assert split.test.history.item.tolist() == [0, 1, 2, 3]
+
+
+def test_user_tails_hold_out_the_last_of_every_user() -> None:
+    rows = [(0, item, item, 1.0) for item in range(10)] + [(1, 0, 0, 1.0), (1, 1, 1, 1.0)] + [(2, 5, 9, 1.0)]
+    split = split_user_tails(interactions(rows, items=10), validation=0.2, test=0.2)
+    assert split.train.user.tolist() == [0] * 6 + [1, 2]
+    assert split.train.item.tolist() == [0, 1, 2, 3, 4, 5, 0, 5]
+    assert split.validation.targets.tolist() == [6, 7]  # users keep their first interaction
+    assert split.test.targets.tolist() == [8, 9, 1]
+    assert split.test.history.item.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 0]
 
 
 @given(st.data())

@@ -4,7 +4,7 @@ from embed.behaviour.event import EVENT_SCHEMA, EVENT_TYPES, Event, Signal, as_b
 from embed.behaviour.event_cleaning import clean_event
 from embed.behaviour.event_reader import EventMapping, open_events
 from embed.behaviour.interactions import InteractionCounts, Interactions, collect_interactions
-from embed.behaviour.splits import Holdout, Split, leave_one_out, split_at, split_by_time
+from embed.behaviour.splits import Holdout, Split, leave_one_out, split_at, split_by_time, split_user_tails
 
 __all__ = [
     "EVENT_SCHEMA",
@@ -23,4 +23,5 @@ __all__ = [
     "open_events",
     "split_at",
     "split_by_time",
+    "split_user_tails",
 ]

@@ -9,6 +9,9 @@ rules keep the future out of training:
   an item's texts and photos exist when it goes on sale;
 - epochs and retriever weights are chosen on a validation period that lies before the test period.
 
+**By each user's tail.** The last share of every user's interactions is held out, for data that has too little at the
+end of its time. What other users chose later is then known.
+
 **Leave-one-out**, as in public benchmarks: the last interaction of each user is the test, the one before it the
 validation. It mixes times between users and therefore favors popularity; its figures compare only with each other.
 """
@@ -79,6 +82,22 @@ def split_at(interactions: Interactions, validation_from: float, test_from: floa
     during = (interactions.time >= validation_from) & (interactions.time < test_from)
     test = interactions.where(interactions.time >= test_from)
     return _split((validation_from, test_from), train, interactions.where(during), before_test, test)
+
+
+def split_user_tails(interactions: Interactions, validation: float = 0.2, test: float = 0.2) -> Split:
+    """Hold out the last share `test` of the interactions of each user, and the share `validation` before them.
+
+    Shares are rounded up; a user keeps the first interaction.
+    """
+    lengths = np.diff(interactions.starts)
+    from_end = np.repeat(interactions.starts[1:], lengths) - np.arange(len(interactions))  # 1 for the last
+    last, held = (np.repeat(np.ceil(lengths * share), lengths) for share in (test, validation + test))
+    first = from_end == np.repeat(lengths, lengths)
+    is_test, is_held = (from_end <= last) & ~first, (from_end <= held) & ~first
+    latest = float(interactions.time.max(initial=0.0))  # there is no common moment
+    before_test, train = interactions.where(~is_test), interactions.where(~is_held)
+    validating = interactions.where(is_held & ~is_test)
+    return _split((latest, latest), train, validating, before_test, interactions.where(is_test))
 
 
 def leave_one_out(interactions: Interactions) -> Split:

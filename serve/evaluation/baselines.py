@@ -6,7 +6,7 @@ the pipeline. A user without history gets the most popular items, as none of the
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,17 @@ _GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 
 
-def rank_baseline(name: str, split: Split, k: int, seed: int) -> tuple[NDArray[np.int64], dict[str, Any]]:
+class RankedBaseline(NamedTuple):
+    """The k best items for each of m test users, -1 for none, [m, k]; the chosen settings, and their NDCG@10 on
+    validation.
+    """
+
+    ranked: NDArray[np.int64]
+    options: dict[str, Any]
+    validation_ndcg10: float
+
+
+def rank_baseline(name: str, split: Split, k: int, seed: int) -> RankedBaseline:
     """Rank items by a baseline.
 
     Args:
@@ -40,14 +50,13 @@ def rank_baseline(name: str, split: Split, k: int, seed: int) -> tuple[NDArray[n
         split: the interactions of training, validation and test.
         k: how many items to rank.
         seed: the seed of the models.
-
-    Returns:
-        The k best items for each test user [m, k], -1 for none, and the settings chosen on validation.
     """
-    chosen = max(
-        _grid(name), key=lambda options: _quality(_rank(name, split.train, split.validation, K, seed, options), split)
-    )
-    return _rank(name, split.before_test, split.test, k, seed, chosen), chosen
+    qualities = [
+        (_quality(_rank(name, split.train, split.validation, K, seed, options), split), options)
+        for options in _grid(name)
+    ]
+    quality, chosen = max(qualities, key=lambda each: each[0])
+    return RankedBaseline(_rank(name, split.before_test, split.test, k, seed, chosen), chosen, quality)
 
 
 def _grid(name: str) -> Iterator[dict[str, Any]]:

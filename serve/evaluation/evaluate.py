@@ -96,14 +96,14 @@ def evaluate(
     """
     seed = settings.towers.seed
     pipeline = fit_pipeline(training_data, split, impressions, settings, folder, progress)
-    ranked = {name: rank() for name, rank in _systems(pipeline, split, settings, ablate, progress).items()}
+    ranked = {name: rank() for name, rank in pipeline_systems(pipeline, split, settings, ablate, progress).items()}
     chosen: dict[str, Any] = {
         "epochs": pipeline.chosen.state.best_epoch,
         "score_model": pipeline.chosen.score_model.model_dump(),
     }
     baselines = {name if name not in ranked else f"{name} (all time)": name for name in BASELINES}
     for done, (label, name) in enumerate(baselines.items(), start=1):
-        ranked[label], chosen[label] = rank_baseline(name, split, DEEP, seed)
+        ranked[label], chosen[label], _ = rank_baseline(name, split, DEEP, seed)
         if progress:
             progress("baselines", done, len(baselines), "baselines")
 
@@ -141,8 +141,8 @@ def evaluate(
     )
 
 
-def _systems(
-    pipeline: FittedPipeline, split: Split, settings: Settings, ablate: bool, progress: Progress | None
+def pipeline_systems(
+    pipeline: FittedPipeline, split: Split, settings: Settings, ablate: bool = False, progress: Progress | None = None
 ) -> dict[str, Rank]:
     """Return the systems to measure: each retriever alone, all fused, reranked, and as served."""
     generator, builder = pipeline.candidate_generator, pipeline.present.builder

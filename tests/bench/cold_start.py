@@ -92,7 +92,7 @@ def run(
         )
     ranked = {"ours": ours, "tower": alone}
     for name in ("popularity", "iALS"):
-        ranked[name.lower()], _ = rank_baseline(name, split, DEEP, SEED)
+        ranked[name.lower()], *_ = rank_baseline(name, split, DEEP, SEED)
     found = {}
     for name, items_of_users in ranked.items():
         each = recall(hits(items_of_users, split.test), split.test, DEEP)
