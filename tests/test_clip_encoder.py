@@ -392,6 +392,29 @@ def test_without_options_a_model_encodes_as_version_0_1_did(
 # ------------------------------------------------------------------------------------------------- missing and damaged
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("fill_color", "red"), ("fill_color", 300), ("fill_color", True), ("std", [0, 0, 0]), ("mean", [123.7, 116, 104])],
+)
+def test_preprocessing_that_cannot_be_is_refused(siglip: Path, field: str, value: Any) -> None:
+    set_config(siglip, "preprocess_cfg", **{field: value})
+    with pytest.raises(Damaged, match=rf"open_clip_config.json: {field} .* is invalid"):
+        load(siglip)
+
+
+def test_a_tokenizer_without_its_words_is_refused(siglip: Path) -> None:
+    for path in (*siglip.glob("tokenizer.json"), *siglip.glob("vocab.txt")):
+        path.unlink()
+    with pytest.raises(Damaged, match=r"it has no words: copy its vocabulary too, such as tokenizer\.json"):
+        load(siglip)
+
+
+def test_a_file_beside_the_configuration_of_another_model_is_refused(siglip: Path) -> None:
+    (weights,) = siglip.glob("*.safetensors")
+    with pytest.raises(BadInput, match=rf"is not a RN50: .* has embed_dim .*Write open_clip:local-dir:{siglip}"):
+        load(f"RN50/{weights}")
+
+
 def test_what_the_hub_would_give_is_named(siglip: Path, models: Callable[[str], Path], tmp_path: Path) -> None:
     for path in siglip.glob("*token*"):
         path.unlink()

@@ -56,15 +56,23 @@ def _echo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         ('[encoders."echo:a"]\nmean = [0.5, 0.5, 0.5]', "echo:a does not take the option mean: it takes base_url"),
         ("[encoders.bundled]\ntruncate_dim = 8", "bundled does not take the option truncate_dim: it takes none"),
         ('[encoders."what:a"]\nquery_prompt = ""', "encoder 'what:a' is unknown: use bundled"),
-        ('[encoders."echo:a"]\nquery_promt = "q: "', "encoders.echo:a.query_promt"),
+        (
+            '[encoders."echo:a"]\nquery_promt = "q: "',
+            "encoders.echo:a.query_promt: there is no such option",
+        ),
+        ('[encoders."echo:a"]\nstd = [0.2, 0.0, 0.2]', "std.1: Input should be greater than 0"),
+        ('[encoders."echo:a"]\nmean = [123.7, 0.5, 0.5]', "mean.0: Input should be less than or equal to 1"),
         ('[encoders."echo:a"]\ntruncate_dim = 0', "encoders.echo:a.truncate_dim"),
-        ('[encoders."echo:a"]\nbase_url = "https://me:secret@host/v1"', "encoders.echo:a.base_url"),
+        ('[encoders."echo:a"]\nbase_url = "https://me:secret@host/v1"', "encoders.echo:a.base_url: write http"),
+        ('[encoders."echo:a"]\napi_key_variable = "sk-secret"', "encoders.echo:a.api_key_variable: write the name"),
     ],
 )
 def test_an_option_that_would_have_no_effect_is_refused(table: str, said: str) -> None:
     Path("vetrina.toml").write_text(table)
-    with pytest.raises(BadRequest, match=said.replace("'", ".")):
+    with pytest.raises(BadRequest, match=said.replace("'", ".")) as refused:
         load_settings()
+    assert refused.value.field.startswith("encoders")
+    assert "secret" not in str(refused.value)
 
 
 def test_options_reach_the_encoder_its_workers_and_its_release() -> None:

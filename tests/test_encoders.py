@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from embed.encoders import ImageEncoder, TextEncoder, bundled, choose_device, load_image_encoder, load_text_encoder
+from embed.encoders import (
+    ImageEncoder,
+    TextEncoder,
+    bundled,
+    choose_device,
+    cpu_model,
+    load_image_encoder,
+    load_text_encoder,
+)
 from embed.encoders.agreement import measure_agreement
 from embed.encoders.bf16_weights import round_kernels
 from embed.encoders.bundled import BundledImageEncoder, BundledTextEncoder
@@ -190,12 +198,18 @@ def test_an_export_that_leaves_its_model_is_not_used(tmp_path: Path, monkeypatch
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.roll(1, 1) if torch.compiler.is_exporting() else images
 
+    made = []
+
     def make() -> "tuple[Module, dict[str, Any], dict[str, dict[int, Any]]]":
+        made.append(1)
         return Untraceable(), {"images": torch.eye(16, 16)}, {"images": {0: torch.export.Dim("n")}}
 
-    with pytest.raises(Disagreement, match=r"gives other vectors \(agreement "):
-        CpuModel("untraceable", 1, make)
-    assert list((tmp_path / "cache").iterdir()) == []
+    for versions in ("these", "these", "others"):
+        monkeypatch.setattr(cpu_model, "_versions", lambda versions=versions: [versions])
+        with pytest.raises(Disagreement, match=r"gives other vectors \(agreement "):
+            CpuModel("untraceable", 1, make)
+    assert len(made) == 2  # a failure is remembered
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["untraceable.json"]
 
 
 def test_agreement_sees_what_a_plain_cosine_hides() -> None:
@@ -267,6 +281,11 @@ def test_batches_are_halved_when_memory_runs_out(fits: int) -> None:
 
     np.testing.assert_array_equal(encode_in_batches(list(rows), 8, 2, run), rows + 1)
     assert max(sizes) == {1: 1, 3: 2, 8: 8}[fits]
+
+
+def test_vectors_that_are_not_finite_get_nowhere() -> None:
+    with pytest.raises(Damaged, match="not finite numbers"):
+        encode_in_batches([1.0, np.nan], 8, 1, lambda batch: np.array(batch, np.float32)[:, None])
 
 
 def test_errors_that_smaller_batches_do_not_cure_get_out() -> None:

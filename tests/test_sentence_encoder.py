@@ -360,6 +360,11 @@ def test_models_that_are_missing_or_damaged(save: Callable[..., Path], tmp_path:
     (damaged / "model.safetensors").write_bytes((damaged / "model.safetensors").read_bytes()[:3000])
     with pytest.raises(Damaged, match=str(damaged)):
         load_text_encoder(f"st:{damaged}", CPU)
+    wordless = shutil.copytree(save(), tmp_path / "wordless")
+    for path in (*wordless.rglob("tokenizer*"), *wordless.rglob("vocab*")):
+        path.unlink()
+    with pytest.raises(Damaged, match="has no words: copy its vocabulary too"):
+        load_text_encoder(f"st:{wordless}", CPU)
     from safetensors.torch import load_file, save_file
 
     whole = shutil.copytree(save(body="model2vec"), tmp_path / "whole numbers")

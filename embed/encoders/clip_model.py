@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed.encoders.clip_source import CONFIG_FILE, TOKENIZER_FILES, WEIGHTS_FILES, ClipSource, reason
-from embed.encoders.encoder import make_fingerprint, weights_hash
+from embed.encoders.encoder import lacks_vocabulary, make_fingerprint, weights_hash
 from embed.errors import Damaged, Missing
 from embed.images.preprocessing import Preprocessing
 
@@ -190,7 +190,10 @@ def _load_tokenizer(source: ClipSource) -> tuple[Any, str]:
     place = str(folder) if own else name
     arguments["trust_remote_code"] = False
     try:
-        return HFTokenizer(place, length, tokenizer_mode=text.get("tokenizer_mode"), **arguments), place
+        tokenizer = HFTokenizer(place, length, tokenizer_mode=text.get("tokenizer_mode"), **arguments)
+        if lacks_vocabulary(tokenizer.tokenizer):
+            raise ValueError("it has no words: copy its vocabulary too, such as tokenizer.json")
+        return tokenizer, place
     except Exception as error:  # transformers and its HTTP client have their own
         if own:
             raise Damaged(f"the tokenizer in {folder} cannot be loaded ({reason(error)})", "encoder") from error

@@ -99,11 +99,13 @@ def find_clip(spec: str, options: EncoderOptions) -> ClipSource:
     if kind == "hf-hub":
         return _from_folder(name, *_download(name, place), options)
     model, _, weights = spec.partition("/")
+    if not model:
+        raise BadInput(f"{name} has no model: write open_clip:MODEL/TAG or open_clip:MODEL//file", "encoder")
     check_weights(model, weights)
     if not is_path(weights):
         return _from_tag(name, model, weights, options)
     if (Path(weights).parent / CONFIG_FILE).is_file():
-        return _from_folder(name, Path(weights).parent, Path(weights), options)
+        return _from_folder(name, Path(weights).parent, Path(weights), options, model)
     return _from_file(name, model, Path(weights), options)
 
 
@@ -199,7 +201,10 @@ def _from_tag(name: str, model: str, tag: str, options: EncoderOptions) -> ClipS
     return _make(name, weights, config, chosen, f"the tag {tag}", _given(options))
 
 
-def _from_folder(name: str, folder: Path, weights: Path | None, options: EncoderOptions) -> ClipSource:
+def _from_folder(
+    name: str, folder: Path, weights: Path | None, options: EncoderOptions, model: str | None = None
+) -> ClipSource:
+    """Find a model by its configuration; `model` is the architecture that its name says it has, if it says one."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise Missing(f"{name}: {path} does not exist", "encoder")
@@ -209,15 +214,34 @@ def _from_folder(name: str, folder: Path, weights: Path | None, options: Encoder
         dict(config["vision_cfg"]), dict(config["text_cfg"])
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{path} is not a configuration of open_clip ({error!r})", "encoder") from error
+    if model is not None and (difference := _difference(model, config)):
+        raise BadInput(
+            f"{name} is not a {model}: {path} has {difference}. Write open_clip:local-dir:{folder}", f"encoders.{name}"
+        )
     stated = {**PRESETS["openai"], **{field: value for field, value in own.items() if value is not None}}
     try:
         EncoderOptions.model_validate({field: stated[field] for field in PREPROCESSING})
     except ValidationError as error:
         first = error.errors()[0]
-        raise Damaged(f"{path}: {first['loc'][0]} {first['input']!r} is invalid ({first['msg']})", "encoder") from error
+        field = first["loc"][0]
+        raise Damaged(f"{path}: {field} {stated[str(field)]!r} is invalid ({first['msg']})", "encoder") from error
+    fill = stated.get("fill_color", 0)
+    if type(fill) is not int or not 0 <= fill <= 255:
+        raise Damaged(f"{path}: fill_color {fill!r} is invalid: write one level from 0 to 255", "encoder")
     chosen = {field: stated[field] for field in (*PREPROCESSING, "fill_color") if field in stated}
     chosen["activation"] = _activation(config)
     return _make(name, weights or _find_weights(folder), config, chosen, str(path), _given(options), folder)
+
+
+def _difference(model: str, config: dict[str, Any]) -> str:
+    """Return in which value a configuration contradicts the architecture of a model of open_clip; empty for none."""
+    import open_clip
+
+    known = open_clip.get_model_config(model)
+    pairs = {"embed_dim": (known["embed_dim"], config.get("embed_dim"))}
+    for field in ("timm_model_name", "layers", "width", "patch_size"):
+        pairs[f"vision_cfg.{field}"] = known["vision_cfg"].get(field), config["vision_cfg"].get(field)
+    return next((f"{field} {other}, not {one}" for field, (one, other) in pairs.items() if one != other), "")
 
 
 def _make(

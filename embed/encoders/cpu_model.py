@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,7 @@ class CpuModel:
         path = cache_folder() / f"{key}.onnx"
         measured = _read_measured(path)
         if measured is None:
+            _raise_earlier_failure(path)
             measured = _export(path, *make(), measure)
         self.precision = next((each for each in _precisions() if measured.get(each, 0) >= LIMITS[each]), "f32")
         self.agreement = measured[self.precision]
@@ -133,10 +135,44 @@ def _export(
     varying: dict[str, dict[int, Any]],
     measure: Measure | None,
 ) -> dict[str, float]:
-    """Export to a temporary file, measure its agreement, and move it to `path`, which never has an incomplete file."""
+    """Export to a temporary file, measure its agreement, and move it to `path`, which never has an incomplete file.
+
+    A failure is written too, as an export that fails takes as long as one that does not.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return _export_and_measure(path, module, inputs, varying, measure)
+    except (OSError, MemoryError):
+        raise  # of the machine, not of the model
+    except Exception as error:
+        write_file(path.with_suffix(".json"), orjson.dumps({"versions": _versions(), "failure": str(error)[:1000]}))
+        raise
+
+
+def _raise_earlier_failure(path: Path) -> None:
+    """Raise Disagreement if the export failed before, with these versions."""
+    try:
+        facts = orjson.loads(path.with_suffix(".json").read_bytes())
+        failure = facts["failure"] if facts["versions"] == _versions() else None
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+        return
+    if failure is not None:
+        raise Disagreement(failure)
+
+
+def _versions() -> list[str]:
+    return [openvino.__version__, version("torch")]
+
+
+def _export_and_measure(
+    path: Path,
+    module: "Module",
+    inputs: dict[str, Any],
+    varying: dict[str, dict[int, Any]],
+    measure: Measure | None,
+) -> dict[str, float]:
     import torch
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         fresh = Path(folder) / path.name

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from embed.errors import Damaged
 from embed.images.preprocessing import Pixels
 
 Vectors = NDArray[np.float32]  # [n, dim], unit rows
@@ -118,7 +119,28 @@ def encode_in_batches(
 
     Returns:
         Vectors [n, dim].
+
+    Raises:
+        Damaged: A vector is not finite.
     """
+    vectors = _encode_in_batches(parts, size, dim, run, streams, widths)
+    if not np.isfinite(vectors).all():
+        raise Damaged(
+            "the encoder gives vectors that are not finite numbers: its weights are damaged, or options such as mean "
+            "and std are wrong",
+            "encoder",
+        )
+    return vectors
+
+
+def _encode_in_batches(
+    parts: Sequence[Part],
+    size: int,
+    dim: int,
+    run: Callable[[Sequence[Part]], Vectors],
+    streams: int,
+    widths: Sequence[int] | None,
+) -> Vectors:
     vectors = np.empty((len(parts), dim), np.float32)
     order = range(len(parts)) if widths is None else sorted(range(len(parts)), key=widths.__getitem__)
     groups = [list(order)] if widths is None else [list(rows) for _, rows in groupby(order, widths.__getitem__)]
@@ -147,6 +169,13 @@ def encode_in_batches(
 def padded_width(tokens: int, limit: int) -> int:
     """Return the padded width of a text: the next multiple of 16, to have few widths, or the limit."""
     return min(-(-tokens // 16) * 16, limit)
+
+
+def lacks_vocabulary(tokenizer: Any) -> bool:
+    """Return whether a tokenizer of transformers has no words, as where its files were not copied."""
+    if not hasattr(tokenizer, "all_special_ids"):
+        return False
+    return len(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)) < 2
 
 
 def _torch_uint8() -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from embed.encoders.encoder import Vectors, unit_rows
+from embed.encoders.encoder import Vectors, lacks_vocabulary, unit_rows
 from embed.encoders.encoder_options import NO_OPTIONS, EncoderOptions
 from embed.encoders.sentence_fingerprint import fingerprint_of, fingerprint_v01
 from embed.errors import BadInput, Damaged, Missing
@@ -148,6 +148,10 @@ def load_sentence_model(spec: str, half: bool, options: EncoderOptions | None) -
         _check_code(spec, name, revision)
     library = _load(spec, name, revision, given)
     query, document = roles = _roles(library, given) if options is not None else _roles_v01(library)
+    if any(lacks_vocabulary(getattr(_input_module(library, role, "text"), "tokenizer", None)) for role in roles):
+        raise Damaged(
+            f"the tokenizer of st:{spec} has no words: copy its vocabulary too, such as tokenizer.json", "encoder"
+        )
     try:
         if options is not None:
             _pad_whole(library, roles)

@@ -244,10 +244,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_encoders(self) -> "Settings":
         for name, options in self.encoders.items():
-            try:
-                check_options(name, options)
-            except BadInput as error:
-                raise ValueError(error.message) from None
+            check_options(name, options)
         return self
 
     def encoder_options(self, name: str) -> EncoderOptions:
@@ -275,6 +272,22 @@ def _rename_settings(values: Mapping[str, Any], section: str = "") -> dict[str, 
     return renamed
 
 
+def _invalid(error: ValidationError) -> BadRequest:
+    """Make the error of a setting that pydantic refuses. Where a value may be a secret, its own error tells enough."""
+    first = error.errors()[0]
+    name = ".".join(map(str, first["loc"]))
+    if not name:
+        return BadRequest(f"invalid settings: {first['ctx']['error'] if 'ctx' in first else first['msg']}", name)
+    message = f"invalid setting {name}: {first['msg']}"
+    if first["type"] == "extra_forbidden" and first["loc"][0] == "encoders":
+        message = (
+            f"invalid setting {name}: there is no such option, use one of {', '.join(EncoderOptions.model_fields)}"
+        )
+    elif first["type"] not in EncoderOptions.model_fields:
+        message += f" (got {first['input']!r})"
+    return BadRequest(message, name)
+
+
 def _variable(setting: str) -> str:
     """Return the environment variable of a setting; a dot separates a section from its values."""
     return f"VETRINA_{setting.replace('.', '__').upper()}"
@@ -293,12 +306,10 @@ def load_settings(**overrides: Any) -> Settings:
         raise BadRequest(f"unknown setting {', '.join(unknown)}: {hint}", unknown[0])
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except BadInput as error:
+        raise BadRequest(error.message, error.field) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        if not name:
-            raise BadRequest(f"invalid settings: {first['msg']}", name) from error
-        raise BadRequest(f"invalid setting {name}: {first['msg']} (got {first['input']!r})", name) from error
+        raise _invalid(error) from error
     except SettingsError as error:  # a variable that should contain JSON
         raise BadRequest(str(error), "settings") from error
     except ValueError as error:  # a TOML file that cannot be parsed

@@ -67,7 +67,7 @@ def main() -> None:
             started = time.perf_counter()
             done[name] = measure(SHOPS[name]()) | {"seconds": round(time.perf_counter() - started)}
             SHOWN.write_text(json.dumps(done, indent=1))
-            Console(stderr=True).print(name, {key: value for key, value in done[name].items() if key != "differences"})
+            Console(stderr=True).print(name, done[name])
     summarize({name: done[name] for name in SHOPS if name in done})
 
 
@@ -76,7 +76,7 @@ def summarize(shops: dict[str, dict[str, Any]]) -> None:
     table = Table("shop", "users", "best simple", "NDCG@10", "ours", "fused", "best retriever", "difference")
     losses, ratios = 0, []
     for name, shop in shops.items():
-        low, high = interval(np.array(shop["differences"]), 0.05 / len(shops))
+        low, high = shop["difference"]
         losses += high < 0
         if shop["users"] >= 500:
             ratios.append(shop["ours"] / shop["simple"])
@@ -145,7 +145,7 @@ def measure(split: Split) -> dict[str, Any]:
         "retrievers": {name: float(gain(ranked[name]).mean()) for name in pipeline.retrievers},
         "simple_methods": {name: float(gain(each.ranked).mean()) for name, each in simple.items()},
         "options": {name: each.options for name, each in simple.items()},
-        "differences": [round(float(each), 5) for each in ours - theirs],
+        "difference": interval(ours - theirs, 0.05 / len(SHOPS)),
     }
 
 
