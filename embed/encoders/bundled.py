@@ -59,11 +59,12 @@ class BundledImageEncoder:
         self._size, self._streams = device.batch(cpu=8, cuda=512), device.streams
         self.batch = self._size * device.together
         self._run: Callable[..., Vectors]
+        self.details = {"preprocessing": "short side to 280, centre of 224 x 224, bicubic, mean 0.5, std 0.5"}
         if device.kind == "cuda":
-            self._run, self.details = _make_gpu_model(_image_module()), {"runs in": "torch, fp16"}
+            self._run, self.details["runs in"] = _make_gpu_model(_image_module()), "torch, fp16"
         else:
             self._run = model = CpuModel(f"bundled-image-{self.fingerprint}", device.streams, self._export)
-            self.details = {"runs in": model.details}
+            self.details["runs in"] = model.details
 
     def encode_images(self, prepared: Sequence[Prepared]) -> Vectors:
         """Encode n arrays [224, 224, 3] as unit rows [n, 1280]."""
@@ -95,11 +96,12 @@ class BundledTextEncoder:
         self._size, self._streams = device.batch(cpu=8, cuda=512), device.streams
         self._tokenizer = _load_tokenizer()
         self._run: Callable[..., Vectors]
+        self.details = {"prompts": "none", "token limit": str(TEXT_MAX_TOKENS)}
         if device.kind == "cuda":
-            self._run, self.details = _make_gpu_model(_text_module()), {"runs in": "torch, fp16"}
+            self._run, self.details["runs in"] = _make_gpu_model(_text_module()), "torch, fp16"
         else:
             self._run = model = CpuModel(f"bundled-text-{self.fingerprint}", device.streams, self._export)
-            self.details = {"runs in": model.details}
+            self.details["runs in"] = model.details
 
     def encode_texts(self, texts: Sequence[str], query: bool = False) -> EncodedTexts:
         """Encode n texts as unit rows [n, 384]. Texts of similar length share a batch, which keeps padding low."""

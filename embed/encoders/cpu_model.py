@@ -99,7 +99,7 @@ class CpuModel:
     @property
     def details(self) -> str:
         """Where the model runs, and its agreement, for people."""
-        return f"OpenVINO in {self.precision}, agreement with the library {self.agreement:.5f}"
+        return f"OpenVINO in {self.precision}, agreement with PyTorch {self.agreement:.5f}"
 
 
 LIMITS = {"bf16": MIN_SERVED, "f32": MIN_EXACT}

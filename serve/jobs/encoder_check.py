@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 from embed.encoders import ImageEncoder, TextEncoder, choose_device, load_image_encoder, load_text_encoder
 from embed.encoders.agreement import EXAMPLE_TEXTS, example_images
+from embed.encoders.encoder_registry import check_options
 from embed.errors import BadInput
 from serve.core.settings import Settings
 from serve.engine.query_encoders import Encoders
@@ -21,6 +22,7 @@ def examine_encoder(settings: Settings, name: str) -> list[Finding]:
         BadInput, Missing, Damaged: The encoder cannot be loaded.
     """
     device, options = choose_device(settings.device, settings.threads), settings.encoder_options(name)
+    check_options(name, options)
     findings: list[Finding] = []
     refused: list[BadInput] = []
     for load in (load_image_encoder, load_text_encoder):
